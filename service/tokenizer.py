@@ -1,0 +1,83 @@
+"""WordPiece over a BERT vocab.txt: the only tokenizer of the repository, for training and for serving.
+
+The work is done by the `tokenizers` library. This file holds what BERT's vocabulary implies (which ids are special,
+how long a word may be) and the one number a caller must be told: how many tokens were cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer as _Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# google-research/bert, tokenization.py: a word of more characters becomes [UNK].
+MAX_CHARACTERS_PER_WORD = 200
+
+
+class Tokenizer:
+    """Turns texts into ids. `lowercase` also strips accents, as BERT's uncased and Chinese models expect."""
+
+    def __init__(self, vocab: Sequence[str], *, lowercase: bool = True) -> None:
+        ids = {token: index for index, token in enumerate(vocab)}
+        missing = [token for token in SPECIAL_TOKENS if token not in ids]
+        if missing:
+            raise ValueError(f"the vocabulary lacks {', '.join(missing)}; a BERT vocab.txt has all of {SPECIAL_TOKENS}")
+        if len(ids) != len(vocab):
+            raise ValueError(f"the vocabulary has {len(vocab)} lines, but only {len(ids)} different tokens")
+        self.vocab = list(vocab)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[token] for token in SPECIAL_TOKENS)
+        self._tokenizer = _Tokenizer(
+            WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_CHARACTERS_PER_WORD)
+        )
+        self._tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
+        self._tokenizer.pre_tokenizer = BertPreTokenizer()
+
+    @classmethod
+    def from_file(cls, path: Path, *, lowercase: bool = True) -> Tokenizer:
+        """Reads vocab.txt: one token a line, its id the line's number from 0."""
+        try:
+            return cls(read_vocab(path), lowercase=lowercase)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def normalize(self, text: str) -> str:
+        """The text as BERT's normaliser sees it: equal results mean equal tokens, hence equal vectors."""
+        normalizer = self._tokenizer.normalizer
+        assert normalizer is not None
+        return " ".join(normalizer.normalize_str(text).split())
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, whole and without [CLS] and [SEP]."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def read_vocab(path: Path) -> list[str]:
+    return Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
+def learn_vocab(texts: Iterable[str], size: int, *, min_frequency: int = 10) -> list[str]:
+    """A WordPiece vocabulary of at most `size` tokens: [PAD] … [MASK] first, then characters, then pieces of words.
+
+    Every character seen `min_frequency` times is kept as long as there is room: a danmaku with a character
+    that the vocabulary cannot spell is lost to training.
+    """
+    from tokenizers.trainers import WordPieceTrainer
+
+    learner = _Tokenizer(WordPiece(unk_token="[UNK]"))
+    learner.normalizer = BertNormalizer(lowercase=True)
+    learner.pre_tokenizer = BertPreTokenizer()
+    trainer = WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=min_frequency,
+        special_tokens=list(SPECIAL_TOKENS),
+        limit_alphabet=size - len(SPECIAL_TOKENS) - size // 5,  # a fifth stays for pieces of several characters
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer)
+    vocab = learner.get_vocab()
+    return sorted(vocab, key=vocab.__getitem__)

@@ -1,0 +1,230 @@
+"""BERT with its two pre-training heads, as pure functions over a dictionary of variables.
+
+The keys of that dictionary are the variable names of google-research/bert, so a checkpoint is the dictionary itself
+and nothing has to be renamed on the way to bert-as-service. There are no layers and no Keras: `params["bert/…"]` may
+be a `tf.Variable` while training, a constant while testing. What a function computes depends on its arguments alone.
+
+Shapes: b examples, t tokens, h hidden units, n heads, d = h / n, p masked positions, v vocabulary entries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+Params = Mapping[str, Any]
+LAYER_NORM_EPSILON = 1e-12
+MASKED_SCORE = -10000.0
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The fields of Google's bert_config.json."""
+
+    vocab_size: int
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.hidden_act != "gelu":
+            raise ValueError(f'hidden_act is {self.hidden_act!r}; only "gelu" is implemented')
+
+    @classmethod
+    def from_json_file(cls, path: Path) -> BertConfig:
+        """Reads bert_config.json; fields that BERT itself does not use (`pooler_fc_size`, …) are ignored."""
+        known = {field.name for field in fields(cls)}
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+
+def variable_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every variable of a pre-training checkpoint: 206 of them for 12 layers."""
+    h, i, v = config.hidden_size, config.intermediate_size, config.vocab_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "bert/embeddings/word_embeddings": (v, h),
+        "bert/embeddings/token_type_embeddings": (config.type_vocab_size, h),
+        "bert/embeddings/position_embeddings": (config.max_position_embeddings, h),
+    }
+
+    def layer_norm(scope: str) -> None:
+        shapes[f"{scope}/LayerNorm/beta"] = shapes[f"{scope}/LayerNorm/gamma"] = (h,)
+
+    def dense(scope: str, inputs: int, outputs: int) -> None:
+        shapes[f"{scope}/kernel"] = (inputs, outputs)
+        shapes[f"{scope}/bias"] = (outputs,)
+
+    layer_norm("bert/embeddings")
+    for index in range(config.num_hidden_layers):
+        layer = f"bert/encoder/layer_{index}"
+        for name in ("query", "key", "value"):
+            dense(f"{layer}/attention/self/{name}", h, h)
+        dense(f"{layer}/attention/output/dense", h, h)
+        layer_norm(f"{layer}/attention/output")
+        dense(f"{layer}/intermediate/dense", h, i)
+        dense(f"{layer}/output/dense", i, h)
+        layer_norm(f"{layer}/output")
+    dense("bert/pooler/dense", h, h)
+    dense("cls/predictions/transform/dense", h, h)
+    layer_norm("cls/predictions/transform")
+    shapes["cls/predictions/output_bias"] = (v,)
+    shapes["cls/seq_relationship/output_weights"] = (2, h)
+    shapes["cls/seq_relationship/output_bias"] = (2,)
+    return shapes
+
+
+def initial_values(config: BertConfig, seed: int) -> dict[str, np.ndarray]:
+    """Random weights as BERT starts: truncated normal kernels, zero biases, unit LayerNorm gammas."""
+    rng = np.random.default_rng(seed)
+    values = {}
+    for name, shape in variable_shapes(config).items():
+        if name.endswith("gamma"):
+            values[name] = np.ones(shape, np.float32)
+        elif name.endswith(("beta", "bias")):
+            values[name] = np.zeros(shape, np.float32)
+        else:
+            values[name] = _truncated_normal(rng, shape) * np.float32(config.initializer_range)
+    return values
+
+
+def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    values = rng.standard_normal(shape, np.float32)
+    while (outside := np.abs(values) > 2).any():
+        values[outside] = rng.standard_normal(int(outside.sum()), np.float32)
+    return values
+
+
+def encode(
+    params: Params,
+    config: BertConfig,
+    input_ids: tf.Tensor,
+    input_mask: tf.Tensor,
+    segment_ids: tf.Tensor,
+    *,
+    dropout_seed: tf.Tensor | None = None,
+) -> list[tf.Tensor]:
+    """Embeddings and the output of every layer, first to last: num_hidden_layers + 1 tensors [b, t, h].
+
+    With `dropout_seed` (two int32), dropout is on and a function of that seed.
+    """
+    dropout = _Dropout(dropout_seed)
+    length = input_ids.shape[1]
+    if length is not None and length > config.max_position_embeddings:
+        raise ValueError(f"{length} tokens, but the model has {config.max_position_embeddings} positions")
+    x = tf.gather(params["bert/embeddings/word_embeddings"], input_ids)  # [b, t, h]
+    x += tf.gather(params["bert/embeddings/token_type_embeddings"], segment_ids)
+    x += params["bert/embeddings/position_embeddings"][: tf.shape(input_ids)[1]]  # [t, h]
+    x = dropout(_layer_norm(params, "bert/embeddings", x), config.hidden_dropout_prob)
+    bias = (1.0 - tf.cast(input_mask, x.dtype))[:, None, None, :] * MASKED_SCORE  # [b, 1, 1, t]
+    outputs = [x]
+    for index in range(config.num_hidden_layers):
+        layer = f"bert/encoder/layer_{index}"
+        attended = _self_attention(params, config, f"{layer}/attention/self", x, bias, dropout)
+        attended = _dense(params, f"{layer}/attention/output/dense", attended)
+        x = _layer_norm(params, f"{layer}/attention/output", x + dropout(attended, config.hidden_dropout_prob))
+        inner = gelu(_dense(params, f"{layer}/intermediate/dense", x))  # [b, t, 4h]
+        inner = _dense(params, f"{layer}/output/dense", inner)
+        x = _layer_norm(params, f"{layer}/output", x + dropout(inner, config.hidden_dropout_prob))
+        outputs.append(x)
+    return outputs
+
+
+def masked_lm_logits(params: Params, sequence: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    """Scores over the vocabulary at the masked positions: [b, t, h], [b, p] → [b, p, v]."""
+    x = tf.gather(sequence, positions, batch_dims=1)  # [b, p, h]
+    x = gelu(_dense(params, "cls/predictions/transform/dense", x))
+    x = _layer_norm(params, "cls/predictions/transform", x)
+    # The input embeddings are the output weights too; here they multiply, so in the precision of the other kernels.
+    dtype = params["cls/predictions/transform/dense/kernel"].dtype
+    embeddings = tf.cast(params["bert/embeddings/word_embeddings"], dtype)  # [v, h]
+    return _product(x, embeddings, transpose=True) + params["cls/predictions/output_bias"]
+
+
+def next_sentence_logits(params: Params, sequence: tf.Tensor) -> tf.Tensor:
+    """Scores of "B follows A" (0) and "B is from another document" (1): [b, t, h] → [b, 2]."""
+    pooled = tf.tanh(_dense(params, "bert/pooler/dense", sequence[:, 0]))  # [b, h]
+    weights = params["cls/seq_relationship/output_weights"]  # [2, h]
+    return _product(pooled, weights, transpose=True) + params["cls/seq_relationship/output_bias"]
+
+
+def with_kernels_as(params: Params, dtype: tf.DType) -> Params:
+    """The same parameters with every kernel cast, so that matrix products run in `dtype` and all else stays as it is.
+
+    The cast is differentiable: gradients arrive in the variables' own float32.
+    """
+    return {name: tf.cast(value, dtype) if name.endswith("kernel") else value for name, value in params.items()}
+
+
+def gelu(x: tf.Tensor) -> tf.Tensor:
+    """x · Φ(x) in the tanh approximation, as Google's code and bert-serving-server compute it (arXiv 1606.08415)."""
+    return 0.5 * x * (1.0 + tf.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x * x * x)))
+
+
+def _self_attention(
+    params: Params, config: BertConfig, scope: str, x: tf.Tensor, bias: tf.Tensor, dropout: _Dropout
+) -> tf.Tensor:
+    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    batch, length = tf.shape(x)[0], tf.shape(x)[1]
+
+    def heads_of(name: str) -> tf.Tensor:
+        projected = _dense(params, f"{scope}/{name}", x)
+        return tf.transpose(tf.reshape(projected, [batch, length, heads, size]), [0, 2, 1, 3])  # [b, n, t, d]
+
+    scores = tf.matmul(heads_of("query"), heads_of("key"), transpose_b=True) * size**-0.5 + bias  # [b, n, t, t]
+    weights = dropout(tf.nn.softmax(scores), config.attention_probs_dropout_prob)
+    context = tf.transpose(tf.matmul(weights, heads_of("value")), [0, 2, 1, 3])  # [b, t, n, d]
+    return tf.reshape(context, [batch, length, heads * size])
+
+
+def _dense(params: Params, scope: str, x: tf.Tensor) -> tf.Tensor:
+    return _product(x, params[f"{scope}/kernel"]) + params[f"{scope}/bias"]
+
+
+def _product(x: tf.Tensor, kernel: tf.Tensor, *, transpose: bool = False) -> tf.Tensor:
+    """x · kernel over the last axis, multiplied in the kernel's dtype and returned in x's: [..., i] → [..., o].
+
+    As one flat product: on CPU the gradient of an einsum over [b, t, i] takes a hundred times longer.
+    """
+    inputs, outputs = reversed(kernel.shape) if transpose else kernel.shape
+    flat = tf.cast(tf.reshape(x, [-1, inputs]), kernel.dtype)
+    product = tf.cast(tf.matmul(flat, kernel, transpose_b=transpose), x.dtype)
+    return tf.reshape(product, tf.concat([tf.shape(x)[:-1], [outputs]], axis=0))
+
+
+def _layer_norm(params: Params, scope: str, x: tf.Tensor) -> tf.Tensor:
+    mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
+    scale = tf.math.rsqrt(variance + LAYER_NORM_EPSILON) * params[f"{scope}/LayerNorm/gamma"]
+    return x * scale + (params[f"{scope}/LayerNorm/beta"] - mean * scale)
+
+
+class _Dropout:
+    """A dropout whose masks follow from one seed, so that a resumed run repeats them."""
+
+    def __init__(self, seed: tf.Tensor | None) -> None:
+        self._seed, self._calls = seed, 0
+
+    def __call__(self, x: tf.Tensor, rate: float) -> tf.Tensor:
+        if self._seed is None or rate == 0.0:
+            return x
+        self._calls += 1
+        return tf.nn.experimental.stateless_dropout(x, rate, seed=self._seed + [0, self._calls])
