@@ -1,0 +1,59 @@
+"""What operators and their machines ask: is it alive, can it work, what is it, how is it doing."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service import __version__
+from service.api.responses import json_response
+from service.api.state import state_of
+from service.errors import EncoderUnavailable
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/healthz")
+async def healthz() -> Response:
+    """Liveness: the event loop turns. It never asks the encoder, which may just be busy."""
+    return json_response({"status": "ok"})
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> Response:
+    """Readiness: 200 while texts are accepted; 503 when the queue is full or the service is stopping."""
+    if not state_of(request).batcher.has_room:
+        raise EncoderUnavailable("not accepting texts: the queue is full or the service is stopping")
+    return json_response({"status": "ready"})
+
+
+@router.get("/info")
+async def info(request: Request) -> Response:
+    """What is loaded, and the limits that requests have to keep."""
+    state = state_of(request)
+    encoder, settings = state.embedder.encoder, state.settings
+    return json_response(
+        {
+            "version": __version__,
+            "model": encoder.model,
+            "fingerprint": encoder.fingerprint,
+            "dim": encoder.dim,
+            "max_seq_len": encoder.max_seq_len,
+            "pooling_layer": settings.pooling_layer,
+            "pooling_strategy": settings.pooling_strategy,
+            "max_request_texts": settings.max_request_texts,
+            "max_body_bytes": settings.max_body_bytes,
+        }
+    )
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> Response:
+    return RedirectResponse("/docs")

@@ -1,0 +1,45 @@
+"""POST /similar: which of these danmaku are most like this one?"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.responses import ERRORS, json_response
+from service.api.schemas import SimilarRequest, SimilarResponse
+from service.api.state import accept_texts, state_of
+from service.similarity import rank
+
+router = APIRouter(tags=["similarity"])
+
+
+@router.post("/similar", openapi_extra=SimilarRequest.openapi(), responses={**ERRORS, 200: {"model": SimilarResponse}})
+async def similar(request: Request) -> Response:
+    """The candidates in order of likeness to each query.
+
+    A query or candidate that cannot be embedded matches nothing and has an entry in `errors`.
+    """
+    body = await SimilarRequest.of(request)
+    state = state_of(request)
+    accept_texts(state, len(body.query) + len(body.candidates))
+    ranking = await rank(
+        state.embedder, body.query, body.candidates, top_k=body.top_k, min_score=body.min_score
+    )
+    results = [
+        {
+            "query": query,
+            "matches": [
+                {"id": str(match.index), "text": body.candidates[match.index], "score": match.score, "metadata": {}}
+                for match in matches
+            ],
+        }
+        for query, matches in zip(body.query, ranking.matches, strict=True)
+    ]
+    errors = [
+        {"field": field, "index": error.index, "error": error.error, "error_type": error.error_type}
+        for field, found in (("query", ranking.query_errors), ("candidates", ranking.candidate_errors))
+        for error in found
+    ]
+    encoder = state.embedder.encoder
+    return json_response(
+        {"model": encoder.model, "fingerprint": encoder.fingerprint, "results": results, "errors": errors}
+    )

@@ -1,0 +1,64 @@
+"""The one place of assembly: opens everything in order, serves, closes in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+
+from service import __version__
+from service.api import embed, ops, similar
+from service.api.middleware import CountRequests, LimitBody
+from service.api.responses import answer_errors
+from service.api.state import State
+from service.batcher import Batcher
+from service.cache.memory import MemoryCache
+from service.embedder import Embedder
+from service.encoders.base import open_encoder
+from service.metrics import Metrics
+from service.settings import Settings
+
+DESCRIPTION = "Turns danmaku into vectors and finds the danmaku most like a given one."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The gateway. Nothing is opened before its lifespan starts, which raises ModelError if the encoder cannot be."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            encoder = await asyncio.to_thread(
+                open_encoder,
+                settings.encoder,
+                pooling_layer=settings.pooling_layer,
+                pooling_strategy=settings.pooling_strategy,
+                max_seq_len=settings.max_seq_len,
+                threads=settings.threads,
+            )
+            stack.callback(encoder.close)
+            await encoder.encode(encoder.prepare(["warm up"]))  # the first call allocates: no user should wait for it
+            metrics.model.labels(encoder.model, encoder.fingerprint, str(encoder.dim)).set(1)
+            batcher = await stack.enter_async_context(
+                Batcher(
+                    encoder.encode,
+                    concurrency=encoder.concurrency,
+                    max_batch_tokens=settings.max_batch_tokens,
+                    max_queue_texts=settings.max_queue_texts,
+                    metrics=metrics,
+                )
+            )
+            cache = MemoryCache(settings.cache_bytes, metrics)
+            app.state.danmaku = State(settings, Embedder(encoder, cache, batcher, metrics), batcher)
+            yield
+
+    app = FastAPI(title="danmaku embedding", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    app.state.metrics = metrics
+    for router in (embed.router, similar.router, ops.router):
+        app.include_router(router)
+    answer_errors(app)
+    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
+    app.add_middleware(CountRequests, metrics=metrics)
+    return app

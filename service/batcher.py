@@ -1,0 +1,208 @@
+"""Turns many small concurrent requests into few model calls of texts of like length.
+
+Four ideas, worth knowing before changing anything here:
+
+1. What is shared is the future, not the vector. A text on its way to the encoder is never sent twice; whoever asks for
+   it next waits for the same future. In a live chat the texts in flight are the same few words.
+2. There is no timer. While the encoder is busy, texts gather by themselves; when it is idle, waiting gains nothing.
+3. Texts wait in one bucket per length. A call starts at the bucket whose head has waited longest, so nobody starves, and
+   takes on slightly shorter texts while its token budget lasts: little of it is padding.
+4. A caller can leave at any moment. Futures are waited for, never awaited directly, so that its cancellation does not
+   reach them; a text nobody waits for any more leaves the queue at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.encoders.base import Prepared
+from service.errors import DanmakuError, EncoderFailure, EncoderUnavailable, Overloaded
+from service.metrics import Metrics
+
+log = logging.getLogger("danmaku")
+
+Encode = Callable[[Sequence[Prepared]], Awaitable[np.ndarray]]
+
+SHORTEST_SHARE = 0.75  # of a batch's longest text: shorter ones would be padding for the most part
+MAX_RETRY_AFTER_S = 60
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    prepared: Prepared
+    vector: asyncio.Future[np.ndarray]
+    since: float
+    callers: int = 0
+
+
+class Batcher:
+    """An async context manager; within it any number of tasks may call `encode`.
+
+    `encode` makes at most `concurrency` calls of the function given at a time, each of at most `max_batch_tokens`
+    tokens, padding included, or of one text.
+    """
+
+    def __init__(
+        self, encode: Encode, *, concurrency: int, max_batch_tokens: int, max_queue_texts: int, metrics: Metrics
+    ) -> None:
+        self._encode = encode
+        self._concurrency = concurrency
+        self._max_batch_tokens = max_batch_tokens
+        self._max_queue_texts = max_queue_texts
+        self._metrics = metrics
+        self._waiting: dict[str, _Waiting] = {}  # queued or being encoded, by text
+        self._buckets: dict[int, dict[str, _Waiting]] = {}  # queued: number of tokens → by text, in order of arrival
+        self._queued = 0
+        self._calls: set[asyncio.Task[None]] = set()
+        self._dispatch_is_due = False
+        self._is_open = False
+        self._texts_per_s = 0.0  # of late
+
+    async def __aenter__(self) -> Batcher:
+        self._is_open = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Lets the calls in flight finish; whoever waits in the queue is told that the service stops."""
+        self._is_open = False
+        queued = [waiting for bucket in self._buckets.values() for waiting in bucket.values()]
+        self._buckets.clear()
+        self._count_queued(-self._queued)
+        self._fail(queued, EncoderUnavailable("the service is stopping"))
+        if self._calls:
+            await asyncio.wait(self._calls)
+
+    @property
+    def has_room(self) -> bool:
+        """Open, and not full."""
+        return self._is_open and self._queued < self._max_queue_texts
+
+    async def encode(self, texts: Sequence[Prepared]) -> list[np.ndarray]:
+        """One vector [dim] per text, in order.
+
+        All of the texts are taken or none: raises Overloaded if they do not fit in the queue now, EncoderUnavailable
+        when the service is stopping, EncoderFailure if a model call failed.
+        """
+        if not self._is_open:
+            raise EncoderUnavailable("the service is stopping")
+        new = sum(prepared.text not in self._waiting for prepared in texts)
+        if self._queued + new > self._max_queue_texts:
+            raise self._overloaded(new)
+        waiting = [self._join(prepared) for prepared in texts]
+        try:
+            if waiting:
+                await asyncio.wait({w.vector for w in waiting}, return_when=asyncio.FIRST_EXCEPTION)
+            # In this order a failure comes before a future that is not done because of it.
+            for w in waiting:
+                if w.vector.done():
+                    w.vector.result()
+            return [w.vector.result() for w in waiting]
+        finally:
+            for w in waiting:
+                self._leave(w)
+
+    def _join(self, prepared: Prepared) -> _Waiting:
+        waiting = self._waiting.get(prepared.text)
+        if waiting is None:
+            waiting = _Waiting(prepared, asyncio.get_running_loop().create_future(), time.monotonic())
+            self._waiting[prepared.text] = waiting
+            self._buckets.setdefault(prepared.num_tokens, {})[prepared.text] = waiting
+            self._count_queued(1)
+            self._dispatch_soon()
+        waiting.callers += 1
+        return waiting
+
+    def _leave(self, waiting: _Waiting) -> None:
+        waiting.callers -= 1
+        text = waiting.prepared.text
+        bucket = self._buckets.get(waiting.prepared.num_tokens, {})
+        if waiting.callers == 0 and bucket.get(text) is waiting:
+            self._dequeue(waiting)
+            del self._waiting[text]
+
+    def _dispatch_soon(self) -> None:
+        # After the tasks that are ready to run now, so that what they bring goes along.
+        if not self._dispatch_is_due:
+            self._dispatch_is_due = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._dispatch_is_due = False
+        while self._buckets and len(self._calls) < self._concurrency:
+            call = asyncio.create_task(self._call(self._next_batch()), name="encode")
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+            call.add_done_callback(lambda _: self._dispatch_soon())
+
+    def _next_batch(self) -> list[_Waiting]:
+        longest = min(self._buckets, key=lambda length: next(iter(self._buckets[length].values())).since)
+        room = max(1, self._max_batch_tokens // longest)
+        batch: list[_Waiting] = []
+        for length in range(longest, math.ceil(longest * SHORTEST_SHARE) - 1, -1):
+            batch += list(self._buckets.get(length, {}).values())[: room - len(batch)]
+        for waiting in batch:
+            self._dequeue(waiting)
+        return batch
+
+    async def _call(self, batch: list[_Waiting]) -> None:
+        started = time.monotonic()
+        for waiting in batch:
+            self._metrics.queue_seconds.observe(started - waiting.since)
+        self._metrics.in_flight_texts.inc(len(batch))
+        try:
+            vectors = await self._encode([waiting.prepared for waiting in batch])
+            if len(vectors) != len(batch):
+                raise EncoderFailure(f"sent {len(batch)} texts to the encoder, got {len(vectors)} vectors back")
+        except Exception as error:
+            log.exception("A model call with %d texts failed.", len(batch))
+            self._fail(batch, error if isinstance(error, DanmakuError) else EncoderFailure("the encoder failed"))
+        else:
+            for waiting, vector in zip(batch, vectors, strict=True):
+                del self._waiting[waiting.prepared.text]
+                waiting.vector.set_result(vector)
+            self._measure(batch, time.monotonic() - started)
+        finally:
+            self._metrics.in_flight_texts.dec(len(batch))
+
+    def _fail(self, batch: Sequence[_Waiting], error: DanmakuError) -> None:
+        for waiting in batch:
+            del self._waiting[waiting.prepared.text]  # forgotten: the next caller gets a fresh try
+            waiting.vector.set_exception(error)
+            waiting.vector.exception()  # seen: its callers may all be gone
+
+    def _dequeue(self, waiting: _Waiting) -> None:
+        bucket = self._buckets[waiting.prepared.num_tokens]
+        del bucket[waiting.prepared.text]
+        if not bucket:
+            del self._buckets[waiting.prepared.num_tokens]
+        self._count_queued(-1)
+
+    def _count_queued(self, change: int) -> None:
+        self._queued += change
+        self._metrics.queue_texts.set(self._queued)
+
+    def _measure(self, batch: Sequence[_Waiting], elapsed_s: float) -> None:
+        lengths = [waiting.prepared.num_tokens for waiting in batch]
+        self._metrics.encode_seconds.observe(elapsed_s)
+        self._metrics.batch_texts.observe(len(batch))
+        self._metrics.batch_tokens.inc(sum(lengths))
+        self._metrics.padding_tokens.inc(max(lengths) * len(batch) - sum(lengths))
+        rate = self._concurrency * len(batch) / max(elapsed_s, 1e-6)
+        self._texts_per_s += 0.1 * (rate - self._texts_per_s) if self._texts_per_s else rate
+
+    def _overloaded(self, new: int) -> Overloaded:
+        excess = self._queued + new - self._max_queue_texts
+        wait_s = excess / self._texts_per_s if self._texts_per_s else 1.0
+        retry_after_s = min(MAX_RETRY_AFTER_S, max(1, math.ceil(wait_s)))
+        return Overloaded(
+            f"{self._queued} texts are waiting and there is room for {self._max_queue_texts}; "
+            f"try these {new} again in {retry_after_s} s",
+            retry_after_s,
+        )

@@ -1,0 +1,72 @@
+"""What an encoder is: the one thing behind the gateway that turns prepared texts into vectors.
+
+Chosen by URL, and imported only when chosen:
+
+    onnx://models/danmaku-bert-mini    ONNX Runtime in this process
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from service.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A text on its way to the model."""
+
+    text: str  # normalised: equal texts have equal vectors
+    ids: list[int]  # [CLS] … [SEP], at most max_seq_len of them
+    is_truncated: bool  # tokens were cut off
+    is_spelled: bool  # at least one of its tokens is in the vocabulary
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+
+class Encoder(Protocol):
+    """Opened by `open_encoder`; to be closed by whoever opened it."""
+
+    model: str  # the model's name
+    fingerprint: str  # equal fingerprints, comparable vectors
+    dim: int
+    max_seq_len: int
+    concurrency: int  # how many calls of `encode` it can work on at the same time
+
+    def normalize(self, text: str) -> str:
+        """The text as the model sees it; "" for a blank one."""
+
+    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
+        """Normalised texts, tokenized."""
+
+    def truncates(self, text: str) -> bool:
+        """Whether a normalised text has more tokens than max_seq_len lets through."""
+
+    async def encode(self, batch: Sequence[Prepared]) -> np.ndarray:
+        """One model call: vectors [len(batch), dim] float32. Raises EncoderFailure."""
+
+    def close(self) -> None: ...
+
+
+def open_encoder(
+    url: str, *, pooling_layer: tuple[int, ...], pooling_strategy: str, max_seq_len: int | None, threads: int
+) -> Encoder:
+    """The encoder behind a URL. Raises ModelError if it cannot be opened."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "onnx":
+        from service.encoders.onnx import OnnxEncoder
+
+        return OnnxEncoder.open(
+            rest,
+            pooling_layer=pooling_layer,
+            pooling_strategy=pooling_strategy,
+            max_seq_len=max_seq_len,
+            threads=threads,
+        )
+    raise ModelError(f"{url!r} is no encoder: expected onnx://DIRECTORY")

@@ -1,0 +1,80 @@
+"""Everything that can go wrong, and who has to act.
+
+DanmakuError
+├── MalformedRequest      400  the caller: the body is not JSON
+├── NotFound              404  the caller: no such route
+├── TooLarge              413  the caller: fewer texts, or a smaller body
+├── InvalidRequest        422  the caller: JSON, but not what the route takes
+├── Overloaded            429  the caller: come back after Retry-After; the operator: add capacity
+├── InternalError         500  us
+├── EncoderUnavailable    503  the operator: the encoder is closing or cannot be reached
+│   └── EncoderFailure    503  the operator: the encoder was asked and broke
+└── ModelError             –   the operator, at start: the model directory cannot be used
+
+A text that cannot be embedded is not in this tree: it is a `TextError` beside the others' vectors, since one bad text
+never sinks a list. Nor is a cache that fails: that is a miss and a metric.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class DanmakuError(Exception):
+    """`str(error)` is a sentence for a person; `error_type` is what a client branches on."""
+
+    status = 500
+    error_type = "internal"
+    retry_after_s: int | None = None
+
+
+class MalformedRequest(DanmakuError):
+    status, error_type = 400, "malformed_json"
+
+
+class NotFound(DanmakuError):
+    status, error_type = 404, "not_found"
+
+
+class TooLarge(DanmakuError):
+    status, error_type = 413, "too_large"
+
+
+class InvalidRequest(DanmakuError):
+    status, error_type = 422, "invalid_request"
+
+
+class Overloaded(DanmakuError):
+    status, error_type = 429, "overloaded"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class InternalError(DanmakuError):
+    status, error_type = 500, "internal"
+
+
+class EncoderUnavailable(DanmakuError):
+    status, error_type = 503, "encoder_unavailable"
+    retry_after_s = 1
+
+
+class EncoderFailure(EncoderUnavailable):
+    error_type = "encoder_failure"
+
+
+class ModelError(DanmakuError):
+    """The message names the file, what was found in it and what was expected."""
+
+    error_type = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class TextError:
+    """Why the text at `index` of a list has no vector."""
+
+    index: int
+    error: str
+    error_type: str  # "empty_text" or "unspellable"

@@ -1,0 +1,62 @@
+"""Every Prometheus metric, declared once.
+
+Label sets are closed and their series exist from the start, so a rate is 0 before the first event and not absent.
+One object per application, with a registry of its own.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, GCCollector, Gauge, Histogram, PlatformCollector, ProcessCollector
+
+ROUTES = ("/embed", "/similar", "/healthz", "/readyz", "/info", "/metrics", "other")
+OUTCOMES = ("ok", "invalid", "refused", "failed")
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """Children of labelled metrics are made here and kept: `labels()` costs more than counting."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+        requests = Counter(
+            "danmaku_requests", "HTTP requests answered, by route and outcome.", ["route", "outcome"], registry=registry
+        )
+        self.requests = {(r, o): requests.labels(r, o) for r in ROUTES for o in OUTCOMES}
+        seconds = Histogram(
+            "danmaku_request_seconds", "From a request's head to its answer.", ["route"], registry=registry, buckets=SECONDS
+        )
+        self.request_seconds = {route: seconds.labels(route) for route in ROUTES}
+
+        self.texts = Counter("danmaku_texts", "Texts asked for by /embed and /similar.", registry=registry)
+        self.truncated = Counter(
+            "danmaku_truncated_texts", "Texts longer than max_seq_len, embedded without their end.", registry=registry
+        )
+        errors = Counter(
+            "danmaku_text_errors", "Texts that could not be embedded, by reason.", ["error_type"], registry=registry
+        )
+        self.text_errors = {kind: errors.labels(kind) for kind in ("empty_text", "unspellable")}
+
+        lookups = Counter("danmaku_cache_lookups", "Cache look-ups, by tier and result.", ["tier", "result"], registry=registry)
+        self.cache_hits = lookups.labels("memory", "hit")
+        self.cache_misses = lookups.labels("memory", "miss")
+        self.cache_bytes = Gauge("danmaku_cache_bytes", "Memory that the cache accounts for.", registry=registry)
+        self.cache_texts = Gauge("danmaku_cache_texts", "Texts in the memory cache.", registry=registry)
+
+        self.queue_texts = Gauge("danmaku_queue_texts", "Texts waiting for the encoder.", registry=registry)
+        self.in_flight_texts = Gauge("danmaku_in_flight_texts", "Texts in the encoder.", registry=registry)
+        self.queue_seconds = Histogram(
+            "danmaku_queue_seconds", "A text's wait for the encoder.", registry=registry, buckets=SECONDS
+        )
+        self.encode_seconds = Histogram("danmaku_encode_seconds", "One model call.", registry=registry, buckets=SECONDS)
+        self.batch_texts = Histogram("danmaku_batch_texts", "Texts of a model call.", registry=registry, buckets=COUNTS)
+        self.batch_tokens = Counter("danmaku_batch_tokens", "Tokens encoded, padding not counted.", registry=registry)
+        self.padding_tokens = Counter("danmaku_padding_tokens", "Padding encoded beside the tokens.", registry=registry)
+
+        self.model = Gauge(
+            "danmaku_model_info", "The model in service; always 1.", ["model", "fingerprint", "dim"], registry=registry
+        )

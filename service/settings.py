@@ -1,0 +1,75 @@
+"""Every knob: its type, its default, and when to change it.
+
+Read once, at the edge: a flag of `danmaku serve`, its field here and its environment variable `DANMAKU_<FIELD>` are one
+word. A flag beats the variable, the variable beats the default. Inner objects take plain arguments.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="DANMAKU_", extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on. 0.0.0.0 to be reached from other machines.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    encoder: str = Field(
+        "onnx://models/danmaku-bert-mini", description="What encodes: onnx://DIRECTORY. Change it to serve your own model."
+    )
+    pooling_layer: tuple[int, ...] = Field(
+        (-2,),
+        description="Layers that a vector is made of, from the end: -1 is the last; several are concatenated. "
+        "As bert-as-service's. Changing it changes the fingerprint.",
+    )
+    pooling_strategy: Literal["REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN"] = Field(
+        "REDUCE_MEAN", description="How token vectors become one. As bert-as-service's. Changes the fingerprint."
+    )
+    max_seq_len: int | None = Field(
+        None,
+        description="Tokens kept of a text, [CLS] and [SEP] included; default: all that the model has positions for. "
+        "Lower it to bound the cost of long texts. Changes the fingerprint.",
+    )
+    threads: int = Field(
+        default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        ge=1,
+        description="Model calls at the same time, one thread each; default: the cores this process may use. "
+        "Lower it to leave cores to others.",
+    )
+    max_batch_tokens: int = Field(
+        1024,
+        ge=1,
+        description="Tokens of one model call, padding included. More is slower on CPU: the cache overflows.",
+    )
+    max_queue_texts: int = Field(
+        20_000,
+        ge=1,
+        description="Texts that may wait for the encoder; beyond, requests are answered 429. Raise it to ride out "
+        "bursts, lower it to be told sooner.",
+    )
+    max_request_texts: int = Field(
+        10_000, ge=1, description="Texts of one request; beyond, 413. At most max_queue_texts, or it could never pass."
+    )
+    max_body_bytes: int = Field(16 * 2**20, ge=1, description="Size of a request's body; beyond, 413.")
+    cache_bytes: int = Field(
+        256 * 2**20,
+        ge=0,
+        description="Memory for vectors of texts seen before; 0 turns the cache off. 256 MiB hold some 180,000 texts "
+        "of 256 dimensions, 70,000 of 768.",
+    )
+    shutdown_timeout_s: int = Field(
+        20, ge=0, description="How long requests in progress may take to finish after SIGTERM."
+    )
+
+    @model_validator(mode="after")
+    def _one_request_fits_the_queue(self) -> Settings:
+        if self.max_request_texts > self.max_queue_texts:
+            raise ValueError(
+                f"max_request_texts {self.max_request_texts} is above max_queue_texts {self.max_queue_texts}: "
+                "such a request could never be accepted"
+            )
+        return self

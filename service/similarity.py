@@ -1,0 +1,61 @@
+"""Finds the texts most like a given one: cosine similarity over vectors from the embedder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.embedder import Embedder
+from service.errors import TextError
+
+
+@dataclass(frozen=True)
+class Match:
+    index: int  # of the candidate
+    score: float  # cosine, −1 to 1
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What became of queries and candidates."""
+
+    matches: list[list[Match]]  # of each query, best first
+    query_errors: list[TextError]
+    candidate_errors: list[TextError]
+
+
+async def rank(
+    embedder: Embedder, queries: Sequence[str], candidates: Sequence[str], *, top_k: int | None, min_score: float | None
+) -> Ranking:
+    """The candidates in order of likeness to each query; ties keep the order of the candidates.
+
+    A query or candidate that cannot be embedded matches nothing and is named in the errors.
+    """
+    embeddings = await embedder.embed([*queries, *candidates])
+    vectors = unit(embeddings.vectors)
+    scores = vectors[: len(queries)] @ vectors[len(queries) :].T  # [queries, candidates], NaN where one has no vector
+    query_errors = [error for error in embeddings.errors if error.index < len(queries)]
+    candidate_errors = [
+        TextError(error.index - len(queries), error.error, error.error_type)
+        for error in embeddings.errors
+        if error.index >= len(queries)
+    ]
+    matches = [best(row, top_k=top_k, min_score=min_score) for row in scores]
+    return Ranking(matches, query_errors, candidate_errors)
+
+
+def best(scores: np.ndarray, *, top_k: int | None, min_score: float | None) -> list[Match]:
+    """The best of a row of scores [n], NaN meaning none, best first."""
+    order = np.argsort(-scores, kind="stable")  # NaN comes last
+    order = order[~np.isnan(scores[order])]
+    if min_score is not None:
+        order = order[scores[order] >= min_score]
+    return [Match(int(index), float(scores[index])) for index in order[:top_k]]
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1: [n, dim] → [n, dim]. A row of zeros stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths == 0, 1, lengths), np.float32)
