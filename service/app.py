@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from service import __version__
 from service.api import embed, ops, similar
@@ -54,7 +55,10 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.danmaku = State(settings, Embedder(encoder, cache, batcher, metrics), batcher)
             yield
 
-    app = FastAPI(title="danmaku embedding", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    # FastAPIOffline brings the files of /docs along: plain FastAPI's page would have the browser fetch them elsewhere.
+    app: FastAPI = FastAPIOffline(
+        redoc_url=None, title="danmaku embedding", version=__version__, description=DESCRIPTION, lifespan=lifespan
+    )
     app.state.metrics = metrics
     for router in (embed.router, similar.router, ops.router):
         app.include_router(router)

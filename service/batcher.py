@@ -5,8 +5,8 @@ Four ideas, worth knowing before changing anything here:
 1. What is shared is the future, not the vector. A text on its way to the encoder is never sent twice; whoever asks for
    it next waits for the same future. In a live chat the texts in flight are the same few words.
 2. There is no timer. While the encoder is busy, texts gather by themselves; when it is idle, waiting gains nothing.
-3. Texts wait in one bucket per length. A call starts at the bucket whose head has waited longest, so nobody starves, and
-   takes on slightly shorter texts while its token budget lasts: little of it is padding.
+3. Texts wait in one bucket per length. A call starts at the bucket whose head has waited longest, so nobody starves,
+   and takes on slightly shorter texts while its token budget lasts: little of it is padding.
 4. A caller can leave at any moment. Futures are waited for, never awaited directly, so that its cancellation does not
    reach them; a text nobody waits for any more leaves the queue at once.
 """

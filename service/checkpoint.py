@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -26,7 +27,7 @@ MAGIC = 0xDB4775248B80FB57
 FOOTER_SIZE = 48  # two block handles padded to 40 bytes, then the magic number
 BLOCK_TRAILER_SIZE = 5  # compression type, masked CRC-32C
 # tensorflow/core/framework/types.proto; other types (strings) are passed over.
-DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i4"), 9: np.dtype("<i8"), 19: np.dtype("<f2")}
+DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i4"), 9: np.dtype("<i8"), 19: np.dtype("<f2")}
 
 Fields = dict[int, list[int | bytes]]  # of a protocol buffer: field number → values, in order
 
@@ -185,7 +186,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 def _masked_crc32c(data: bytes) -> int:
     """CRC-32C, rotated and offset so that a checksum of data that holds checksums is not weak (LevelDB's crc32c.h)."""
-    crc = google_crc32c.value(data)
+    crc = int(google_crc32c.value(data))
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -60,29 +62,41 @@ def _shown(default: object) -> str:
 
 
 def _serve(parsed: argparse.Namespace) -> int:
-    import uvicorn
-
-    from service.app import create_app
-
     try:
         settings = Settings(**{key: value for key, value in vars(parsed).items() if key in Settings.model_fields})
+        return asyncio.run(_run(settings))
     except ValidationError as error:
         for fault in error.errors():
             field = ".".join(map(str, fault["loc"]))
             print(f"danmaku serve: {field + ': ' if field else ''}{fault['msg']}", file=sys.stderr)
         return 2
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(settings),
+    except ModelError as error:
+        print(f"danmaku serve: {error}", file=sys.stderr)
+        return 1
+
+
+async def _run(settings: Settings) -> int:
+    import uvicorn
+
+    from service.app import create_app
+
+    app = create_app(settings)
+    # Opened here rather than by uvicorn, so that a model that cannot be opened is one line and no traceback.
+    async with app.router.lifespan_context(app):
+        config = uvicorn.Config(
+            app,
             host=settings.host,
             port=settings.port,
+            lifespan="off",
             access_log=False,  # the metrics count requests; a line for each would cost more than a cached answer
             timeout_graceful_shutdown=settings.shutdown_timeout_s,
-            log_level="info",
         )
-    )
-    server.run()
-    return 0 if server.started else 1
+        server = uvicorn.Server(config)
+        # uvicorn lets requests finish on these signals, and raises them again when it is done: by then we are closing.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        await server.serve()
+    return 0
 
 
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:

@@ -6,7 +6,15 @@ One object per application, with a registry of its own.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, GCCollector, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 
 ROUTES = ("/embed", "/similar", "/healthz", "/readyz", "/info", "/metrics", "other")
 OUTCOMES = ("ok", "invalid", "refused", "failed")
@@ -28,7 +36,11 @@ class Metrics:
         )
         self.requests = {(r, o): requests.labels(r, o) for r in ROUTES for o in OUTCOMES}
         seconds = Histogram(
-            "danmaku_request_seconds", "From a request's head to its answer.", ["route"], registry=registry, buckets=SECONDS
+            "danmaku_request_seconds",
+            "From a request's head to its answer.",
+            ["route"],
+            registry=registry,
+            buckets=SECONDS,
         )
         self.request_seconds = {route: seconds.labels(route) for route in ROUTES}
 
@@ -41,7 +53,9 @@ class Metrics:
         )
         self.text_errors = {kind: errors.labels(kind) for kind in ("empty_text", "unspellable")}
 
-        lookups = Counter("danmaku_cache_lookups", "Cache look-ups, by tier and result.", ["tier", "result"], registry=registry)
+        lookups = Counter(
+            "danmaku_cache_lookups", "Cache look-ups, by tier and result.", ["tier", "result"], registry=registry
+        )
         self.cache_hits = lookups.labels("memory", "hit")
         self.cache_misses = lookups.labels("memory", "miss")
         self.cache_bytes = Gauge("danmaku_cache_bytes", "Memory that the cache accounts for.", registry=registry)

@@ -1,9 +1,9 @@
 """A model directory, `models/<name>/`: what training hands over and serving opens.
 
-    bert_config.json   Google's fields
-    vocab.txt          a token a line
-    *.index, *.data-*  a TensorFlow checkpoint under Google's variable names; if there are several, a text file
-                       `checkpoint` names the one to use
+bert_config.json   Google's fields
+vocab.txt          a token a line
+*.index, *.data-*  a TensorFlow checkpoint under Google's variable names; if there are several, a text file
+                   `checkpoint` names the one to use
 """
 
 from __future__ import annotations
@@ -64,9 +64,13 @@ def open_model_directory(path: Path) -> ModelDirectory:
     weights = read_checkpoint(prefix)
     for name, shape in _expected_shapes(config).items():
         if name not in weights:
-            raise ModelError(f"{prefix} has no variable {name}; is it a BERT checkpoint of {config.num_hidden_layers} layers?")
+            raise ModelError(
+                f"{prefix} has no variable {name}; is it a BERT checkpoint of {config.num_hidden_layers} layers?"
+            )
         if weights[name].shape != shape:
-            raise ModelError(f"{prefix}: {name} is {list(weights[name].shape)}, but bert_config.json implies {list(shape)}")
+            raise ModelError(
+                f"{prefix}: {name} is {list(weights[name].shape)}, but bert_config.json implies {list(shape)}"
+            )
     digest = sha256("\n".join(tokenizer.vocab).encode())
     for name in sorted(_expected_shapes(config)):
         digest.update(name.encode())

@@ -17,9 +17,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="DANMAKU_", extra="forbid")
 
     host: str = Field("127.0.0.1", description="Address to listen on. 0.0.0.0 to be reached from other machines.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
     encoder: str = Field(
-        "onnx://models/danmaku-bert-mini", description="What encodes: onnx://DIRECTORY. Change it to serve your own model."
+        "onnx://models/danmaku-bert-mini",
+        description="What encodes: onnx://DIRECTORY. Change it to serve your own model.",
     )
     pooling_layer: tuple[int, ...] = Field(
         (-2,),
@@ -35,7 +36,9 @@ class Settings(BaseSettings):
         "Lower it to bound the cost of long texts. Changes the fingerprint.",
     )
     threads: int = Field(
-        default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        default_factory=lambda: (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        ),
         ge=1,
         description="Model calls at the same time, one thread each; default: the cores this process may use. "
         "Lower it to leave cores to others.",

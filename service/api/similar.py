@@ -21,9 +21,7 @@ async def similar(request: Request) -> Response:
     body = await SimilarRequest.of(request)
     state = state_of(request)
     accept_texts(state, len(body.query) + len(body.candidates))
-    ranking = await rank(
-        state.embedder, body.query, body.candidates, top_k=body.top_k, min_score=body.min_score
-    )
+    ranking = await rank(state.embedder, body.query, body.candidates, top_k=body.top_k, min_score=body.min_score)
     results = [
         {
             "query": query,

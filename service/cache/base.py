@@ -1,8 +1,8 @@
 """What a cache of vectors is.
 
-A key is the fingerprint and the text as the model's normaliser sees it: a new model never reads an old model's vectors,
-and `Awsl`, `AWSL` and `awsl` are one entry. A value is the vector's bytes, little-endian float32. Trouble inside a cache
-is a miss, never an error.
+A key is the fingerprint and the text as the model's normaliser sees it: a new model never reads an old model's
+vectors, and `Awsl`, `AWSL` and `awsl` are one entry. A value is the vector's bytes, little-endian float32.
+Trouble inside a cache is a miss, never an error.
 """
 
 from __future__ import annotations

@@ -60,8 +60,9 @@ def build_graph(config: BertConfig, weights: Mapping[str, np.ndarray], pooling: 
 
 def _embeddings(graph: _Graph) -> str:
     # A single text is segment 0 throughout, so its segment's vector is added to every position once and for all.
-    positions = graph.weights["bert/embeddings/position_embeddings"] + (
-        graph.weights["bert/embeddings/token_type_embeddings"][0]
+    positions = (
+        graph.weights["bert/embeddings/position_embeddings"]
+        + (graph.weights["bert/embeddings/token_type_embeddings"][0])
     )
     words = graph.add("Gather", [graph.weight("bert/embeddings/word_embeddings"), "input_ids"])  # [b, t, h]
     positions = graph.constant("positions", positions)
@@ -147,7 +148,9 @@ class _Graph:
         shape = self.add("Shape", ["input_ids"], start=1, end=2)  # [1]
         self.add("Identity", [shape], output="max_length")
 
-    def add(self, operator: str, inputs: Sequence[str], *, output: str = "", domain: str = "", **attributes: object) -> str:
+    def add(
+        self, operator: str, inputs: Sequence[str], *, output: str = "", domain: str = "", **attributes: object
+    ) -> str:
         output = output or f"{operator}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, inputs, [output], name=output, domain=domain, **attributes))
         return output
@@ -160,7 +163,7 @@ class _Graph:
 
     def constant(self, name: str, values: np.ndarray) -> str:
         if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+            self._constants[name] = numpy_helper.from_array(np.asarray(values, order="C"), name)
         return name
 
     def model(self, dim: int) -> onnx.ModelProto:

@@ -25,7 +25,12 @@ class OnnxEncoder:
     """See `Encoder`."""
 
     def __init__(
-        self, directory: ModelDirectory, pooling: Pooling, max_seq_len: int, session: onnxruntime.InferenceSession, threads: int
+        self,
+        directory: ModelDirectory,
+        pooling: Pooling,
+        max_seq_len: int,
+        session: onnxruntime.InferenceSession,
+        threads: int,
     ) -> None:
         self.model = directory.name
         self.dim = pooling.dim(directory.config)

@@ -1,0 +1,65 @@
+"""Fixtures: a tiny model made on the spot by the training code, and what stands around the parts under test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fakes import RecordingEncoder
+
+from service.app import create_app
+from service.metrics import Metrics
+from service.settings import Settings
+from service.tokenizer import SPECIAL_TOKENS
+
+WORDS = ("awsl", "aqua", "mea", "kk", "##sk", "2", "##3", "?", "!", ",")
+CHARACTERS = "草哈阿夸晚安好来了我死谁你他她的笑可爱待机清楚天才"
+TINY_VOCAB = [*SPECIAL_TOKENS, *WORDS, *CHARACTERS]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory with random weights: 3 layers × 16, 4 heads, 16 positions."""
+    from training import checkpoint
+    from training.model import BertConfig, initial_values
+
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    directory.mkdir()
+    config = BertConfig(
+        vocab_size=len(TINY_VOCAB),
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        initializer_range=0.5,  # large, so that differences between texts stand out of rounding
+    )
+    (directory / "bert_config.json").write_text(config.to_json(), encoding="utf-8")
+    (directory / "vocab.txt").write_text("\n".join(TINY_VOCAB) + "\n", encoding="utf-8")
+    checkpoint.save(directory, 1, initial_values(config, seed=7), {"global_step": 1})
+    return directory
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def recording_encoder() -> RecordingEncoder:
+    return RecordingEncoder()
+
+
+@pytest.fixture
+async def client(tiny_model: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client of an application over the tiny model, with small limits."""
+    settings = Settings(
+        encoder=f"onnx://{tiny_model}", max_request_texts=50, max_queue_texts=60, max_body_bytes=20_000, threads=2
+    )
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            yield http

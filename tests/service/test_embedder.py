@@ -1,0 +1,92 @@
+"""The embedder: misses only, each text once, and no text sinks the others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+from fakes import RecordingEncoder
+
+from service.batcher import Batcher
+from service.cache.memory import MemoryCache
+from service.embedder import LONG_LIST, Embedder
+from service.errors import EncoderFailure
+from service.metrics import Metrics
+
+
+@pytest.fixture
+async def embedder(recording_encoder: RecordingEncoder, metrics: Metrics) -> AsyncIterator[Embedder]:
+    batcher = Batcher(
+        recording_encoder.encode, concurrency=1, max_batch_tokens=10_000, max_queue_texts=1000, metrics=metrics
+    )
+    async with batcher:
+        yield Embedder(recording_encoder, MemoryCache(1_000_000, metrics), batcher, metrics)
+
+
+def texts_encoded(encoder: RecordingEncoder) -> list[str]:
+    return [text for call in encoder.calls for text in call]
+
+
+async def test_vectors_stand_in_the_order_of_the_texts(embedder: Embedder) -> None:
+    texts = ["awsl", "草", "哈哈"]
+    embeddings = await embedder.embed(texts)
+
+    assert embeddings.vectors.dtype == np.float32
+    assert embeddings.vectors.tolist() == [RecordingEncoder.vector(text) for text in texts]
+    assert (embeddings.truncated, embeddings.errors) == ([], [])
+
+
+async def test_repeats_are_encoded_once(embedder: Embedder, recording_encoder: RecordingEncoder) -> None:
+    """Within a request, and whatever way they are written."""
+    embeddings = await embedder.embed(["草", "草", " AWSL", "awsl", "Awsl "])
+
+    assert texts_encoded(recording_encoder) == ["awsl", "草"] or texts_encoded(recording_encoder) == ["草", "awsl"]
+    assert embeddings.vectors[2].tolist() == embeddings.vectors[4].tolist() == RecordingEncoder.vector("awsl")
+
+
+async def test_only_what_is_missing_is_encoded(embedder: Embedder, recording_encoder: RecordingEncoder) -> None:
+    await embedder.embed(["草", "好"])
+    recording_encoder.calls.clear()
+    embeddings = await embedder.embed(["好", "死", "草"])
+
+    assert texts_encoded(recording_encoder) == ["死"]
+    assert embeddings.vectors.tolist() == [RecordingEncoder.vector(text) for text in "好死草"]
+
+
+async def test_a_text_without_a_vector_does_not_sink_the_list(embedder: Embedder) -> None:
+    """Blank and unspellable texts leave a row of NaN and say why; the rest is answered."""
+    embeddings = await embedder.embed(["草", "  ", "?", ""])
+
+    assert embeddings.vectors[0].tolist() == RecordingEncoder.vector("草")
+    assert np.isnan(embeddings.vectors[1:]).all()
+    assert [(error.index, error.error_type) for error in embeddings.errors] == [
+        (1, "empty_text"),
+        (2, "unspellable"),
+        (3, "empty_text"),
+    ]
+
+
+async def test_truncation_is_told_every_time(embedder: Embedder) -> None:
+    """Also when the vector comes from the cache."""
+    for _ in range(2):
+        assert (await embedder.embed(["草", "哈" * 9])).truncated == [1]
+
+
+async def test_an_empty_list_is_an_empty_matrix(embedder: Embedder) -> None:
+    assert (await embedder.embed([])).vectors.shape == (0, RecordingEncoder.dim)
+
+
+async def test_a_long_list_is_answered_like_a_short_one(embedder: Embedder) -> None:
+    texts = [f"text{number}" for number in range(LONG_LIST + 10)]
+
+    assert (await embedder.embed(texts)).vectors.tolist() == [RecordingEncoder.vector(text) for text in texts]
+
+
+async def test_a_failed_call_is_not_cached(embedder: Embedder, recording_encoder: RecordingEncoder) -> None:
+    recording_encoder.failure = RuntimeError("broken")
+    with pytest.raises(EncoderFailure):
+        await embedder.embed(["草"])
+    recording_encoder.failure = None
+
+    assert (await embedder.embed(["草"])).vectors.tolist() == [RecordingEncoder.vector("草")]

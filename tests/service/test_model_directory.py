@@ -1,0 +1,72 @@
+"""Opening a model directory: every way in which it can be wrong is an error that names the file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service.errors import ModelError
+from service.model_directory import find_checkpoint, open_model_directory
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def change_config(model: Path, **changes: object) -> None:
+    path = model / "bert_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def test_equal_models_have_equal_digests_wherever_they_lie(tiny_model: Path, model: Path) -> None:
+    assert open_model_directory(model).digest == open_model_directory(tiny_model).digest
+    assert open_model_directory(model).name == "model"
+
+
+def test_another_vocabulary_is_another_model(tiny_model: Path, model: Path) -> None:
+    """Of the same size and with the same weights: the vectors mean something else."""
+    vocab = (model / "vocab.txt").read_text(encoding="utf-8")
+    (model / "vocab.txt").write_text(vocab.replace("晚", "早"), encoding="utf-8")
+
+    assert open_model_directory(model).digest != open_model_directory(tiny_model).digest
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda model: shutil.rmtree(model), "is not a directory"),
+        (lambda model: (model / "bert_config.json").unlink(), r"bert_config\.json cannot be read"),
+        (lambda model: (model / "bert_config.json").write_text("{"), r"bert_config\.json is not a BERT configuration"),
+        (lambda model: (model / "bert_config.json").write_text("[]"), r"bert_config\.json is not a BERT configuration"),
+        (lambda model: (model / "bert_config.json").write_text("{}"), "missing .* required .*vocab_size"),
+        (lambda model: change_config(model, hidden_act="relu"), 'only "gelu"'),
+        (lambda model: change_config(model, vocab_size=9), r"vocab\.txt has \d+ tokens, but .*says vocab_size 9"),
+        (lambda model: change_config(model, num_hidden_layers=4), "has no variable bert/encoder/layer_3/"),
+        (lambda model: change_config(model, intermediate_size=8), r"is \[16, 32\], but .* implies \[16, 8\]"),
+        (lambda model: (model / "vocab.txt").unlink(), r"vocab\.txt cannot be used"),
+        (lambda model: (model / "vocab.txt").write_bytes(b"\xff\xfe"), r"vocab\.txt cannot be used"),
+        (lambda model: (model / "checkpoint").write_text("nothing"), "has no line model_checkpoint_path"),
+        (lambda model: (model / "model.ckpt-1.index").unlink(), r"model\.ckpt-1\.index cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_named(model: Path, spoil: Callable[[Path], object], message: str) -> None:
+    spoil(model)
+
+    with pytest.raises(ModelError, match=message):
+        open_model_directory(model)
+
+
+def test_without_a_state_file_there_must_be_one_checkpoint(model: Path) -> None:
+    (model / "checkpoint").unlink()
+    for state in model.glob("state-*"):
+        state.unlink()
+    assert find_checkpoint(model) == model / "model.ckpt-1"
+    shutil.copy(model / "model.ckpt-1.index", model / "model.ckpt-2.index")
+
+    with pytest.raises(ModelError, match=r"found model\.ckpt-1\.index, model\.ckpt-2\.index"):
+        find_checkpoint(model)

@@ -1,0 +1,56 @@
+"""Settings: where they come from, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from service.cli import main
+from service.settings import Settings
+
+
+def test_a_variable_is_the_field_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DANMAKU_PORT", "8123")
+    monkeypatch.setenv("DANMAKU_POOLING_LAYER", "[-1, -2]")
+
+    assert (Settings().port, Settings().pooling_layer) == (8123, (-1, -2))
+
+
+def test_what_is_given_beats_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DANMAKU_PORT", "8123")
+
+    assert Settings(port=9000).port == 9000
+
+
+def test_a_request_that_could_never_pass_is_refused_at_start() -> None:
+    with pytest.raises(ValidationError, match="max_request_texts 20 is above max_queue_texts 10"):
+        Settings(max_request_texts=20, max_queue_texts=10)
+
+
+def test_every_setting_says_when_to_change_it() -> None:
+    assert [name for name, field in Settings.model_fields.items() if len(field.description or "") < 20] == []
+
+
+def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same word, with its description."""
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+
+    assert ended.value.code == 0
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')} " in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "x"], "port: Input should be a valid integer"),
+        (["--pooling-strategy", "MEAN"], "pooling_strategy: Input should be 'REDUCE_MEAN'"),
+        (["--max-queue-texts", "3"], "max_request_texts 10000 is above max_queue_texts 3"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert main(["serve", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("danmaku serve: ") and message in line

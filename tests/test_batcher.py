@@ -1,0 +1,274 @@
+"""The batcher: what is sent to the encoder, and what becomes of callers who leave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+from fakes import RecordingEncoder
+
+from service.batcher import Batcher
+from service.errors import EncoderFailure, EncoderUnavailable, Overloaded
+from service.metrics import Metrics
+
+
+@pytest.fixture
+async def batcher(recording_encoder: RecordingEncoder, metrics: Metrics) -> AsyncIterator[Batcher]:
+    async with make(recording_encoder, metrics) as batcher:
+        yield batcher
+
+
+def make(encoder: RecordingEncoder, metrics: Metrics, **changes: int) -> Batcher:
+    settings = {"concurrency": 1, "max_batch_tokens": 1000, "max_queue_texts": 100} | changes
+    return Batcher(encoder.encode, metrics=metrics, **settings)
+
+
+async def ask(batcher: Batcher, encoder: RecordingEncoder, *texts: str) -> list[list[float]]:
+    return [vector.tolist() for vector in await batcher.encode(encoder.prepare(texts))]
+
+
+async def settle() -> None:
+    """Lets every task that can run do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_vectors_come_back_in_the_order_of_the_texts(
+    batcher: Batcher, recording_encoder: RecordingEncoder
+) -> None:
+    """Whatever batches they went through."""
+    texts = ["哈哈哈", "草", "awsl", "晚安"]
+
+    assert await ask(batcher, recording_encoder, *texts) == [RecordingEncoder.vector(text) for text in texts]
+
+
+async def test_an_empty_list_is_answered_without_a_call(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
+    assert await ask(batcher, recording_encoder) == []
+    assert recording_encoder.calls == []
+
+
+async def test_callers_of_one_moment_share_a_call(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
+    """Eight clients with one text each are one model call, not eight."""
+    texts = list("abcdefgh")
+
+    await asyncio.gather(*(ask(batcher, recording_encoder, text) for text in texts))
+
+    assert recording_encoder.calls == [texts]
+
+
+async def test_a_text_in_flight_is_not_sent_again(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
+    """Neither while it is queued nor while it is being encoded."""
+    recording_encoder.gate.clear()
+    first = asyncio.create_task(ask(batcher, recording_encoder, "草"))
+    await settle()
+    second = asyncio.create_task(ask(batcher, recording_encoder, "草", "好"))
+    third = asyncio.create_task(ask(batcher, recording_encoder, "好"))
+    await settle()
+    recording_encoder.gate.set()
+
+    assert await first == [RecordingEncoder.vector("草")]
+    assert await second == [RecordingEncoder.vector("草"), RecordingEncoder.vector("好")]
+    assert await third == [RecordingEncoder.vector("好")]
+    assert recording_encoder.calls == [["草"], ["好"]]
+
+
+async def test_texts_gather_while_the_encoder_is_busy(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
+    """No timer: the batch is what arrived meanwhile."""
+    recording_encoder.gate.clear()
+    tasks = [asyncio.create_task(ask(batcher, recording_encoder, "a"))]
+    await settle()
+    tasks += [asyncio.create_task(ask(batcher, recording_encoder, text)) for text in "bcd"]
+    await settle()
+    assert recording_encoder.calls == [["a"]]
+    recording_encoder.gate.set()
+    await asyncio.gather(*tasks)
+
+    assert recording_encoder.calls == [["a"], ["b", "c", "d"]]
+
+
+async def test_texts_of_like_length_go_together(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
+    """The longest-waiting text leads; texts under three quarters of its length would mostly be padding."""
+    await ask(batcher, recording_encoder, "aaaaaa", "b", "ccccc", "d", "eeeeee")
+
+    assert recording_encoder.calls == [["aaaaaa", "eeeeee", "ccccc"], ["b", "d"]]
+
+
+async def test_a_call_keeps_to_the_token_budget(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    """Padding included: 5 texts of 4 tokens under a budget of 8 are three calls."""
+    async with make(recording_encoder, metrics, max_batch_tokens=8) as batcher:
+        await ask(batcher, recording_encoder, "aa", "bb", "cc", "dd", "ee")
+
+    assert recording_encoder.calls == [["aa", "bb"], ["cc", "dd"], ["ee"]]
+
+
+async def test_a_text_over_the_budget_goes_alone(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    async with make(recording_encoder, metrics, max_batch_tokens=1) as batcher:
+        await ask(batcher, recording_encoder, "aa", "bb")
+
+    assert recording_encoder.calls == [["aa"], ["bb"]]
+
+
+async def test_nobody_starves(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    """A long text that came first is not overtaken by a stream of short ones."""
+    recording_encoder.gate.clear()
+    async with make(recording_encoder, metrics, max_batch_tokens=12) as batcher:
+        tasks = [asyncio.create_task(ask(batcher, recording_encoder, text)) for text in ("a", "bbbbbbbb")]
+        await settle()
+        tasks += [asyncio.create_task(ask(batcher, recording_encoder, text)) for text in "cdefghijkl"]
+        await settle()
+        recording_encoder.gate.set()
+        await asyncio.gather(*tasks)
+
+    assert recording_encoder.calls[:2] == [["a"], ["bbbbbbbb"]]
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_as_many_calls_run_as_the_encoder_can_take(
+    concurrency: int, recording_encoder: RecordingEncoder, metrics: Metrics
+) -> None:
+    async with make(recording_encoder, metrics, concurrency=concurrency, max_batch_tokens=1) as batcher:
+        await ask(batcher, recording_encoder, *"abcdefgh")
+
+    assert recording_encoder.most_running == concurrency
+
+
+async def test_a_full_queue_refuses_the_whole_request(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    """All or none: what fits is not taken in part, and the answer says when to come back."""
+    recording_encoder.gate.clear()
+    async with make(recording_encoder, metrics, max_queue_texts=3) as batcher:
+        running = asyncio.create_task(ask(batcher, recording_encoder, "a"))
+        await settle()
+        queued = asyncio.create_task(ask(batcher, recording_encoder, "b", "c"))
+        await settle()
+        with pytest.raises(Overloaded) as refusal:
+            await ask(batcher, recording_encoder, "d", "e")
+        assert refusal.value.retry_after_s is not None and refusal.value.retry_after_s >= 1
+        assert batcher.has_room
+        shared = asyncio.create_task(ask(batcher, recording_encoder, "a", "b", "c"))  # adds nothing to the queue
+        await settle()
+        recording_encoder.gate.set()
+        await asyncio.gather(running, queued, shared)
+
+    assert sorted(text for call in recording_encoder.calls for text in call) == ["a", "b", "c"]
+
+
+async def test_a_wrong_number_of_vectors_is_named(metrics: Metrics) -> None:
+    """Three texts, two vectors: nobody gets a neighbour's vector."""
+
+    async def too_few(batch: object) -> np.ndarray:
+        return np.zeros((2, 2), np.float32)
+
+    encoder = RecordingEncoder()
+    async with Batcher(too_few, concurrency=1, max_batch_tokens=99, max_queue_texts=9, metrics=metrics) as batcher:
+        with pytest.raises(EncoderFailure, match="sent 3 texts to the encoder, got 2 vectors back"):
+            await batcher.encode(encoder.prepare(["a", "b", "c"]))
+
+
+async def test_a_failure_is_forgotten(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
+    """Whoever asks again gets a fresh try."""
+    recording_encoder.failure = RuntimeError("broken")
+    with pytest.raises(EncoderFailure):
+        await ask(batcher, recording_encoder, "草")
+    recording_encoder.failure = None
+
+    assert await ask(batcher, recording_encoder, "草") == [RecordingEncoder.vector("草")]
+
+
+async def test_one_of_two_sharers_leaves(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
+    """The other still gets the vector, from the one call."""
+    recording_encoder.gate.clear()
+    leaves = asyncio.create_task(ask(batcher, recording_encoder, "草"))
+    stays = asyncio.create_task(ask(batcher, recording_encoder, "草"))
+    await settle()
+    leaves.cancel()
+    await settle()
+    recording_encoder.gate.set()
+
+    assert await stays == [RecordingEncoder.vector("草")]
+    assert leaves.cancelled()
+    assert recording_encoder.calls == [["草"]]
+
+
+async def test_the_only_caller_leaves_before_dispatch(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
+    """Its text is never encoded, and no longer counts as waiting."""
+    recording_encoder.gate.clear()
+    busy = asyncio.create_task(ask(batcher, recording_encoder, "a"))
+    await settle()
+    leaves = asyncio.create_task(ask(batcher, recording_encoder, "bb", "cc"))
+    await settle()
+    leaves.cancel()
+    await settle()
+    assert batcher._queued == 0
+    recording_encoder.gate.set()
+    await busy
+
+    assert recording_encoder.calls == [["a"]]
+
+
+async def test_the_only_caller_leaves_during_the_call(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
+    """The batcher goes on."""
+    recording_encoder.gate.clear()
+    leaves = asyncio.create_task(ask(batcher, recording_encoder, "草"))
+    await settle()
+    leaves.cancel()
+    await settle()
+    recording_encoder.gate.set()
+
+    assert await ask(batcher, recording_encoder, "好") == [RecordingEncoder.vector("好")]
+
+
+async def test_the_call_fails_after_everyone_left(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
+    """No "exception was never retrieved" (warnings are errors here), and the batcher goes on."""
+    recording_encoder.gate.clear()
+    leaves = asyncio.create_task(ask(batcher, recording_encoder, "草"))
+    await settle()
+    leaves.cancel()
+    await settle()
+    recording_encoder.failure = RuntimeError("broken")
+    recording_encoder.gate.set()
+    await settle()
+    recording_encoder.failure = None
+
+    assert await ask(batcher, recording_encoder, "草") == [RecordingEncoder.vector("草")]
+
+
+async def test_closing_answers_those_who_wait(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    """What is in the encoder is finished; what is queued is told; what comes later is refused."""
+    recording_encoder.gate.clear()
+    batcher = make(recording_encoder, metrics)
+    async with batcher:
+        running = asyncio.create_task(ask(batcher, recording_encoder, "a"))
+        await settle()
+        queued = asyncio.create_task(ask(batcher, recording_encoder, "b"))
+        await settle()
+        asyncio.get_running_loop().call_later(0.05, recording_encoder.gate.set)
+
+    assert await running == [RecordingEncoder.vector("a")]
+    with pytest.raises(EncoderUnavailable):
+        await queued
+    with pytest.raises(EncoderUnavailable):
+        await ask(batcher, recording_encoder, "c")
+    assert recording_encoder.calls == [["a"]]
+
+
+async def test_the_gauges_return_to_zero(
+    batcher: Batcher, recording_encoder: RecordingEncoder, metrics: Metrics
+) -> None:
+    """After work, after failure, after callers left."""
+    await ask(batcher, recording_encoder, "a", "b")
+    recording_encoder.failure = RuntimeError("broken")
+    with pytest.raises(EncoderFailure):
+        await ask(batcher, recording_encoder, "c")
+    recording_encoder.gate.clear()
+    tasks = [asyncio.create_task(ask(batcher, recording_encoder, text)) for text in "de"]
+    await settle()
+    for task in tasks:
+        task.cancel()
+    recording_encoder.gate.set()
+    await settle()
+
+    assert metrics.registry.get_sample_value("danmaku_queue_texts") == 0
+    assert metrics.registry.get_sample_value("danmaku_in_flight_texts") == 0
+    assert metrics.registry.get_sample_value("danmaku_batch_tokens_total") == 6
