@@ -48,4 +48,8 @@ train-mini: .venv/.dev ## train the bundled model again; CORPUS=DIR of danmaku C
 
 .venv/.dev: .venv/.service
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -c 'from training.visualise import find_font; find_font()' 2>/dev/null || { \
+	  command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
+	    && apt-get update -qq && apt-get install -y -qq fonts-noto-cjk >/dev/null; } \
+	  || { echo "a font for Chinese is needed to draw words; on Debian: apt-get install fonts-noto-cjk"; exit 1; }
 	@touch $@

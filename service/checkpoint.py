@@ -27,7 +27,9 @@ MAGIC = 0xDB4775248B80FB57
 FOOTER_SIZE = 48  # two block handles padded to 40 bytes, then the magic number
 BLOCK_TRAILER_SIZE = 5  # compression type, masked CRC-32C
 # tensorflow/core/framework/types.proto; other types (strings) are passed over.
-DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i4"), 9: np.dtype("<i8"), 19: np.dtype("<f2")}
+DTYPES: dict[int, np.dtype[Any]] = {
+    number: np.dtype(code) for number, code in ((1, "<f4"), (2, "<f8"), (3, "<i4"), (9, "<i8"), (19, "<f2"))
+}
 
 Fields = dict[int, list[int | bytes]]  # of a protocol buffer: field number → values, in order
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import signal
 import sys
@@ -11,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 
+import uvloop
 from pydantic import ValidationError
 
 from service import __version__
@@ -64,7 +64,7 @@ def _shown(default: object) -> str:
 def _serve(parsed: argparse.Namespace) -> int:
     try:
         settings = Settings(**{key: value for key, value in vars(parsed).items() if key in Settings.model_fields})
-        return asyncio.run(_run(settings))
+        return uvloop.run(_run(settings))
     except ValidationError as error:
         for fault in error.errors():
             field = ".".join(map(str, fault["loc"]))

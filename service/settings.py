@@ -61,8 +61,8 @@ class Settings(BaseSettings):
     cache_bytes: int = Field(
         256 * 2**20,
         ge=0,
-        description="Memory for vectors of texts seen before; 0 turns the cache off. 256 MiB hold some 180,000 texts "
-        "of 256 dimensions, 70,000 of 768.",
+        description="Memory for vectors of texts seen before; 0 turns the cache off. 256 MiB hold some 200,000 texts "
+        "of 256 dimensions, 80,000 of 768.",
     )
     shutdown_timeout_s: int = Field(
         20, ge=0, description="How long requests in progress may take to finish after SIGTERM."

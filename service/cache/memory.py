@@ -14,7 +14,7 @@ from service.metrics import Metrics
 
 # Beside text and vector: the key's tuple, a slot of the dictionary and its link in the order (measured with tracemalloc
 # in benchmarks/cache_memory.py).
-ENTRY_OVERHEAD = 250
+ENTRY_OVERHEAD = 160
 
 
 class MemoryCache:

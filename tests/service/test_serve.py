@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
+from processes import serving
 
 ROOT = Path(__file__).parents[2]
 DANMAKU = [
@@ -31,32 +29,6 @@ DANMAKU = [
         "草草草",
     ],
 ]
-
-
-@contextmanager
-def serving(
-    *flags: str, model: str = "onnx://models/danmaku-bert-mini"
-) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
-    """A gateway in a process of its own, ready; ended with SIGTERM if it still runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--encoder", model, *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline and process.poll() is None:
-                try:
-                    if client.get("/readyz").status_code == 200:
-                        break
-                except httpx.TransportError:
-                    time.sleep(0.05)
-            yield client, process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=60)
 
 
 def embed(client: httpx.Client, texts: list[str]) -> np.ndarray:

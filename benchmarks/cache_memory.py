@@ -1,0 +1,33 @@
+"""What an entry of the memory cache costs: what `service/cache/memory.py` accounts for, and what tracemalloc sees."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+
+import numpy as np
+
+from service.cache.memory import MemoryCache
+from service.metrics import Metrics
+
+ENTRIES = 50_000
+
+
+async def main() -> None:
+    for dim in (256, 768):
+        metrics = Metrics()
+        cache = MemoryCache(2**40, metrics)
+        vector = np.zeros(dim, np.float32)
+        tracemalloc.start()
+        for number in range(ENTRIES):
+            await cache.set_many("0123456789abcdef", {f"弹幕 {number}": vector.tobytes()})
+        used, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        accounted = metrics.registry.get_sample_value("danmaku_cache_bytes") or 0
+        print(
+            f"{dim} dimensions: {accounted / ENTRIES:.0f} bytes an entry accounted for, {used / ENTRIES:.0f} used; "
+            f"256 MiB hold {2**28 / (accounted / ENTRIES):,.0f} texts"
+        )
+
+
+asyncio.run(main())

@@ -1,0 +1,90 @@
+"""The speed of training steps on this machine: tokens/s, and how much of its matrix rate they use.
+
+Counts the multiplications and additions of matrix products only (forward once, backward twice), over the time of a
+whole step, optimizer included. The matrix rate is that of numpy's float32 product of 4096 × 1024 × 4096.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+
+from training import model
+from training.config import read_config
+from training.examples import ExampleSettings
+from training.model import BertConfig
+from training.optimizer import AdamW
+from training.train import compile_step
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "config", nargs="?", type=Path, default=ROOT / "training" / "configs" / "danmaku-bert-mini.toml"
+    )
+    parser.add_argument("--vocab-size", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=30)
+    arguments = parser.parse_args()
+    config = read_config(arguments.config)
+    bert = BertConfig(**{**config.model, "vocab_size": arguments.vocab_size})
+    settings = ExampleSettings(max_seq_length=bert.max_position_embeddings)
+    variables = {name: tf.Variable(value) for name, value in model.initial_values(bert, 0).items()}
+    step = compile_step(config, bert, variables, AdamW(variables, config.weight_decay_rate))
+    batch = random_batch(config.batch_size, settings, bert)
+    seconds = median_seconds(lambda: float(step(batch, tf.constant(0))["loss"]), arguments.steps)
+
+    left, right = np.ones((4096, 1024), np.float32), np.ones((1024, 4096), np.float32)
+    rate = 2 * 4096 * 1024 * 4096 / median_seconds(lambda: float((left @ right)[0, 0]), 7)
+    tokens = config.batch_size * settings.max_seq_length
+    used = matrix_flops(bert, settings) * config.batch_size / seconds
+    print(f"{arguments.config.stem}, {config.kernel_dtype} kernels, {os.cpu_count()} cores")
+    print(f"  {tokens / seconds:,.0f} tokens/s ({1000 * seconds:.0f} ms a step of {config.batch_size} examples)")
+    print(f"  {used / 1e9:.0f} GFLOP/s in matrix products; numpy's float32 product alone reaches {rate / 1e9:.0f}")
+
+
+def matrix_flops(bert: BertConfig, settings: ExampleSettings) -> float:
+    """Of one example, forward and backward."""
+    h, i, t = bert.hidden_size, bert.intermediate_size, settings.max_seq_length
+    layer = t * (4 * h * h + 2 * h * i) + 2 * t * t * h
+    heads = settings.max_predictions_per_seq * (h * h + h * bert.vocab_size) + h * h
+    return 6 * (bert.num_hidden_layers * layer + heads)
+
+
+def random_batch(size: int, settings: ExampleSettings, bert: BertConfig) -> dict[str, tf.Tensor]:
+    rng = np.random.default_rng(0)
+    t, p = settings.max_seq_length, settings.max_predictions_per_seq
+    batch = {
+        "input_ids": rng.integers(0, bert.vocab_size, (size, t)),
+        "input_mask": np.ones((size, t)),
+        "segment_ids": np.zeros((size, t)),
+        "masked_lm_positions": rng.integers(0, t, (size, p)),
+        "masked_lm_ids": rng.integers(0, bert.vocab_size, (size, p)),
+        "next_sentence_labels": rng.integers(0, 2, (size, 1)),
+    }
+    features = {name: tf.constant(values, tf.int32) for name, values in batch.items()}
+    return features | {"masked_lm_weights": tf.ones((size, p))}
+
+
+def median_seconds(work: Callable[[], object], times: int) -> float:
+    work()  # compiles, warms up
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()
