@@ -95,16 +95,18 @@ def training_batches(
 
     Batches run on from one epoch into the next, so none is short.
     """
-    orders = tf.data.Dataset.counter().map(
-        lambda epoch: tf.random.experimental.stateless_shuffle(
-            tf.constant(paths), [seed, tf.cast(epoch, tf.int32)]
+
+    def epoch_of(number: tf.Tensor) -> tf.data.Dataset:
+        seeds = [seed, tf.cast(number, tf.int32)]
+        order = tf.random.experimental.stateless_shuffle(tf.constant(paths), seeds)
+        # Several shards at once, so that the documents of one do not stand side by side; but of one epoch
+        # only, or few shards would fill a batch with copies of the same examples. `deterministic` keeps the
+        # order.
+        return tf.data.Dataset.from_tensor_slices(order).interleave(
+            tf.data.TFRecordDataset, cycle_length=4, block_length=16, num_parallel_calls=1, deterministic=True
         )
-    )
-    # Several shards at once, so that the documents of one do not stand side by side; `deterministic` keeps
-    # the order.
-    records = orders.flat_map(tf.data.Dataset.from_tensor_slices).interleave(
-        tf.data.TFRecordDataset, cycle_length=4, block_length=16, num_parallel_calls=1, deterministic=True
-    )
+
+    records = tf.data.Dataset.counter().flat_map(epoch_of)
     batches = records.skip(first_step * batch_size).batch(batch_size, drop_remainder=True)
     return iter(batches.map(lambda batch: _parse(batch, settings)).prefetch(2))
 
