@@ -110,7 +110,7 @@ def load(prefix: Path) -> dict[str, np.ndarray]:
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, RuntimeError) as error:
+    except (tf.errors.OpError, RuntimeError, IndexError) as error:  # the last: a data file cut short
         raise ValueError(f"{prefix} is not a whole checkpoint: {str(error).splitlines()[0]}") from None
 
 

@@ -145,7 +145,8 @@ def plane(vectors: np.ndarray) -> np.ndarray:
 def find_font() -> str:
     """The family of an installed font that can draw Chinese; FileNotFoundError names a package with one."""
     # Matplotlib remembers the fonts that it once saw, so one installed since is only found by looking again.
-    for fonts in (font_manager.fontManager, font_manager.FontManager()):
+    for look in (lambda: font_manager.fontManager, font_manager.FontManager):
+        fonts = look()
         installed = {entry.name: entry.fname for entry in fonts.ttflist}
         for name in FONTS:
             if name in installed and Path(installed[name]).exists():
