@@ -50,6 +50,7 @@ PANEL_INCHES = 9.0
 FONT_SIZE = 10.0
 COLOUR = "#1f5fa8"
 GAP = 2  # pixels around a label
+FARTHEST = 120  # pixels from a point to its label
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,9 @@ def place(x: float, y: float, width: float, height: float, taken: list[Box], fra
     If there is none, the one that covers least.
     """
     best, least = Box(x, y, width, height), float("inf")
-    for distance in range(4, 120, 6):
+    reach = Box(x - FARTHEST - width, y - FARTHEST - height, 2 * (FARTHEST + width), 2 * (FARTHEST + height))
+    taken = [other for other in taken if other.overlap(reach)]
+    for distance in range(4, FARTHEST, 6):
         for angle in np.linspace(0, 2 * np.pi, 16, endpoint=False):
             dx, dy = np.cos(angle), np.sin(angle)
             # The box touches the circle of this distance from outside, in the direction of the angle.

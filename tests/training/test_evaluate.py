@@ -49,7 +49,7 @@ def test_an_untrained_model_guesses(rows: list[Evaluation]) -> None:
     row = rows[0]
     assert row.masked_lm_loss == pytest.approx(math.log(row.vocab_size), rel=0.05)
     assert row.next_sentence_loss == pytest.approx(math.log(2), rel=0.05)
-    assert row.masked_lm_accuracy < 0.05
+    assert row.masked_lm_accuracy <= row.commonest_token_share + 0.02
     assert row.next_sentence_accuracy_low < 0.5 < row.next_sentence_accuracy_high
 
 
