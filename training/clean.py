@@ -1,8 +1,8 @@
 """From recorded danmaku to the recipe's plain text: one danmaku a line, a blank line between documents.
 
-Drops what the model could not learn from, counts every drop with its reason, and keeps a share of the documents
-apart for judging (held out by a hash of the document's name, so that it is the same share on every run).
-Documents are streamed; memory holds one document and the counts.
+Drops what the model could not learn from, counts every drop with its reason, and keeps a share of the
+documents apart for judging (held out by a hash of the document's name, so that it is the same share on every
+run). Documents are streamed; memory holds one document and the counts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TextIO
 
 from service.tokenizer import Tokenizer, learn_vocab, read_vocab
 from training.corpus import find_documents, hash_of, read_csv
@@ -19,10 +20,16 @@ from training.files import replacing, write_text
 from training.progress import Progress
 
 SPLITS = ("train", "heldout")
+MIN_VOCAB_SIZE = 100
 
 
 def clean(
-    inputs: list[Path], output: Path, *, vocab: Path | None = None, vocab_size: int = 8000, heldout: float = 0.05
+    inputs: list[Path],
+    output: Path,
+    *,
+    vocab: Path | None = None,
+    vocab_size: int = 8000,
+    heldout: float = 0.05,
 ) -> dict[str, object]:
     """Writes train.txt, heldout.txt, vocab.txt and report.json under `output`; returns the report.
 
@@ -30,47 +37,73 @@ def clean(
     """
     if not 0 <= heldout < 1:
         raise ValueError(f"the held-out share is {heldout}; it must be at least 0 and below 1")
-    files = find_documents(inputs)
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ValueError(f"the vocabulary's size is {vocab_size}; it must be at least {MIN_VOCAB_SIZE}")
+    files, duplicates = find_documents(inputs)
     tokens = read_vocab(vocab) if vocab else learn_vocab(_training_texts(files, heldout), vocab_size)
-    tokenizer = Tokenizer(tokens)
+    sieve = Sieve(Tokenizer(tokens))
+    sieve.dropped["duplicate document"] += duplicates
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "vocab.txt", "\n".join(tokens) + "\n")
 
-    dropped: Counter[str] = Counter()
-    unspellable: Counter[str] = Counter()
     kept = {split: Counter[str]() for split in SPLITS}
     progress = Progress("clean", len(files), "documents")
     with ExitStack() as stack:
         texts = {split: stack.enter_context(replacing(output / f"{split}.txt")) for split in SPLITS}
         for number, path in enumerate(files, 1):
             document = read_csv(path)
-            dropped["malformed row"] += document.malformed
-            lines = [one_line(text) for text in document.lines]
-            dropped["blank"] += lines.count("")
-            lines = [line for line in lines if line]
-            ids = tokenizer.ids(lines)
-            spelled = [tokenizer.unk_id not in line_ids for line_ids in ids]
-            for line, ok in zip(lines, spelled, strict=True):
-                if not ok:
-                    dropped["unspellable"] += 1
-                    unspellable.update(unspellable_characters(tokenizer, line))
-            lines = [line for line, ok in zip(lines, spelled, strict=True) if ok]
+            sieve.dropped["malformed row"] += document.malformed
+            lines, count = sieve.lines(document.lines)
             progress.update(number)
             if not lines:
-                dropped["document left empty"] += 1
+                sieve.dropped["document left empty"] += 1
                 continue
             split = split_of(document.id, heldout)
-            texts[split].write("\n".join(lines) + "\n\n")
-            kept[split].update(documents=1, lines=len(lines), tokens=sum(len(i) for i, ok in zip(ids, spelled) if ok))
+            write_document(texts[split], lines)
+            kept[split].update(documents=1, lines=len(lines), tokens=count)
+        if not any(kept.values()):
+            raise ValueError(f"nothing is left of {len(files)} documents; dropped: {dict(sieve.dropped)}")
+        # The report is what says that the folder is whole: it goes before the first change and comes after
+        # the last.
+        (output / "report.json").unlink(missing_ok=True)
+    write_text(output / "vocab.txt", "\n".join(tokens) + "\n")
     report: dict[str, object] = {
         "documents_read": len(files),
         "kept": {split: dict(kept[split]) for split in SPLITS},
-        "dropped": dict(dropped),
-        "commonest_unspellable_characters": dict(unspellable.most_common(50)),
+        "dropped": dict(sieve.dropped),
+        "commonest_unspellable_characters": dict(sieve.unspellable.most_common(50)),
         "vocab_size": len(tokens),
     }
     write_text(output / "report.json", json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     return report
+
+
+class Sieve:
+    """Keeps the danmaku that a vocabulary can spell; counts what it drops, and the characters it missed."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.dropped: Counter[str] = Counter()
+        self.unspellable: Counter[str] = Counter()
+
+    def lines(self, texts: list[str]) -> tuple[list[str], int]:
+        """Those of the texts, each on one line, that are worth learning from; and their number of tokens."""
+        candidates = [one_line(text) for text in texts]
+        kept, count = [], 0
+        for line, ids in zip(candidates, self._tokenizer.ids(candidates), strict=True):
+            if not ids:  # nothing but blanks and control characters
+                self.dropped["blank"] += 1
+            elif self._tokenizer.unk_id in ids:
+                self.dropped["unspellable"] += 1
+                self.unspellable.update(unspellable_characters(self._tokenizer, line))
+            else:
+                kept.append(line)
+                count += len(ids)
+        return kept, count
+
+
+def write_document(file: TextIO, lines: list[str]) -> None:
+    """Appends a document as `corpus.read_text` reads it."""
+    file.write("\n".join(lines) + "\n\n")
 
 
 def one_line(text: str) -> str:
@@ -85,7 +118,9 @@ def split_of(document_id: str, heldout: float) -> str:
 
 def unspellable_characters(tokenizer: Tokenizer, line: str) -> set[str]:
     """The characters for which the vocabulary has no token; empty where a word is only too long."""
-    characters = [character for character in dict.fromkeys(tokenizer.normalize(line)) if not character.isspace()]
+    characters = [
+        character for character in dict.fromkeys(tokenizer.normalize(line)) if not character.isspace()
+    ]
     return {
         character
         for character, ids in zip(characters, tokenizer.ids(characters), strict=True)

@@ -1,10 +1,12 @@
-"""What a training run is told: a TOML file, written as a document (see configs/), read into frozen dataclasses.
+"""What a training run is told: a TOML file, written as a document (see configs/), read into a dataclass.
 
-An unknown key is an error that names the known ones: a misspelt setting must not silently train another model.
+An unknown key is an error that names the known ones: a misspelt setting must not silently train another
+model.
 """
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -14,7 +16,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run. `model` holds fields of bert_config.json; vocab_size is taken from the examples' vocabulary."""
+    """One run. `model` holds fields of bert_config.json; vocab_size comes from the examples' vocabulary."""
 
     model: Mapping[str, Any] = field(default_factory=dict)
     init_checkpoint: str | None = None  # prefix of a checkpoint to continue from; None: random weights
@@ -32,16 +34,20 @@ class TrainConfig:
         for name in ("batch_size", "num_train_steps", "save_checkpoints_steps", "log_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "weight_decay_rate", "num_warmup_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a number from 0 on")
         if self.kernel_dtype not in ("float32", "bfloat16"):
             raise ValueError(f'kernel_dtype is {self.kernel_dtype!r}; it must be "float32" or "bfloat16"')
         if self.num_warmup_steps >= self.num_train_steps:
             raise ValueError(
-                f"num_warmup_steps {self.num_warmup_steps} must be below num_train_steps {self.num_train_steps}"
+                f"num_warmup_steps is {self.num_warmup_steps}; "
+                f"it must be below num_train_steps, {self.num_train_steps}"
             )
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The run described by a TOML file, as a TrainConfig. Raises ValueError that names the file and the fault."""
+    """The run that a TOML file describes. Raises ValueError that names the file and the fault."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         known = {f.name for f in fields(TrainConfig)}

@@ -1,8 +1,8 @@
 """Reads danmaku from the files people have, one document (all danmaku of one video or stream) at a time.
 
-Whatever the format, a reader yields `Document`s in an order that depends only on the documents' names: sorted by a
-hash, so that neighbouring documents are unrelated, and a consumer may cut the stream into random samples without
-holding it in memory. Nothing about the people who wrote the danmaku passes through here.
+Whatever the format, a reader yields `Document`s in an order that depends only on the documents' names: sorted
+by a hash, so that neighbouring documents are unrelated, and a consumer may cut the stream into random samples
+without holding it in memory. Nothing about the people who wrote the danmaku passes through here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-# text,seconds into the video,posted at. Nothing is quoted, so the text may hold commas: anchored on the right.
+# text,seconds into the video,posted at. Nothing is quoted, so the text may hold commas: anchored on the
+# right.
 CSV_ROW = re.compile(r"(.*),(\d+(?:\.\d+)?),(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", re.DOTALL)
 
 
@@ -26,24 +27,37 @@ class Document:
     malformed: int = 0  # rows of the file that are no danmaku
 
 
-def find_documents(paths: list[Path]) -> list[Path]:
-    """The CSV files under the paths, in the order of a hash of their names: [number of videos]."""
+def find_documents(paths: list[Path]) -> tuple[list[Path], int]:
+    """The CSV files under the paths, in the order of a hash of their names; and how many were left out.
+
+    Left out is a file with the name of an earlier one: the same video again, which would stand on both sides
+    of a split. A file reached by two of the paths is one file.
+    """
     files: dict[str, Path] = {}
+    seen: set[Path] = set()
+    duplicates = 0
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        found = sorted(path.rglob("*.csv")) if path.is_dir() else [path]
-        files |= {file.stem: file for file in found}
+        for file in sorted(path.rglob("*.csv")) if path.is_dir() else [path]:
+            if file.resolve() in seen:
+                continue
+            seen.add(file.resolve())
+            duplicates += file.stem in files
+            files.setdefault(file.stem, file)
     if not files:
-        raise FileNotFoundError(f"no .csv file under {', '.join(map(str, paths))}: expected one file per video")
-    return [files[name] for name in sorted(files, key=hash_of)]
+        raise FileNotFoundError(
+            f"no .csv file under {', '.join(map(str, paths))}: expected one file per video"
+        )
+    return [files[name] for name in sorted(files, key=hash_of)], duplicates
 
 
 def read_csv(path: Path) -> Document:
     """One video: rows `text,seconds into the video,posted at`, sorted by the second column."""
     rows, malformed = [], 0
     # Only \n ends a row: splitlines would also cut at the exotic separators that viewers paste.
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    # A byte order mark, as spreadsheets write it, is no danmaku.
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").split("\n"):
         match = CSV_ROW.fullmatch(line.removesuffix("\r"))
         if match:
             rows.append((float(match[2]), match[1]))
@@ -59,7 +73,7 @@ def read_text(path: Path) -> Iterator[Document]:
     count = 0
     with path.open(encoding="utf-8", newline="\n") as file:
         for line in file:
-            if text := line.rstrip("\n"):
+            if text := line.strip():
                 lines.append(text)
             elif lines:
                 yield Document(str(count), lines)

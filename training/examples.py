@@ -1,10 +1,12 @@
 """From documents to masked-LM + next-sentence examples, as google-research/bert defines the two tasks.
 
-Pure functions of (token ids, settings, random generator), without TensorFlow. `make_shards` streams the cleaned text:
-the documents of two shards are all it ever holds, and a shard depends only on its documents, the seed and its number.
+Pure functions of (token ids, settings, random generator), without TensorFlow. `make_shards` streams the
+cleaned text: the documents of two shards are all it ever holds, and a shard depends only on its documents,
+the seed and its number.
 
-An example is `[CLS] A [SEP] B [SEP]`, where A and B are each one or more consecutive danmaku. Half of the time B is
-what follows A; else B is from another document, and what should have followed opens the next example.
+An example is `[CLS] A [SEP] B [SEP]`, where A and B are each one or more consecutive danmaku. Half of the
+time B is what follows A; else B is from another document, and what should have followed opens the next
+example.
 """
 
 from __future__ import annotations
@@ -33,7 +35,12 @@ class ExampleSettings:
 
     def __post_init__(self) -> None:
         if self.max_seq_length < 5:
-            raise ValueError(f"max_seq_length is {self.max_seq_length}; [CLS] A [SEP] B [SEP] needs at least 5")
+            raise ValueError(
+                f"max_seq_length is {self.max_seq_length}; [CLS] A [SEP] B [SEP] needs at least 5"
+            )
+        for name in ("max_predictions_per_seq", "dupe_factor"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,9 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Vocabulary:
-        special = max(tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) + 1
+        special = (
+            max(tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) + 1
+        )
         size = len(tokenizer.vocab)
         return cls(size, tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, special)
 
@@ -64,8 +73,8 @@ def sentence_pairs(
     for index, lines in enumerate(documents):
         start = 0
         while start < len(lines):
-            # We *usually* want to fill the whole sequence, since short ones waste computation. *Sometimes* a short one
-            # narrows the gap to what the model is used for.
+            # We *usually* want to fill the whole sequence, since short ones waste computation. *Sometimes* a
+            # short one narrows the gap to what the model is used for.
             target = longest
             if rng.random() < settings.short_seq_prob:
                 target = int(rng.integers(2, longest + 1))
@@ -100,7 +109,8 @@ def mask(
 ) -> tuple[list[int], list[int], list[int]]:
     """(tokens with some replaced, their positions in order, their true ids).
 
-    Of the chosen 15 %, 80 % become [MASK], 10 % stay and 10 % become a random token (arXiv 1810.04805, section 3.1).
+    Of the chosen 15 %, 80 % become [MASK], 10 % stay and 10 % become a random token (arXiv 1810.04805,
+    section 3.1).
     """
     special = (vocabulary.cls_id, vocabulary.sep_id)
     candidates = [position for position, token in enumerate(tokens) if token not in special]
@@ -117,12 +127,16 @@ def mask(
 
 
 def make_examples(
-    documents: Sequence[Sequence[Line]], settings: ExampleSettings, vocabulary: Vocabulary, rng: np.random.Generator
+    documents: Sequence[Sequence[Line]],
+    settings: ExampleSettings,
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     """All examples of a shard, shuffled: feature names of run_pretraining.py → arrays of n rows.
 
-    input_ids, input_mask, segment_ids [n, max_seq_length]; masked_lm_positions, masked_lm_ids, masked_lm_weights
-    [n, max_predictions_per_seq]; next_sentence_labels [n, 1], where 1 means that B is from another document.
+    input_ids, input_mask, segment_ids [n, max_seq_length]; masked_lm_positions, masked_lm_ids,
+    masked_lm_weights [n, max_predictions_per_seq]; next_sentence_labels [n, 1], where 1 means that B is from
+    another document.
     """
     pairs = [pair for _ in range(settings.dupe_factor) for pair in sentence_pairs(documents, settings, rng)]
     rng.shuffle(pairs)
@@ -148,7 +162,7 @@ def make_examples(
 def make_shards(
     texts: Path, tokenizer: Tokenizer, settings: ExampleSettings, *, seed: int, lines_per_shard: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The examples of a cleaned text, shard by shard, each a function of (its documents, settings, seed, number)."""
+    """The examples of a cleaned text, shard by shard: a function of (documents, settings, seed, number)."""
     vocabulary = Vocabulary.of(tokenizer)
     for number, documents in enumerate(group(read_text(texts), lines_per_shard)):
         ids = [tokenizer.ids(document.lines) for document in documents]
@@ -156,15 +170,17 @@ def make_shards(
 
 
 def group(documents: Iterator[Document], lines_per_shard: int) -> Iterator[list[Document]]:
-    """Consecutive documents of about `lines_per_shard` lines together, never one document alone unless it is all."""
+    """Consecutive documents of about `lines_per_shard` lines, never one document alone unless it is all."""
     shard: list[Document] = []
     ready: list[Document] = []
+    lines = 0
     for document in documents:
         shard.append(document)
-        if len(shard) > 1 and sum(len(d.lines) for d in shard) >= lines_per_shard:
+        lines += len(document.lines)
+        if len(shard) > 1 and lines >= lines_per_shard:
             if ready:
                 yield ready
-            ready, shard = shard, []
+            ready, shard, lines = shard, [], 0
     if len(shard) == 1:
         ready, shard = ready + shard, []
     yield from (group for group in (ready, shard) if group)

@@ -1,8 +1,9 @@
 """BERT with its two pre-training heads, as pure functions over a dictionary of variables.
 
-The keys of that dictionary are the variable names of google-research/bert, so a checkpoint is the dictionary itself
-and nothing has to be renamed on the way to bert-as-service. There are no layers and no Keras: `params["bert/…"]` may
-be a `tf.Variable` while training, a constant while testing. What a function computes depends on its arguments alone.
+The keys of that dictionary are the variable names of google-research/bert, so a checkpoint is the dictionary
+itself and nothing has to be renamed on the way to bert-as-service. There are no layers and no Keras:
+`params["bert/…"]` may be a `tf.Variable` while training, a constant while testing. What a function computes
+depends on its arguments alone.
 
 Shapes: b examples, t tokens, h hidden units, n heads, d = h / n, p masked positions, v vocabulary entries.
 """
@@ -42,7 +43,8 @@ class BertConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+                f"hidden_size {self.hidden_size} is not a multiple "
+                f"of num_attention_heads {self.num_attention_heads}"
             )
         if self.hidden_act != "gelu":
             raise ValueError(f'hidden_act is {self.hidden_act!r}; only "gelu" is implemented')
@@ -51,8 +53,11 @@ class BertConfig:
     def from_json_file(cls, path: Path) -> BertConfig:
         """Reads bert_config.json; fields that BERT itself does not use (`pooler_fc_size`, …) are ignored."""
         known = {field.name for field in fields(cls)}
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        return cls(**{key: value for key, value in values.items() if key in known})
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{key: value for key, value in values.items() if key in known})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no bert_config.json: {error}") from None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
@@ -141,7 +146,9 @@ def encode(
         layer = f"bert/encoder/layer_{index}"
         attended = _self_attention(params, config, f"{layer}/attention/self", x, bias, dropout)
         attended = _dense(params, f"{layer}/attention/output/dense", attended)
-        x = _layer_norm(params, f"{layer}/attention/output", x + dropout(attended, config.hidden_dropout_prob))
+        x = _layer_norm(
+            params, f"{layer}/attention/output", x + dropout(attended, config.hidden_dropout_prob)
+        )
         inner = gelu(_dense(params, f"{layer}/intermediate/dense", x))  # [b, t, 4h]
         inner = _dense(params, f"{layer}/output/dense", inner)
         x = _layer_norm(params, f"{layer}/output", x + dropout(inner, config.hidden_dropout_prob))
@@ -154,7 +161,8 @@ def masked_lm_logits(params: Params, sequence: tf.Tensor, positions: tf.Tensor) 
     x = tf.gather(sequence, positions, batch_dims=1)  # [b, p, h]
     x = gelu(_dense(params, "cls/predictions/transform/dense", x))
     x = _layer_norm(params, "cls/predictions/transform", x)
-    # The input embeddings are the output weights too; here they multiply, so in the precision of the other kernels.
+    # The input embeddings are the output weights too; here they multiply, so in the precision of the other
+    # kernels.
     dtype = params["cls/predictions/transform/dense/kernel"].dtype
     embeddings = tf.cast(params["bert/embeddings/word_embeddings"], dtype)  # [v, h]
     return _product(x, embeddings, transpose=True) + params["cls/predictions/output_bias"]
@@ -168,15 +176,17 @@ def next_sentence_logits(params: Params, sequence: tf.Tensor) -> tf.Tensor:
 
 
 def with_kernels_as(params: Params, dtype: tf.DType) -> Params:
-    """The same parameters with every kernel cast, so that matrix products run in `dtype` and all else stays as it is.
+    """The same parameters with every kernel cast: matrix products run in `dtype`, all else stays as it is.
 
     The cast is differentiable: gradients arrive in the variables' own float32.
     """
-    return {name: tf.cast(value, dtype) if name.endswith("kernel") else value for name, value in params.items()}
+    return {
+        name: tf.cast(value, dtype) if name.endswith("kernel") else value for name, value in params.items()
+    }
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:
-    """x · Φ(x) in the tanh approximation, as Google's code and bert-serving-server compute it (arXiv 1606.08415)."""
+    """x · Φ(x) in the tanh approximation, as Google and bert-serving-server have it (arXiv 1606.08415)."""
     return 0.5 * x * (1.0 + tf.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x * x * x)))
 
 
@@ -190,7 +200,9 @@ def _self_attention(
         projected = _dense(params, f"{scope}/{name}", x)
         return tf.transpose(tf.reshape(projected, [batch, length, heads, size]), [0, 2, 1, 3])  # [b, n, t, d]
 
-    scores = tf.matmul(heads_of("query"), heads_of("key"), transpose_b=True) * size**-0.5 + bias  # [b, n, t, t]
+    scores = (
+        tf.matmul(heads_of("query"), heads_of("key"), transpose_b=True) * size**-0.5 + bias
+    )  # [b, n, t, t]
     weights = dropout(tf.nn.softmax(scores), config.attention_probs_dropout_prob)
     context = tf.transpose(tf.matmul(weights, heads_of("value")), [0, 2, 1, 3])  # [b, t, n, d]
     return tf.reshape(context, [batch, length, heads * size])
@@ -201,7 +213,7 @@ def _dense(params: Params, scope: str, x: tf.Tensor) -> tf.Tensor:
 
 
 def _product(x: tf.Tensor, kernel: tf.Tensor, *, transpose: bool = False) -> tf.Tensor:
-    """x · kernel over the last axis, multiplied in the kernel's dtype and returned in x's: [..., i] → [..., o].
+    """x · kernel over the last axis, computed in the kernel's dtype, returned in x's: [..., i] → [..., o].
 
     As one flat product: on CPU the gradient of an einsum over [b, t, i] takes a hundred times longer.
     """
@@ -227,4 +239,6 @@ class _Dropout:
         if self._seed is None or rate == 0.0:
             return x
         self._calls += 1
-        return tf.nn.experimental.stateless_dropout(x, rate, seed=self._seed + [0, self._calls])
+        # Folded in, not added: step 7, call 2 must not repeat the mask of step 8, call 1.
+        seed = tf.random.experimental.stateless_fold_in(self._seed, self._calls)
+        return tf.nn.experimental.stateless_dropout(x, rate, seed=seed)

@@ -1,7 +1,7 @@
 """Adam with decoupled weight decay as google-research/bert uses it, and its learning-rate schedule.
 
-It differs from the textbook (and from `tf.keras`): no bias correction, epsilon 1e-6, decay of everything but biases
-and LayerNorm, gradients clipped to a global norm of 1. The published recipes depend on these details.
+It differs from the textbook (and from `tf.keras`): no bias correction, epsilon 1e-6, decay of everything but
+biases and LayerNorm, gradients clipped to a global norm of 1. The published recipes depend on these details.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def learning_rate(step: tf.Tensor, peak: float, num_warmup_steps: int, num_train
 
 
 class AdamW:
-    """Moments `m` and `v` are dictionaries keyed by the variables' names, for the training state to be saved."""
+    """Moments `m` and `v` are keyed by the variables' names, for the training state to be saved."""
 
     def __init__(self, variables: dict[str, tf.Variable], weight_decay_rate: float) -> None:
         self._variables = variables

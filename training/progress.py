@@ -7,7 +7,7 @@ import time
 
 
 class Progress:
-    """Prints `what: done/total unit, rate, time left` to standard error: in place on a terminal, else a line a minute."""
+    """Prints `what: done/total unit, rate, time left` to stderr: in place, or a line a minute in a file."""
 
     def __init__(self, what: str, total: int, unit: str, *, done: int = 0) -> None:
         self._what, self._total, self._unit = what, total, unit
@@ -22,7 +22,9 @@ class Progress:
         self._shown = now
         rate = (done - self._first) / max(1e-9, now - self._started)
         left = (self._total - done) / rate if rate else float("inf")
-        line = f"{self._what}: {done:,}/{self._total:,} {self._unit}, {rate:,.1f}/s, {_clock(left)} left{extra}"
+        line = (
+            f"{self._what}: {done:,}/{self._total:,} {self._unit}, {rate:,.1f}/s, {_clock(left)} left{extra}"
+        )
         end = "\r" if sys.stderr.isatty() and done < self._total else "\n"
         print(line.ljust(100), end=end, file=sys.stderr, flush=True)
 

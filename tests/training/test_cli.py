@@ -1,0 +1,165 @@
+"""The command: help is instant and shows how, mistakes are one line and status 2, the whole way works."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.cli import main
+
+REPOSITORY = Path(__file__).parents[2]
+COMMANDS = ("clean", "examples", "train", "evaluate", "export", "visualise")
+
+
+def python(program: str, *path: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*path, REPOSITORY)))}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_that_can_be_read_back(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example stands on a line of its own and parses."""
+    from training.cli import _parser
+
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    example = re.search(rf"^example:\n  danmaku-train ({command} .+)$", capsys.readouterr().out, re.MULTILINE)
+    assert example is not None
+    _parser().parse_args(example[1].split())
+
+
+def test_help_names_every_command_without_tensorflow() -> None:
+    """Importing it takes seconds."""
+    result = python(
+        "import sys\nfrom training.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "assert not {'tensorflow', 'numpy', 'tokenizers'} & set(sys.modules)"
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert all(command in result.stdout for command in COMMANDS)
+
+
+def test_clean_needs_no_tensorflow(danmaku: Path, tmp_path: Path) -> None:
+    """It works where only the service is installed."""
+    arguments = ["clean", "--input", str(danmaku), "--output", str(tmp_path), "--vocab-size", "300"]
+    result = python(
+        f"import sys\nfrom training.cli import main\nassert main({arguments!r}) == 0\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "dropped, duplicate document: 0" in result.stdout.splitlines()
+    assert "documents read: 12" in result.stdout.splitlines()
+
+
+def test_without_tensorflow_the_error_says_what_to_install(tmp_path: Path) -> None:
+    """One line, no traceback."""
+    missing = "raise ModuleNotFoundError(\"No module named 'tensorflow'\", name='tensorflow')\n"
+    (tmp_path / "tensorflow.py").write_text(missing, encoding="utf-8")
+    result = python(
+        "import sys\nfrom training.cli import main\n"
+        "sys.exit(main(['export', '--workdir', 'x', '--output', 'y']))",
+        tmp_path,
+    )
+    assert result.returncode == 2
+    assert result.stderr == (
+        "danmaku-train: error: tensorflow is not installed: "
+        "pip install 'danmaku-embedding[training]' (in a checkout: make install-dev)\n"
+    )
+
+
+def test_the_whole_way_from_danmaku_to_a_picture(
+    danmaku: Path, tiny_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands of training/README.md, in their order; examples lie in the workdir unless said."""
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+
+    def command(line: str) -> list[str]:
+        assert main([str(part) for part in line.split()]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    cleaned = command(f"clean --input {danmaku} --output {corpus} --vocab-size 300 --heldout 0.2")
+    assert "kept, train, documents: 9" in cleaned
+    made = command(f"examples --input {corpus} --output {run / 'examples'} --max-seq-length 32")
+    assert any(re.fullmatch(r"examples, train: \d+", line) for line in made)
+    assert "settings, max seq length: 32" in made
+    trained = command(f"train {tiny_toml} --workdir {run}")
+    assert trained == [f"{run / 'model.ckpt-20'}: finished"]
+    command(f"export --workdir {run} --output {tmp_path / 'before'} --step 0")
+    exported = command(f"export --workdir {run} --output {tmp_path / 'after'}")
+    assert exported == [str(tmp_path / "after/model.ckpt-20")]
+    models = f"--model {tmp_path / 'before'} --model {tmp_path / 'after'}"
+    numbers = tmp_path / "numbers.json"
+    printed = command(
+        f"evaluate {models} --corpus {corpus / 'heldout.txt'} --json {numbers} --max-examples 20"
+    )
+    assert printed[0].split()[:2] == ["model", "corpus"] and len(printed) == 5
+    assert [row["examples"] for row in json.loads(numbers.read_text(encoding="utf-8"))] == [20, 20]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("clean --input nowhere --output out", "nowhere does not exist"),
+        ("clean --input . --output out --heldout 2", "the held-out share is 2.0"),
+        ("clean --input . --vocab missing.txt --output out", "missing.txt"),
+        ("examples --input nowhere --output out", "no report.json in nowhere: make a cleaned corpus"),
+        ("examples --input nowhere --output out --max-seq-length 3", "max_seq_length is 3"),
+        ("train missing.toml --workdir run", "missing.toml"),
+        ("train wrong.toml --workdir run", "wrong.toml: unknown setting steps"),
+        (
+            "train good.toml --workdir run",
+            "no examples.json in run/examples: make it with `danmaku-train examples`",
+        ),
+        ("evaluate --model nowhere --corpus .", "nowhere has no bert_config.json"),
+        ("export --workdir nowhere --output out", "nowhere holds no checkpoint"),
+        ("visualise --model nowhere --output words.jpg", "neither .png nor .svg"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    arguments: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Never a traceback, and nothing is left behind."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.toml").write_text("steps = 3", encoding="utf-8")
+    (tmp_path / "good.toml").write_text("", encoding="utf-8")
+    (tmp_path / "1.csv").write_text("草,1,2019-01-01 00:00:00\n", encoding="utf-8")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert main(arguments.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("danmaku-train: error: ") and error.count("\n") == 1
+    assert message in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("arguments", ["", "teach", "clean --output out", "train", "examples --seed x"])
+def test_arguments_that_cannot_be_read_are_status_2(
+    arguments: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As argparse reports them."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments.split())
+    assert end.value.code == 2
+    assert "danmaku-train" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what a person can put right is made one line."""
+    from training import clean
+
+    monkeypatch.setattr(clean, "clean", None)
+    with pytest.raises(TypeError):
+        main(["clean", "--input", ".", "--output", "out"])

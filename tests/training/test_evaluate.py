@@ -1,0 +1,174 @@
+"""The four numbers are means over the whole set, the same on every run, with intervals by a formula."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from service.tokenizer import Tokenizer
+from training.evaluate import (
+    SEED,
+    Evaluation,
+    evaluate,
+    table,
+    weighted_means,
+    wilson_interval,
+    write_json,
+)
+from training.examples import ExampleSettings, make_shards
+from training.losses import METRICS, losses
+from training.model_directory import open_model
+
+
+@pytest.fixture(scope="module")
+def rows(models: tuple[Path, Path], corpus: Path, danmaku: Path) -> list[Evaluation]:
+    return evaluate(list(models), [danmaku, corpus / "heldout.txt"])
+
+
+def test_every_model_meets_every_corpus_in_the_order_given(
+    rows: list[Evaluation], models: tuple[Path, Path], corpus: Path, danmaku: Path
+) -> None:
+    """A row each, which names both."""
+    corpora = (str(danmaku), str(corpus / "heldout.txt"))
+    assert [(row.model, row.corpus) for row in rows] == [(str(m), c) for m in models for c in corpora]
+    assert [row.checkpoint for row in rows] == [
+        "model.ckpt-0",
+        "model.ckpt-0",
+        "model.ckpt-20",
+        "model.ckpt-20",
+    ]
+
+
+def test_an_untrained_model_guesses(rows: list[Evaluation]) -> None:
+    """Its losses are those of a uniform guess, its accuracies those of chance."""
+    row = rows[0]
+    assert row.masked_lm_loss == pytest.approx(math.log(row.vocab_size), rel=0.05)
+    assert row.next_sentence_loss == pytest.approx(math.log(2), rel=0.05)
+    assert row.masked_lm_accuracy <= row.commonest_token_share + 0.02
+    assert row.next_sentence_accuracy_low < 0.5 < row.next_sentence_accuracy_high
+
+
+def test_training_shows(rows: list[Evaluation]) -> None:
+    """Twenty steps are enough to lower the loss on what was trained on."""
+    assert rows[2].masked_lm_loss < rows[0].masked_lm_loss
+
+
+def test_models_with_one_vocabulary_answer_the_same_questions(rows: list[Evaluation]) -> None:
+    """The examples and what knowing nothing would get do not depend on the model."""
+    for before, after in zip(rows[:2], rows[2:], strict=True):
+        for name in ("examples", "predictions", "commonest_token", "commonest_token_share", "seed"):
+            assert getattr(before, name) == getattr(after, name)
+
+
+def test_the_numbers_are_the_same_on_every_run(
+    rows: list[Evaluation], models: tuple[Path, Path], danmaku: Path
+) -> None:
+    """To the last bit."""
+    assert evaluate([models[1]], [danmaku]) == [rows[2]]
+
+
+def test_the_numbers_are_those_of_all_examples_in_one_batch(
+    rows: list[Evaluation], models: tuple[Path, Path], corpus: Path
+) -> None:
+    """Made here by hand: the frozen seed, the model's length, BERT's own shares."""
+    opened = open_model(models[1])
+    settings = ExampleSettings(max_seq_length=32)
+    tokenizer = Tokenizer.from_file(models[1] / "vocab.txt")
+    (features,) = make_shards(corpus / "heldout.txt", tokenizer, settings, seed=SEED, lines_per_shard=100_000)
+    expected = losses(opened.params, opened.config, {name: tf.constant(v) for name, v in features.items()})
+    row = rows[3]
+    assert (row.examples, row.predictions) == (len(features["input_ids"]), int(expected["predictions"]))
+    for name in METRICS:
+        assert getattr(row, name) == pytest.approx(float(expected[name]), rel=1e-5)
+    ids = features["masked_lm_ids"][features["masked_lm_weights"] > 0]
+    counts = np.bincount(ids)
+    assert row.commonest_token == tokenizer.vocab[int(counts.argmax())]
+    assert row.commonest_token_share == counts.max() / len(ids)
+    ones = features["next_sentence_labels"].mean()
+    assert row.commonest_next_sentence_share == pytest.approx(max(ones, 1 - ones))
+    assert row.commonest_next_sentence_label == int(ones > 0.5)
+
+
+def test_batches_weigh_as_much_as_they_hold() -> None:
+    """Masked-LM numbers by masked tokens, next-sentence numbers by examples."""
+    answers = iter(
+        [
+            {"masked_lm_accuracy": 1.0, "masked_lm_loss": 2.0, "predictions": 30.0}
+            | {"next_sentence_accuracy": 1.0, "next_sentence_loss": 0.5},
+            {"masked_lm_accuracy": 0.0, "masked_lm_loss": 6.0, "predictions": 10.0}
+            | {"next_sentence_accuracy": 0.0, "next_sentence_loss": 0.9},
+        ]
+    )
+    batches = iter([{"input_ids": np.zeros((1, 4))}, {"input_ids": np.zeros((3, 4))}])
+    assert weighted_means(batches, lambda batch: next(answers)) == pytest.approx(
+        {
+            "masked_lm_accuracy": 0.75,
+            "masked_lm_loss": 3.0,
+            "next_sentence_accuracy": 0.25,
+            "next_sentence_loss": 0.8,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_the_interval_is_wilsons(right: int, n: int, low: float, high: float) -> None:
+    """Values of R. G. Newcombe, Statistics in Medicine 17 (1998) 857-872, table I, method 3."""
+    assert wilson_interval(right / n, n) == pytest.approx((low, high), abs=5e-5)
+    assert wilson_interval(1 - right / n, n) == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+def test_a_limit_takes_the_first_examples(models: tuple[Path, Path], danmaku: Path) -> None:
+    """Exactly as many; the whole set where it has fewer."""
+    limited, whole = (evaluate([models[0]], [danmaku], max_examples=n)[0] for n in (10, 10_000))
+    assert limited.examples == 10 < whole.examples
+    assert limited.predictions < whole.predictions
+    with pytest.raises(ValueError, match="max_examples is 0"):
+        evaluate([models[0]], [danmaku], max_examples=0)
+
+
+def test_the_table_has_every_number_and_each_baseline_once(rows: list[Evaluation]) -> None:
+    """Four rows of two models, two baselines of two corpora."""
+    lines = table(rows).splitlines()
+    for column in ("model", "corpus", *METRICS, "examples", "predictions"):
+        assert column in lines[0].split()
+    assert f"{rows[0].masked_lm_accuracy:.4f} [{rows[0].masked_lm_accuracy_low:.4f}, " in lines[1]
+    assert lines[5] == "" and len(lines) == 8
+    assert repr(rows[0].commonest_token) in lines[6]
+
+
+def test_the_json_file_has_every_number(rows: list[Evaluation], tmp_path: Path) -> None:
+    """A list of rows, in a folder that is made if need be; no scraps beside it."""
+    path = tmp_path / "new/numbers.json"
+    write_json(path, rows)
+    assert [Evaluation(**row) for row in json.loads(path.read_text(encoding="utf-8"))] == rows
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_text_is_asked_about_only_as_far_as_the_vocabulary_spells_it(
+    rows: list[Evaluation], models: tuple[Path, Path], corpus: Path, tmp_path: Path
+) -> None:
+    """A model is not asked to guess [UNK]: lines with unknown characters change nothing."""
+    text = (corpus / "heldout.txt").read_text(encoding="utf-8")
+    path = tmp_path / "more.txt"
+    path.write_text(text.replace("\n\n", "\n龘龘龘\n\n"), encoding="utf-8")
+    (found,) = evaluate([models[1]], [path])
+    assert (found.examples, found.masked_lm_loss) == (rows[3].examples, rows[3].masked_lm_loss)
+
+
+def test_what_cannot_be_evaluated_says_why(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """A path that is not there, a text without a danmaku, a folder that is no model."""
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        evaluate([models[0]], [tmp_path / "nowhere"])
+    (tmp_path / "empty.txt").write_text("龘\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="has no danmaku that the vocabulary"):
+        evaluate([models[0]], [tmp_path / "empty.txt"])
+    with pytest.raises(FileNotFoundError, match="has no bert_config.json"):
+        evaluate([tmp_path], [tmp_path / "empty.txt"])

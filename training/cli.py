@@ -1,0 +1,258 @@
+"""The command `danmaku-train`: reads arguments, calls one function, prints what came of it.
+
+TensorFlow takes seconds to import and is not needed to be asked for help, so each command imports what it
+runs. Whatever a user can put right ends in one line on standard error and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+INSTALL = "pip install 'danmaku-embedding[training]' (in a checkout: make install-dev)"
+# What a person is to put right, as the code raises it; anything else is a bug, whose traceback is wanted.
+USERS_ERRORS = (ValueError, OSError, FloatingPointError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status. argparse itself exits with 2 for unreadable arguments."""
+    arguments = _parser().parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # users read our lines, not TensorFlow's
+    try:
+        arguments.run(arguments)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("training", "service"):
+            raise
+        return _fail(f"{error.name} is not installed: {INSTALL}")
+    except USERS_ERRORS as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130  # as a shell reports SIGINT
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"danmaku-train: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="danmaku-train",
+        description="Trains a BERT on danmaku: clean, examples, train, evaluate, export, visualise.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = _command(
+        commands,
+        _clean,
+        "recorded danmaku to plain text and a vocabulary",
+        "clean --input danmaku_dataset --output corpus",
+    )
+    _paths(command, "--input", "CSV files, or folders of them: one file per video")
+    command.add_argument("--vocab", type=Path, metavar="FILE", help="a BERT vocab.txt (default: learn one)")
+    command.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="gets train.txt, heldout.txt …"
+    )
+    command.add_argument(
+        "--vocab-size", type=int, default=8000, metavar="N", help="tokens to learn (%(default)s)"
+    )
+    command.add_argument(
+        "--heldout",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="documents kept for judging (%(default)s)",
+    )
+
+    command = _command(
+        commands,
+        _examples,
+        "a cleaned corpus to TFRecord shards",
+        "examples --input corpus --output runs/mini/examples",
+    )
+    command.add_argument("--input", type=Path, required=True, metavar="DIR", help="what `clean` wrote")
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets train-*.tfrecord …")
+    command.add_argument("--max-seq-length", type=int, default=64, metavar="N", help="tokens (%(default)s)")
+    command.add_argument(
+        "--max-predictions-per-seq",
+        type=int,
+        default=10,
+        metavar="N",
+        help="most masked tokens (%(default)s)",
+    )
+    command.add_argument(
+        "--masked-lm-prob", type=float, default=0.15, metavar="SHARE", help="of tokens, masked (%(default)s)"
+    )
+    command.add_argument(
+        "--short-seq-prob", type=float, default=0.1, metavar="SHARE", help="of examples, short (%(default)s)"
+    )
+    command.add_argument(
+        "--dupe-factor", type=int, default=1, metavar="N", help="passes, each masked anew (%(default)s)"
+    )
+    command.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="of every random choice (%(default)s)"
+    )
+    command.add_argument("--lines-per-shard", type=int, default=100_000, metavar="N", help="(%(default)s)")
+
+    command = _command(
+        commands,
+        _train,
+        "trains, or goes on where a run was stopped",
+        "train training/configs/danmaku-bert-mini.toml --workdir runs/mini",
+    )
+    command.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in training/configs/")
+    command.add_argument(
+        "--workdir", type=Path, required=True, metavar="DIR", help="of this run, and of no other"
+    )
+    command.add_argument(
+        "--examples", type=Path, metavar="DIR", help="what `examples` wrote (WORKDIR/examples)"
+    )
+
+    command = _command(
+        commands,
+        _evaluate,
+        "the four pre-training numbers of models on corpora",
+        "evaluate --model models/before --model models/after --corpus corpus/heldout.txt",
+    )
+    _paths(command, "--model", "model directories or workdirs", metavar="DIR")
+    _paths(command, "--corpus", "folders of CSV files, or cleaned .txt files")
+    command.add_argument("--max-examples", type=int, metavar="N", help="only the first N (default: all)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
+
+    command = _command(
+        commands,
+        _export,
+        "a run's model to a model directory",
+        "export --workdir runs/mini --output models/mini",
+    )
+    command.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of a run")
+    command.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the model directory to make"
+    )
+    command.add_argument(
+        "--step", type=int, metavar="N", help="(default: the newest; 0: the untrained model)"
+    )
+
+    command = _command(
+        commands,
+        _visualise,
+        "a picture of words as models see them",
+        "visualise --model models/before --model models/after --output words.png",
+    )
+    _paths(command, "--model", "model directories or workdirs, a panel each", metavar="DIR")
+    command.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .png or .svg")
+    command.add_argument(
+        "--words", type=Path, metavar="FILE", help="one a line (default: training/words.txt)"
+    )
+    return parser
+
+
+def _command(
+    commands: Any, run: Callable[[argparse.Namespace], None], what: str, example: str
+) -> argparse.ArgumentParser:
+    name = run.__name__.removeprefix("_")
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.",
+        epilog=f"example:\n  danmaku-train {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # an example is copied: keep it on its line
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _paths(command: argparse.ArgumentParser, flag: str, what: str, *, metavar: str = "PATH") -> None:
+    """A flag that takes one or more paths, and may be given more than once."""
+    command.add_argument(
+        flag, type=Path, nargs="+", action="extend", required=True, metavar=metavar, help=what
+    )
+
+
+def _clean(arguments: argparse.Namespace) -> None:
+    from training.clean import clean
+
+    _print_report(
+        clean(
+            arguments.input,
+            arguments.output,
+            vocab=arguments.vocab,
+            vocab_size=arguments.vocab_size,
+            heldout=arguments.heldout,
+        )
+    )
+
+
+def _examples(arguments: argparse.Namespace) -> None:
+    from training.examples import ExampleSettings
+    from training.records import write_examples
+
+    settings = ExampleSettings(
+        max_seq_length=arguments.max_seq_length,
+        max_predictions_per_seq=arguments.max_predictions_per_seq,
+        masked_lm_prob=arguments.masked_lm_prob,
+        short_seq_prob=arguments.short_seq_prob,
+        dupe_factor=arguments.dupe_factor,
+    )
+    _print_report(
+        write_examples(
+            arguments.input,
+            arguments.output,
+            settings,
+            seed=arguments.seed,
+            lines_per_shard=arguments.lines_per_shard,
+        )
+    )
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from training.config import read_config
+    from training.train import train
+
+    config = read_config(arguments.config)
+    newest = train(config, arguments.workdir, arguments.examples or arguments.workdir / "examples")
+    finished = newest.name.endswith(f"-{config.num_train_steps}")
+    print(f"{newest}: {'finished' if finished else 'stopped; the same command goes on from here'}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from training.evaluate import evaluate, table, write_json
+
+    rows = evaluate(arguments.model, arguments.corpus, max_examples=arguments.max_examples)
+    print(table(rows))
+    if arguments.json:
+        write_json(arguments.json, rows)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from training.export import export
+
+    print(export(arguments.workdir, arguments.output, step=arguments.step))
+
+
+def _visualise(arguments: argparse.Namespace) -> None:
+    from training.visualise import WORDS, visualise
+
+    visualise(arguments.model, arguments.output, words=arguments.words or WORDS)
+    print(arguments.output)
+
+
+def _print_report(report: Mapping[str, object], prefix: str = "") -> None:
+    """A report as readable lines, `kept, train, lines: 1,234`."""
+    for key, value in report.items():
+        name = prefix + key.replace("_", " ")
+        if isinstance(value, Mapping) and key.endswith("characters"):
+            print(f"{name}: {', '.join(f'{item} {count:,}' for item, count in value.items()) or 'none'}")
+        elif isinstance(value, Mapping):
+            _print_report(value, f"{name}, ")
+        else:
+            print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
