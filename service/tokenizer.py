@@ -79,5 +79,5 @@ def learn_vocab(texts: Iterable[str], size: int, *, min_frequency: int = 10) -> 
         show_progress=False,
     )
     learner.train_from_iterator(texts, trainer)
-    vocab = learner.get_vocab()
-    return sorted(vocab, key=vocab.__getitem__)
+    # Sorted, since the trainer numbers equally frequent pieces in another order on every run.
+    return [*SPECIAL_TOKENS, *sorted(learner.get_vocab().keys() - set(SPECIAL_TOKENS))]

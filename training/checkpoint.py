@@ -19,14 +19,10 @@ from training.files import write_text
 
 MODEL, STATE = "model.ckpt", "state"
 FILES = ("index", "data-00000-of-00001")
-LATEST = (
-    "checkpoint"  # the file that names the newest checkpoint of a directory, for every TensorFlow program
-)
+LATEST = "checkpoint"  # the file that names the newest checkpoint of a directory, for every TensorFlow program
 
 
-def save(
-    directory: Path, step: int, model: Mapping[str, Any], state: Mapping[str, Any], *, keep: int = 2
-) -> None:
+def save(directory: Path, step: int, model: Mapping[str, Any], state: Mapping[str, Any], *, keep: int = 2) -> None:
     """Writes model.ckpt-STEP and state-STEP and names them the latest; keeps the first and the last `keep`.
 
     TensorFlow writes each file under a temporary name; the latest is renamed last. So a run killed at any
@@ -50,9 +46,7 @@ def write(prefix: Path, tensors: Mapping[str, Any]) -> None:
     """One checkpoint: `prefix`.index and its data file, the tensors under the names they have."""
     names = sorted(tensors)
     values = [tf.convert_to_tensor(tensors[name]) for name in names]
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix), tensor_names=names, shape_and_slices=[""] * len(names), tensors=values
-    )
+    tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=[""] * len(names), tensors=values)
 
 
 def name_latest(directory: Path, name: str) -> None:
@@ -90,9 +84,7 @@ def find(directory: Path) -> Path:
         # Some programs write whole paths there, which are wrong once the directory has moved.
         prefix = directory / Path(match[1]).name
         if not prefix.with_name(f"{prefix.name}.index").exists():
-            raise FileNotFoundError(
-                f"{directory / LATEST} names {prefix.name}, but {prefix}.index does not exist"
-            )
+            raise FileNotFoundError(f"{directory / LATEST} names {prefix.name}, but {prefix}.index does not exist")
         return prefix
     found = sorted(directory.glob("*.index"))
     if len(found) != 1:
@@ -104,9 +96,7 @@ def find(directory: Path) -> Path:
 def load(prefix: Path) -> dict[str, np.ndarray]:
     """Every tensor of a checkpoint by name. `prefix` is the path without .index."""
     if not prefix.with_name(f"{prefix.name}.index").exists():
-        raise FileNotFoundError(
-            f"{prefix}.index does not exist: expected the prefix of a TensorFlow checkpoint"
-        )
+        raise FileNotFoundError(f"{prefix}.index does not exist: expected the prefix of a TensorFlow checkpoint")
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
@@ -121,9 +111,7 @@ def load_model(prefix: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
         if name not in found:
             raise ValueError(f"{prefix} has no variable {name}")
         if found[name].shape != shape:
-            raise ValueError(
-                f"{prefix}: {name} is {list(found[name].shape)}, but the config wants {list(shape)}"
-            )
+            raise ValueError(f"{prefix}: {name} is {list(found[name].shape)}, but the config wants {list(shape)}")
     return {name: found[name] for name in shapes}
 
 

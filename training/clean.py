@@ -118,9 +118,7 @@ def split_of(document_id: str, heldout: float) -> str:
 
 def unspellable_characters(tokenizer: Tokenizer, line: str) -> set[str]:
     """The characters for which the vocabulary has no token; empty where a word is only too long."""
-    characters = [
-        character for character in dict.fromkeys(tokenizer.normalize(line)) if not character.isspace()
-    ]
+    characters = [character for character in dict.fromkeys(tokenizer.normalize(line)) if not character.isspace()]
     return {
         character
         for character, ids in zip(characters, tokenizer.ids(characters), strict=True)

@@ -55,12 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _paths(command, "--input", "CSV files, or folders of them: one file per video")
     command.add_argument("--vocab", type=Path, metavar="FILE", help="a BERT vocab.txt (default: learn one)")
-    command.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="gets train.txt, heldout.txt …"
-    )
-    command.add_argument(
-        "--vocab-size", type=int, default=8000, metavar="N", help="tokens to learn (%(default)s)"
-    )
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets train.txt, heldout.txt …")
+    command.add_argument("--vocab-size", type=int, default=8000, metavar="N", help="tokens to learn (%(default)s)")
     command.add_argument(
         "--heldout",
         type=float,
@@ -94,9 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--dupe-factor", type=int, default=1, metavar="N", help="passes, each masked anew (%(default)s)"
     )
-    command.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="of every random choice (%(default)s)"
-    )
+    command.add_argument("--seed", type=int, default=1, metavar="N", help="of every random choice (%(default)s)")
     command.add_argument("--lines-per-shard", type=int, default=100_000, metavar="N", help="(%(default)s)")
 
     command = _command(
@@ -106,12 +100,8 @@ def _parser() -> argparse.ArgumentParser:
         "train training/configs/danmaku-bert-mini.toml --workdir runs/mini",
     )
     command.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in training/configs/")
-    command.add_argument(
-        "--workdir", type=Path, required=True, metavar="DIR", help="of this run, and of no other"
-    )
-    command.add_argument(
-        "--examples", type=Path, metavar="DIR", help="what `examples` wrote (WORKDIR/examples)"
-    )
+    command.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of this run, and of no other")
+    command.add_argument("--examples", type=Path, metavar="DIR", help="what `examples` wrote (WORKDIR/examples)")
 
     command = _command(
         commands,
@@ -131,12 +121,8 @@ def _parser() -> argparse.ArgumentParser:
         "export --workdir runs/mini --output models/mini",
     )
     command.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of a run")
-    command.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="the model directory to make"
-    )
-    command.add_argument(
-        "--step", type=int, metavar="N", help="(default: the newest; 0: the untrained model)"
-    )
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="the model directory to make")
+    command.add_argument("--step", type=int, metavar="N", help="(default: the newest; 0: the untrained model)")
 
     command = _command(
         commands,
@@ -146,9 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _paths(command, "--model", "model directories or workdirs, a panel each", metavar="DIR")
     command.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .png or .svg")
-    command.add_argument(
-        "--words", type=Path, metavar="FILE", help="one a line (default: training/words.txt)"
-    )
+    command.add_argument("--words", type=Path, metavar="FILE", help="one a line (default: training/words.txt)")
     return parser
 
 
@@ -169,9 +153,7 @@ def _command(
 
 def _paths(command: argparse.ArgumentParser, flag: str, what: str, *, metavar: str = "PATH") -> None:
     """A flag that takes one or more paths, and may be given more than once."""
-    command.add_argument(
-        flag, type=Path, nargs="+", action="extend", required=True, metavar=metavar, help=what
-    )
+    command.add_argument(flag, type=Path, nargs="+", action="extend", required=True, metavar=metavar, help=what)
 
 
 def _clean(arguments: argparse.Namespace) -> None:

@@ -41,8 +41,7 @@ class TrainConfig:
             raise ValueError(f'kernel_dtype is {self.kernel_dtype!r}; it must be "float32" or "bfloat16"')
         if self.num_warmup_steps >= self.num_train_steps:
             raise ValueError(
-                f"num_warmup_steps is {self.num_warmup_steps}; "
-                f"it must be below num_train_steps, {self.num_train_steps}"
+                f"num_warmup_steps is {self.num_warmup_steps}; it must be below num_train_steps, {self.num_train_steps}"
             )
 
 

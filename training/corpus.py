@@ -46,9 +46,7 @@ def find_documents(paths: list[Path]) -> tuple[list[Path], int]:
             duplicates += file.stem in files
             files.setdefault(file.stem, file)
     if not files:
-        raise FileNotFoundError(
-            f"no .csv file under {', '.join(map(str, paths))}: expected one file per video"
-        )
+        raise FileNotFoundError(f"no .csv file under {', '.join(map(str, paths))}: expected one file per video")
     return [files[name] for name in sorted(files, key=hash_of)], duplicates
 
 

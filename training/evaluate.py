@@ -110,9 +110,7 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def weighted_means(
-    batches: Iterator[Features], run: Callable[[Features], dict[str, tf.Tensor]]
-) -> dict[str, float]:
+def weighted_means(batches: Iterator[Features], run: Callable[[Features], dict[str, tf.Tensor]]) -> dict[str, float]:
     """METRICS over all batches: masked_lm_* a mean over all masked tokens, next_sentence_* over all examples.
 
     A batch weighs as much as it has of either, so the result does not depend on how examples fall into
@@ -144,10 +142,7 @@ def table(rows: list[Evaluation]) -> str:
             f"a next_sentence_accuracy of {row.commonest_next_sentence_share:.4f}"
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([*text, "", *dict.fromkeys(baselines)])
 
 
@@ -157,9 +152,7 @@ def write_json(path: Path, rows: list[Evaluation]) -> None:
     write_text(path, json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=2) + "\n")
 
 
-def _evaluate(
-    opened: ModelDirectory, name: str, corpus: str, texts: Path, max_examples: int | None
-) -> Evaluation:
+def _evaluate(opened: ModelDirectory, name: str, corpus: str, texts: Path, max_examples: int | None) -> Evaluation:
     settings = ExampleSettings(max_seq_length=min(64, opened.config.max_position_embeddings))
     tokens = np.zeros(opened.config.vocab_size, np.int64)
     labels = np.zeros(2, np.int64)
@@ -208,9 +201,7 @@ def _evaluate(
     )
 
 
-def _compile(
-    opened: ModelDirectory, features: dict[str, np.ndarray]
-) -> Callable[[Features], dict[str, tf.Tensor]]:
+def _compile(opened: ModelDirectory, features: dict[str, np.ndarray]) -> Callable[[Features], dict[str, tf.Tensor]]:
     """The losses of a batch as a graph, traced once for any number of rows shaped as in `features`."""
     params = {name: tf.constant(value) for name, value in opened.params.items()}
     shapes = {name: tf.TensorSpec([None, values.shape[1]], values.dtype) for name, values in features.items()}
@@ -221,9 +212,7 @@ def _shards(
     texts: Path, opened: ModelDirectory, settings: ExampleSettings, max_examples: int | None
 ) -> Iterator[dict[str, np.ndarray]]:
     left = sys.maxsize if max_examples is None else max_examples
-    for features in make_shards(
-        texts, opened.tokenizer, settings, seed=SEED, lines_per_shard=LINES_PER_SHARD
-    ):
+    for features in make_shards(texts, opened.tokenizer, settings, seed=SEED, lines_per_shard=LINES_PER_SHARD):
         yield {name: values[:left] for name, values in features.items()}
         left -= len(features["input_ids"])
         if left <= 0:

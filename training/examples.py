@@ -35,9 +35,7 @@ class ExampleSettings:
 
     def __post_init__(self) -> None:
         if self.max_seq_length < 5:
-            raise ValueError(
-                f"max_seq_length is {self.max_seq_length}; [CLS] A [SEP] B [SEP] needs at least 5"
-            )
+            raise ValueError(f"max_seq_length is {self.max_seq_length}; [CLS] A [SEP] B [SEP] needs at least 5")
         for name in ("max_predictions_per_seq", "dupe_factor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -56,9 +54,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Vocabulary:
-        special = (
-            max(tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) + 1
-        )
+        special = max(tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) + 1
         size = len(tokenizer.vocab)
         return cls(size, tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, special)
 

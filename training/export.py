@@ -56,9 +56,7 @@ def export(workdir: Path, output: Path, *, step: int | None = None) -> Path:
 def _checkpoint_of(workdir: Path, step: int | None) -> Path:
     latest, steps = checkpoint.latest_step(workdir), checkpoint.saved_steps(workdir)
     if latest is None:
-        raise FileNotFoundError(
-            f"{workdir} holds no checkpoint: expected the --workdir of a `danmaku-train train`"
-        )
+        raise FileNotFoundError(f"{workdir} holds no checkpoint: expected the --workdir of a `danmaku-train train`")
     if step is not None and step not in steps:
         raise ValueError(f"{workdir} has no step {step}; it has {', '.join(map(str, steps))}")
     return workdir / f"{checkpoint.MODEL}-{latest if step is None else step}"
@@ -73,9 +71,7 @@ def _check_replaceable(output: Path) -> None:
     if (output / "run.json").exists():
         raise ValueError(f"{output} is the workdir of a training run: export to another directory")
     if not (output / "bert_config.json").exists():
-        raise ValueError(
-            f"{output} exists and is no model directory (it has no bert_config.json): not replaced"
-        )
+        raise ValueError(f"{output} exists and is no model directory (it has no bert_config.json): not replaced")
 
 
 def _replace(temporary: Path, output: Path) -> None:

@@ -13,9 +13,7 @@ Features = dict[str, tf.Tensor]
 METRICS = ("masked_lm_accuracy", "masked_lm_loss", "next_sentence_accuracy", "next_sentence_loss")
 
 
-def losses(
-    params: Params, config: BertConfig, features: Features, **encode_options: Any
-) -> dict[str, tf.Tensor]:
+def losses(params: Params, config: BertConfig, features: Features, **encode_options: Any) -> dict[str, tf.Tensor]:
     """The four numbers of one batch, and how many predictions they are means of.
 
     masked_lm_* are means over masked tokens, next_sentence_* over examples, as run_pretraining.py reports

@@ -43,8 +43,7 @@ class BertConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple "
-                f"of num_attention_heads {self.num_attention_heads}"
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
         if self.hidden_act != "gelu":
             raise ValueError(f'hidden_act is {self.hidden_act!r}; only "gelu" is implemented')
@@ -146,9 +145,7 @@ def encode(
         layer = f"bert/encoder/layer_{index}"
         attended = _self_attention(params, config, f"{layer}/attention/self", x, bias, dropout)
         attended = _dense(params, f"{layer}/attention/output/dense", attended)
-        x = _layer_norm(
-            params, f"{layer}/attention/output", x + dropout(attended, config.hidden_dropout_prob)
-        )
+        x = _layer_norm(params, f"{layer}/attention/output", x + dropout(attended, config.hidden_dropout_prob))
         inner = gelu(_dense(params, f"{layer}/intermediate/dense", x))  # [b, t, 4h]
         inner = _dense(params, f"{layer}/output/dense", inner)
         x = _layer_norm(params, f"{layer}/output", x + dropout(inner, config.hidden_dropout_prob))
@@ -180,9 +177,7 @@ def with_kernels_as(params: Params, dtype: tf.DType) -> Params:
 
     The cast is differentiable: gradients arrive in the variables' own float32.
     """
-    return {
-        name: tf.cast(value, dtype) if name.endswith("kernel") else value for name, value in params.items()
-    }
+    return {name: tf.cast(value, dtype) if name.endswith("kernel") else value for name, value in params.items()}
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:
@@ -200,9 +195,7 @@ def _self_attention(
         projected = _dense(params, f"{scope}/{name}", x)
         return tf.transpose(tf.reshape(projected, [batch, length, heads, size]), [0, 2, 1, 3])  # [b, n, t, d]
 
-    scores = (
-        tf.matmul(heads_of("query"), heads_of("key"), transpose_b=True) * size**-0.5 + bias
-    )  # [b, n, t, t]
+    scores = tf.matmul(heads_of("query"), heads_of("key"), transpose_b=True) * size**-0.5 + bias  # [b, n, t, t]
     weights = dropout(tf.nn.softmax(scores), config.attention_probs_dropout_prob)
     context = tf.transpose(tf.matmul(weights, heads_of("value")), [0, 2, 1, 3])  # [b, t, n, d]
     return tf.reshape(context, [batch, length, heads * size])

@@ -40,14 +40,11 @@ def open_config(directory: Path) -> tuple[BertConfig, Tokenizer]:
     """bert_config.json and vocab.txt of a model, which must agree on the size of the vocabulary."""
     for name in ("bert_config.json", "vocab.txt"):
         if not (directory / name).exists():
-            raise FileNotFoundError(
-                f"{directory} has no {name}: expected bert_config.json, vocab.txt and a checkpoint"
-            )
+            raise FileNotFoundError(f"{directory} has no {name}: expected bert_config.json, vocab.txt and a checkpoint")
     config = BertConfig.from_json_file(directory / "bert_config.json")
     tokenizer = Tokenizer.from_file(directory / "vocab.txt")
     if len(tokenizer.vocab) != config.vocab_size:
         raise ValueError(
-            f"{directory}: vocab.txt has {len(tokenizer.vocab)} tokens, "
-            f"but bert_config.json says {config.vocab_size}"
+            f"{directory}: vocab.txt has {len(tokenizer.vocab)} tokens, but bert_config.json says {config.vocab_size}"
         )
     return config, tokenizer

@@ -22,9 +22,7 @@ class Progress:
         self._shown = now
         rate = (done - self._first) / max(1e-9, now - self._started)
         left = (self._total - done) / rate if rate else float("inf")
-        line = (
-            f"{self._what}: {done:,}/{self._total:,} {self._unit}, {rate:,.1f}/s, {_clock(left)} left{extra}"
-        )
+        line = f"{self._what}: {done:,}/{self._total:,} {self._unit}, {rate:,.1f}/s, {_clock(left)} left{extra}"
         end = "\r" if sys.stderr.isatty() and done < self._total else "\n"
         print(line.ljust(100), end=end, file=sys.stderr, flush=True)
 

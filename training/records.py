@@ -30,9 +30,7 @@ def write_examples(
     A split of fewer than two documents gets none: a next sentence needs another document to draw from.
     """
     if not (corpus / "report.json").exists():
-        raise FileNotFoundError(
-            f"no report.json in {corpus}: make a cleaned corpus with `danmaku-train clean`"
-        )
+        raise FileNotFoundError(f"no report.json in {corpus}: make a cleaned corpus with `danmaku-train clean`")
     if lines_per_shard < 1:
         raise ValueError(f"lines_per_shard is {lines_per_shard}; it must be at least 1")
     lines = json.loads((corpus / "report.json").read_text(encoding="utf-8"))["kept"]
@@ -82,9 +80,7 @@ def write_shard(path: Path, features: dict[str, np.ndarray]) -> None:
 def shard_paths(directory: Path, split: str) -> list[str]:
     paths = sorted(map(str, directory.glob(f"{split}-*.tfrecord")))
     if not paths:
-        raise FileNotFoundError(
-            f"no {split}-*.tfrecord in {directory}: make them with `danmaku-train examples`"
-        )
+        raise FileNotFoundError(f"no {split}-*.tfrecord in {directory}: make them with `danmaku-train examples`")
     return paths
 
 
@@ -131,6 +127,5 @@ def _parse(batch: tf.Tensor, settings: ExampleSettings) -> dict[str, tf.Tensor]:
     specification["masked_lm_weights"] = tf.io.FixedLenFeature([p], tf.float32)
     features = tf.io.parse_example(batch, specification)
     return {
-        name: tf.cast(values, tf.int32) if values.dtype == tf.int64 else values
-        for name, values in features.items()
+        name: tf.cast(values, tf.int32) if values.dtype == tf.int64 else values for name, values in features.items()
     }

@@ -38,9 +38,7 @@ def train(config: TrainConfig, workdir: Path, examples: Path) -> Path:
     tf.config.experimental.enable_op_determinism()
     tf.random.set_seed(config.seed)
     bert_config = _prepare(config, workdir, examples)
-    settings = ExampleSettings(
-        **json.loads((examples / "examples.json").read_text(encoding="utf-8"))["settings"]
-    )
+    settings = ExampleSettings(**json.loads((examples / "examples.json").read_text(encoding="utf-8"))["settings"])
     variables, optimizer, step = _restore(config, bert_config, workdir)
     train_step = _compile(config, bert_config, variables, optimizer)
     log = TrainingLog(workdir / "train_log.jsonl", step, config.log_steps)
@@ -61,9 +59,7 @@ def train(config: TrainConfig, workdir: Path, examples: Path) -> Path:
             # saved.
             for name in ("loss", "gradient_norm"):
                 if not math.isfinite(metrics[name]):
-                    raise FloatingPointError(
-                        f"the {name} is {metrics[name]} at step {step}: lower learning_rate"
-                    )
+                    raise FloatingPointError(f"the {name} is {metrics[name]} at step {step}: lower learning_rate")
             rate = log.add(step, metrics, tokens=config.batch_size * settings.max_seq_length)
             progress.update(step, f", {rate:,.0f} tokens/s, loss {metrics['loss']:.3f}")
             if step % config.save_checkpoints_steps == 0:
@@ -82,9 +78,7 @@ def _compile(
             params = model.with_kernels_as(variables, tf.as_dtype(config.kernel_dtype))
             metrics = losses(params, bert_config, features, dropout_seed=tf.stack([config.seed, step]))
             loss = metrics["masked_lm_loss"] + metrics["next_sentence_loss"]
-        gradients = {
-            name: tf.convert_to_tensor(gradient) for name, gradient in tape.gradient(loss, variables).items()
-        }
+        gradients = {name: tf.convert_to_tensor(gradient) for name, gradient in tape.gradient(loss, variables).items()}
         # The first update, at step 0, has a rate of 1/num_warmup_steps of the peak: 0 would waste a batch.
         rate = learning_rate(step + 1, config.learning_rate, config.num_warmup_steps, config.num_train_steps)
         norm = optimizer.apply(gradients, rate)
@@ -110,17 +104,13 @@ def _prepare(config: TrainConfig, workdir: Path, examples: Path) -> BertConfig:
         )
     run = json.dumps({"config": asdict(config), "examples": made}, indent=2) + "\n"
     path = workdir / "run.json"
-    if (
-        checkpoint.latest_step(workdir) is None
-    ):  # nothing to lose: what a failed start wrote here does not count
+    if checkpoint.latest_step(workdir) is None:  # nothing to lose: what a failed start wrote here does not count
         workdir.mkdir(parents=True, exist_ok=True)
         write_text(workdir / "vocab.txt", "\n".join(vocab) + "\n")
         write_text(workdir / "bert_config.json", bert_config.to_json())
         write_text(path, run)
     elif not path.exists():
-        raise MismatchedRun(
-            f"{workdir} holds a checkpoint but no run.json, so it is not the workdir of a run"
-        )
+        raise MismatchedRun(f"{workdir} holds a checkpoint but no run.json, so it is not the workdir of a run")
     elif path.read_text(encoding="utf-8") != run or read_vocab(workdir / "vocab.txt") != vocab:
         raise MismatchedRun(
             f"{path} describes a run with another config or examples: restore them, or use a new workdir"
@@ -128,9 +118,7 @@ def _prepare(config: TrainConfig, workdir: Path, examples: Path) -> BertConfig:
     return bert_config
 
 
-def _restore(
-    config: TrainConfig, bert_config: BertConfig, workdir: Path
-) -> tuple[dict[str, tf.Variable], AdamW, int]:
+def _restore(config: TrainConfig, bert_config: BertConfig, workdir: Path) -> tuple[dict[str, tf.Variable], AdamW, int]:
     """Variables, optimizer and step: of the newest checkpoint, or of a new run, which is saved as step 0."""
     step = checkpoint.latest_step(workdir)
     shapes = model.variable_shapes(bert_config)
@@ -163,9 +151,7 @@ class _StopSignal:
 
     def __enter__(self) -> _StopSignal:
         self.received = False
-        self._previous = {
-            number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -107,9 +107,7 @@ def visualise(models: list[Path], output: Path, *, words: Path = WORDS) -> None:
 
 def read_words(path: Path) -> list[str]:
     """The words of a file, one a line, blank lines and repetitions left out."""
-    words = list(
-        dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip())
-    )
+    words = list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()))
     if len(words) < MIN_WORDS:
         raise ValueError(f"{path} has {len(words)} words; a picture needs at least {MIN_WORDS}")
     return words
@@ -134,9 +132,7 @@ def embed(opened: ModelDirectory, texts: list[str]) -> np.ndarray:
 def plane(vectors: np.ndarray) -> np.ndarray:
     """Vectors [n, h] as points [n, 2]: PCA to 50 dimensions, then t-SNE."""
     count, size = vectors.shape
-    reduced = PCA(min(PCA_DIMENSIONS, count, size), svd_solver="full").fit_transform(
-        vectors.astype(np.float64)
-    )
+    reduced = PCA(min(PCA_DIMENSIONS, count, size), svd_solver="full").fit_transform(vectors.astype(np.float64))
     # The exact method: for so few points as quick, and without the parallel sums whose order may vary.
     perplexity = min(PERPLEXITY, (count - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init="pca", method="exact", learning_rate="auto", random_state=SEED)

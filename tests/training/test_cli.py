@@ -66,8 +66,7 @@ def test_without_tensorflow_the_error_says_what_to_install(tmp_path: Path) -> No
     missing = "raise ModuleNotFoundError(\"No module named 'tensorflow'\", name='tensorflow')\n"
     (tmp_path / "tensorflow.py").write_text(missing, encoding="utf-8")
     result = python(
-        "import sys\nfrom training.cli import main\n"
-        "sys.exit(main(['export', '--workdir', 'x', '--output', 'y']))",
+        "import sys\nfrom training.cli import main\nsys.exit(main(['export', '--workdir', 'x', '--output', 'y']))",
         tmp_path,
     )
     assert result.returncode == 2
@@ -99,9 +98,7 @@ def test_the_whole_way_from_danmaku_to_a_picture(
     assert exported == [str(tmp_path / "after/model.ckpt-20")]
     models = f"--model {tmp_path / 'before'} --model {tmp_path / 'after'}"
     numbers = tmp_path / "numbers.json"
-    printed = command(
-        f"evaluate {models} --corpus {corpus / 'heldout.txt'} --json {numbers} --max-examples 20"
-    )
+    printed = command(f"evaluate {models} --corpus {corpus / 'heldout.txt'} --json {numbers} --max-examples 20")
     assert printed[0].split()[:2] == ["model", "corpus"] and len(printed) == 5
     assert [row["examples"] for row in json.loads(numbers.read_text(encoding="utf-8"))] == [20, 20]
 
@@ -146,9 +143,7 @@ def test_a_mistake_is_one_line_and_status_2(
 
 
 @pytest.mark.parametrize("arguments", ["", "teach", "clean --output out", "train", "examples --seed x"])
-def test_arguments_that_cannot_be_read_are_status_2(
-    arguments: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_arguments_that_cannot_be_read_are_status_2(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     """As argparse reports them."""
     with pytest.raises(SystemExit) as end:
         main(arguments.split())

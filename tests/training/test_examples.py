@@ -149,10 +149,7 @@ def test_dupe_factor_repeats_the_corpus_with_other_masks() -> None:
 def test_shards_depend_on_their_documents_seed_and_number_only(corpus: Path) -> None:
     """So they could be made in any order."""
     tokenizer = Tokenizer.from_file(corpus / "vocab.txt")
-    made = [
-        list(make_shards(corpus / "train.txt", tokenizer, SETTINGS, seed=3, lines_per_shard=150))
-        for _ in (1, 2)
-    ]
+    made = [list(make_shards(corpus / "train.txt", tokenizer, SETTINGS, seed=3, lines_per_shard=150)) for _ in (1, 2)]
     assert len(made[0]) >= 3
     for one, same in zip(*made, strict=True):
         assert all(np.array_equal(one[name], same[name]) for name in one)

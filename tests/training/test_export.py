@@ -171,9 +171,7 @@ checkpoint.name_latest = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 export.export(Path({str(workdir)!r}), Path({str(output)!r}))
 """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    result = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
     assert result.returncode == -signal.SIGKILL
     assert contents(output) == before
     assert len(list(tmp_path.iterdir())) == 2  # the scraps have a hidden name and do not stand in the way:
@@ -187,7 +185,5 @@ def test_a_checkpoint_is_found_without_a_state_file(workdir: Path, tmp_path: Pat
     (tmp_path / "tiny/checkpoint").unlink()
     assert checkpoint.find(tmp_path / "tiny").name == "model.ckpt-20"
     shutil.copy(tmp_path / "tiny/model.ckpt-20.index", tmp_path / "tiny/other.index")
-    with pytest.raises(
-        FileNotFoundError, match=r"not one \*\.index, but model\.ckpt-20\.index, other\.index"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"not one \*\.index, but model\.ckpt-20\.index, other\.index"):
         checkpoint.find(tmp_path / "tiny")

@@ -29,9 +29,7 @@ def params() -> dict[str, np.ndarray]:
     """Random everywhere, biases and LayerNorm included."""
     rng = np.random.default_rng(0)
     values = model.initial_values(CONFIG, 1)
-    return {
-        name: value + 0.1 * rng.standard_normal(value.shape, np.float32) for name, value in values.items()
-    }
+    return {name: value + 0.1 * rng.standard_normal(value.shape, np.float32) for name, value in values.items()}
 
 
 def inputs(rows: int = 3, length: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -129,9 +127,7 @@ def test_the_heads_are_what_numpy_computes(params: dict[str, np.ndarray]) -> Non
         np.testing.assert_allclose(lm[row], scores, atol=1e-4)
         pooled = np.tanh(x[0] @ params["bert/pooler/dense/kernel"] + params["bert/pooler/dense/bias"])
         labels = pooled @ params["cls/seq_relationship/output_weights"].T
-        np.testing.assert_allclose(
-            following[row], labels + params["cls/seq_relationship/output_bias"], atol=1e-5
-        )
+        np.testing.assert_allclose(following[row], labels + params["cls/seq_relationship/output_bias"], atol=1e-5)
 
 
 def test_losses_count_masked_tokens_by_their_weight(params: dict[str, np.ndarray]) -> None:
@@ -147,9 +143,7 @@ def test_losses_count_masked_tokens_by_their_weight(params: dict[str, np.ndarray
         "next_sentence_labels": np.array([[1], [0]], np.int32),
     }
     hidden = model.encode(params, CONFIG, ids, mask, segments)[-1]
-    scores = (
-        model.masked_lm_logits(params, hidden, features["masked_lm_positions"]).numpy().astype(np.float64)
-    )
+    scores = model.masked_lm_logits(params, hidden, features["masked_lm_positions"]).numpy().astype(np.float64)
     logs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     expected = -(logs[0, 0, 9] + logs[0, 1, 8] + logs[1, 0, 7]) / 3
     found = losses(params, CONFIG, features)
@@ -182,9 +176,7 @@ def test_random_weights_are_those_that_bert_starts_from() -> None:
 def test_dropout_follows_from_its_seed_alone(params: dict[str, np.ndarray]) -> None:
     """The same seed drops the same; another step drops other things."""
     arguments = (params, CONFIG, *inputs())
-    one, same, other = (
-        model.encode(*arguments, dropout_seed=tf.constant([1, step]))[-1].numpy() for step in (3, 3, 4)
-    )
+    one, same, other = (model.encode(*arguments, dropout_seed=tf.constant([1, step]))[-1].numpy() for step in (3, 3, 4))
     assert np.array_equal(one, same)
     assert not np.allclose(one, other)
 
@@ -205,9 +197,7 @@ def test_bfloat16_touches_kernels_only_and_stays_close(params: dict[str, np.ndar
     """Sums, LayerNorm and outputs stay float32."""
     tensors = {name: tf.constant(value) for name, value in params.items()}
     cast = model.with_kernels_as(tensors, tf.bfloat16)
-    assert {name for name in cast if cast[name].dtype == tf.bfloat16} == {
-        n for n in cast if n.endswith("kernel")
-    }
+    assert {name for name in cast if cast[name].dtype == tf.bfloat16} == {n for n in cast if n.endswith("kernel")}
     exact, near = (model.encode(p, CONFIG, *inputs())[-1].numpy() for p in (tensors, cast))
     assert near.dtype == np.float32
     assert 0 < np.abs(exact - near).max() < 0.2

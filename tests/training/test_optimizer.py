@@ -19,9 +19,7 @@ def test_two_steps_are_what_numpy_computes() -> None:
     optimizer = AdamW(variables, weight_decay_rate=0.5)
     m, v = ({name: np.zeros(4) for name in NAMES} for _ in range(2))
     for rate in (0.1, 0.02):
-        gradients = {
-            name: 0.05 * rng.standard_normal(4) for name in NAMES
-        }  # their norm is below 1: not clipped
+        gradients = {name: 0.05 * rng.standard_normal(4) for name in NAMES}  # their norm is below 1: not clipped
         norm = optimizer.apply(
             {name: tf.constant(gradient, tf.float32) for name, gradient in gradients.items()},
             tf.constant(rate),
@@ -53,9 +51,7 @@ def test_only_weights_decay(name: str, expected: bool) -> None:
     assert decays(name) is expected
 
 
-@pytest.mark.parametrize(
-    ("step", "expected"), [(0, 0.0), (5, 1.0), (10, 1.8), (50, 1.0), (100, 0.0), (120, 0.0)]
-)
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.0), (5, 1.0), (10, 1.8), (50, 1.0), (100, 0.0), (120, 0.0)])
 def test_the_rate_rises_and_falls_linearly(step: int, expected: float) -> None:
     """The decay counts from step 0, so the peak is met by the decaying line, as in BERT's code."""
     rate = learning_rate(tf.constant(step), peak=2.0, num_warmup_steps=10, num_train_steps=100)

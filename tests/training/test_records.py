@@ -33,9 +33,7 @@ NAMES = {
 
 
 def batches(examples: Path, first_step: int, count: int, seed: int = 1) -> list[dict[str, np.ndarray]]:
-    stream = training_batches(
-        shard_paths(examples, "train"), SETTINGS, batch_size=8, seed=seed, first_step=first_step
-    )
+    stream = training_batches(shard_paths(examples, "train"), SETTINGS, batch_size=8, seed=seed, first_step=first_step)
     return [{name: value.numpy() for name, value in batch.items()} for batch in islice(stream, count)]
 
 
@@ -84,9 +82,7 @@ def test_an_epoch_holds_every_example_once(examples: Path) -> None:
 def test_another_seed_orders_the_shards_otherwise(examples: Path) -> None:
     """The order is a function of the seed, not of the file system."""
     assert len(shard_paths(examples, "train")) >= 3
-    streams = [
-        np.concatenate([batch["input_ids"] for batch in batches(examples, 0, 5, seed)]) for seed in range(4)
-    ]
+    streams = [np.concatenate([batch["input_ids"] for batch in batches(examples, 0, 5, seed)]) for seed in range(4)]
     assert any(not np.array_equal(streams[0], other) for other in streams[1:])
 
 

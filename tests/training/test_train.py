@@ -134,9 +134,7 @@ def test_a_finished_run_is_left_as_it_is(workdir: Path, tiny_toml: Path, example
     assert {path.name: path.read_bytes() for path in workdir.iterdir()} == before
 
 
-def test_another_config_in_the_same_workdir_is_refused(
-    workdir: Path, tiny_toml: Path, examples: Path
-) -> None:
+def test_another_config_in_the_same_workdir_is_refused(workdir: Path, tiny_toml: Path, examples: Path) -> None:
     """Half of a run with one learning rate and half with another is no run."""
     other = replace(read_config(tiny_toml), learning_rate=1e-5)
     with pytest.raises(MismatchedRun, match="another config or examples"):
@@ -155,9 +153,7 @@ def test_other_examples_in_the_same_workdir_are_refused(
         train(read_config(tiny_toml), workdir, other)
 
 
-def test_a_start_that_failed_does_not_claim_the_workdir(
-    tiny_toml: Path, examples: Path, tmp_path: Path
-) -> None:
+def test_a_start_that_failed_does_not_claim_the_workdir(tiny_toml: Path, examples: Path, tmp_path: Path) -> None:
     """After a wrong init_checkpoint the corrected config may use the same folder."""
     config = replace(read_config(tiny_toml), num_train_steps=5)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.index does not exist"):
@@ -225,9 +221,7 @@ def test_a_config_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, mes
         read_config(path)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((REPOSITORY / "training/configs").glob("*.toml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "training/configs").glob("*.toml")), ids=lambda p: p.stem)
 def test_every_config_that_ships_can_be_read(path: Path) -> None:
     """And describes a model that can be built."""
     config = read_config(path)
@@ -251,9 +245,7 @@ def test_a_checkpoint_abandoned_by_a_kill_does_not_cost_the_next_one(tmp_path: P
 def test_a_named_checkpoint_that_is_gone_is_an_error(tmp_path: Path) -> None:
     """Starting over without a word would overwrite what is left."""
     checkpoint.name_latest(tmp_path, "model.ckpt-7")
-    with pytest.raises(
-        FileNotFoundError, match=r"names model\.ckpt-7, but .*model\.ckpt-7\.index does not exist"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"names model\.ckpt-7, but .*model\.ckpt-7\.index does not exist"):
         checkpoint.latest_step(tmp_path)
 
 

@@ -20,9 +20,7 @@ needs_font = pytest.mark.skipif(not HAS_FONT, reason="no font for Chinese (apt-g
 
 
 @needs_font
-def test_two_models_make_two_panels_and_the_same_picture_twice(
-    models: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_two_models_make_two_panels_and_the_same_picture_twice(models: tuple[Path, Path], tmp_path: Path) -> None:
     """Bit for bit, twice as wide as high."""
     for name in ("one.png", "two.png"):
         visualise(list(models), tmp_path / name)
