@@ -9,7 +9,7 @@ DanmakuError
 ├── InternalError         500  us
 ├── EncoderUnavailable    503  the operator: the encoder is closing or cannot be reached
 │   └── EncoderFailure    503  the operator: the encoder was asked and broke
-└── ModelError             –   the operator, at start: the model directory cannot be used
+└── ModelError             –   the operator, at start: the model directory cannot be used; also a ValueError
 
 A text that cannot be embedded is not in this tree: it is a `TextError` beside the others' vectors, since one bad text
 never sinks a list. Nor is a cache that fails: that is a miss and a metric.
@@ -65,7 +65,7 @@ class EncoderFailure(EncoderUnavailable):
     error_type = "encoder_failure"
 
 
-class ModelError(DanmakuError):
+class ModelError(DanmakuError, ValueError):
     """The message names the file, what was found in it and what was expected."""
 
     error_type = "model"

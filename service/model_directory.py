@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,18 +21,76 @@ from service.checkpoint import read_checkpoint
 from service.errors import ModelError
 from service.tokenizer import Tokenizer
 
+Shapes = dict[str, tuple[int, ...]]
+
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The fields of Google's bert_config.json that decide what a trained model computes."""
+    """The fields of Google's bert_config.json. Raises ValueError for what cannot be built."""
 
     vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    max_position_embeddings: int
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
     hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.hidden_act != "gelu":
+            raise ValueError(f'hidden_act is {self.hidden_act!r}; only "gelu" is implemented')
+
+    @classmethod
+    def from_json_file(cls, path: Path) -> BertConfig:
+        """Ignores fields that BERT itself does not use (`pooler_fc_size`, …). Raises ModelError that names the file."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            known = {field.name for field in fields(cls)}
+            return cls(**{key: value for key, value in values.items() if key in known})
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ModelError(f"{path} is not a BERT configuration: {error}") from None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+
+def encoder_shapes(config: BertConfig) -> Shapes:
+    """Name and shape of the variables that an embedding is computed from, as google-research/bert names them."""
+    h, i = config.hidden_size, config.intermediate_size
+    shapes: Shapes = {
+        "bert/embeddings/word_embeddings": (config.vocab_size, h),
+        "bert/embeddings/token_type_embeddings": (config.type_vocab_size, h),
+        "bert/embeddings/position_embeddings": (config.max_position_embeddings, h),
+        **layer_norm_shapes("bert/embeddings", h),
+    }
+    for index in range(config.num_hidden_layers):
+        layer = f"bert/encoder/layer_{index}"
+        for name in ("query", "key", "value"):
+            shapes |= dense_shapes(f"{layer}/attention/self/{name}", h, h)
+        shapes |= dense_shapes(f"{layer}/attention/output/dense", h, h)
+        shapes |= layer_norm_shapes(f"{layer}/attention/output", h)
+        shapes |= dense_shapes(f"{layer}/intermediate/dense", h, i)
+        shapes |= dense_shapes(f"{layer}/output/dense", i, h)
+        shapes |= layer_norm_shapes(f"{layer}/output", h)
+    return shapes
+
+
+def dense_shapes(scope: str, inputs: int, outputs: int) -> Shapes:
+    return {f"{scope}/kernel": (inputs, outputs), f"{scope}/bias": (outputs,)}
+
+
+def layer_norm_shapes(scope: str, size: int) -> Shapes:
+    return {f"{scope}/LayerNorm/beta": (size,), f"{scope}/LayerNorm/gamma": (size,)}
 
 
 @dataclass(frozen=True)
@@ -40,17 +98,23 @@ class ModelDirectory:
     """An opened directory: everything read, and checked against each other."""
 
     name: str
+    checkpoint: str  # the name of its prefix, such as model.ckpt-12000
     config: BertConfig
     tokenizer: Tokenizer
     weights: Mapping[str, np.ndarray]
-    digest: str  # of weights and vocabulary: equal for equal models, wherever they lie
+    digest: str  # of the encoder's weights and the vocabulary: equal for equal models, wherever they lie
 
 
-def open_model_directory(path: Path) -> ModelDirectory:
-    """Raises ModelError that names the file at fault."""
+def open_model_directory(
+    path: Path, shapes: Callable[[BertConfig], Shapes] = encoder_shapes, *, prefix: Path | None = None
+) -> ModelDirectory:
+    """The model in a directory, with the variables of `shapes`; of the checkpoint `prefix`, if it holds several.
+
+    Raises ModelError that names the file at fault.
+    """
     if not path.is_dir():
         raise ModelError(f"{path} is not a directory; expected bert_config.json, vocab.txt and a checkpoint in it")
-    config = _read_config(path / "bert_config.json")
+    config = BertConfig.from_json_file(path / "bert_config.json")
     try:
         tokenizer = Tokenizer.from_file(path / "vocab.txt")
     except (OSError, ValueError) as error:
@@ -60,32 +124,27 @@ def open_model_directory(path: Path) -> ModelDirectory:
             f"{path / 'vocab.txt'} has {len(tokenizer.vocab)} tokens, but {path / 'bert_config.json'} "
             f"says vocab_size {config.vocab_size}: they are of different models"
         )
-    prefix = find_checkpoint(path)
-    weights = read_checkpoint(prefix)
-    for name, shape in _expected_shapes(config).items():
-        if name not in weights:
-            raise ModelError(
-                f"{prefix} has no variable {name}; is it a BERT checkpoint of {config.num_hidden_layers} layers?"
-            )
-        if weights[name].shape != shape:
-            raise ModelError(
-                f"{prefix}: {name} is {list(weights[name].shape)}, but bert_config.json implies {list(shape)}"
-            )
+    prefix = prefix or find_checkpoint(path)
+    weights = read_variables(prefix, shapes(config))
     digest = sha256("\n".join(tokenizer.vocab).encode())
-    for name in sorted(_expected_shapes(config)):
+    for name in sorted(encoder_shapes(config).keys() & weights.keys()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(weights[name]).data)
-    return ModelDirectory(path.resolve().name, config, tokenizer, weights, digest.hexdigest())
+    return ModelDirectory(path.resolve().name, prefix.name, config, tokenizer, weights, digest.hexdigest())
 
 
 def find_checkpoint(directory: Path) -> Path:
     """The prefix of the directory's checkpoint: the one that the file `checkpoint` names, or the only one there is."""
     state = directory / "checkpoint"
     if state.exists():
-        match = re.search(r'^model_checkpoint_path: "(.*)"', state.read_text(encoding="utf-8"), re.MULTILINE)
+        match = re.search(r'^model_checkpoint_path: "(.+)"$', state.read_text(encoding="utf-8"), re.MULTILINE)
         if not match:
             raise ModelError(f'{state} has no line model_checkpoint_path: "NAME"')
-        return directory / Path(match[1]).name
+        # Some programs write whole paths there, which are wrong once the directory has moved.
+        prefix = directory / Path(match[1]).name
+        if not prefix.with_name(f"{prefix.name}.index").exists():
+            raise ModelError(f"{state} names {prefix.name}, but {prefix}.index does not exist")
+        return prefix
     found = sorted(directory.glob("*.index"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
@@ -93,43 +152,12 @@ def find_checkpoint(directory: Path) -> Path:
     return found[0].with_suffix("")
 
 
-def _read_config(path: Path) -> BertConfig:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        known = {field.name for field in fields(BertConfig)}
-        config = BertConfig(**{key: value for key, value in values.items() if key in known})
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} is not a BERT configuration: {error}") from None
-    if config.hidden_act != "gelu":
-        raise ModelError(f'{path}: hidden_act is {config.hidden_act!r}; only "gelu" can be served')
-    return config
-
-
-def _expected_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
-    """The variables that serving reads; pre-training heads and optimizer state may be there or not."""
-    h, i = config.hidden_size, config.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "bert/embeddings/word_embeddings": (config.vocab_size, h),
-        "bert/embeddings/token_type_embeddings": (2, h),
-        "bert/embeddings/position_embeddings": (config.max_position_embeddings, h),
-        "bert/embeddings/LayerNorm/beta": (h,),
-        "bert/embeddings/LayerNorm/gamma": (h,),
-    }
-    for index in range(config.num_hidden_layers):
-        layer = f"bert/encoder/layer_{index}"
-        for name in ("query", "key", "value"):
-            shapes[f"{layer}/attention/self/{name}/kernel"] = (h, h)
-            shapes[f"{layer}/attention/self/{name}/bias"] = (h,)
-        for scope, inputs, outputs in (
-            ("attention/output/dense", h, h),
-            ("intermediate/dense", h, i),
-            ("output/dense", i, h),
-        ):
-            shapes[f"{layer}/{scope}/kernel"] = (inputs, outputs)
-            shapes[f"{layer}/{scope}/bias"] = (outputs,)
-        for scope in ("attention/output", "output"):
-            shapes[f"{layer}/{scope}/LayerNorm/beta"] = (h,)
-            shapes[f"{layer}/{scope}/LayerNorm/gamma"] = (h,)
-    return shapes
+def read_variables(prefix: Path, shapes: Shapes) -> dict[str, np.ndarray]:
+    """The variables of a checkpoint that `shapes` names. Raises ModelError if one is missing or of another shape."""
+    found = read_checkpoint(prefix)
+    for name, shape in shapes.items():
+        if name not in found:
+            raise ModelError(f"{prefix} has no variable {name}; is it of another model than the configuration?")
+        if found[name].shape != shape:
+            raise ModelError(f"{prefix}: {name} is {list(found[name].shape)}; the configuration implies {list(shape)}")
+    return {name: found[name] for name in shapes}

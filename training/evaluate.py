@@ -22,12 +22,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from service.model_directory import ModelDirectory, open_model_directory
 from training.clean import Sieve, clean, write_document
 from training.corpus import read_text
 from training.examples import ExampleSettings, make_shards
 from training.files import replacing, write_text
 from training.losses import METRICS, Features, losses
-from training.model_directory import ModelDirectory, open_model
+from training.model import variable_shapes
 from training.progress import Progress
 from training.records import evaluation_batches
 
@@ -74,7 +75,7 @@ def evaluate(models: list[Path], corpora: list[Path], *, max_examples: int | Non
     tf.config.experimental.enable_op_determinism()
     rows = []
     for directory in models:
-        opened = open_model(directory)
+        opened = open_model_directory(directory, variable_shapes)
         for corpus in corpora:
             with tempfile.TemporaryDirectory(prefix="danmaku-evaluate-") as work:
                 texts = cleaned(corpus, directory / "vocab.txt", opened, Path(work))
@@ -203,7 +204,7 @@ def _evaluate(opened: ModelDirectory, name: str, corpus: str, texts: Path, max_e
 
 def _compile(opened: ModelDirectory, features: dict[str, np.ndarray]) -> Callable[[Features], dict[str, tf.Tensor]]:
     """The losses of a batch as a graph, traced once for any number of rows shaped as in `features`."""
-    params = {name: tf.constant(value) for name, value in opened.params.items()}
+    params = {name: tf.constant(value) for name, value in opened.weights.items()}
     shapes = {name: tf.TensorSpec([None, values.shape[1]], values.dtype) for name, values in features.items()}
     return tf.function(lambda batch: losses(params, opened.config, batch)).get_concrete_function(shapes)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from service.model_directory import open_model_directory
 from training import checkpoint
 from training.files import write_text
 from training.model import variable_shapes
-from training.model_directory import open_config
 
 MODEL_CARD = "README.md"
 
@@ -31,9 +31,8 @@ def export(workdir: Path, output: Path, *, step: int | None = None) -> Path:
     output = output.resolve()  # a link keeps pointing where it does
     _check_replaceable(output)
     prefix = _checkpoint_of(workdir, step)
-    config, tokenizer = open_config(workdir)
-    weights = checkpoint.load_model(prefix, variable_shapes(config))
-    for name, values in weights.items():
+    model = open_model_directory(workdir, variable_shapes, prefix=prefix)
+    for name, values in model.weights.items():
         if not np.isfinite(values).all():
             raise ValueError(f"{prefix}: {name} is not finite, so the model is lost; export an earlier step")
 
@@ -41,9 +40,9 @@ def export(workdir: Path, output: Path, *, step: int | None = None) -> Path:
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
-        write_text(temporary / "bert_config.json", config.to_json())
-        write_text(temporary / "vocab.txt", "\n".join(tokenizer.vocab) + "\n")
-        checkpoint.write(temporary / prefix.name, weights)
+        write_text(temporary / "bert_config.json", model.config.to_json())
+        write_text(temporary / "vocab.txt", "\n".join(model.tokenizer.vocab) + "\n")
+        checkpoint.write(temporary / prefix.name, model.weights)
         checkpoint.name_latest(temporary, prefix.name)
         if (output / MODEL_CARD).exists():
             shutil.copy2(output / MODEL_CARD, temporary / MODEL_CARD)

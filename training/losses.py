@@ -6,8 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from service.model_directory import BertConfig
 from training import model
-from training.model import BertConfig, Params
+from training.model import Params
 
 Features = dict[str, tf.Tensor]
 METRICS = ("masked_lm_accuracy", "masked_lm_loss", "next_sentence_accuracy", "next_sentence_loss")

@@ -10,91 +10,31 @@ Shapes: b examples, t tokens, h hidden units, n heads, d = h / n, p masked posit
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from service.model_directory import BertConfig, Shapes, dense_shapes, encoder_shapes, layer_norm_shapes
 
 Params = Mapping[str, Any]
 LAYER_NORM_EPSILON = 1e-12
 MASKED_SCORE = -10000.0
 
 
-@dataclass(frozen=True)
-class BertConfig:
-    """The fields of Google's bert_config.json."""
-
-    vocab_size: int
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    initializer_range: float = 0.02
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
-            )
-        if self.hidden_act != "gelu":
-            raise ValueError(f'hidden_act is {self.hidden_act!r}; only "gelu" is implemented')
-
-    @classmethod
-    def from_json_file(cls, path: Path) -> BertConfig:
-        """Reads bert_config.json; fields that BERT itself does not use (`pooler_fc_size`, …) are ignored."""
-        known = {field.name for field in fields(cls)}
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{key: value for key, value in values.items() if key in known})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no bert_config.json: {error}") from None
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
-
-
-def variable_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
+def variable_shapes(config: BertConfig) -> Shapes:
     """Name and shape of every variable of a pre-training checkpoint: 206 of them for 12 layers."""
-    h, i, v = config.hidden_size, config.intermediate_size, config.vocab_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "bert/embeddings/word_embeddings": (v, h),
-        "bert/embeddings/token_type_embeddings": (config.type_vocab_size, h),
-        "bert/embeddings/position_embeddings": (config.max_position_embeddings, h),
+    h, v = config.hidden_size, config.vocab_size
+    return {
+        **encoder_shapes(config),
+        **dense_shapes("bert/pooler/dense", h, h),
+        **dense_shapes("cls/predictions/transform/dense", h, h),
+        **layer_norm_shapes("cls/predictions/transform", h),
+        "cls/predictions/output_bias": (v,),
+        "cls/seq_relationship/output_weights": (2, h),
+        "cls/seq_relationship/output_bias": (2,),
     }
-
-    def layer_norm(scope: str) -> None:
-        shapes[f"{scope}/LayerNorm/beta"] = shapes[f"{scope}/LayerNorm/gamma"] = (h,)
-
-    def dense(scope: str, inputs: int, outputs: int) -> None:
-        shapes[f"{scope}/kernel"] = (inputs, outputs)
-        shapes[f"{scope}/bias"] = (outputs,)
-
-    layer_norm("bert/embeddings")
-    for index in range(config.num_hidden_layers):
-        layer = f"bert/encoder/layer_{index}"
-        for name in ("query", "key", "value"):
-            dense(f"{layer}/attention/self/{name}", h, h)
-        dense(f"{layer}/attention/output/dense", h, h)
-        layer_norm(f"{layer}/attention/output")
-        dense(f"{layer}/intermediate/dense", h, i)
-        dense(f"{layer}/output/dense", i, h)
-        layer_norm(f"{layer}/output")
-    dense("bert/pooler/dense", h, h)
-    dense("cls/predictions/transform/dense", h, h)
-    layer_norm("cls/predictions/transform")
-    shapes["cls/predictions/output_bias"] = (v,)
-    shapes["cls/seq_relationship/output_weights"] = (2, h)
-    shapes["cls/seq_relationship/output_bias"] = (2,)
-    return shapes
 
 
 def initial_values(config: BertConfig, seed: int) -> dict[str, np.ndarray]:

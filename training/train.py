@@ -17,6 +17,8 @@ from types import FrameType
 
 import tensorflow as tf
 
+from service.checkpoint import read_checkpoint
+from service.model_directory import BertConfig, read_variables
 from service.tokenizer import read_vocab
 from training import checkpoint, model, records
 from training.config import TrainConfig
@@ -24,7 +26,6 @@ from training.examples import ExampleSettings
 from training.files import write_text
 from training.log import TrainingLog
 from training.losses import METRICS, Features, losses
-from training.model import BertConfig
 from training.optimizer import AdamW, learning_rate
 from training.progress import Progress
 
@@ -40,7 +41,7 @@ def train(config: TrainConfig, workdir: Path, examples: Path) -> Path:
     bert_config = _prepare(config, workdir, examples)
     settings = ExampleSettings(**json.loads((examples / "examples.json").read_text(encoding="utf-8"))["settings"])
     variables, optimizer, step = _restore(config, bert_config, workdir)
-    train_step = _compile(config, bert_config, variables, optimizer)
+    train_step = compile_step(config, bert_config, variables, optimizer)
     log = TrainingLog(workdir / "train_log.jsonl", step, config.log_steps)
     progress = Progress("train", config.num_train_steps, "steps", done=step)
     batches = records.training_batches(
@@ -69,7 +70,7 @@ def train(config: TrainConfig, workdir: Path, examples: Path) -> Path:
     return workdir / f"{checkpoint.MODEL}-{step}"
 
 
-def _compile(
+def compile_step(
     config: TrainConfig, bert_config: BertConfig, variables: dict[str, tf.Variable], optimizer: AdamW
 ) -> Callable[[Features, tf.Tensor], dict[str, tf.Tensor]]:
     @tf.function
@@ -123,9 +124,9 @@ def _restore(config: TrainConfig, bert_config: BertConfig, workdir: Path) -> tup
     step = checkpoint.latest_step(workdir)
     shapes = model.variable_shapes(bert_config)
     if step is not None:
-        values = checkpoint.load_model(workdir / f"{checkpoint.MODEL}-{step}", shapes)
+        values = read_variables(workdir / f"{checkpoint.MODEL}-{step}", shapes)
     elif config.init_checkpoint:
-        values = checkpoint.load_model(Path(config.init_checkpoint), shapes)
+        values = read_variables(Path(config.init_checkpoint), shapes)
     else:
         values = model.initial_values(bert_config, config.seed)
     variables = {name: tf.Variable(value) for name, value in values.items()}
@@ -133,7 +134,7 @@ def _restore(config: TrainConfig, bert_config: BertConfig, workdir: Path) -> tup
     if step is None:
         _save(workdir, 0, variables, optimizer)
         return variables, optimizer, 0
-    state = checkpoint.load(workdir / f"{checkpoint.STATE}-{step}")
+    state = read_checkpoint(workdir / f"{checkpoint.STATE}-{step}")
     for name in variables:
         optimizer.m[name].assign(state[f"{name}/adam_m"])
         optimizer.v[name].assign(state[f"{name}/adam_v"])

@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from service.model_directory import ModelDirectory, open_model_directory
 from training import model
 from training.files import temporary_name
-from training.model_directory import ENCODER, ModelDirectory, open_model
 
 WORDS = Path(__file__).with_name("words.txt")
 SUFFIXES = (".png", ".svg")
@@ -88,7 +88,7 @@ def visualise(models: list[Path], output: Path, *, words: Path = WORDS) -> None:
         panels = figure.subplots(1, len(models), squeeze=False)[0]
         drawn = []
         for panel, directory in zip(panels, models, strict=True):
-            opened = open_model(directory, ENCODER)
+            opened = open_model_directory(directory)
             points = plane(embed(opened, texts))
             panel.set_title(opened.name, fontsize=1.6 * FONT_SIZE)
             panel.set(xticks=[], yticks=[])
@@ -122,7 +122,7 @@ def embed(opened: ModelDirectory, texts: list[str]) -> np.ndarray:
     for number, row in enumerate(rows):
         input_ids[number, : len(row)] = row
         input_mask[number, : len(row)] = 1
-    params = {name: tf.constant(value) for name, value in opened.params.items()}
+    params = {name: tf.constant(value) for name, value in opened.weights.items()}
     arguments = tf.constant(input_ids), tf.constant(input_mask), tf.zeros_like(input_ids)
     last = model.encode(params, opened.config, *arguments)[-1].numpy()  # [n, t, h]
     weights = input_mask[:, :, None].astype(np.float32)
@@ -136,14 +136,14 @@ def plane(vectors: np.ndarray) -> np.ndarray:
     # The exact method: for so few points as quick, and without the parallel sums whose order may vary.
     perplexity = min(PERPLEXITY, (count - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init="pca", method="exact", learning_rate="auto", random_state=SEED)
-    return tsne.fit_transform(reduced)
+    return np.asarray(tsne.fit_transform(reduced))
 
 
 def find_font() -> str:
     """The family of an installed font that can draw Chinese; FileNotFoundError names a package with one."""
     # Matplotlib remembers the fonts that it once saw, so one installed since is only found by looking again.
-    for look in (lambda: font_manager.fontManager, font_manager.FontManager):
-        fonts = look()
+    for fonts in (font_manager.fontManager, None):
+        fonts = fonts or font_manager.FontManager()
         installed = {entry.name: entry.fname for entry in fonts.ttflist}
         for name in FONTS:
             if name in installed and Path(installed[name]).exists():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.checkpoint import read_checkpoint
 from service.encoders.base import Encoder, open_encoder
 from service.encoders.graph import POOLING_STRATEGIES
 from service.errors import ModelError
@@ -40,9 +41,8 @@ def trained_vectors(model: Path, texts: list[str], layers: tuple[int, ...], stra
     """The same by the code that trains: TensorFlow, padding and all, pooled as bert-serving-server documents it."""
     import tensorflow as tf
 
+    from service.model_directory import BertConfig
     from service.tokenizer import Tokenizer
-    from training import checkpoint
-    from training.model import BertConfig
     from training.model import encode as bert
 
     tokenizer = Tokenizer.from_file(model / "vocab.txt")
@@ -52,7 +52,7 @@ def trained_vectors(model: Path, texts: list[str], layers: tuple[int, ...], stra
     for row, tokens in enumerate(rows):
         ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
     config = BertConfig.from_json_file(model / "bert_config.json")
-    params = checkpoint.load(model / "model.ckpt-1")
+    params = read_checkpoint(model / "model.ckpt-1")
     outputs = bert(params, config, tf.constant(ids), tf.constant(mask), tf.zeros_like(ids))
     hidden = np.concatenate([outputs[layer].numpy() for layer in layers], axis=-1)  # [b, t, h]
     texts_hidden = [hidden[row, : len(tokens)] for row, tokens in enumerate(rows)]

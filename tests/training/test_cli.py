@@ -117,7 +117,7 @@ def test_the_whole_way_from_danmaku_to_a_picture(
             "train good.toml --workdir run",
             "no examples.json in run/examples: make it with `danmaku-train examples`",
         ),
-        ("evaluate --model nowhere --corpus .", "nowhere has no bert_config.json"),
+        ("evaluate --model nowhere --corpus .", "nowhere is not a directory"),
         ("export --workdir nowhere --output out", "nowhere holds no checkpoint"),
         ("visualise --model nowhere --output words.jpg", "neither .png nor .svg"),
     ],

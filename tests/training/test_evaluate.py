@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from service.model_directory import open_model_directory
 from service.tokenizer import Tokenizer
 from training.evaluate import (
     SEED,
@@ -22,7 +23,7 @@ from training.evaluate import (
 )
 from training.examples import ExampleSettings, make_shards
 from training.losses import METRICS, losses
-from training.model_directory import open_model
+from training.model import variable_shapes
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +77,11 @@ def test_the_numbers_are_those_of_all_examples_in_one_batch(
     rows: list[Evaluation], models: tuple[Path, Path], corpus: Path
 ) -> None:
     """Made here by hand: the frozen seed, the model's length, BERT's own shares."""
-    opened = open_model(models[1])
+    opened = open_model_directory(models[1], variable_shapes)
     settings = ExampleSettings(max_seq_length=32)
     tokenizer = Tokenizer.from_file(models[1] / "vocab.txt")
     (features,) = make_shards(corpus / "heldout.txt", tokenizer, settings, seed=SEED, lines_per_shard=100_000)
-    expected = losses(opened.params, opened.config, {name: tf.constant(v) for name, v in features.items()})
+    expected = losses(opened.weights, opened.config, {name: tf.constant(v) for name, v in features.items()})
     row = rows[3]
     assert (row.examples, row.predictions) == (len(features["input_ids"]), int(expected["predictions"]))
     for name in METRICS:
@@ -170,5 +171,5 @@ def test_what_cannot_be_evaluated_says_why(models: tuple[Path, Path], tmp_path: 
     (tmp_path / "empty.txt").write_text("龘\n", encoding="utf-8")
     with pytest.raises(ValueError, match="has no danmaku that the vocabulary"):
         evaluate([models[0]], [tmp_path / "empty.txt"])
-    with pytest.raises(FileNotFoundError, match="has no bert_config.json"):
+    with pytest.raises(ValueError, match="bert_config.json cannot be read"):
         evaluate([tmp_path], [tmp_path / "empty.txt"])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from service.model_directory import BertConfig
 from training import model
 from training.losses import losses
-from training.model import BertConfig
 
 CONFIG = BertConfig(
     vocab_size=50,
@@ -219,9 +219,9 @@ def test_a_config_survives_its_file_and_ignores_fields_bert_does_not_use(tmp_pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "bert_config.json.*vocab_size"),
-        ("[]", "is no bert_config.json"),
-        ("{", "is no bert_config.json"),
+        ("{}", "bert_config.json is not .*vocab_size"),
+        ("[]", "bert_config.json is not a BERT configuration"),
+        ("{", "bert_config.json is not a BERT configuration"),
         ('{"vocab_size": 9, "hidden_size": 10, "num_attention_heads": 3}', "10 is not a multiple of .* 3"),
         ('{"vocab_size": 9, "hidden_act": "relu"}', "hidden_act is 'relu'; only \"gelu\""),
     ],
