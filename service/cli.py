@@ -45,7 +45,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser], na
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for field, info in Settings.model_fields.items():
-        default = "" if info.default_factory else f" [{_shown(info.default)}]"
+        default = "" if info.default_factory or info.default is None else f" [{_shown(info.default)}]"
         parser.add_argument(
             f"--{field.replace('_', '-')}",
             dest=field,
@@ -118,7 +118,7 @@ def _check(parsed: argparse.Namespace) -> int:
             print(json.load(answer)["status"])
             return 0
     except urllib.error.HTTPError as error:
-        reason = json.load(error)["error"]
+        reason = f"it answered {error.code} {error.read(200).decode(errors='replace')}"
     except (OSError, ValueError) as error:
         reason = str(error)
     print(f"danmaku check: {parsed.url} is not ready: {reason}", file=sys.stderr)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from service.embedder import Embedder
-from service.errors import TextError
+from service.errors import TextError, TooLarge
+
+MAX_MATCHES = 100_000  # some 10 MB of JSON
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,29 @@ async def rank(
     """The candidates in order of likeness to each query; ties keep the order of the candidates.
 
     A query or candidate that cannot be embedded matches nothing and is named in the errors.
+    Raises TooLarge, before any work, for more than MAX_MATCHES matches.
     """
+    if (most := len(queries) * min(len(candidates), top_k or len(candidates))) > MAX_MATCHES:
+        raise TooLarge(
+            f"{most:,} matches in one answer; at most {MAX_MATCHES:,} are given, so lower top_k or ask in parts"
+        )
     embeddings = await embedder.embed([*queries, *candidates])
-    vectors = unit(embeddings.vectors)
-    scores = vectors[: len(queries)] @ vectors[len(queries) :].T  # [queries, candidates], NaN where one has no vector
+    # In a thread: thousands of queries over thousands of candidates take seconds.
+    matches = await asyncio.to_thread(_rank, embeddings.vectors, len(queries), top_k, min_score)
     query_errors = [error for error in embeddings.errors if error.index < len(queries)]
     candidate_errors = [
         TextError(error.index - len(queries), error.error, error.error_type)
         for error in embeddings.errors
         if error.index >= len(queries)
     ]
-    matches = [best(row, top_k=top_k, min_score=min_score) for row in scores]
     return Ranking(matches, query_errors, candidate_errors)
+
+
+def _rank(vectors: np.ndarray, queries: int, top_k: int | None, min_score: float | None) -> list[list[Match]]:
+    """Of rows [queries + candidates, dim], the first being the queries."""
+    vectors = unit(vectors)
+    scores = np.clip(vectors[:queries] @ vectors[queries:].T, -1, 1)  # [queries, candidates]; NaN: one has no vector
+    return [best(row, top_k=top_k, min_score=min_score) for row in scores]
 
 
 def best(scores: np.ndarray, *, top_k: int | None, min_score: float | None) -> list[Match]:

@@ -176,6 +176,17 @@ async def test_a_body_of_unknown_length_is_limited_too(client: httpx.AsyncClient
     assert (refused.status_code, refused.json()["error_type"]) == (413, "too_large")
 
 
+async def test_an_answer_without_end_is_refused(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every query with every candidate can be more than fits in memory; `top_k` makes it fit."""
+    monkeypatch.setattr("service.similarity.MAX_MATCHES", 50)
+    body = {"query": ["草"] * 6, "candidates": ["草", "awsl", "晚安"] * 3}
+    refused = await client.post("/similar", json=body)
+
+    assert (refused.status_code, refused.json()["error_type"]) == (413, "too_large")
+    assert "54 matches" in refused.json()["error"] and "top_k" in refused.json()["error"]
+    assert (await client.post("/similar", json=body | {"top_k": 8})).status_code == 200
+
+
 async def test_health_and_information(client: httpx.AsyncClient) -> None:
     assert (await client.get("/healthz")).json() == {"status": "ok"}
     assert (await client.get("/readyz")).json() == {"status": "ready"}
