@@ -15,7 +15,7 @@ from service.api.middleware import CountRequests, LimitBody
 from service.api.responses import answer_errors
 from service.api.state import State
 from service.batcher import Batcher
-from service.cache.memory import MemoryCache
+from service.cache.base import open_cache
 from service.embedder import Embedder
 from service.encoders.base import open_encoder
 from service.metrics import Metrics
@@ -25,7 +25,7 @@ DESCRIPTION = "Turns danmaku into vectors and finds the danmaku most like a give
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The gateway. Nothing is opened before its lifespan starts, which raises ModelError if the encoder cannot be."""
+    """The gateway. Nothing is opened before its lifespan starts, which raises ConfigurationError if something cannot be."""
     metrics = Metrics()
 
     @asynccontextmanager
@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
                     metrics=metrics,
                 )
             )
-            cache = MemoryCache(settings.cache_bytes, metrics)
+            cache = open_cache(settings.cache, max_bytes=settings.cache_bytes, metrics=metrics)
             app.state.danmaku = State(settings, Embedder(encoder, cache, batcher, metrics), batcher)
             yield
 

@@ -14,7 +14,7 @@ import uvloop
 from pydantic import ValidationError
 
 from service import __version__
-from service.errors import ModelError
+from service.errors import ConfigurationError
 from service.settings import Settings
 
 SERVE_EXAMPLE = """example:
@@ -70,7 +70,7 @@ def _serve(parsed: argparse.Namespace) -> int:
             field = ".".join(map(str, fault["loc"]))
             print(f"danmaku serve: {field + ': ' if field else ''}{fault['msg']}", file=sys.stderr)
         return 2
-    except ModelError as error:
+    except ConfigurationError as error:
         print(f"danmaku serve: {error}", file=sys.stderr)
         return 1
 

@@ -9,7 +9,8 @@ DanmakuError
 ├── InternalError         500  us
 ├── EncoderUnavailable    503  the operator: the encoder is closing or cannot be reached
 │   └── EncoderFailure    503  the operator: the encoder was asked and broke
-└── ModelError             –   the operator, at start: the model directory cannot be used; also a ValueError
+└── ConfigurationError     –   the operator, at start: a setting names what does not exist or cannot be used
+    └── ModelError         –   the model directory cannot be used; also a ValueError
 
 A text that cannot be embedded is not in this tree: it is a `TextError` beside the others' vectors, since one bad text
 never sinks a list. Nor is a cache that fails: that is a miss and a metric.
@@ -65,10 +66,12 @@ class EncoderFailure(EncoderUnavailable):
     error_type = "encoder_failure"
 
 
-class ModelError(DanmakuError, ValueError):
-    """The message names the file, what was found in it and what was expected."""
+class ConfigurationError(DanmakuError):
+    error_type = "configuration"
 
-    error_type = "model"
+
+class ModelError(ConfigurationError, ValueError):
+    """The message names the file, what was found in it and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)

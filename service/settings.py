@@ -58,6 +58,7 @@ class Settings(BaseSettings):
         10_000, ge=1, description="Texts of one request; beyond, 413. At most max_queue_texts, or it could never pass."
     )
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="Size of a request's body; beyond, 413.")
+    cache: str = Field("memory://", description="Where vectors of texts seen before are kept: memory://, this process.")
     cache_bytes: int = Field(
         256 * 2**20,
         ge=0,

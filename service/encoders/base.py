@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from service.errors import ModelError
+from service.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Encoder(Protocol):
 def open_encoder(
     url: str, *, pooling_layer: tuple[int, ...], pooling_strategy: str, max_seq_len: int | None, threads: int
 ) -> Encoder:
-    """The encoder behind a URL. Raises ModelError if it cannot be opened."""
+    """The encoder behind a URL. Raises ConfigurationError if there is none of the kind, or it cannot be opened."""
     scheme, _, rest = url.partition("://")
     if scheme == "onnx":
         from service.encoders.onnx import OnnxEncoder
@@ -69,4 +69,4 @@ def open_encoder(
             max_seq_len=max_seq_len,
             threads=threads,
         )
-    raise ModelError(f"{url!r} is no encoder: expected onnx://DIRECTORY")
+    raise ConfigurationError(f"{url!r} is no encoder: expected onnx://DIRECTORY")

@@ -17,7 +17,7 @@ import onnxruntime
 
 from service.encoders.base import Prepared
 from service.encoders.graph import POOLING_STRATEGIES, Pooling, build_graph
-from service.errors import EncoderFailure, ModelError
+from service.errors import ConfigurationError, EncoderFailure
 from service.model_directory import ModelDirectory, open_model_directory
 
 
@@ -46,16 +46,20 @@ class OnnxEncoder:
     def open(
         cls, path: str, *, pooling_layer: tuple[int, ...], pooling_strategy: str, max_seq_len: int | None, threads: int
     ) -> OnnxEncoder:
-        """Reads the directory, checks the settings against it and builds the session. Raises ModelError."""
+        """Reads the directory, checks the settings against it and builds the session. Raises ConfigurationError."""
         directory = open_model_directory(Path(path))
         config = directory.config
         max_seq_len = max_seq_len or config.max_position_embeddings
         if not 3 <= max_seq_len <= config.max_position_embeddings:
-            raise ModelError(f"max_seq_len is {max_seq_len}; {path} takes 3 to {config.max_position_embeddings}")
+            raise ConfigurationError(
+                f"max_seq_len is {max_seq_len}; {path} takes 3 to {config.max_position_embeddings}"
+            )
         if pooling_strategy not in POOLING_STRATEGIES:
-            raise ModelError(f"pooling_strategy is {pooling_strategy!r}; known are {', '.join(POOLING_STRATEGIES)}")
+            raise ConfigurationError(
+                f"pooling_strategy is {pooling_strategy!r}; known are {', '.join(POOLING_STRATEGIES)}"
+            )
         if not pooling_layer or not all(-config.num_hidden_layers - 1 <= layer <= -1 for layer in pooling_layer):
-            raise ModelError(
+            raise ConfigurationError(
                 f"pooling_layer is {list(pooling_layer)}; {path} has layers −1 (the last) to "
                 f"−{config.num_hidden_layers} and the embeddings at −{config.num_hidden_layers + 1}"
             )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+from service.cache.base import open_cache
 from service.cache.memory import ENTRY_OVERHEAD, MemoryCache
+from service.errors import ConfigurationError
 from service.metrics import Metrics
 
 
@@ -55,6 +59,11 @@ async def test_a_budget_of_nothing_keeps_nothing(metrics: Metrics) -> None:
 
     assert await cache.get_many("f", ["草"]) == {}
     assert metrics.registry.get_sample_value("danmaku_cache_bytes") == 0
+
+
+def test_an_unknown_scheme_is_refused(metrics: Metrics) -> None:
+    with pytest.raises(ConfigurationError, match="expected memory://"):
+        open_cache("disk://", max_bytes=0, metrics=metrics)
 
 
 async def test_hits_and_misses_are_counted(metrics: Metrics) -> None:

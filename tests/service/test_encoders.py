@@ -11,7 +11,7 @@ import pytest
 from service.checkpoint import read_checkpoint
 from service.encoders.base import Encoder, open_encoder
 from service.encoders.graph import POOLING_STRATEGIES
-from service.errors import ModelError
+from service.errors import ConfigurationError
 
 TEXTS = ["草", "awsl", "哈哈哈哈", "阿夸aqua", "我死了!", "晚安 晚安", "喵喵 草", "清楚清楚", "2333", "你好可爱"]
 
@@ -140,10 +140,10 @@ def test_a_text_of_unknown_characters_is_unspellable(open_tiny: Open) -> None:
 def test_settings_that_the_model_cannot_follow_are_refused(
     open_tiny: Open, changes: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         open_tiny(**changes)
 
 
 def test_an_unknown_scheme_is_refused() -> None:
-    with pytest.raises(ModelError, match="expected onnx://DIRECTORY"):
+    with pytest.raises(ConfigurationError, match="expected onnx://DIRECTORY"):
         open_encoder("http://x", pooling_layer=(-1,), pooling_strategy="REDUCE_MEAN", max_seq_len=None, threads=1)
