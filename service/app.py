@@ -25,7 +25,7 @@ DESCRIPTION = "Turns danmaku into vectors and finds the danmaku most like a give
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The gateway. Nothing is opened before its lifespan starts, which raises ConfigurationError if something cannot be."""
+    """The gateway. What it needs is opened when its lifespan starts, which may raise ConfigurationError."""
     metrics = Metrics()
 
     @asynccontextmanager
