@@ -1,9 +1,11 @@
-# `make` lists what can be made. Everything lives in .venv; nothing else on the machine is touched.
+# `make` lists what can be made. Everything lives in .venv, except a font that Debian's root gets for drawing.
 PYTHON ?= python3
 PORT ?= 8000
 CORPUS ?=
 WORKDIR ?= runs/danmaku-bert-mini
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+FONT := fonts-noto-cjk
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev serve test lint format train-mini
@@ -30,26 +32,30 @@ format: .venv/.dev ## put the code into the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train-mini: .venv/.dev ## train the bundled model again; CORPUS=DIR of danmaku CSV files
-	@test -n "$(CORPUS)" || { echo "say where the danmaku are: make train-mini CORPUS=path/to/danmaku_dataset"; exit 2; }
-	$(BIN)/danmaku-train clean --input $(CORPUS) --output $(WORKDIR)/corpus
-	$(BIN)/danmaku-train examples --input $(WORKDIR)/corpus --output $(WORKDIR)/examples
+train-mini: $(WORKDIR)/examples/examples.json ## train the bundled model again; CORPUS=DIR of danmaku CSV files
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini.toml --workdir $(WORKDIR)
 	$(BIN)/danmaku-train export --workdir $(WORKDIR) --output models/danmaku-bert-mini
 
-.venv/bin/python:
+$(WORKDIR)/examples/examples.json: $(WORKDIR)/corpus/report.json
+	$(BIN)/danmaku-train examples --input $(WORKDIR)/corpus --output $(WORKDIR)/examples
+
+$(WORKDIR)/corpus/report.json: | .venv/.dev
+	@test -n "$(CORPUS)" || { echo "say where the danmaku are: make train-mini CORPUS=path/to/danmaku_dataset"; exit 2; }
+	$(BIN)/danmaku-train clean --input $(CORPUS) --output $(WORKDIR)/corpus
+
+.venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; make PYTHON=/path/to/it …"; exit 1; }
-	@$(PYTHON) -m venv .venv || { echo "no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv .venv \
+	  || { rm -rf .venv; echo "no venv module; on Debian: apt-get install python3-venv"; exit 1; }
 
-.venv/.service: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+.venv/.service: pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP) --editable .
 	@touch $@
 
 .venv/.dev: .venv/.service
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/python -c 'from training.visualise import find_font; find_font()' 2>/dev/null || { \
-	  command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
-	    && apt-get update -qq && apt-get install -y -qq fonts-noto-cjk >/dev/null; } \
-	  || { echo "a font for Chinese is needed to draw words; on Debian: apt-get install fonts-noto-cjk"; exit 1; }
+	$(PIP) --editable '.[dev]'
+	@dpkg -s $(FONT) >/dev/null 2>&1 \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(FONT) >/dev/null; } \
+	  || echo "to draw words, a font for Chinese is needed; on Debian: apt-get install $(FONT)"
 	@touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import tracemalloc
 
@@ -30,4 +31,6 @@ async def main() -> None:
         )
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    asyncio.run(main())

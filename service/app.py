@@ -16,7 +16,7 @@ from service.api.responses import answer_errors
 from service.api.state import State
 from service.batcher import Batcher
 from service.cache.base import open_cache
-from service.embedder import Embedder
+from service.embedder import Embedder, keeping
 from service.encoders.base import open_encoder
 from service.metrics import Metrics
 from service.settings import Settings
@@ -42,16 +42,16 @@ def create_app(settings: Settings) -> FastAPI:
             stack.callback(encoder.close)
             await encoder.encode(encoder.prepare(["warm up"]))  # the first call allocates: no user should wait for it
             metrics.model.labels(encoder.model, encoder.fingerprint, str(encoder.dim)).set(1)
+            cache = open_cache(settings.cache, max_bytes=settings.cache_bytes, metrics=metrics)
             batcher = await stack.enter_async_context(
                 Batcher(
-                    encoder.encode,
+                    keeping(encoder, cache),
                     concurrency=encoder.concurrency,
                     max_batch_tokens=settings.max_batch_tokens,
                     max_queue_texts=settings.max_queue_texts,
                     metrics=metrics,
                 )
             )
-            cache = open_cache(settings.cache, max_bytes=settings.cache_bytes, metrics=metrics)
             app.state.danmaku = State(settings, Embedder(encoder, cache, batcher, metrics), batcher)
             yield
 

@@ -13,7 +13,7 @@ Only what BERT's checkpoints use is read: unpartitioned numeric tensors, little-
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,13 @@ class _Entry:
     offset: int
     size: int
     crc32c: int
+    is_sliced: bool
 
 
-def read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
-    """Every numeric tensor of a checkpoint, by name. `prefix` is the path without `.index`.
+def read_checkpoint(prefix: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The numeric tensors of a checkpoint by name: all, or those of `names` that there are.
+
+    `prefix` is the path without `.index`.
 
     Raises ModelError, naming the file, if one is missing, cut off, damaged or of another format.
     """
@@ -59,8 +62,10 @@ def read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
     ]
     tensors = {}
     for name, entry in entries.items():
-        if entry.dtype not in DTYPES:
+        if entry.dtype not in DTYPES or (names is not None and name not in names):
             continue
+        if entry.is_sliced:
+            raise ModelError(f"{prefix}.index: {name} is stored in slices; save the checkpoint without partitioning")
         shard = memoryview(shards[entry.shard])
         data = bytes(shard[entry.offset : entry.offset + entry.size])
         expected = int(np.prod(entry.shape, dtype=np.int64)) * DTYPES[entry.dtype].itemsize
@@ -90,6 +95,8 @@ def _read_index(path: Path) -> tuple[Fields, dict[str, _Entry]]:
                     entries[key.decode()] = _entry(value)
                 else:  # the first key is empty, its value a BundleHeaderProto
                     header = _fields(value)
+    except ModelError:
+        raise
     except (IndexError, ValueError, TypeError) as error:
         raise ModelError(f"{path} is damaged: {error}") from None
     if _int(header, 2, default=0) != 0:
@@ -108,6 +115,7 @@ def _entry(value: bytes) -> _Entry:
         _int(fields, 4, default=0),
         _int(fields, 5, default=0),
         _int(fields, 6, default=0),
+        is_sliced=7 in fields,
     )
 
 

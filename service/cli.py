@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import signal
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 
 import uvloop
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from service import __version__
 from service.errors import ConfigurationError
@@ -70,9 +72,11 @@ def _serve(parsed: argparse.Namespace) -> int:
             field = ".".join(map(str, fault["loc"]))
             print(f"danmaku serve: {field + ': ' if field else ''}{fault['msg']}", file=sys.stderr)
         return 2
-    except ConfigurationError as error:
+    except (ConfigurationError, SettingsError) as error:
         print(f"danmaku serve: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # while the model was being opened; later, uvicorn takes the signal
+        return 130
 
 
 async def _run(settings: Settings) -> int:
@@ -119,7 +123,9 @@ def _check(parsed: argparse.Namespace) -> int:
             return 0
     except urllib.error.HTTPError as error:
         reason = f"it answered {error.code} {error.read(200).decode(errors='replace')}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = str(error)
+    except (KeyError, TypeError):
+        reason = "it answers, but not as a gateway does"
     print(f"danmaku check: {parsed.url} is not ready: {reason}", file=sys.stderr)
     return 1

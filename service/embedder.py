@@ -16,14 +16,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from service.batcher import Batcher
+from service.batcher import Batcher, Encode
 from service.cache.base import Cache
 from service.encoders.base import Encoder, Prepared
 from service.errors import TextError
 from service.metrics import Metrics
 
-# Normalising and tokenizing a list longer than this would hold up other requests: it goes to a thread.
-LONG_LIST = 256
+# Normalising and tokenizing more than this, some milliseconds, would hold up other requests: it goes to a thread.
+MANY_CHARACTERS = 4000
 
 T = TypeVar("T")
 
@@ -44,31 +44,30 @@ class Embedder:
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         """Vectors as the encoder made them, in the order of the texts. Raises Overloaded or EncoderUnavailable."""
-        encoder = self.encoder
-        keys = await _off_loop(len(texts), lambda: [encoder.normalize(text) for text in texts])
+        keys, too_long = await _off_loop(texts, self._read)
         unique = list(dict.fromkeys(key for key in keys if key))
-        vectors = await self._cache.get_many(encoder.fingerprint, unique)
+        vectors = await self._cache.get_many(self.encoder.fingerprint, unique)
         if missing := [key for key in unique if key not in vectors]:
-            vectors |= await self._encode(missing)
-        truncated = [index for index, key in enumerate(keys) if encoder.truncates(key)]
-        return self._assemble(keys, vectors, truncated)
+            prepared = await _off_loop(missing, self.encoder.prepare)
+            spelled = [text for text in prepared if text.is_spelled]
+            fresh = await self._batcher.encode(spelled)
+            vectors |= {text.text: vector.tobytes() for text, vector in zip(spelled, fresh, strict=True)}
+        return self._assemble(keys, vectors, too_long)
 
-    async def _encode(self, missing: list[str]) -> dict[str, bytes]:
-        prepared: list[Prepared] = await _off_loop(len(missing), lambda: self.encoder.prepare(missing))
-        spelled = [text for text in prepared if text.is_spelled]
-        fresh = await self._batcher.encode(spelled)
-        vectors = {text.text: vector.tobytes() for text, vector in zip(spelled, fresh, strict=True)}
-        await self._cache.set_many(self.encoder.fingerprint, vectors)
-        return vectors
+    def _read(self, texts: Sequence[str]) -> tuple[list[str], set[str]]:
+        """The texts as the model sees them, and which of those are longer than it takes."""
+        keys = [self.encoder.normalize(text) for text in texts]
+        return keys, {key for key in set(keys) if self.encoder.truncates(key)}
 
-    def _assemble(self, keys: list[str], vectors: dict[str, bytes], truncated: list[int]) -> Embeddings:
+    def _assemble(self, keys: list[str], vectors: dict[str, bytes], too_long: set[str]) -> Embeddings:
         errors = []
+        truncated = [index for index, key in enumerate(keys) if key in too_long and key in vectors]
         nothing = np.full(self.encoder.dim, np.nan, np.float32).tobytes()
         for index, key in enumerate(keys):
             if not key:
                 errors.append(TextError(index, "the text is blank", "empty_text"))
             elif key not in vectors:
-                message = "the model's vocabulary has none of the text's characters"
+                message = "none of the characters that the model reads is in its vocabulary"
                 errors.append(TextError(index, message, "unspellable"))
         rows = b"".join(vectors.get(key, nothing) for key in keys)
         self._metrics.texts.inc(len(keys))
@@ -78,5 +77,22 @@ class Embedder:
         return Embeddings(np.frombuffer(rows, np.float32).reshape(len(keys), self.encoder.dim), truncated, errors)
 
 
-async def _off_loop(length: int, work: Callable[[], T]) -> T:
-    return await asyncio.to_thread(work) if length > LONG_LIST else work()
+def keeping(encoder: Encoder, cache: Cache) -> Encode:
+    """The encoder's `encode`, which keeps every batch in the cache at once.
+
+    So there is no moment at which a text is neither on its way nor known, and when a later batch of the same request
+    fails, what was done is not done again.
+    """
+
+    async def encode(batch: Sequence[Prepared]) -> np.ndarray:
+        vectors = await encoder.encode(batch)
+        if len(vectors) == len(batch):  # else the batcher will say so, and no text gets its neighbour's vector
+            kept = {text.text: vector.tobytes() for text, vector in zip(batch, vectors, strict=True)}
+            await cache.set_many(encoder.fingerprint, kept)
+        return vectors
+
+    return encode
+
+
+async def _off_loop(texts: Sequence[str], work: Callable[[Sequence[str]], T]) -> T:
+    return await asyncio.to_thread(work, texts) if sum(map(len, texts)) > MANY_CHARACTERS else work(texts)

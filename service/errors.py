@@ -6,6 +6,7 @@ DanmakuError
 ├── TooLarge              413  the caller: fewer texts, or a smaller body
 ├── InvalidRequest        422  the caller: JSON, but not what the route takes
 ├── Overloaded            429  the caller: come back after Retry-After; the operator: add capacity
+├── ClientGone            499  nobody: the caller hung up, so nobody reads the answer
 ├── InternalError         500  us
 ├── EncoderUnavailable    503  the operator: the encoder is closing or cannot be reached
 │   └── EncoderFailure    503  the operator: the encoder was asked and broke
@@ -43,6 +44,10 @@ class TooLarge(DanmakuError):
 
 class InvalidRequest(DanmakuError):
     status, error_type = 422, "invalid_request"
+
+
+class ClientGone(DanmakuError):
+    status, error_type = 499, "client_gone"
 
 
 class Overloaded(DanmakuError):

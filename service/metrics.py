@@ -17,7 +17,7 @@ from prometheus_client import (
 )
 
 ROUTES = ("/embed", "/similar", "/healthz", "/readyz", "/info", "/metrics", "other")
-OUTCOMES = ("ok", "invalid", "refused", "failed")
+OUTCOMES = ("ok", "invalid", "refused", "gone", "failed")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 

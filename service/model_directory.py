@@ -41,6 +41,9 @@ class BertConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
@@ -126,7 +129,8 @@ def open_model_directory(
         )
     prefix = prefix or find_checkpoint(path)
     weights = read_variables(prefix, shapes(config))
-    digest = sha256("\n".join(tokenizer.vocab).encode())
+    # Shapes tell the rest of the configuration, but not into how many heads the hidden units are cut.
+    digest = sha256("\n".join([str(config.num_attention_heads), *tokenizer.vocab]).encode())
     for name in sorted(encoder_shapes(config).keys() & weights.keys()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(weights[name]).data)
@@ -137,7 +141,7 @@ def find_checkpoint(directory: Path) -> Path:
     """The prefix of the directory's checkpoint: the one that the file `checkpoint` names, or the only one there is."""
     state = directory / "checkpoint"
     if state.exists():
-        match = re.search(r'^model_checkpoint_path: "(.+)"$', state.read_text(encoding="utf-8"), re.MULTILINE)
+        match = re.search(r'^model_checkpoint_path: "(.+)"$', state.read_text("utf-8", errors="replace"), re.MULTILINE)
         if not match:
             raise ModelError(f'{state} has no line model_checkpoint_path: "NAME"')
         # Some programs write whole paths there, which are wrong once the directory has moved.
@@ -153,11 +157,11 @@ def find_checkpoint(directory: Path) -> Path:
 
 
 def read_variables(prefix: Path, shapes: Shapes) -> dict[str, np.ndarray]:
-    """The variables of a checkpoint that `shapes` names. Raises ModelError if one is missing or of another shape."""
-    found = read_checkpoint(prefix)
+    """The variables that `shapes` names, as float32. Raises ModelError if one is missing or of another shape."""
+    found = read_checkpoint(prefix, shapes.keys())
     for name, shape in shapes.items():
         if name not in found:
             raise ModelError(f"{prefix} has no variable {name}; is it of another model than the configuration?")
         if found[name].shape != shape:
             raise ModelError(f"{prefix}: {name} is {list(found[name].shape)}; the configuration implies {list(shape)}")
-    return {name: found[name] for name in shapes}
+    return {name: found[name].astype(np.float32, copy=False) for name in shapes}

@@ -7,10 +7,15 @@ word. A flag beats the variable, the variable beats the default. Inner objects t
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+# Several are written as in a flag, with spaces: DANMAKU_POOLING_LAYER="-1 -2".
+Layers = Annotated[
+    tuple[int, ...], NoDecode, BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)
+]
 
 
 class Settings(BaseSettings):
@@ -22,7 +27,7 @@ class Settings(BaseSettings):
         "onnx://models/danmaku-bert-mini",
         description="What encodes: onnx://DIRECTORY. Change it to serve your own model.",
     )
-    pooling_layer: tuple[int, ...] = Field(
+    pooling_layer: Layers = Field(
         (-2,),
         description="Layers that a vector is made of, from the end: -1 is the last; several are concatenated. "
         "As bert-as-service's. Changing it changes the fingerprint.",
@@ -32,6 +37,7 @@ class Settings(BaseSettings):
     )
     max_seq_len: int | None = Field(
         None,
+        ge=3,
         description="Tokens kept of a text, [CLS] and [SEP] included; default: all that the model has positions for. "
         "Lower it to bound the cost of long texts. Changes the fingerprint.",
     )

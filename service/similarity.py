@@ -11,7 +11,8 @@ import numpy as np
 from service.embedder import Embedder
 from service.errors import TextError, TooLarge
 
-MAX_MATCHES = 100_000  # some 10 MB of JSON
+MAX_ANSWER_BYTES = 32 * 2**20
+MATCH_BYTES = 80  # of JSON around a match's text
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,9 @@ async def rank(
     """The candidates in order of likeness to each query; ties keep the order of the candidates.
 
     A query or candidate that cannot be embedded matches nothing and is named in the errors.
-    Raises TooLarge, before any work, for more than MAX_MATCHES matches.
+    Raises TooLarge, before any work, if the answer could be larger than MAX_ANSWER_BYTES.
     """
-    if (most := len(queries) * min(len(candidates), top_k or len(candidates))) > MAX_MATCHES:
-        raise TooLarge(
-            f"{most:,} matches in one answer; at most {MAX_MATCHES:,} are given, so lower top_k or ask in parts"
-        )
+    _check_size(queries, candidates, top_k)
     embeddings = await embedder.embed([*queries, *candidates])
     # In a thread: thousands of queries over thousands of candidates take seconds.
     matches = await asyncio.to_thread(_rank, embeddings.vectors, len(queries), top_k, min_score)
@@ -51,6 +49,17 @@ async def rank(
         if error.index >= len(queries)
     ]
     return Ranking(matches, query_errors, candidate_errors)
+
+
+def _check_size(queries: Sequence[str], candidates: Sequence[str], top_k: int | None) -> None:
+    """Every query may bring every candidate's text back, so a small request can ask for an answer without end."""
+    sizes = [len(text.encode()) + MATCH_BYTES for text in candidates]
+    most = len(queries) * min(sum(sizes), (top_k or len(sizes)) * max(sizes, default=0))
+    if most > MAX_ANSWER_BYTES:
+        raise TooLarge(
+            f"the answer could have {most // 2**20} MiB, for {len(queries)} queries over {len(candidates)} candidates; "
+            f"at most {MAX_ANSWER_BYTES // 2**20} are given, so lower top_k or ask in parts"
+        )
 
 
 def _rank(vectors: np.ndarray, queries: int, top_k: int | None, min_score: float | None) -> list[list[Match]]:

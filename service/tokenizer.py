@@ -64,7 +64,8 @@ def learn_vocab(texts: Iterable[str], size: int, *, min_frequency: int = 10) -> 
     """A WordPiece vocabulary of at most `size` tokens: [PAD] … [MASK] first, then characters, then pieces of words.
 
     Every character seen `min_frequency` times is kept as long as there is room: a danmaku with a character
-    that the vocabulary cannot spell is lost to training.
+    that the vocabulary cannot spell is lost to training. Among equally frequent pieces the `tokenizers` library
+    chooses differently on every run, so keep the vocabulary of a model rather than learn it again.
     """
     from tokenizers.trainers import WordPieceTrainer
 
@@ -79,5 +80,4 @@ def learn_vocab(texts: Iterable[str], size: int, *, min_frequency: int = 10) -> 
         show_progress=False,
     )
     learner.train_from_iterator(texts, trainer)
-    # Sorted, since the trainer numbers equally frequent pieces in another order on every run.
     return [*SPECIAL_TOKENS, *sorted(learner.get_vocab().keys() - set(SPECIAL_TOKENS))]

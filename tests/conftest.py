@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -41,6 +42,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "vocab.txt").write_text("\n".join(TINY_VOCAB) + "\n", encoding="utf-8")
     checkpoint.save(directory, 1, initial_values(config, seed=7), {"global_step": 1})
     return directory
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the person who runs the tests has set for a gateway is not meant for these."""
+    for name in [name for name in os.environ if name.startswith("DANMAKU_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

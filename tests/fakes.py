@@ -13,7 +13,8 @@ from service.encoders.base import Prepared
 class RecordingEncoder:
     """An Encoder without a model: a text's vector is [its length, the sum of its code points].
 
-    `calls` holds the texts of every call. While `gate` is cleared, calls wait. If `failure` is set, they raise it.
+    `calls` holds the texts of every call. While `gate` is cleared, calls wait. If `failure` is set, they raise it;
+    so do calls with a text in `failing`.
     A text of `?` alone cannot be spelled; texts over 8 characters are truncated.
     """
 
@@ -24,6 +25,7 @@ class RecordingEncoder:
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: Exception | None = None
+        self.failing: set[str] = set()
         self.running = self.most_running = 0
 
     def normalize(self, text: str) -> str:
@@ -49,6 +51,8 @@ class RecordingEncoder:
             self.running -= 1
         if self.failure:
             raise self.failure
+        if self.failing & {prepared.text for prepared in batch}:
+            raise RuntimeError("broken")
         return np.array([self.vector(prepared.text) for prepared in batch], np.float32)
 
     @staticmethod

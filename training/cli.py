@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-INSTALL = "pip install 'danmaku-embedding[training]' (in a checkout: make install-dev)"
+INSTALL = "make install-dev, or pip install --editable '.[training]'"
+STOPPED = 3  # a run that has not come to its end: what should follow it must not
 # What a person is to put right, as the code raises it; anything else is a bug, whose traceback is wanted.
 USERS_ERRORS = (ValueError, OSError, FloatingPointError)
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # users read our lines, not TensorFlow's
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("training", "service"):
             raise
@@ -32,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         return 130  # as a shell reports SIGINT
-    return 0
 
 
 def _fail(message: str) -> int:
@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: Any, run: Callable[[argparse.Namespace], None], what: str, example: str
+    commands: Any, run: Callable[[argparse.Namespace], int | None], what: str, example: str
 ) -> argparse.ArgumentParser:
     name = run.__name__.removeprefix("_")
     command: argparse.ArgumentParser = commands.add_parser(
@@ -192,7 +192,7 @@ def _examples(arguments: argparse.Namespace) -> None:
     )
 
 
-def _train(arguments: argparse.Namespace) -> None:
+def _train(arguments: argparse.Namespace) -> int:
     from training.config import read_config
     from training.train import train
 
@@ -200,6 +200,7 @@ def _train(arguments: argparse.Namespace) -> None:
     newest = train(config, arguments.workdir, arguments.examples or arguments.workdir / "examples")
     finished = newest.name.endswith(f"-{config.num_train_steps}")
     print(f"{newest}: {'finished' if finished else 'stopped; the same command goes on from here'}")
+    return 0 if finished else STOPPED
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -55,7 +55,7 @@ def read_csv(path: Path) -> Document:
     rows, malformed = [], 0
     # Only \n ends a row: splitlines would also cut at the exotic separators that viewers paste.
     # A byte order mark, as spreadsheets write it, is no danmaku.
-    for line in path.read_text(encoding="utf-8-sig", errors="replace").split("\n"):
+    for line in path.read_bytes().decode("utf-8-sig", errors="replace").split("\n"):
         match = CSV_ROW.fullmatch(line.removesuffix("\r"))
         if match:
             rows.append((float(match[2]), match[1]))

@@ -1,20 +1,21 @@
 """Draws words as each model sees them, side by side: what a model takes for alike stands close together.
 
-A word's vector is what bert-as-service would serve with `-pooling_layer -1 -pooling_strategy REDUCE_MEAN`:
-the mean of the last layer over all tokens, [CLS] and [SEP] included. PCA and t-SNE bring it to the plane;
+A word's vector is what the service gives for it with its default pooling. PCA and t-SNE bring it to the plane;
 every random choice is seeded, so the same models and words give the same picture. t-SNE keeps neighbours, not
 distances: read the groups, not the gaps.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-import tensorflow as tf
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
@@ -22,8 +23,8 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from service.model_directory import ModelDirectory, open_model_directory
-from training import model
+from service.encoders.base import Encoder, open_encoder
+from service.settings import Settings
 from training.files import temporary_name
 
 WORDS = Path(__file__).with_name("words.txt")
@@ -88,9 +89,9 @@ def visualise(models: list[Path], output: Path, *, words: Path = WORDS) -> None:
         panels = figure.subplots(1, len(models), squeeze=False)[0]
         drawn = []
         for panel, directory in zip(panels, models, strict=True):
-            opened = open_model_directory(directory)
-            points = plane(embed(opened, texts))
-            panel.set_title(opened.name, fontsize=1.6 * FONT_SIZE)
+            with opened(directory) as encoder:
+                points = plane(embed(encoder, texts))
+                panel.set_title(encoder.model, fontsize=1.6 * FONT_SIZE)
             panel.set(xticks=[], yticks=[])
             panel.scatter(*points.T, s=9, color=COLOUR, linewidths=0)
             panel.margins(0.06)
@@ -113,20 +114,26 @@ def read_words(path: Path) -> list[str]:
     return words
 
 
-def embed(opened: ModelDirectory, texts: list[str]) -> np.ndarray:
-    """A vector per text, the mean of the last layer over its tokens, [CLS] and [SEP] included: [n, h]."""
-    tokenizer, longest = opened.tokenizer, opened.config.max_position_embeddings
-    rows = [[tokenizer.cls_id, *ids[: longest - 2], tokenizer.sep_id] for ids in tokenizer.ids(texts)]
-    input_ids = np.full((len(rows), max(map(len, rows))), tokenizer.pad_id, np.int32)
-    input_mask = np.zeros_like(input_ids)
-    for number, row in enumerate(rows):
-        input_ids[number, : len(row)] = row
-        input_mask[number, : len(row)] = 1
-    params = {name: tf.constant(value) for name, value in opened.weights.items()}
-    arguments = tf.constant(input_ids), tf.constant(input_mask), tf.zeros_like(input_ids)
-    last = model.encode(params, opened.config, *arguments)[-1].numpy()  # [n, t, h]
-    weights = input_mask[:, :, None].astype(np.float32)
-    return (last * weights).sum(axis=1) / weights.sum(axis=1)
+@contextmanager
+def opened(directory: Path) -> Iterator[Encoder]:
+    """The model in a directory, as the service opens it when nothing is set."""
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    encoder = open_encoder(
+        f"onnx://{directory}",
+        pooling_layer=defaults["pooling_layer"],
+        pooling_strategy=defaults["pooling_strategy"],
+        max_seq_len=None,
+        threads=1,
+    )
+    try:
+        yield encoder
+    finally:
+        encoder.close()
+
+
+def embed(encoder: Encoder, texts: list[str]) -> np.ndarray:
+    """A vector per text: [n, dim]. A text longer than the model is cut rather than refused: it is only a picture."""
+    return asyncio.run(encoder.encode(encoder.prepare([encoder.normalize(text) for text in texts])))
 
 
 def plane(vectors: np.ndarray) -> np.ndarray:

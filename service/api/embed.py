@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.api.responses import ERRORS, json_response
 from service.api.schemas import EmbedRequest, EmbedResponse
-from service.api.state import accept_texts, state_of
+from service.api.state import accept_texts, state_of, while_connected
 from service.embedder import Embeddings
 from service.encoders.base import Encoder
 from service.similarity import unit
@@ -26,16 +26,18 @@ async def embed(request: Request) -> Response:
 
     A text that cannot be embedded gives `null` in its place and an entry in `errors`; it never sinks the list.
     With `Accept: application/x-npy` the answer is one float32 matrix in NumPy's format, with a row of NaN for such a
-    text and the fingerprint in the header `X-Danmaku-Fingerprint`.
+    text, the fingerprint in the header `X-Danmaku-Fingerprint` and the number of truncated texts in
+    `X-Danmaku-Truncated`.
     """
     body = await EmbedRequest.of(request)
     state = state_of(request)
     accept_texts(state, len(body.texts))
-    embeddings = await state.embedder.embed(body.texts)
+    embeddings = await while_connected(request, state.embedder.embed(body.texts))
     vectors = unit(embeddings.vectors) if body.normalize else embeddings.vectors
     encoder = state.embedder.encoder
     if NPY in request.headers.get("accept", ""):
-        headers = {"X-Danmaku-Model": encoder.model, "X-Danmaku-Fingerprint": encoder.fingerprint}
+        truncated = str(len(embeddings.truncated))
+        headers = {"X-Danmaku-Fingerprint": encoder.fingerprint, "X-Danmaku-Truncated": truncated}
         return Response(_npy(vectors), headers=headers, media_type=NPY)
     return json_response(_content(encoder, embeddings, vectors, in_base64=body.encoding == "base64"))
 

@@ -7,7 +7,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.responses import error_response
-from service.errors import TooLarge
+from service.errors import ClientGone, TooLarge
 from service.metrics import ROUTES, Metrics
 
 
@@ -21,7 +21,7 @@ class CountRequests:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         started = time.perf_counter()
-        status = 500
+        status: int | None = None  # none, if the caller hung up before there was an answer
 
         async def watch(message: Message) -> None:
             nonlocal status
@@ -31,14 +31,19 @@ class CountRequests:
 
         try:
             await self._app(scope, receive, watch)
+        except BaseException:
+            status = status or 500
+            raise
         finally:
             route = scope["path"] if scope["path"] in ROUTES else "other"
             self._metrics.requests[route, outcome(status)].inc()
             self._metrics.request_seconds[route].observe(time.perf_counter() - started)
 
 
-def outcome(status: int) -> str:
-    """ok; invalid: the caller's doing; refused: too busy, come back; failed: ours."""
+def outcome(status: int | None) -> str:
+    """ok; invalid: the caller's doing; refused: too busy, come back; gone: the caller hung up; failed: ours."""
+    if status is None or status == ClientGone.status:
+        return "gone"
     if status < 400:
         return "ok"
     if status in (429, 503):

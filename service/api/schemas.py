@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from starlette.requests import ClientDisconnect
 
-from service.errors import DanmakuError, InvalidRequest, MalformedRequest
+from service.errors import ClientGone, DanmakuError, InvalidRequest, MalformedRequest
 
 TEXT_LIST = {"type": "array", "items": {"type": "string"}}
 
@@ -19,11 +20,16 @@ class Body(BaseModel):
 
     @classmethod
     async def of(cls, request: Request) -> Self:
-        """Raises MalformedRequest for what is not JSON, InvalidRequest for other JSON than this."""
+        """Raises MalformedRequest for what is not JSON, InvalidRequest for other JSON than this.
+
+        Raises ClientGone if the body breaks off.
+        """
         try:
             return cls.model_validate_json(await request.body())
         except ValidationError as error:
             raise _explain(error) from None
+        except ClientDisconnect:
+            raise ClientGone("the caller hung up in the middle of the body") from None
 
     @classmethod
     def openapi(cls) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.api.responses import ERRORS, json_response
 from service.api.schemas import SimilarRequest, SimilarResponse
-from service.api.state import accept_texts, state_of
+from service.api.state import accept_texts, state_of, while_connected
 from service.similarity import rank
 
 router = APIRouter(tags=["similarity"])
@@ -21,7 +21,8 @@ async def similar(request: Request) -> Response:
     body = await SimilarRequest.of(request)
     state = state_of(request)
     accept_texts(state, len(body.query) + len(body.candidates))
-    ranking = await rank(state.embedder, body.query, body.candidates, top_k=body.top_k, min_score=body.min_score)
+    work = rank(state.embedder, body.query, body.candidates, top_k=body.top_k, min_score=body.min_score)
+    ranking = await while_connected(request, work)
     results = [
         {
             "query": query,

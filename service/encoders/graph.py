@@ -121,7 +121,7 @@ def _pool(graph: _Graph, hidden: str, strategy: str) -> str:
     lengths = graph.add("Cast", ["lengths"], to=TensorProto.INT64)
     if strategy == "SEP_TOKEN":
         last = graph.add("Unsqueeze", [graph.add("Sub", [lengths, graph.ints([1])]), graph.ints([1])])  # [b, 1]
-        return graph.add("Squeeze", [graph.add("GatherND", [hidden, last], batch_dims=1)])
+        return graph.add("GatherND", [hidden, last], batch_dims=1)
     zero, one = graph.constant("zero", np.array(0, np.int64)), graph.constant("one", np.array(1, np.int64))
     columns = graph.add("Range", [zero, graph.add("Squeeze", ["max_length"]), one])  # [t]
     present = graph.add("Less", [columns, graph.add("Unsqueeze", [lengths, graph.ints([1])])])  # [b, t]

@@ -49,7 +49,7 @@ class OnnxEncoder:
         """Reads the directory, checks the settings against it and builds the session. Raises ConfigurationError."""
         directory = open_model_directory(Path(path))
         config = directory.config
-        max_seq_len = max_seq_len or config.max_position_embeddings
+        max_seq_len = config.max_position_embeddings if max_seq_len is None else max_seq_len
         if not 3 <= max_seq_len <= config.max_position_embeddings:
             raise ConfigurationError(
                 f"max_seq_len is {max_seq_len}; {path} takes 3 to {config.max_position_embeddings}"

@@ -53,6 +53,7 @@ async def test_all_encodings_give_the_same_numbers(client: httpx.AsyncClient) ->
     assert np.array_equal(np.load(io.BytesIO(npy.content)), expected)
     assert npy.headers["content-type"] == "application/x-npy"
     assert npy.headers["x-danmaku-fingerprint"] == info["fingerprint"]
+    assert npy.headers["x-danmaku-truncated"] == "0"
 
 
 async def test_normalized_vectors_have_length_one(client: httpx.AsyncClient) -> None:
@@ -79,7 +80,7 @@ async def test_a_text_without_a_vector_is_null_and_explained(client: httpx.Async
     assert all(error["error"] for error in body["errors"])
 
 
-async def test_a_text_of_ten_thousand_characters_is_truncated(client: httpx.AsyncClient) -> None:
+async def test_a_long_text_is_truncated(client: httpx.AsyncClient) -> None:
     """It gets the vector of its beginning, and the answer says so."""
     body = (await client.post("/embed", json=["草", "哈" * 3000])).json()
 
@@ -178,13 +179,15 @@ async def test_a_body_of_unknown_length_is_limited_too(client: httpx.AsyncClient
 
 async def test_an_answer_without_end_is_refused(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every query with every candidate can be more than fits in memory; `top_k` makes it fit."""
-    monkeypatch.setattr("service.similarity.MAX_MATCHES", 50)
-    body = {"query": ["草"] * 6, "candidates": ["草", "awsl", "晚安"] * 3}
+    monkeypatch.setattr("service.similarity.MAX_ANSWER_BYTES", 5000)
+    body = {"query": ["草"] * 6, "candidates": ["草" * 10, "awsl" * 7, "晚安"] * 3}
     refused = await client.post("/similar", json=body)
 
     assert (refused.status_code, refused.json()["error_type"]) == (413, "too_large")
-    assert "54 matches" in refused.json()["error"] and "top_k" in refused.json()["error"]
-    assert (await client.post("/similar", json=body | {"top_k": 8})).status_code == 200
+    assert "6 queries over 9 candidates" in refused.json()["error"] and "top_k" in refused.json()["error"]
+    answer = await client.post("/similar", json=body | {"top_k": 7})
+    assert answer.status_code == 200
+    assert len(answer.content) < 6000  # the limit, and what is around the matches
 
 
 async def test_health_and_information(client: httpx.AsyncClient) -> None:

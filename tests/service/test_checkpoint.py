@@ -77,7 +77,7 @@ def test_a_file_cut_off_is_found_out(copy: Path) -> None:
 
 
 def test_any_damage_to_the_index_is_an_error(copy: Path) -> None:
-    """Never another exception, never wrong tensors: each of its bytes is changed in turn."""
+    """Never another exception, never wrong tensors: every 37th of its bytes is changed in turn."""
     index = copy.with_name(copy.name + ".index")
     whole = index.read_bytes()
     for position in range(0, len(whole), 37):

@@ -10,18 +10,19 @@ from fakes import RecordingEncoder
 
 from service.batcher import Batcher
 from service.cache.memory import MemoryCache
-from service.embedder import LONG_LIST, Embedder
+from service.embedder import MANY_CHARACTERS, Embedder, keeping
 from service.errors import EncoderFailure
 from service.metrics import Metrics
 
 
 @pytest.fixture
 async def embedder(recording_encoder: RecordingEncoder, metrics: Metrics) -> AsyncIterator[Embedder]:
-    batcher = Batcher(
-        recording_encoder.encode, concurrency=1, max_batch_tokens=10_000, max_queue_texts=1000, metrics=metrics
-    )
-    async with batcher:
-        yield Embedder(recording_encoder, MemoryCache(1_000_000, metrics), batcher, metrics)
+    cache = MemoryCache(1_000_000, metrics)
+    encode = keeping(recording_encoder, cache)
+    async with Batcher(
+        encode, concurrency=1, max_batch_tokens=10_000, max_queue_texts=1000, metrics=metrics
+    ) as batcher:
+        yield Embedder(recording_encoder, cache, batcher, metrics)
 
 
 def texts_encoded(encoder: RecordingEncoder) -> list[str]:
@@ -78,9 +79,31 @@ async def test_an_empty_list_is_an_empty_matrix(embedder: Embedder) -> None:
 
 
 async def test_a_long_list_is_answered_like_a_short_one(embedder: Embedder) -> None:
-    texts = [f"text{number}" for number in range(LONG_LIST + 10)]
+    texts = [f"text{number}" for number in range(MANY_CHARACTERS // 5)]
 
     assert (await embedder.embed(texts)).vectors.tolist() == [RecordingEncoder.vector(text) for text in texts]
+
+
+async def test_an_unspellable_text_is_not_called_truncated(embedder: Embedder) -> None:
+    """It was not embedded at all."""
+    embeddings = await embedder.embed(["?"])
+
+    assert (embeddings.truncated, [error.error_type for error in embeddings.errors]) == ([], ["unspellable"])
+
+
+async def test_what_was_encoded_before_a_failure_is_kept(
+    embedder: Embedder, recording_encoder: RecordingEncoder
+) -> None:
+    """The batches of one request stand for themselves: what is done is not done again."""
+    recording_encoder.failing.add("b")
+    with pytest.raises(EncoderFailure):
+        await embedder.embed(["aaaaaaaa", "b"])
+    assert recording_encoder.calls == [["aaaaaaaa"], ["b"]]
+    recording_encoder.failing.clear()
+    recording_encoder.calls.clear()
+    await embedder.embed(["aaaaaaaa", "b"])
+
+    assert recording_encoder.calls == [["b"]]
 
 
 async def test_a_failed_call_is_not_cached(embedder: Embedder, recording_encoder: RecordingEncoder) -> None:

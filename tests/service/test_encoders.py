@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from service.checkpoint import read_checkpoint
 from service.encoders.base import Encoder, open_encoder
 from service.encoders.graph import POOLING_STRATEGIES
 from service.errors import ConfigurationError
+from service.model_directory import open_model_directory
 
 TEXTS = ["草", "awsl", "哈哈哈哈", "阿夸aqua", "我死了!", "晚安 晚安", "喵喵 草", "清楚清楚", "2333", "你好可爱"]
 
@@ -34,6 +37,7 @@ def open_tiny(tiny_model: Path) -> Iterator[Open]:
 
 
 async def encode(encoder: Encoder, texts: list[str]) -> np.ndarray:
+    """One model call."""
     return await encoder.encode(encoder.prepare([encoder.normalize(text) for text in texts]))
 
 
@@ -79,9 +83,10 @@ async def test_served_vectors_are_those_of_the_trained_model(
     assert np.abs(vectors - trained_vectors(tiny_model, TEXTS, layers, strategy)).max() < 1e-5
 
 
-async def test_company_does_not_change_a_vector(open_tiny: Open) -> None:
+@pytest.mark.parametrize("strategy", POOLING_STRATEGIES)
+async def test_company_does_not_change_a_vector(open_tiny: Open, strategy: str) -> None:
     """Alone or beside longer texts: the same to rounding."""
-    encoder = open_tiny()
+    encoder = open_tiny(pooling_strategy=strategy)
     together = await encode(encoder, TEXTS)
     alone = np.concatenate([await encode(encoder, [text]) for text in TEXTS])
 
@@ -103,6 +108,15 @@ def test_what_changes_vectors_changes_the_fingerprint(open_tiny: Open) -> None:
 
     assert len(set(fingerprints)) == 4
     assert open_tiny(threads=2).fingerprint == fingerprints[0]
+
+
+def test_the_number_of_heads_is_part_of_the_fingerprint(tiny_model: Path, tmp_path: Path) -> None:
+    """No weight's shape tells it, and every vector depends on it."""
+    other = Path(shutil.copytree(tiny_model, tmp_path / "tiny"))
+    config = json.loads((other / "bert_config.json").read_text(encoding="utf-8"))
+    (other / "bert_config.json").write_text(json.dumps(config | {"num_attention_heads": 2}), encoding="utf-8")
+
+    assert open_model_directory(other).digest != open_model_directory(tiny_model).digest
 
 
 def test_long_texts_lose_their_end_and_say_so(open_tiny: Open) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 from processes import serving
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +40,13 @@ def embed(client: httpx.Client, texts: list[str]) -> np.ndarray:
     return np.array(answer.json()["embeddings"], np.float32)
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
 def sample(client: httpx.Client, name: str) -> float:
     line = next(line for line in client.get("/metrics").text.splitlines() if line.startswith(f"{name} "))
     return float(line.split()[1])
@@ -58,23 +68,64 @@ def test_the_bundled_model_gives_the_same_vectors_always() -> None:
     assert encoded == len(DANMAKU) - 1  # AWSL and awsl are one text
 
 
-def test_a_request_in_progress_is_answered_on_sigterm() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_in_progress_is_answered_before_the_end(number: signal.Signals) -> None:
     """Then the process ends by itself, with status 0."""
     answers: list[httpx.Response] = []
-    with serving() as (client, process):
-        texts = [f"{word} {number}" for number in range(100) for word in DANMAKU]
+    with serving("--threads", "1") as (client, process), httpx.Client(base_url=client.base_url) as watcher:
+        texts = [f"{word} {number}" for number in range(200) for word in DANMAKU]
         asking = threading.Thread(target=lambda: answers.append(client.post("/embed", json=texts)))
         asking.start()
-        deadline = time.monotonic() + 30
-        with httpx.Client(base_url=client.base_url) as watcher:
-            while sample(watcher, "danmaku_in_flight_texts") == 0 and time.monotonic() < deadline:
-                time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: sample(watcher, "danmaku_in_flight_texts") > 0)
+        process.send_signal(number)
         asking.join(60)
 
         assert [answer.status_code for answer in answers] == [200]
         assert len(answers[0].json()["embeddings"]) == len(texts)
         assert process.wait(60) == 0
+
+
+def test_who_hangs_up_costs_nothing_more() -> None:
+    """Texts that only they waited for leave the queue, and it counts as nobody's failure."""
+    with serving("--threads", "1") as (client, _), httpx.Client(base_url=client.base_url) as watcher:
+        texts = [f"{word} {number}" for number in range(400) for word in DANMAKU]
+        with pytest.raises(httpx.ReadTimeout):
+            watcher.post("/embed", json=texts, timeout=0.3)
+        wait_for(lambda: sample(client, "danmaku_queue_texts") == 0)
+
+        assert sample(client, "danmaku_batch_texts_sum") < len(texts) / 2
+        counted = client.get("/metrics").text
+        assert 'danmaku_requests_total{outcome="gone",route="/embed"} 1.0' in counted
+        assert 'danmaku_requests_total{outcome="failed",route="/embed"} 0.0' in counted
+
+
+def test_an_upload_that_breaks_off_is_nobodys_failure() -> None:
+    """Whether its length was announced or not; the log stays quiet."""
+    with serving() as (client, process):
+        for head in (b"Content-Length: 1000", b"Transfer-Encoding: chunked"):
+            with socket.create_connection(("127.0.0.1", client.base_url.port)) as connection:
+                connection.sendall(b"POST /embed HTTP/1.1\r\nHost: x\r\n" + head + b'\r\n\r\n5\r\n["aaa\r\n')
+        wait_for(lambda: 'outcome="gone",route="/embed"} 2.0' in client.get("/metrics").text)
+        process.terminate()
+
+        assert "Traceback" not in process.communicate(timeout=60)[1]
+
+
+def test_the_real_limits_hold() -> None:
+    """As the gateway is started by default: a list of 100,000, a text of 10,000 characters, and it goes on."""
+    with serving() as (client, _):
+        too_many = client.post("/embed", json=["草"] * 100_000)
+        long = client.post("/embed", json=["哈" * 10_000, "草"]).json()
+
+        assert (too_many.status_code, too_many.json()["error_type"]) == (413, "too_large")
+        assert long["truncated"] == [0]
+        assert [len(vector) for vector in long["embeddings"]] == [256, 256]
+        assert embed(client, ["草"]).shape == (1, 256)
+
+
+def test_one_text_at_a_time_is_enough_for_every_pooling_strategy() -> None:
+    with serving("--pooling-strategy", "SEP_TOKEN", "--pooling-layer", "-1", "-2") as (client, _):
+        assert embed(client, ["草"]).shape == (1, 512)
 
 
 def test_an_overloaded_gateway_refuses_and_recovers() -> None:
@@ -99,17 +150,23 @@ def test_an_overloaded_gateway_refuses_and_recovers() -> None:
         assert embed(client, ["草"]).shape == (1, 256)
 
 
-def test_the_service_needs_no_tensorflow(tmp_path: Path) -> None:
-    """Nor anything else of training: it starts where importing them fails."""
+def test_the_service_needs_nothing_of_training(tmp_path: Path) -> None:
+    """It opens a model and encodes where TensorFlow and the like cannot be imported."""
     for name in ("tensorflow", "training", "sklearn", "matplotlib"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not for serving')\n", encoding="utf-8")
-    code = (
-        "import sys; from service.cli import main; import service.app, service.encoders.onnx; print(len(sys.modules))"
-    )
+    program = f"""
+import asyncio, sys
+import service.app, service.cli
+from service.encoders.base import open_encoder
+encoder = open_encoder("onnx://{ROOT}/models/danmaku-bert-mini", pooling_layer=(-1,), pooling_strategy="REDUCE_MEAN",
+                       max_seq_len=None, threads=1)
+print(asyncio.run(encoder.encode(encoder.prepare(["草"]))).shape, "training" in sys.modules)
+"""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
 
-    assert done.returncode == 0, done.stderr
+    assert (done.stdout, done.returncode) == ("(1, 256) False\n", 0), done.stderr
 
 
 def test_check_tells_whether_a_gateway_is_ready() -> None:

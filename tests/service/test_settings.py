@@ -11,7 +11,7 @@ from service.settings import Settings
 
 def test_a_variable_is_the_field_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DANMAKU_PORT", "8123")
-    monkeypatch.setenv("DANMAKU_POOLING_LAYER", "[-1, -2]")
+    monkeypatch.setenv("DANMAKU_POOLING_LAYER", "-1 -2")
 
     assert (Settings().port, Settings().pooling_layer) == (8123, (-1, -2))
 

@@ -19,12 +19,13 @@ import pytest
 from service.checkpoint import read_checkpoint
 from service.model_directory import BertConfig, find_checkpoint
 from training import checkpoint, model
+from training.cli import STOPPED
 from training.config import TrainConfig, read_config
 from training.log import TrainingLog
 from training.train import MismatchedRun, train
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 200
+STEPS = 600  # enough for a loaded machine to be caught in the middle
 LONG = f"""
 batch_size = 8
 learning_rate = 1e-3
@@ -112,7 +113,7 @@ def test_a_killed_run_passes_through_the_losses_of_one_that_was_not(
 ) -> None:
     """Every number of every step is equal to the last bit, and so are the weights at the end."""
     assert interrupted["killed"] == -signal.SIGKILL
-    assert interrupted["step after SIGKILL"] < interrupted["rows after SIGKILL"] < STEPS
+    assert interrupted["step after SIGKILL"] <= interrupted["rows after SIGKILL"] < STEPS
     assert interrupted["finished"] == 0
     prefix = train(read_config(interrupted["config"]), tmp_path, examples)
     rows = rows_of(interrupted["workdir"])
@@ -122,9 +123,9 @@ def test_a_killed_run_passes_through_the_losses_of_one_that_was_not(
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_sigterm_saves_and_ends_well(interrupted: dict[str, Any]) -> None:
-    """The checkpoint is of the very step that was reached, so nothing is lost."""
-    assert interrupted["stopped"] == 0
+def test_sigterm_saves_and_says_that_it_is_not_the_end(interrupted: dict[str, Any]) -> None:
+    """The checkpoint is of the very step that was reached; the exit status keeps `make` from exporting it."""
+    assert interrupted["stopped"] == STOPPED
     assert interrupted["step after SIGTERM"] == interrupted["rows after SIGTERM"] < STEPS
 
 

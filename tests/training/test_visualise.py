@@ -7,13 +7,10 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-import tensorflow as tf
 from matplotlib import font_manager
 
-from service.model_directory import open_model_directory
-from training import model
 from training import visualise as drawing
-from training.visualise import Box, embed, find_font, place, plane, read_words, visualise
+from training.visualise import Box, embed, find_font, opened, place, plane, read_words, visualise
 
 HAS_FONT = any(entry.name in drawing.FONTS for entry in font_manager.FontManager().ttflist)
 needs_font = pytest.mark.skipif(not HAS_FONT, reason="no font for Chinese (apt-get install fonts-noto-cjk)")
@@ -43,21 +40,10 @@ def test_an_svg_names_every_model_and_is_the_same_twice(models: tuple[Path, Path
     assert "<dc:date>" not in text
 
 
-def test_a_vector_is_the_mean_over_the_tokens_of_the_last_layer(models: tuple[Path, Path]) -> None:
-    """[CLS] and [SEP] count, padding does not: each text alone gives what it gives among others."""
-    opened = open_model_directory(models[1])
-    texts = ["草", "这首歌好听", "晚安"]
-    vectors = embed(opened, texts)
-    for text, vector in zip(texts, vectors, strict=True):
-        (ids,) = opened.tokenizer.ids([text])
-        row = tf.constant([[opened.tokenizer.cls_id, *ids, opened.tokenizer.sep_id]])
-        last = model.encode(opened.weights, opened.config, row, tf.ones_like(row), tf.zeros_like(row))[-1]
-        np.testing.assert_allclose(vector, last.numpy()[0].mean(axis=0), atol=1e-5)
-
-
 def test_a_word_longer_than_the_model_is_cut(models: tuple[Path, Path]) -> None:
     """Rather than refused: it is only a picture."""
-    assert embed(open_model_directory(models[0]), ["草" * 100]).shape == (1, 32)
+    with opened(models[0]) as encoder:
+        assert embed(encoder, ["草" * 100, "草"]).shape == (2, 32)
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,6 +1,6 @@
 """The gateway's speed over HTTP on loopback, with the bundled model: server and client share this machine's cores.
 
-Four figures, each the median of `--rounds` rounds against a gateway started afresh:
+Medians of `--rounds` rounds, each against a gateway started afresh:
   not cached   lists of 64 texts never seen before, 4 clients
   one text     a text never seen before, one client: time from request to answer
   cached       the same lists of 16 texts again and again, 4 clients, JSON and base64
@@ -13,18 +13,18 @@ import http.client
 import json
 import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = 4
-PORT = 8765
 
 
 def main() -> None:
@@ -59,36 +59,40 @@ def read_texts(path: Path | None, count: int) -> list[str]:
 
 
 def measure(encoder: str, singles: Sequence[str], lists: Sequence[str]) -> dict[str, float]:
-    command = [sys.executable, "-m", "service", "serve", "--port", str(PORT), "--encoder", encoder]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--encoder", encoder]
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
-        wait_until_ready(server)
-        alone = connect()
+        wait_until_ready(server, port)
+        alone = connect(port)
         waits = [timed(partial(post, alone, [text])) for text in singles]
         fresh = [lists[start : start + 64] for start in range(0, len(lists), 64)]
         known = [lists[start : start + 16] for start in range(0, 2048, 16)] * 10
         return {
-            "not cached, texts/s": throughput(fresh, "float"),
+            "not cached, texts/s": throughput(port, fresh, "float"),
             "one text not cached, p50 ms": 1000 * statistics.median(waits),
             "one text not cached, p99 ms": 1000 * statistics.quantiles(waits, n=100)[98],
-            "cached, JSON, texts/s": throughput(known, "float"),
-            "cached, base64, texts/s": throughput(known, "base64"),
+            "cached, JSON, texts/s": throughput(port, known, "float"),
+            "cached, base64, texts/s": throughput(port, known, "base64"),
         }
     finally:
         server.terminate()
         server.wait()
 
 
-def throughput(lists: Sequence[Sequence[str]], encoding: str) -> float:
+def throughput(port: int, lists: Sequence[Sequence[str]], encoding: str) -> float:
     """Texts per second of CLIENTS clients that share the lists."""
 
     def ask(part: Sequence[Sequence[str]]) -> None:
-        connection = connect()
+        connection = connect(port)
         for texts in part:
             post(connection, {"texts": texts, "encoding": encoding})
 
-    threads = [threading.Thread(target=ask, args=[lists[client::CLIENTS]]) for client in range(CLIENTS)]
-    elapsed = timed(lambda: [*map(threading.Thread.start, threads), *map(threading.Thread.join, threads)])
+    parts = [lists[client::CLIENTS] for client in range(CLIENTS)]
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        elapsed = timed(lambda: list(clients.map(ask, parts)))
     return sum(map(len, lists)) / elapsed
 
 
@@ -98,8 +102,8 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def connect() -> http.client.HTTPConnection:
-    return http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
+def connect(port: int) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
 
 def post(connection: http.client.HTTPConnection, body: object) -> None:
@@ -110,10 +114,10 @@ def post(connection: http.client.HTTPConnection, body: object) -> None:
         raise RuntimeError(f"the gateway answered {answer.status}")
 
 
-def wait_until_ready(server: subprocess.Popen[bytes]) -> None:
+def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
     while server.poll() is None:
         try:
-            connection = connect()
+            connection = connect(port)
             connection.request("GET", "/readyz")
             if connection.getresponse().status == 200:
                 return
