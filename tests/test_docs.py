@@ -26,8 +26,8 @@ def gateway() -> Iterator[httpx.Client]:
 def console() -> list[tuple[str, str]]:
     """The commands of README's console block that can be repeated, and the output shown below each."""
     (block,) = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
-    entries = [entry.split("\n", 1) for entry in block.removeprefix("$ ").split("\n$ ")]
-    return [(command, output.strip()) for command, output in entries if command.startswith("curl")]
+    entries = [entry.partition("\n") for entry in block.removeprefix("$ ").split("\n$ ")]
+    return [(command, output.strip()) for command, _, output in entries if command.startswith("curl")]
 
 
 @pytest.mark.parametrize(("command", "shown"), console())
@@ -45,7 +45,7 @@ def test_a_command_gives_the_output_shown(gateway: httpx.Client, command: str, s
 
     assert parts(given)[0] == parts(shown)[0]
     assert np.allclose(parts(given)[1], parts(shown)[1], atol=0.01)
-    assert len(parts(shown)[1]) > 2
+    assert parts(shown)[1]
 
 
 def test_the_python_example_runs(gateway: httpx.Client) -> None:

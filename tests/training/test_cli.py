@@ -71,8 +71,7 @@ def test_without_tensorflow_the_error_says_what_to_install(tmp_path: Path) -> No
     )
     assert result.returncode == 2
     assert result.stderr == (
-        "danmaku-train: error: tensorflow is not installed: "
-        "pip install 'danmaku-embedding[training]' (in a checkout: make install-dev)\n"
+        "danmaku-train: error: tensorflow is not installed: make install-dev, or pip install --editable '.[training]'\n"
     )
 
 
