@@ -148,7 +148,7 @@ def _dense(params: Params, scope: str, x: tf.Tensor) -> tf.Tensor:
 def _product(x: tf.Tensor, kernel: tf.Tensor, *, transpose: bool = False) -> tf.Tensor:
     """x · kernel over the last axis, computed in the kernel's dtype, returned in x's: [..., i] → [..., o].
 
-    As one flat product: on CPU the gradient of an einsum over [b, t, i] takes a hundred times longer.
+    As one flat product: on CPU the gradient of an einsum over [b, t, i] takes many times longer.
     """
     inputs, outputs = reversed(kernel.shape) if transpose else kernel.shape
     flat = tf.cast(tf.reshape(x, [-1, inputs]), kernel.dtype)
