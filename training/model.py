@@ -121,8 +121,11 @@ def with_kernels_as(params: Params, dtype: tf.DType) -> Params:
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:
-    """x · Φ(x) in the tanh approximation, as Google and bert-serving-server have it (arXiv 1606.08415)."""
-    return 0.5 * x * (1.0 + tf.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x * x * x)))
+    """x · Φ(x) with the exact Φ (arXiv 1606.08415), as the BERT of 2018 and bert-serving-server 1.10 compute it.
+
+    Google's later code has an approximation by tanh; the vectors of the two differ in the third digit.
+    """
+    return 0.5 * x * (1.0 + tf.math.erf(x * np.sqrt(0.5).astype(x.dtype.as_numpy_dtype)))
 
 
 def _self_attention(

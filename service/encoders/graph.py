@@ -1,7 +1,7 @@
 """BERT as an ONNX graph, built from a checkpoint's weights, pooling included.
 
 ONNX Runtime's own BERT operators (domain com.microsoft) are used where it has them: they are the fast path on CPU and
-compute what google-research/bert computes (tanh GELU, LayerNorm with epsilon 1e-12, masked scores of −10000).
+compute what bert-serving-server 1.10 computes (GELU by erf, LayerNorm with epsilon 1e-12, masked scores of −10000).
 Only the layers that pooling reads are built.
 
 Shapes: b texts, t tokens of the longest, h hidden units.
@@ -89,7 +89,7 @@ def _layer(graph: _Graph, config: BertConfig, index: int, x: str) -> str:
     )  # [b, t, h]
     x = _add_and_norm(graph, f"{attention}/output", attended, x)
     inner = graph.add("MatMul", [x, graph.weight(f"{layer}/intermediate/dense/kernel")])  # [b, t, 4h]
-    inner = graph.add("FastGelu", [inner, graph.weight(f"{layer}/intermediate/dense/bias")], domain=MICROSOFT)
+    inner = graph.add("BiasGelu", [inner, graph.weight(f"{layer}/intermediate/dense/bias")], domain=MICROSOFT)
     return _add_and_norm(graph, f"{layer}/output", inner, x)
 
 
