@@ -32,6 +32,10 @@ Encode = Callable[[Sequence[Prepared]], Awaitable[np.ndarray]]
 
 SHORTEST_SHARE = 0.75  # of a batch's longest text: shorter ones would be padding for the most part
 MAX_RETRY_AFTER_S = 60
+# So many calls failed one after the other, and the encoder counts as broken; so long after the last of them it is worth
+# another try, or a gateway that gets no requests because it is not ready would never find out that it is well again.
+BROKEN_AFTER_FAILURES = 3
+TRY_AGAIN_AFTER_S = 10.0
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +68,8 @@ class Batcher:
         self._dispatch_is_due = False
         self._is_open = False
         self._texts_per_s = 0.0  # of late
+        self._failures = 0  # of calls, since the last that was well
+        self._failed_at = 0.0
 
     async def __aenter__(self) -> Batcher:
         self._is_open = True
@@ -80,9 +86,15 @@ class Batcher:
             await asyncio.wait(self._calls)
 
     @property
-    def has_room(self) -> bool:
-        """Open, and not full."""
-        return self._is_open and self._queued < self._max_queue_texts
+    def obstacle(self) -> str | None:
+        """Why texts sent now would not be embedded, or None."""
+        if not self._is_open:
+            return "the service is stopping"
+        if self._queued >= self._max_queue_texts:
+            return "the queue is full"
+        if self._failures >= BROKEN_AFTER_FAILURES and time.monotonic() - self._failed_at < TRY_AGAIN_AFTER_S:
+            return f"the encoder failed its last {self._failures} calls"
+        return None
 
     async def encode(self, texts: Sequence[Prepared]) -> list[np.ndarray]:
         """One vector [dim] per text, in order.
@@ -161,9 +173,11 @@ class Batcher:
             if len(vectors) != len(batch):
                 raise EncoderFailure(f"sent {len(batch)} texts to the encoder, got {len(vectors)} vectors back")
         except Exception as error:
+            self._failures, self._failed_at = self._failures + 1, time.monotonic()
             log.exception("A model call with %d texts failed.", len(batch))
             self._fail(batch, error if isinstance(error, DanmakuError) else EncoderFailure("the encoder failed"))
         else:
+            self._failures = 0
             for waiting, vector in zip(batch, vectors, strict=True):
                 del self._waiting[waiting.prepared.text]
                 waiting.vector.set_result(vector)

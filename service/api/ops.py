@@ -22,9 +22,12 @@ async def healthz() -> Response:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """Readiness: 200 while texts are accepted; 503 when the queue is full or the service is stopping."""
-    if not state_of(request).batcher.has_room:
-        raise EncoderUnavailable("not accepting texts: the queue is full or the service is stopping")
+    """Readiness: 503, with the reason, while the queue is full, the encoder fails, or the service is stopping.
+
+    Told from what happened to the last requests; nothing is sent to the encoder to find out.
+    """
+    if obstacle := state_of(request).batcher.obstacle:
+        raise EncoderUnavailable(obstacle)
     return json_response({"status": "ready"})
 
 

@@ -146,7 +146,7 @@ async def test_a_full_queue_refuses_the_whole_request(recording_encoder: Recordi
         with pytest.raises(Overloaded) as refusal:
             await ask(batcher, recording_encoder, "d", "e")
         assert refusal.value.retry_after_s is not None and refusal.value.retry_after_s >= 1
-        assert batcher.has_room
+        assert batcher.obstacle is None
         shared = asyncio.create_task(ask(batcher, recording_encoder, "a", "b", "c"))  # adds nothing to the queue
         await settle()
         recording_encoder.gate.set()
@@ -175,6 +175,24 @@ async def test_a_failure_is_forgotten(batcher: Batcher, recording_encoder: Recor
     recording_encoder.failure = None
 
     assert await ask(batcher, recording_encoder, "草") == [RecordingEncoder.vector("草")]
+
+
+async def test_an_encoder_that_keeps_failing_is_an_obstacle(
+    batcher: Batcher, recording_encoder: RecordingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once is chance; three times is not, until a call is well again or some time has passed."""
+    recording_encoder.failure = RuntimeError("broken")
+    for expected in (None, None, "the encoder failed its last 3 calls"):
+        with pytest.raises(EncoderFailure):
+            await ask(batcher, recording_encoder, "草")
+        assert batcher.obstacle == expected
+    with monkeypatch.context() as patch:
+        patch.setattr("service.batcher.TRY_AGAIN_AFTER_S", 0.0)
+        assert batcher.obstacle is None
+    recording_encoder.failure = None
+    await ask(batcher, recording_encoder, "草")
+
+    assert batcher.obstacle is None
 
 
 async def test_one_of_two_sharers_leaves(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
