@@ -1,4 +1,4 @@
-"""What surrounds every request, as plain ASGI: FastAPI's `@app.middleware("http")` would triple its cost."""
+"""What surrounds every request, as plain ASGI: FastAPI's `@app.middleware("http")` would cost more than the rest."""
 
 from __future__ import annotations
 

@@ -28,7 +28,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """`content` may hold numpy arrays: 20 µs for 768 numbers, where `tolist` and `json` take 450 (docs/design.md)."""
+    """`content` may hold numpy arrays: orjson writes them as they are, where `tolist` would first make every number an
+    object of Python's.
+    """
     body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, status, headers, media_type="application/json")
 

@@ -1,7 +1,7 @@
 """Least recently used vectors in this process, within a budget of bytes.
 
-An OrderedDict: a look-up costs 0.1 µs, a time-to-live library's 1.7 (docs/design.md). Vectors of one fingerprint never
-go stale, so there is nothing to expire.
+An OrderedDict, and no library with times to live: vectors of one fingerprint never go stale, so there is nothing to
+expire and no clock to read.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def open_tiny(tiny_model: Path) -> Iterator[Open]:
 
     def open_it(**changes: object) -> Encoder:
         settings = {"pooling_layer": (-2,), "pooling_strategy": "REDUCE_MEAN", "max_seq_len": None, "threads": 1}
-        encoder = open_encoder(f"onnx://{tiny_model}", **(settings | changes))  # type: ignore[arg-type]
+        encoder = open_encoder(f"onnx://{tiny_model}", **(settings | changes))
         opened.append(encoder)
         return encoder
 

@@ -103,7 +103,7 @@ def test_the_vocabulary_is_learned_from_the_training_documents_only(tmp_path: Pa
     vocab = (tmp_path / "out/vocab.txt").read_text(encoding="utf-8").split()
     assert vocab[:5] == list(SPECIAL_TOKENS)
     assert "草" in vocab and "靐" not in vocab
-    assert report["kept"]["heldout"] == {}  # type: ignore[index]
+    assert report["kept"]["heldout"] == {}
 
 
 def test_a_clean_that_fails_in_the_middle_changes_nothing(
@@ -142,4 +142,4 @@ def test_a_corpus_of_which_nothing_is_left_is_an_error_with_the_reasons(tmp_path
 def test_senseless_settings_are_refused(tmp_path: Path, options: dict[str, float], message: str) -> None:
     """Before anything is read."""
     with pytest.raises(ValueError, match=message):
-        clean([tmp_path], tmp_path / "out", **options)  # type: ignore[arg-type]
+        clean([tmp_path], tmp_path / "out", **options)

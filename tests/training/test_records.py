@@ -100,7 +100,7 @@ def test_making_examples_again_replaces_the_old_ones(corpus: Path, tmp_path: Pat
     report = write_examples(corpus, tmp_path, SETTINGS)
     assert len(shard_paths(tmp_path, "train")) == 1 < many
     records = sum(1 for _ in tf.data.TFRecordDataset(shard_paths(tmp_path, "train")))
-    assert report["examples"]["train"] == records  # type: ignore[index]
+    assert report["examples"]["train"] == records
     assert json.loads((tmp_path / "examples.json").read_text(encoding="utf-8")) == report
     assert (tmp_path / "vocab.txt").read_bytes() == (corpus / "vocab.txt").read_bytes()
 
