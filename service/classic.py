@@ -31,10 +31,13 @@ def main(arguments: Sequence[str]) -> int:
         # It puts its sockets and a frozen graph where it is told, and never takes them away again.
         os.environ.setdefault("ZEROMQ_SOCK_TMP_DIR", sockets)
         parsed.graph_tmp_dir = parsed.graph_tmp_dir or sockets
-        with BertServer(parsed) as server:
-            # Only now: its processes are forks of this one, and must still end on SIGTERM as processes do.
-            signal.signal(signal.SIGTERM, lambda *_: server._send_close_signal())
-            server.join()
+        server = BertServer(parsed)
+        server.start()  # not as a context manager: leaving it would wait for ever on a server that has ended
+        server.is_ready.wait()
+        # Only now: its processes are forks of this one, and must still end on SIGTERM as processes do.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server._send_close_signal())
+        server.join()
     return 0
 
 
