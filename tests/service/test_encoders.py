@@ -259,9 +259,7 @@ def test_a_missing_pooler_is_named(open_tiny: Open, model: Path, tmp_path: Path)
         open_tiny(path=other, pooling_strategy="CLS_POOLED")
 
 
-def test_a_tuned_checkpoint_may_lie_elsewhere_under_another_name(
-    open_tiny: Open, model: Path, tmp_path: Path
-) -> None:
+def test_a_tuned_checkpoint_may_lie_elsewhere_under_another_name(open_tiny: Open, model: Path, tmp_path: Path) -> None:
     """Vocabulary and configuration come from the model's own directory."""
     (tmp_path / "tuned").mkdir()
     for file in model.glob("model.ckpt-1.*"):
@@ -273,9 +271,7 @@ def test_a_tuned_checkpoint_may_lie_elsewhere_under_another_name(
     encoder = open_tiny(path=base, tuned_model_dir=tmp_path / "tuned", ckpt_name="mine", config_name="config.json")
 
     assert np.array_equal(await encode(encoder, TEXTS), await encode(open_tiny(), TEXTS))
-    with pytest.raises(
-        ModelError, match=r"tuned/bert_model\.ckpt\.index does not exist; .*tuned: mine$"
-    ):
+    with pytest.raises(ModelError, match=r"tuned/bert_model\.ckpt\.index does not exist; .*tuned: mine$"):
         open_tiny(path=base, tuned_model_dir=tmp_path / "tuned", ckpt_name="bert_model.ckpt", config_name="config.json")
     with pytest.raises(ModelError, match=r"base/bert_model\.ckpt\.index does not exist; .*: none$"):
         open_tiny(path=base, ckpt_name="bert_model.ckpt", config_name="config.json")
