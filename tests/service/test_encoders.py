@@ -270,7 +270,7 @@ def test_a_tuned_checkpoint_may_lie_elsewhere_under_another_name(open_tiny: Open
     shutil.copy(model / "bert_config.json", base / "config.json")
     encoder = open_tiny(path=base, tuned_model_dir=tmp_path / "tuned", ckpt_name="mine", config_name="config.json")
 
-    assert np.array_equal(await encode(encoder, TEXTS), await encode(open_tiny(), TEXTS))
+    assert encoder.fingerprint == open_tiny().fingerprint
     with pytest.raises(ModelError, match=r"tuned/bert_model\.ckpt\.index does not exist; .*tuned: mine$"):
         open_tiny(path=base, tuned_model_dir=tmp_path / "tuned", ckpt_name="bert_model.ckpt", config_name="config.json")
     with pytest.raises(ModelError, match=r"base/bert_model\.ckpt\.index does not exist; .*: none$"):
