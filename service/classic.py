@@ -10,7 +10,8 @@ nothing of the service.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import multiprocessing
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ from typing import Any
 
 def main(arguments: Sequence[str]) -> int:
     """Serves until SIGTERM, Ctrl-C or a TERMINATION message. Raises ModuleNotFoundError without the extra."""
+    if not importlib.util.find_spec("bert_serving.server"):
+        raise ModuleNotFoundError("bert-serving-server is not installed", name="bert-serving-server")
     present_tensorflow_1()
     from bert_serving.server import BertServer
     from bert_serving.server.helper import get_args_parser
@@ -38,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server._send_close_signal())
         server.join()
+        for child in multiprocessing.active_children():  # with -http_port it stumbles over its proxy and leaves it
+            child.terminate()
     return 0
 
 
