@@ -82,7 +82,8 @@ def find_sources(paths: list[Path], format: str | None = None, shard: Shard | No
                 files.setdefault(name, file)
     if not seen:
         raise FileNotFoundError(
-            f"no {' or '.join(suffixes)} file under {', '.join(map(str, paths))}: expected a file per video or stream"
+            f"no {' or '.join(sorted(suffixes))} file under {', '.join(map(str, paths))}: "
+            "expected a file per video or stream"
         )
     names = sorted(files, key=hash_of)
     return [Source(name, files[name], files[name].stat().st_size) for name in names], duplicates
@@ -112,14 +113,14 @@ def kept_counts(directory: Path, split: str) -> dict[str, int]:
 
 def hash_of(name: str) -> int:
     """A 64-bit hash of a document's name that is the same in every process and year."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
 
 
 def _under(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The files to read; where two of a folder have one name, the one in the better format comes first."""
     if not path.is_dir():
         return [path]
-    files = [file for file in path.rglob("*") if file.suffix.lower() in suffixes]
+    files = [file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.name != "vocab.txt"]
     return sorted(files, key=lambda file: (file.parent, SUFFIXES[file.suffix.lower()], file.name))
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 from training.readers.base import TOO_LONG, Reader, ReaderSettings, Row, lines_of, most, seconds
+
+HALF = re.compile("[\ud800-\udfff]")
 
 
 def recognises(head: str) -> bool:
@@ -22,7 +25,9 @@ def recognises(head: str) -> bool:
 
 
 def rows(path: Path, settings: ReaderSettings) -> Iterator[Row]:
-    is_known = False  # that the fields exist: a misspelt one must not become an empty corpus
+    first: list[str] | None = None  # object's fields
+    names = {flag: getattr(settings, flag) for flag in ("text_field", "time_field", "document_field")}
+    wanted = {flag: name for flag, name in names.items() if name is not None}
     for line in lines_of(path):
         if line is None:
             yield TOO_LONG
@@ -33,10 +38,16 @@ def rows(path: Path, settings: ReaderSettings) -> Iterator[Row]:
         if fields is None:
             yield Row(None)
             continue
-        if not is_known:
-            _require(path, fields, settings)
-            is_known = True
+        for flag in [flag for flag, name in wanted.items() if name in fields]:
+            del wanted[flag]
+        first = first or [*fields]
         yield _row(fields, settings)
+    if first is not None and wanted:  # a misspelt field must not become an empty corpus
+        flag, name = next(iter(wanted.items()))
+        raise ValueError(
+            f"{path}: no object has a field {name!r}; the first has {', '.join(map(repr, first))}: "
+            f"name the right one with --{flag.replace('_', '-')}"
+        )
 
 
 def _row(fields: dict[str, object], settings: ReaderSettings) -> Row:
@@ -48,18 +59,13 @@ def _row(fields: dict[str, object], settings: ReaderSettings) -> Row:
         document = fields.get(settings.document_field)
         if not isinstance(document, str | int) or document == "":
             return Row(None)
-        return Row(text, order_s=time_s, document=str(document))
-    return Row(text, clock_s=time_s if settings.time_field else None)
+        return Row(_whole(text), order_s=time_s, document=str(document))
+    return Row(_whole(text), clock_s=time_s if settings.time_field else None)
 
 
-def _require(path: Path, fields: dict[str, object], settings: ReaderSettings) -> None:
-    for flag in ("text_field", "time_field", "document_field"):
-        name = getattr(settings, flag)
-        if name is not None and name not in fields:
-            raise ValueError(
-                f"{path}: no field {name!r} in its first object, which has {', '.join(map(repr, fields))}; "
-                f"name the right one with --{flag.replace('_', '-')}"
-            )
+def _whole(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can spell and UTF-8 cannot."""
+    return HALF.sub("\ufffd", text)
 
 
 def _object(line: str) -> dict[str, object] | None:

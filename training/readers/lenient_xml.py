@@ -42,6 +42,7 @@ class _Parser:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._children: list[Child] = []
+        self._root = "root"
         self._new()
 
     def feed(self, piece: str) -> list[Child]:
@@ -53,7 +54,7 @@ class _Parser:
         except expat.ExpatError:
             self._children.append(Child("", {}, MALFORMED))
             self._new()
-            self._expat.Parse("<root>")
+            self._expat.Parse(f"<{self._root}>")
         children, self._children = self._children, []
         return children
 
@@ -85,7 +86,9 @@ class _Parser:
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._depth += 1
-        if self._depth == 2:
+        if self._depth == 1:
+            self._root = name
+        elif self._depth == 2:
             self._open, self._text = Child(name, attributes, ""), ""
 
     def _characters(self, text: str) -> None:
