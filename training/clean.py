@@ -15,7 +15,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,7 +82,8 @@ def clean(
         parts = list(_parts(sources, scraps))
         progress = Progress("clean", _kilobytes(sources), "kB")
         done = 0
-        for part, counted in zip(parts, in_order(cleaner, parts, jobs), strict=True):
+        counted_parts = stack.enter_context(closing(in_order(cleaner, parts, jobs)))  # closed before its scraps are
+        for part, counted in zip(parts, counted_parts, strict=True):
             counts.update(counted)
             for split, text in texts.items():
                 _move(part.text(split), text)

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 _function: Callable[[Any], Any]  # of a worker
 
 
-def in_order(function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
+def in_order(function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Generator[Result, None, None]:
     """`map`, with up to `jobs` processes. `function` is pickled once for each."""
     jobs = min(jobs, len(tasks))
     if jobs < 2:
