@@ -1,4 +1,4 @@
-"""What is peculiar to each format: text that looks like structure, structure that is missing, times in several units."""
+"""What is peculiar to each format: text like structure, structure that is missing, times in several units."""
 
 from __future__ import annotations
 
