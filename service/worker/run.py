@@ -25,6 +25,7 @@ from service.worker.status import Status
 log = logging.getLogger("danmaku")
 
 MAX_BATCH_TOKENS = 1024  # of a model call, padding included: beyond, a processor's cache overflows
+HTTP_SHUTDOWN_TIMEOUT_S = 20
 NO_LIMIT = 2**62  # the worker bounds what it holds by memory, and lets nobody wait in vain
 
 
@@ -94,7 +95,10 @@ async def _serving_http(worker: Worker, flags: argparse.Namespace) -> AsyncItera
         return
     host = "0.0.0.0" if flags.bind == "*" else flags.bind
     config = uvicorn.Config(
-        create_http(worker, max_connect=flags.http_max_connect, cors=flags.cors), lifespan="off", log_level="warning"
+        create_http(worker, max_connect=flags.http_max_connect, cors=flags.cors),
+        lifespan="off",
+        log_level="warning",
+        timeout_graceful_shutdown=HTTP_SHUTDOWN_TIMEOUT_S,
     )
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # they are the worker's
