@@ -10,13 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from service.encoders.base import Prepared
+from service.encoders.exactness import check_exactness
 from service.encoders.graph import build_graph
 from service.encoders.inputs import Inputs
 from service.encoders.options import EncoderOptions
@@ -50,6 +54,7 @@ class OnnxEncoder:
         self.fingerprint = _fingerprint(directory, options)
         self._tokenizer = directory.tokenizer
         self._session = session
+        self._inputs = [value.name for value in session.get_inputs()]
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="encode")
 
     @classmethod
@@ -83,12 +88,13 @@ class OnnxEncoder:
         )
         options.check(directory.config, str(path))
         concurrency = min(concurrency, threads)
-        session_options = onnxruntime.SessionOptions()
-        session_options.intra_op_num_threads = threads - concurrency + 1  # a caller is one of them
-        session_options.inter_op_num_threads = 1
-        graph = build_graph(directory.config, directory.weights, options).SerializeToString()
-        session = onnxruntime.InferenceSession(graph, session_options, providers=["CPUExecutionProvider"])
-        return cls(directory, options, session, concurrency)
+        session = _session(directory, options, threads - concurrency + 1)  # a caller is one of them
+        encoder = cls(directory, options, session, concurrency)
+        if options.precision == "int8" and not options.allow_inexact:
+            exact = replace(options, precision="float32")
+            with closing(cls(directory, exact, _session(directory, exact, threads), 1)) as reference:
+                check_exactness(encoder, reference)
+        return encoder
 
     def normalize(self, text: str) -> str:
         return self._tokenizer.normalize(text)
@@ -113,31 +119,47 @@ class OnnxEncoder:
         return np.asarray(vectors, np.float32)
 
     def _feed(self, batch: Sequence[Prepared]) -> dict[str, np.ndarray]:
-        lengths = np.array([len(prepared.ids) for prepared in batch], np.int32)  # [b]
-        shape = (len(batch), int(lengths.max()))
-        input_ids = np.full(shape, self._tokenizer.pad_id, np.int32)  # [b, t]
-        for row, prepared in enumerate(batch):
-            input_ids[row, : len(prepared.ids)] = prepared.ids
-        feed = {"input_ids": input_ids}
+        """See `build_graph`."""
+        rows = [prepared.ids for prepared in batch]
+        lengths = np.array([len(row) for row in rows], np.int32)  # [b]
+        present = np.arange(lengths.max(), dtype=np.int32) < lengths[:, None]  # [b, t]
+        cells = np.flatnonzero(present).astype(np.int32)  # [n]
+        tokens = np.zeros(present.shape, np.int32)
+        tokens[present] = np.arange(len(cells), dtype=np.int32)
+        feed = {
+            "input_ids": np.fromiter(chain.from_iterable(rows), np.int32, len(cells)),
+            "positions": cells % present.shape[1],
+            "cells": cells,
+            "tokens": tokens,
+            "lengths": lengths,
+        }
         if self.options.sentence_pairs:
-            starts = [len(prepared.ids) if prepared.segment_b is None else prepared.segment_b for prepared in batch]
-            feed["segment_b"] = np.array(starts, np.int32)
+            starts = [prepared.num_tokens if prepared.segment_b is None else prepared.segment_b for prepared in batch]
+            in_b = feed["positions"] >= np.repeat(np.array(starts, np.int32), lengths)  # [n]
+            feed["segment_ids"] = in_b.astype(np.int32)
         if self.options.mask_cls_sep:
-            feed["mask"] = np.zeros(shape, np.int32)
+            feed["mask"] = present.astype(np.int32)
             for row, prepared in enumerate(batch):
-                _mark(feed["mask"][row], prepared)
-        else:
-            feed["lengths"] = lengths
-        return feed
+                _hide_special_tokens(feed["mask"][row], prepared)
+        return {name: feed[name] for name in self._inputs}
 
     def close(self) -> None:
         self._threads.shutdown(wait=True)
 
 
-def _mark(mask: np.ndarray, prepared: Prepared) -> None:
-    """1 for what mask_cls_sep leaves to be seen. [CLS] [SEP] alone stay: without them there were nothing."""
+def _session(directory: ModelDirectory, options: EncoderOptions, threads: int) -> onnxruntime.InferenceSession:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    # The graph is arranged by hand, and some of what the optimizer would fuse is slower.
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    graph = build_graph(directory.config, directory.weights, options).SerializeToString()
+    return onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
+
+
+def _hide_special_tokens(mask: np.ndarray, prepared: Prepared) -> None:
+    """As mask_cls_sep says; but [CLS] [SEP] alone stay: without them there were nothing."""
     length = len(prepared.ids)
-    mask[:length] = 1
     if prepared.has_special_tokens and length > 2:
         mask[0] = mask[length - 1] = 0
         if prepared.segment_b is not None:

@@ -13,12 +13,14 @@ import pytest
 
 from service.checkpoint import read_checkpoint
 from service.encoders.base import Prepared, open_encoder
+from service.encoders.exactness import least_cosine
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import POOLING_STRATEGIES, EncoderOptions
 from service.errors import ConfigurationError, ModelError
 from service.model_directory import open_model_directory
 
 TEXTS = ["草", "awsl", "哈哈哈哈", "阿夸aqua", "我死了!", "晚安 晚安", "喵喵 草", "清楚清楚", "2333", "你好可爱"]
+BUNDLED = Path(__file__).parents[2] / "models" / "danmaku-bert-mini"
 PAIRS = ["你好 ||| 晚安", "草", "阿夸aqua ||| 可爱 可爱", "awsl ||| awsl"]
 
 Open = Callable[..., OnnxEncoder]
@@ -176,6 +178,7 @@ def test_what_changes_vectors_changes_the_fingerprint(open_tiny: Open) -> None:
         {"no_special_token": True},
         {"no_position_embeddings": True},
         {"sentence_pairs": True},
+        {"precision": "int8", "allow_inexact": True},
     )
     fingerprints = [open_tiny(**changes).fingerprint for changes in different]
 
@@ -244,6 +247,36 @@ def test_settings_that_the_model_cannot_follow_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         open_tiny(**changes)
+
+
+@pytest.mark.parametrize("strategy", POOLING_STRATEGIES)
+async def test_int8_is_near_and_company_does_not_change_it_either(open_tiny: Open, strategy: str) -> None:
+    """Every row has a scale of its own, so a vector does not depend on what shares the call."""
+    options = {"pooling_strategy": strategy, "mask_cls_sep": True}
+    encoder = open_tiny(precision="int8", allow_inexact=True, **options)
+    together = await encode(encoder, TEXTS)
+
+    assert 0.95 < least_cosine(encoder, open_tiny(**options)) < 0.999999
+    for text, vector in zip(TEXTS, together, strict=True):
+        (alone,) = await encode(encoder, [text])
+        assert np.abs((vector[: len(alone)] if strategy == "NONE" else vector) - alone).max() < 1e-5
+
+
+def test_int8_that_is_far_from_float32_is_refused_unless_allowed(open_tiny: Open, model: Path, tmp_path: Path) -> None:
+    """Here because one outlier in each column leaves nothing of the other weights."""
+    from training import checkpoint
+
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    weights = dict(read_checkpoint(model / "model.ckpt-1"))
+    for name in [name for name in weights if name.endswith("/output/dense/kernel")]:
+        weights[name] = weights[name].copy()
+        weights[name][0] += 60
+    checkpoint.write(other / "model.ckpt-1", weights)
+
+    with pytest.raises(ConfigurationError, match=r"least cosine to float32 is 0\.\d+, below 0\.999"):
+        open_tiny(path=other, precision="int8")
+    open_tiny(path=other, precision="int8", allow_inexact=True)
+    open_tiny(path=BUNDLED, precision="int8")
 
 
 def test_a_missing_pooler_is_named(open_tiny: Open, model: Path, tmp_path: Path) -> None:
