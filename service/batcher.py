@@ -6,7 +6,8 @@ Five ideas, worth knowing before changing anything here:
    it next waits for the same future. In a live chat the texts in flight are the same few words.
 2. There is no timer. While the encoder is busy, texts gather by themselves; when it is idle, waiting gains nothing.
 3. Texts wait in one bucket per length. A call starts at the bucket whose head has waited longest, so nobody starves,
-   and takes on slightly shorter texts while its token budget lasts: little of it is padding.
+   and takes on shorter texts while its token budget lasts. Much shorter ones wait for others: encoders pad at least
+   attention to the longest text of a call.
 4. There are two lanes. A bot's single text does not wait behind a list of 10,000: requests of few texts go first, in
    calls of their own, which are short; every fourth call is the long lists' turn, so they go on, too.
 5. A caller can leave at any moment. Futures are waited for, never awaited directly, so that its cancellation does not
@@ -21,6 +22,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -32,7 +34,7 @@ log = logging.getLogger("danmaku")
 
 Encode = Callable[[Sequence[Prepared]], Awaitable[np.ndarray]]
 
-SHORTEST_SHARE = 0.75  # of a batch's longest text: shorter ones would be padding for the most part
+SHORTEST_SHARE = 0.25  # of a batch's longest text: shorter ones would be padding for the most part
 MAX_OVERTAKING_CALLS = 3  # of the quick lane, one after the other, while the other lane waits
 MAX_RETRY_AFTER_S = 60
 # So many calls failed one after the other, and the encoder counts as broken; so long after the last of them it is worth
@@ -57,7 +59,7 @@ class Batcher:
     """An async context manager; within it any number of tasks may call `encode`.
 
     `encode` makes at most `concurrency` calls of the function given at a time, each of at most `max_batch_size` texts
-    and `max_batch_tokens` tokens, padding included, or of one text. Requests of up to `priority_batch_size` texts
+    and `max_batch_tokens` tokens, padding not counted, or of one text. Requests of up to `priority_batch_size` texts
     overtake longer ones.
     """
 
@@ -183,11 +185,14 @@ class Batcher:
         # Whoever is in a hurry does not wait for more texts than needed; a long list has room for them at the end.
         lanes = (self._quick,) if overtakes else (self._bulk, self._quick)
         longest = min(lanes[0], key=lambda length: next(iter(lanes[0][length].values())).since)
-        room = min(self._max_batch_size, max(1, self._max_batch_tokens // longest))
         batch: list[_Waiting] = []
+        tokens = self._max_batch_tokens
         for lane in lanes:
             for length in range(longest, math.ceil(longest * SHORTEST_SHARE) - 1, -1):
-                batch += list(lane.get(length, {}).values())[: room - len(batch)]
+                room = min(self._max_batch_size - len(batch), tokens // length)
+                taken = list(islice(lane.get(length, {}).values(), max(room, 0 if batch else 1)))
+                batch += taken
+                tokens -= length * len(taken)
         for waiting in batch:
             self._dequeue(waiting)
         return batch

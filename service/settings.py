@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     max_batch_tokens: int = Field(
         1024,
         ge=1,
-        description="Tokens of one model call, padding included. More is slower on CPU: the cache overflows.",
+        description="Tokens of one model call. More is slower on CPU: the cache overflows.",
     )
     max_queue_texts: int = Field(
         20_000,

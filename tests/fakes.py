@@ -15,7 +15,7 @@ class RecordingEncoder:
 
     `calls` holds the texts of every call. While `gate` is cleared, calls wait. If `failure` is set, they raise it;
     so do calls with a text in `failing`.
-    A text of `?` alone cannot be spelled; texts over 8 characters are truncated.
+    A text of `?` alone cannot be spelled; texts over `limit` characters are truncated.
     """
 
     model, fingerprint, dim, max_seq_len, concurrency = "recording", "f0", 2, 10, 1
@@ -27,18 +27,21 @@ class RecordingEncoder:
         self.failure: Exception | None = None
         self.failing: set[str] = set()
         self.running = self.most_running = 0
+        self.limit = 8
 
     def normalize(self, text: str) -> str:
         return text.strip().lower()
 
     def prepare(self, texts: Sequence[str]) -> list[Prepared]:
         return [
-            Prepared(text, [1, *map(ord, text[:8]), 2], is_truncated=len(text) > 8, is_spelled=text != "?")
+            Prepared(
+                text, [1, *map(ord, text[: self.limit]), 2], is_truncated=len(text) > self.limit, is_spelled=text != "?"
+            )
             for text in texts
         ]
 
     def truncates(self, text: str) -> bool:
-        return len(text) > 8
+        return len(text) > self.limit
 
     async def encode(self, batch: Sequence[Prepared]) -> np.ndarray:
         self.calls.append([prepared.text for prepared in batch])

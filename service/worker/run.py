@@ -24,7 +24,7 @@ from service.worker.status import Status
 
 log = logging.getLogger("danmaku")
 
-MAX_BATCH_TOKENS = 1024  # of a model call, padding included: beyond, a processor's cache overflows
+MAX_BATCH_TOKENS = 1024  # of a model call: beyond, a processor's cache overflows
 HTTP_SHUTDOWN_TIMEOUT_S = 20
 NO_LIMIT = 2**62  # the worker bounds what it holds by memory, and lets nobody wait in vain
 

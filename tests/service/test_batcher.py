@@ -89,15 +89,17 @@ async def test_texts_gather_while_the_encoder_is_busy(batcher: Batcher, recordin
     assert recording_encoder.calls == [["a"], ["b", "c", "d"]]
 
 
-async def test_texts_of_like_length_go_together(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
-    """The longest-waiting text leads; texts under three quarters of its length would mostly be padding."""
-    await ask(batcher, recording_encoder, "aaaaaa", "b", "ccccc", "d", "eeeeee")
+async def test_texts_of_like_length_go_together(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    """The text that has waited longest leads; those under a quarter of its tokens would mostly be padding."""
+    async with make(recording_encoder, metrics, max_batch_tokens=1000) as batcher:
+        recording_encoder.limit = 100
+        await ask(batcher, recording_encoder, "a" * 20, "b", "c" * 6, "d", "e" * 20)
 
-    assert recording_encoder.calls == [["aaaaaa", "eeeeee", "ccccc"], ["b", "d"]]
+    assert recording_encoder.calls == [["a" * 20, "e" * 20, "c" * 6], ["b", "d"]]
 
 
 async def test_a_call_keeps_to_the_token_budget(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
-    """Padding included: 5 texts of 4 tokens under a budget of 8 are three calls."""
+    """5 texts of 4 tokens under a budget of 8 are three calls."""
     async with make(recording_encoder, metrics, max_batch_tokens=8) as batcher:
         await ask(batcher, recording_encoder, "aa", "bb", "cc", "dd", "ee")
 
@@ -109,6 +111,57 @@ async def test_a_text_over_the_budget_goes_alone(recording_encoder: RecordingEnc
         await ask(batcher, recording_encoder, "aa", "bb")
 
     assert recording_encoder.calls == [["aa"], ["bb"]]
+
+
+async def test_a_call_keeps_to_the_number_of_texts(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    async with make(recording_encoder, metrics, max_batch_size=2) as batcher:
+        await ask(batcher, recording_encoder, "a", "b", "c")
+
+    assert recording_encoder.calls == [["a", "b"], ["c"]]
+
+
+async def test_few_texts_overtake_many(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    """In a call of their own, which is over sooner."""
+    recording_encoder.gate.clear()
+    async with make(recording_encoder, metrics, max_batch_tokens=12, priority_batch_size=2) as batcher:
+        many = asyncio.create_task(ask(batcher, recording_encoder, *"abcdefghi"))
+        await settle()
+        few = asyncio.create_task(ask(batcher, recording_encoder, "x", "y"))
+        await settle()
+        recording_encoder.gate.set()
+        await asyncio.gather(many, few)
+
+    assert recording_encoder.calls == [list("abcd"), list("xy"), list("efgh"), ["i"]]
+
+
+async def test_many_texts_have_their_turn_among_few(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    """Every fourth call; the few ride along where there is room."""
+    recording_encoder.gate.clear()
+    async with make(recording_encoder, metrics, max_batch_tokens=3, priority_batch_size=1) as batcher:
+        tasks = [asyncio.create_task(ask(batcher, recording_encoder, *"abc"))]
+        await settle()
+        tasks += [asyncio.create_task(ask(batcher, recording_encoder, text)) for text in "123456"]
+        await settle()
+        recording_encoder.gate.set()
+        await asyncio.gather(*tasks)
+
+    assert [call[0] for call in recording_encoder.calls] == list("a123b456c")
+
+
+async def test_a_text_of_a_long_list_overtakes_it_if_a_short_request_wants_it(
+    recording_encoder: RecordingEncoder, metrics: Metrics
+) -> None:
+    recording_encoder.gate.clear()
+    async with make(recording_encoder, metrics, max_batch_tokens=6, priority_batch_size=1) as batcher:
+        many = asyncio.create_task(ask(batcher, recording_encoder, *"abcdef"))
+        await settle()
+        few = asyncio.create_task(ask(batcher, recording_encoder, "f"))
+        await settle()
+        recording_encoder.gate.set()
+        assert await few == [RecordingEncoder.vector("f")]
+        await many
+
+    assert recording_encoder.calls == [list("ab"), ["f"], list("cd"), ["e"]]
 
 
 async def test_nobody_starves(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:

@@ -1,0 +1,158 @@
+"""The model alone, without server or cache: texts/s and the time of one text, by precision, threads and size of a call.
+
+All alternatives are open at once and take turns, round after round, so that what else the machine does hits all of them
+alike; medians are printed. Beside them stands numpy's rate of float32 matrix products on as many threads, measured in
+the same rounds, and the share of it that the model reaches: above 1 it can only be int8.
+
+Without --model, a BERT of Google's base size (12 layers × 768) with random weights and the bundled vocabulary is made
+in a temporary directory: speed does not depend on what weights say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from service.encoders.base import Prepared
+from service.encoders.onnx import OnnxEncoder
+from service.encoders.options import PRECISIONS, EncoderOptions
+from service.model_directory import BertConfig, encoder_shapes
+
+ROOT = Path(__file__).parents[1]
+BUNDLED = ROOT / "models" / "danmaku-bert-mini"
+SINGLES = 20  # a round, for the time of one text
+
+
+@dataclass
+class Alternative:
+    encoder: OnnxEncoder
+    label: str
+    max_tokens: int
+    rates: list[float] = field(default_factory=list)  # texts/s
+    waits_ms: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    cores = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="a model directory; default: base size, random weights")
+    parser.add_argument("--danmaku", type=Path, help="a danmaku a line; default: pairs of training/words.txt")
+    parser.add_argument("--texts", type=int, default=512, help="distinct texts [512]")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
+    parser.add_argument("--max-tokens", nargs="+", type=int, default=[256, 1024, 4096], help="of one call")
+    parser.add_argument(
+        "--calls", nargs="+", type=int, default=sorted({1, cores}), help="at a time, on all cores this process may use"
+    )
+    parser.add_argument("--pooling-layer", nargs="+", type=int, default=[-2])
+    arguments = parser.parse_args()
+    texts = read_texts(arguments.danmaku, arguments.texts)
+    with ExitStack() as stack:
+        model = arguments.model or random_model(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        alternatives = []
+        for precision in arguments.precision:
+            options = EncoderOptions(tuple(arguments.pooling_layer), precision=precision, allow_inexact=True)
+            for calls in arguments.calls:
+                encoder = OnnxEncoder.open(model, options, threads=cores, concurrency=calls)
+                stack.enter_context(closing(encoder))
+                for max_tokens in arguments.max_tokens:
+                    label = f"{precision}, {encoder.concurrency} at a time, {max_tokens} tokens"
+                    alternatives.append(Alternative(encoder, label, max_tokens))
+        measure(alternatives, texts, arguments.rounds, cores, BertConfig.from_json_file(model / "bert_config.json"))
+
+
+def measure(
+    alternatives: Sequence[Alternative], texts: Sequence[str], rounds: int, cores: int, config: BertConfig
+) -> None:
+    matrix_rates = []
+    rows = alternatives[0].encoder.inputs.of_texts(texts)
+    tokens = statistics.mean(row.num_tokens for row in rows)
+    for number in range(rounds + 1):  # the first is for warming up
+        matrix_rates.append(matrix_rate())
+        for alternative in alternatives:
+            alternative.rates.append(len(rows) / timed(lambda a=alternative: encode_all(a, rows)))
+            waits = [timed(lambda a=alternative, r=row: a.encoder.encode_now([r])) for row in rows[:SINGLES]]
+            alternative.waits_ms.append(1000 * statistics.median(waits))
+        print(f"round {number or 'to warm up'}", flush=True)
+    rate = statistics.median(matrix_rates[1:])
+    print(f"\n{len(rows)} distinct texts of {tokens:.1f} tokens, {cores} cores, medians of {rounds} rounds")
+    print(f"numpy's float32 matrix product: {rate / 1e9:.0f} GFLOP/s")
+    for alternative in alternatives:
+        texts_per_s = statistics.median(alternative.rates[1:])
+        share = texts_per_s * tokens * flop_per_token(config, alternative.encoder.options) / rate
+        wait_ms = statistics.median(alternative.waits_ms[1:])
+        print(f"  {alternative.label:36} {texts_per_s:9,.1f} texts/s   share {share:.2f}   one text {wait_ms:.1f} ms")
+
+
+def encode_all(alternative: Alternative, rows: Sequence[Prepared]) -> None:
+    """Texts of like length together, as the batcher sends them, `concurrency` calls at a time."""
+    calls: list[list[Prepared]] = [[]]
+    tokens = 0
+    for row in sorted(rows, key=lambda row: row.num_tokens):
+        if calls[-1] and tokens + row.num_tokens > alternative.max_tokens:
+            calls.append([])
+            tokens = 0
+        calls[-1].append(row)
+        tokens += row.num_tokens
+    with ThreadPoolExecutor(alternative.encoder.concurrency) as threads:
+        list(threads.map(alternative.encoder.encode_now, reversed(calls)))
+
+
+def flop_per_token(config: BertConfig, options: EncoderOptions) -> int:
+    """Multiplications and additions of the dense layers; attention's own products are few beside them."""
+    h, i = config.hidden_size, config.intermediate_size
+    return max(options.layers(config)) * 2 * (4 * h * h + 2 * h * i)
+
+
+def matrix_rate() -> float:
+    """FLOP/s of numpy, which takes as many threads as there are cores."""
+    a, b = np.ones((1024, 768), np.float32), np.ones((768, 3072), np.float32)
+    return 2 * 1024 * 768 * 3072 / min(timed(lambda: a @ b) for _ in range(10))
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def read_texts(path: Path | None, count: int) -> list[str]:
+    """Distinct texts in an order that is the same on every run."""
+    if path:
+        lines = sorted({line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()})
+    else:
+        words = (ROOT / "training" / "words.txt").read_text(encoding="utf-8").split()
+        lines = sorted({f"{first} {second}" for first in words for second in words})
+    random.Random(0).shuffle(lines)
+    return lines[:count]
+
+
+def random_model(directory: Path) -> Path:
+    from training import checkpoint
+
+    vocab = (BUNDLED / "vocab.txt").read_text(encoding="utf-8")
+    config = BertConfig(vocab_size=vocab.count("\n"))
+    values = np.random.default_rng(0)
+    weights = {
+        name: (values.standard_normal(shape, np.float32) * np.float32(0.02)) + np.float32(name.endswith("gamma"))
+        for name, shape in encoder_shapes(config).items()
+    }
+    checkpoint.write(directory / "bert_model.ckpt", weights)
+    (directory / "bert_config.json").write_text(config.to_json(), encoding="utf-8")
+    (directory / "vocab.txt").write_text(vocab, encoding="utf-8")
+    return directory
+
+
+if __name__ == "__main__":
+    main()
