@@ -95,13 +95,15 @@ async def test_what_was_encoded_before_a_failure_is_kept(
     embedder: Embedder, recording_encoder: RecordingEncoder
 ) -> None:
     """The batches of one request stand for themselves: what is done is not done again."""
+    recording_encoder.limit = 20  # so much longer that the two do not share a call
+    long = "a" * 20
     recording_encoder.failing.add("b")
     with pytest.raises(EncoderFailure):
-        await embedder.embed(["aaaaaaaa", "b"])
-    assert recording_encoder.calls == [["aaaaaaaa"], ["b"]]
+        await embedder.embed([long, "b"])
+    assert recording_encoder.calls == [[long], ["b"]]
     recording_encoder.failing.clear()
     recording_encoder.calls.clear()
-    await embedder.embed(["aaaaaaaa", "b"])
+    await embedder.embed([long, "b"])
 
     assert recording_encoder.calls == [["b"]]
 
