@@ -100,4 +100,5 @@ def _json(content: dict[str, Any]) -> Response:
 
 def _failure(description: str, kind: str, status: int) -> Response:
     content = {"description": description, "type": kind, "status": status}
-    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")

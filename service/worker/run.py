@@ -8,7 +8,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 
 import uvicorn
 import zmq
@@ -65,7 +65,7 @@ async def run(flags: argparse.Namespace) -> int:
         try:
             async with batcher, worker, _serving_http(worker, flags):
                 log.info("all set, ready to serve request!")  # in the genuine words, which scripts wait for
-                await _any(stop, worker.terminated)
+                await _first(stop.wait(), worker.ended())
                 log.info("ending; %d requests are in progress", worker.in_progress)
         except zmq.ZMQError as error:
             raise ConfigurationError(f"{flags.bind} ports {flags.port} and {flags.port_out}: {error}") from None
@@ -114,10 +114,13 @@ async def _serving_http(worker: Worker, flags: argparse.Namespace) -> AsyncItera
         await task
 
 
-async def _any(*events: asyncio.Event) -> None:
-    tasks = [asyncio.create_task(event.wait()) for event in events]
+async def _first(*awaited: Coroutine[object, object, object]) -> None:
+    """Waits for one of them, and raises what it raised."""
+    tasks = [asyncio.create_task(each) for each in awaited]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
         for task in tasks:
             task.cancel()

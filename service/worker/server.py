@@ -71,7 +71,7 @@ class Worker:
         self._show_tokens = show_tokens
         self._fixed_embed_length = fixed_embed_length
         self._allow_terminate = allow_terminate
-        self.terminated = asyncio.Event()  # a client was allowed to end the worker
+        self._terminated = asyncio.Event()
         self._context = zmq.asyncio.Context()
         self._loops: list[asyncio.Task[None]] = []
         self._answers: set[asyncio.Task[None]] = set()
@@ -114,6 +114,16 @@ class Worker:
         await asyncio.wait([subscriptions])
         self._publisher.close(linger=LINGER_MS)
         await asyncio.to_thread(self._context.term)
+
+    async def ended(self) -> None:
+        """Waits until a client who may has ended the worker. Raises what ended it otherwise."""
+        waiting = [asyncio.create_task(self._terminated.wait()), *self._loops]
+        try:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            waiting[0].cancel()
 
     def told_status(self, client: bytes) -> dict[str, Any]:
         return self._status.status(client, in_progress=self.in_progress, obstacle=self._batcher.obstacle)
@@ -236,7 +246,7 @@ class Worker:
         self._status.count_command(command.client)
         if command.name == wire.TERMINATION:
             if self._allow_terminate:
-                self.terminated.set()
+                self._terminated.set()
             else:
                 log.warning("A client asked this worker to end; it would with -allow_terminate.")
             return
