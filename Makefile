@@ -1,11 +1,12 @@
-# `make` lists what can be made. Everything lives in .venv, except a font that Debian's root gets for drawing.
+# `make` lists what can be made. Everything lives in .venv, except Debian packages for the tests.
 PYTHON ?= python3
 PORT ?= 8000
 CORPUS ?=
 WORKDIR ?= runs/danmaku-bert-mini
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-FONT := fonts-noto-cjk
+# Debian packages of the tests: a font that has Chinese, a Redis.
+PACKAGES := fonts-noto-cjk redis-server
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev classic serve test lint format train-mini
@@ -65,7 +66,7 @@ $(WORKDIR)/corpus/report.json: | .venv/.dev
 
 .venv/.dev: .venv/.service
 	$(PIP) --editable '.[dev]'
-	@dpkg -s $(FONT) >/dev/null 2>&1 \
-	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(FONT) >/dev/null; } \
-	  || echo "to draw words, a font for Chinese is needed; on Debian: apt-get install $(FONT)"
+	@dpkg -s $(PACKAGES) >/dev/null 2>&1 \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(PACKAGES) >/dev/null; } \
+	  || echo "the tests need Debian packages: apt-get install $(PACKAGES)"
 	@touch $@

@@ -42,7 +42,14 @@ def create_app(settings: Settings) -> FastAPI:
             stack.callback(encoder.close)
             await encoder.encode(encoder.prepare(["warm up"]))  # the first call allocates: no user should wait for it
             metrics.model.labels(encoder.model, encoder.fingerprint, str(encoder.dim)).set(1)
-            cache = open_cache(settings.cache, max_bytes=settings.cache_bytes, metrics=metrics)
+            cache = open_cache(
+                settings.cache,
+                max_bytes=settings.cache_bytes,
+                ttl_s=settings.cache_ttl_s,
+                number_format=settings.cache_format,
+                metrics=metrics,
+            )
+            stack.push_async_callback(cache.close)
             batcher = await stack.enter_async_context(
                 Batcher(
                     keeping(encoder, cache),

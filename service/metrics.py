@@ -58,6 +58,17 @@ class Metrics:
         )
         self.cache_hits = lookups.labels("memory", "hit")
         self.cache_misses = lookups.labels("memory", "miss")
+        self.redis_lookups = {result: lookups.labels("redis", result) for result in ("hit", "miss", "skipped")}
+        redis_errors = Counter(
+            "danmaku_redis_errors", "What went wrong with Redis, by kind.", ["kind"], registry=registry
+        )
+        self.redis_errors = {kind: redis_errors.labels(kind) for kind in ("timeout", "failed", "refused", "damaged")}
+        self.redis_unwritten = Counter(
+            "danmaku_redis_unwritten_texts", "Texts whose vectors were not written to Redis.", registry=registry
+        )
+        self.redis_breaker_open = Gauge(
+            "danmaku_redis_breaker_open", "1 while Redis is left alone after failures.", registry=registry
+        )
         self.cache_bytes = Gauge("danmaku_cache_bytes", "Memory that the cache accounts for.", registry=registry)
         self.cache_texts = Gauge("danmaku_cache_texts", "Texts in the memory cache.", registry=registry)
 

@@ -64,7 +64,17 @@ class Settings(BaseSettings):
         10_000, ge=1, description="Texts of one request; beyond, 413. At most max_queue_texts, or it could never pass."
     )
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="Size of a request's body; beyond, 413.")
-    cache: str = Field("memory://", description="Where vectors of texts seen before are kept: memory://, this process.")
+    cache: str = Field(
+        "memory://",
+        description="Where vectors of texts seen before are kept: memory://, this process, or redis://HOST:6379/0, which "
+        "several gateways share, behind this process's memory.",
+    )
+    cache_ttl_s: int = Field(
+        7 * 24 * 3600, ge=1, description="How long Redis keeps a vector. Lower it if Redis fills with what nobody asks."
+    )
+    cache_format: Literal["float32", "float16"] = Field(
+        "float32", description="Numbers in Redis. float16 takes half the room, for three correct digits."
+    )
     cache_bytes: int = Field(
         256 * 2**20,
         ge=0,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -93,6 +95,39 @@ def _wait_for_genuine(server: RunningWorker, log: IO[str]) -> None:
             continue
     log.seek(0)
     raise RuntimeError(f"the genuine server did not start: {log.read()[-2000:]}")
+
+
+@dataclass(frozen=True)
+class RunningRedis:
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+
+@contextmanager
+def running_redis(*flags: str, port: int | None = None) -> Iterator[RunningRedis]:
+    """A Redis in a process of its own, empty and keeping nothing on disk."""
+    program = shutil.which("redis-server")
+    assert program, "redis-server is not installed; on Debian: apt-get install redis-server"
+    (port,) = [port] if port else free_ports(1)
+    command = [program, "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", *flags]
+    with tempfile.TemporaryDirectory() as directory:
+        process = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL)
+        try:
+            for _ in range(200):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                time.sleep(0.05)
+            else:
+                raise RuntimeError("redis-server did not start")
+            yield RunningRedis(port, process)
+        finally:
+            process.send_signal(signal.SIGCONT)  # a stopped one does not end
+            process.kill()
+            process.wait(timeout=20)
 
 
 def free_ports(count: int) -> list[int]:

@@ -6,7 +6,8 @@ Trouble inside a cache is a miss, never an error.
 
 Chosen by URL, and imported only when chosen:
 
-    memory://    in this process
+    memory://               in this process
+    redis://HOST:6379/0     in Redis, with the memory of this process in front of it
 """
 
 from __future__ import annotations
@@ -25,11 +26,24 @@ class Cache(Protocol):
     async def set_many(self, fingerprint: str, vectors: Mapping[str, bytes]) -> None:
         """Keeps vectors by text; may forget others, or these, at any time."""
 
+    async def close(self) -> None: ...
 
-def open_cache(url: str, *, max_bytes: int, metrics: Metrics) -> Cache:
-    """The cache behind a URL. Raises ConfigurationError if there is none of the kind."""
+
+def open_cache(url: str, *, max_bytes: int, ttl_s: int, number_format: str, metrics: Metrics) -> Cache:
+    """The cache behind a URL. Raises ConfigurationError if there is none of the kind.
+
+    `max_bytes` bounds what is kept in this process; `ttl_s` and `number_format` are for what is kept elsewhere.
+    """
+    from service.cache.memory import MemoryCache
+
+    memory = MemoryCache(max_bytes, metrics)
     if url == "memory://":
-        from service.cache.memory import MemoryCache
+        return memory
+    if url.startswith(("redis://", "rediss://", "unix://")):
+        from service.cache.redis import RedisCache
+        from service.cache.tiered import TieredCache
 
-        return MemoryCache(max_bytes, metrics)
-    raise ConfigurationError(f"{url!r} is no cache: expected memory://")
+        return TieredCache(memory, RedisCache(url, metrics, ttl_s=ttl_s, number_format=number_format))
+    raise ConfigurationError(
+        f"{url.partition('://')[0]}:// is no cache: expected memory:// or redis://HOST:PORT/DATABASE"
+    )

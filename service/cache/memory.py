@@ -48,6 +48,8 @@ class MemoryCache:
         self._metrics.cache_bytes.set(self._bytes)
         self._metrics.cache_texts.set(len(self._entries))
 
+    async def close(self) -> None: ...
+
     def _forget(self, key: tuple[str, str]) -> None:
         self._bytes -= _cost(key[1], self._entries.pop(key))
 

@@ -62,8 +62,8 @@ async def test_a_budget_of_nothing_keeps_nothing(metrics: Metrics) -> None:
 
 
 def test_an_unknown_scheme_is_refused(metrics: Metrics) -> None:
-    with pytest.raises(ConfigurationError, match="expected memory://"):
-        open_cache("disk://", max_bytes=0, metrics=metrics)
+    with pytest.raises(ConfigurationError, match="disk:// is no cache: expected memory://"):
+        open_cache("disk://user:secret@host", max_bytes=0, ttl_s=1, number_format="float32", metrics=metrics)
 
 
 async def test_hits_and_misses_are_counted(metrics: Metrics) -> None:

@@ -1,0 +1,183 @@
+"""Vectors in Redis, shared by gateways and there after a restart. Any version from 6 on will do.
+
+Redis may be slow, full, gone, or hold nonsense: each is a miss and a metric, never an error, and never more than some
+milliseconds of waiting. Three ideas see to that:
+
+* A look-up has a deadline, which grows with the number of texts alone. What comes later is too late.
+* After some failures in a row a circuit breaker opens, and Redis is left alone for a while, each time for longer.
+* Writing happens behind the caller's back, from a bounded queue; what does not fit is not written.
+
+A value carries its length and a checksum, so that a damaged one is a miss, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+import google_crc32c
+import numpy as np
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from service.errors import ConfigurationError
+from service.metrics import Metrics
+
+log = logging.getLogger("danmaku")
+
+HEADER = struct.Struct("<2sII")  # number format, bytes of the numbers, CRC-32C of them
+FORMATS = {"float32": b"f4", "float16": b"f2"}  # numpy's names, always little-endian
+BASE_TIMEOUT_S, TIMEOUT_PER_TEXT_S = 0.005, 20e-6
+WRITE_TIMEOUT_S = 1.0
+KEYS_AT_A_TIME = 512  # of one MGET, or of one pipeline of SET: Redis does nothing else meanwhile
+MAX_WAITING_BATCHES = 256  # of vectors to be written
+FAILURES_TO_OPEN = 3
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+
+
+class RedisCache:
+    """See `Cache`. Connects when it is first used; `close` ends what is being written."""
+
+    def __init__(self, url: str, metrics: Metrics, *, ttl_s: int, number_format: str = "float32") -> None:
+        try:
+            self._redis = redis.asyncio.Redis.from_url(url, retry=Retry(NoBackoff(), 0))
+        except ValueError as error:
+            raise ConfigurationError(f"the cache's URL cannot be used: {error}") from None
+        self._metrics, self._ttl_s = metrics, ttl_s
+        self._code = FORMATS[number_format]
+        self._breaker = _Breaker(metrics)
+        self._to_write: asyncio.Queue[tuple[str, Mapping[str, bytes]]] = asyncio.Queue(MAX_WAITING_BATCHES)
+        self._writer: asyncio.Task[None] | None = None
+
+    async def get_many(self, fingerprint: str, texts: Sequence[str]) -> dict[str, bytes]:
+        if not self._breaker.lets_through():
+            self._metrics.redis_lookups["skipped"].inc(len(texts))
+            return {}
+        found: dict[str, bytes] = {}
+        try:
+            async with asyncio.timeout(BASE_TIMEOUT_S + TIMEOUT_PER_TEXT_S * len(texts)):
+                for start in range(0, len(texts), KEYS_AT_A_TIME):
+                    part = texts[start : start + KEYS_AT_A_TIME]
+                    values = await self._redis.mget([_key(fingerprint, text) for text in part])
+                    for text, value in zip(part, values, strict=True):
+                        if value is not None and (vector := self._read(value)) is not None:
+                            found[text] = vector
+            self._breaker.succeeded()
+        except (RedisError, OSError, TimeoutError) as error:  # what was found until then is good
+            self._breaker.failed(error)
+        self._metrics.redis_lookups["hit"].inc(len(found))
+        self._metrics.redis_lookups["miss"].inc(len(texts) - len(found))
+        return found
+
+    async def set_many(self, fingerprint: str, vectors: Mapping[str, bytes]) -> None:
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write(), name="write to Redis")
+        try:
+            self._to_write.put_nowait((fingerprint, vectors))
+        except asyncio.QueueFull:
+            self._metrics.redis_unwritten.inc(len(vectors))
+
+    async def close(self) -> None:
+        """Gives what waits to be written a second."""
+        if self._writer is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WRITE_TIMEOUT_S):
+                    await self._to_write.join()
+            self._writer.cancel()
+            await asyncio.wait([self._writer])
+        with contextlib.suppress(RedisError, OSError):
+            await self._redis.aclose()
+
+    async def _write(self) -> None:
+        while True:
+            fingerprint, vectors = await self._to_write.get()
+            try:
+                self._metrics.redis_unwritten.inc(len(vectors) - await self._written(fingerprint, vectors))
+            finally:
+                self._to_write.task_done()
+
+    async def _written(self, fingerprint: str, vectors: Mapping[str, bytes]) -> int:
+        """How many of them."""
+        if not self._breaker.lets_through():
+            return 0
+        items, written = list(vectors.items()), 0
+        try:
+            for start in range(0, len(items), KEYS_AT_A_TIME):
+                async with asyncio.timeout(WRITE_TIMEOUT_S), self._redis.pipeline(transaction=False) as pipeline:
+                    for text, vector in items[start : start + KEYS_AT_A_TIME]:
+                        pipeline.set(_key(fingerprint, text), self._value(vector), ex=self._ttl_s)
+                    answers = await pipeline.execute(raise_on_error=False)
+                # One that is full refuses what is written, and can be read all the same: that opens no breaker.
+                refused = sum(isinstance(answer, Exception) for answer in answers)
+                self._metrics.redis_errors["refused"].inc(refused)
+                written += len(answers) - refused
+            self._breaker.succeeded()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._breaker.failed(error)
+        return written
+
+    def _value(self, vector: bytes) -> bytes:
+        numbers = np.frombuffer(vector, "<f4").astype("<f2").tobytes() if self._code == b"f2" else vector
+        return HEADER.pack(self._code, len(numbers), google_crc32c.value(numbers)) + numbers
+
+    def _read(self, value: bytes) -> bytes | None:
+        """The vector, or None if the value is not one."""
+        if len(value) > HEADER.size:
+            code, length, checksum = HEADER.unpack_from(value)
+            numbers = value[HEADER.size :]
+            if len(numbers) == length and google_crc32c.value(numbers) == checksum:
+                if code == b"f4":
+                    return numbers
+                if code == b"f2":
+                    return np.frombuffer(numbers, "<f2").astype("<f4").tobytes()
+        self._metrics.redis_errors["damaged"].inc()
+        return None
+
+
+class _Breaker:
+    """Closed, all passes; open, nothing; after its pause one attempt passes, and decides."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._failures = 0
+        self._pause_s = FIRST_PAUSE_S
+        self._open_until: float | None = None
+
+    def lets_through(self) -> bool:
+        if self._open_until is None:
+            return True
+        if time.monotonic() < self._open_until:
+            return False
+        # This attempt is the one; until it has ended, others are kept away.
+        self._open_until = time.monotonic() + WRITE_TIMEOUT_S
+        return True
+
+    def succeeded(self) -> None:
+        self._failures = 0
+        if self._open_until is not None:
+            log.info("Redis answers again.")
+            self._open_until, self._pause_s = None, FIRST_PAUSE_S
+            self._metrics.redis_breaker_open.set(0)
+
+    def failed(self, error: Exception) -> None:
+        self._metrics.redis_errors["timeout" if isinstance(error, TimeoutError) else "failed"].inc()
+        self._failures += 1
+        if self._open_until is None and self._failures < FAILURES_TO_OPEN:
+            return
+        if self._open_until is None:
+            # The error's own words may hold the address, and that a password.
+            log.warning("Redis does not answer (%s); going on without it.", type(error).__name__)
+        self._open_until = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._metrics.redis_breaker_open.set(1)
+
+
+def _key(fingerprint: str, text: str) -> bytes:
+    return b"danmaku:%b:%b" % (fingerprint.encode(), blake2b(text.encode(), digest_size=16).digest())

@@ -1,0 +1,34 @@
+"""A small quick cache in front of a large slow one: memory, then Redis.
+
+What the second one finds, the first one keeps. Both get what is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from service.cache.base import Cache
+
+
+class TieredCache:
+    """See `Cache`."""
+
+    def __init__(self, near: Cache, far: Cache) -> None:
+        self._near, self._far = near, far
+
+    async def get_many(self, fingerprint: str, texts: Sequence[str]) -> dict[str, bytes]:
+        found = await self._near.get_many(fingerprint, texts)
+        if missing := [text for text in texts if text not in found]:
+            fetched = await self._far.get_many(fingerprint, missing)
+            if fetched:
+                await self._near.set_many(fingerprint, fetched)
+                found |= fetched
+        return found
+
+    async def set_many(self, fingerprint: str, vectors: Mapping[str, bytes]) -> None:
+        await self._near.set_many(fingerprint, vectors)
+        await self._far.set_many(fingerprint, vectors)
+
+    async def close(self) -> None:
+        await self._near.close()
+        await self._far.close()

@@ -1,0 +1,242 @@
+"""The cache in a real Redis: shared, with an end, and never in the way, whatever becomes of Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import numpy as np
+import pytest
+import redis.asyncio
+from processes import RunningRedis, free_ports, running_redis
+
+from service.cache import redis as redis_cache
+from service.cache.base import Cache, open_cache
+from service.cache.redis import RedisCache
+from service.errors import ConfigurationError
+from service.metrics import Metrics
+
+FINGERPRINT = "f0"
+
+
+def vector(number: int) -> bytes:
+    return np.full(64, number + 0.125, "<f4").tobytes()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningRedis]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+async def admin(server: RunningRedis) -> AsyncIterator[redis.asyncio.Redis]:
+    async with redis.asyncio.Redis.from_url(server.url) as admin:
+        await admin.flushall()
+        yield admin
+
+
+@pytest.fixture
+async def cache(server: RunningRedis, admin: object, metrics: Metrics) -> AsyncIterator[RedisCache]:
+    cache = RedisCache(server.url, metrics, ttl_s=60)
+    yield cache
+    await cache.close()
+
+
+async def keep(cache: RedisCache, vectors: dict[str, bytes]) -> None:
+    """Until they are written."""
+    await cache.set_many(FINGERPRINT, vectors)
+    await cache._to_write.join()
+
+
+def counted(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def test_what_was_set_is_found(cache: RedisCache) -> None:
+    vectors = {f"草{number}": vector(number) for number in range(1500)}
+    await keep(cache, vectors)
+
+    assert await cache.get_many(FINGERPRINT, ["none", *vectors]) == vectors
+
+
+async def test_another_gateway_finds_it_too(cache: RedisCache, server: RunningRedis) -> None:
+    await keep(cache, {"草": vector(1)})
+    other = RedisCache(server.url, Metrics(), ttl_s=60)
+
+    assert await other.get_many(FINGERPRINT, ["草"]) == {"草": vector(1)}
+    await other.close()
+
+
+async def test_another_fingerprint_finds_nothing(cache: RedisCache) -> None:
+    await keep(cache, {"草": vector(1)})
+
+    assert await cache.get_many("f1", ["草"]) == {}
+
+
+async def test_values_have_an_end(cache: RedisCache, admin: redis.asyncio.Redis) -> None:
+    await keep(cache, {"草": vector(1)})
+    (key,) = await admin.keys("danmaku:*")
+
+    assert 0 < await admin.ttl(key) <= 60
+
+
+async def test_float16_takes_half_the_room(server: RunningRedis, admin: redis.asyncio.Redis, metrics: Metrics) -> None:
+    """And is read back by gateways of either setting."""
+    half, full = (RedisCache(server.url, metrics, ttl_s=60, number_format=name) for name in ("float16", "float32"))
+    await keep(half, {"草": vector(1)})
+    (key,) = await admin.keys("danmaku:*")
+
+    assert await admin.strlen(key) < 64 * 2 + 16
+    assert await full.get_many(FINGERPRINT, ["草"]) == {"草": vector(1)}
+    await half.close()
+    await full.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda value: b"",
+        lambda value: b"nonsense",
+        lambda value: value[:-4],
+        lambda value: value + b"\0\0\0\0",
+        lambda value: value[:-1] + bytes([value[-1] ^ 1]),
+        lambda value: b"x9" + value[2:],
+    ],
+)
+async def test_a_damaged_value_is_a_miss(
+    cache: RedisCache, admin: redis.asyncio.Redis, metrics: Metrics, damage: object
+) -> None:
+    await keep(cache, {"草": vector(1), "好": vector(2)})
+    for key in await admin.keys("danmaku:*"):
+        value = await admin.get(key)
+        if value.endswith(vector(1)):
+            await admin.set(key, damage(value))  # type: ignore[operator]
+
+    assert await cache.get_many(FINGERPRINT, ["草", "好"]) == {"好": vector(2)}
+    assert counted(metrics, "danmaku_redis_errors_total", kind="damaged") == 1
+
+
+async def test_a_key_of_another_type_is_a_miss(cache: RedisCache, admin: redis.asyncio.Redis) -> None:
+    await keep(cache, {"草": vector(1)})
+    (key,) = await admin.keys("danmaku:*")
+    await admin.delete(key)
+    await admin.lpush(key, "a list")
+
+    assert await cache.get_many(FINGERPRINT, ["草"]) == {}
+
+
+async def test_a_redis_that_is_not_there_is_a_miss(metrics: Metrics) -> None:
+    (port,) = free_ports(1)
+    cache = RedisCache(f"redis://127.0.0.1:{port}/0", metrics, ttl_s=60)
+    await cache.set_many(FINGERPRINT, {"草": vector(1)})
+
+    for _ in range(5):
+        assert await cache.get_many(FINGERPRINT, ["草"]) == {}
+    assert counted(metrics, "danmaku_redis_breaker_open") == 1
+    await cache.close()
+    assert counted(metrics, "danmaku_redis_unwritten_texts_total") == 1
+
+
+async def test_a_redis_that_hangs_costs_milliseconds_and_then_nothing(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is used again when it answers."""
+    monkeypatch.setattr(redis_cache, "FIRST_PAUSE_S", 0.2)
+    with running_redis() as server:
+        cache = RedisCache(server.url, metrics, ttl_s=60)
+        await keep(cache, {"草": vector(1)})
+        server.process.send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        for _ in range(3):
+            assert await cache.get_many(FINGERPRINT, ["草"]) == {}
+        waited = time.monotonic() - started
+        skipped = counted(metrics, "danmaku_cache_lookups_total", tier="redis", result="skipped")
+        assert await cache.get_many(FINGERPRINT, ["草"]) == {}
+
+        assert waited < 1  # 3 times 5 ms; this machine may be busy
+        assert counted(metrics, "danmaku_cache_lookups_total", tier="redis", result="skipped") == skipped + 1
+        assert counted(metrics, "danmaku_redis_errors_total", kind="timeout") == 3
+
+        server.process.send_signal(signal.SIGCONT)
+        for _ in range(400):
+            if await cache.get_many(FINGERPRINT, ["草"]):
+                break
+            await asyncio.sleep(0.05)
+        assert await cache.get_many(FINGERPRINT, ["草"]) == {"草": vector(1)}
+        assert counted(metrics, "danmaku_redis_breaker_open") == 0
+        await cache.close()
+
+
+async def test_a_redis_that_was_killed_is_used_again_when_it_is_back(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_cache, "FIRST_PAUSE_S", 0.1)
+    with running_redis() as server:
+        cache = RedisCache(server.url, metrics, ttl_s=60)
+        await keep(cache, {"草": vector(1)})
+    for _ in range(4):
+        assert await cache.get_many(FINGERPRINT, ["草"]) == {}
+
+    with running_redis(port=server.port):
+        for _ in range(400):
+            await keep(cache, {"草": vector(1)})
+            if await cache.get_many(FINGERPRINT, ["草"]):
+                break
+            await asyncio.sleep(0.05)
+        assert await cache.get_many(FINGERPRINT, ["草"]) == {"草": vector(1)}
+        await cache.close()
+
+
+async def test_a_full_redis_is_still_read(metrics: Metrics) -> None:
+    with running_redis("--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
+        cache = RedisCache(server.url, metrics, ttl_s=60)
+        await keep(cache, {"草": vector(1)})
+        for start in range(0, 20_000, 1000):
+            await keep(cache, {f"{number}": vector(1) for number in range(start, start + 1000)})
+
+        assert counted(metrics, "danmaku_redis_errors_total", kind="refused") > 0
+        assert counted(metrics, "danmaku_redis_unwritten_texts_total") > 0
+        assert counted(metrics, "danmaku_redis_breaker_open") == 0
+        assert await cache.get_many(FINGERPRINT, ["草"]) == {"草": vector(1)}
+        await cache.close()
+
+
+async def test_a_password_is_nowhere_in_the_log(metrics: Metrics, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with running_redis("--requirepass", "right") as server:
+        cache = RedisCache(f"redis://:wrong-secret@127.0.0.1:{server.port}/0", metrics, ttl_s=60)
+        for _ in range(4):
+            assert await cache.get_many(FINGERPRINT, ["草"]) == {}
+        await cache.close()
+
+    assert "going on without it" in caplog.text
+    assert "wrong-secret" not in caplog.text
+
+
+async def test_memory_stands_in_front_of_redis(server: RunningRedis, admin: redis.asyncio.Redis) -> None:
+    """What Redis had is in memory the next time."""
+    first, second = Metrics(), Metrics()
+
+    def open_one(metrics: Metrics) -> Cache:
+        return open_cache(server.url, max_bytes=10**6, ttl_s=60, number_format="float32", metrics=metrics)
+
+    writing, reading = open_one(first), open_one(second)
+    await writing.set_many(FINGERPRINT, {"草": vector(1)})
+    await writing.close()
+    assert await reading.get_many(FINGERPRINT, ["草"]) == {"草": vector(1)}
+    await admin.flushall()
+
+    assert await reading.get_many(FINGERPRINT, ["草"]) == {"草": vector(1)}
+    assert counted(second, "danmaku_cache_lookups_total", tier="memory", result="hit") == 1
+    await reading.close()
+
+
+def test_a_url_that_is_none_is_refused_without_showing_it(metrics: Metrics) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        RedisCache("redis://:secret@host:port/0", metrics, ttl_s=60)
+
+    assert "secret" not in str(refused.value)
