@@ -6,11 +6,13 @@ import contextlib
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 from bert_serving.client import BertClient
@@ -61,6 +63,36 @@ def working(model_dir: Path, *flags: str) -> Iterator[RunningWorker]:
         if process.poll() is None:
             process.terminate()
         process.communicate(timeout=60)
+
+
+@contextmanager
+def genuine(python: str, model_dir: Path, *flags: str) -> Iterator[RunningWorker]:
+    """A genuine bert-serving-server, run by the Python of a `make classic` environment, ready."""
+    port, port_out, http_port = free_ports(3)
+    command = [python, "service/classic.py", "-model_dir", str(model_dir), "-cpu", *flags]
+    command += ["-port", str(port), "-port_out", str(port_out)]
+    with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill up and stop it
+        process = subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log, text=True)
+        server = RunningWorker(port, port_out, http_port, process)
+        try:
+            _wait_for_genuine(server, log)
+            yield server
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(timeout=60)
+
+
+def _wait_for_genuine(server: RunningWorker, log: IO[str]) -> None:
+    deadline = time.monotonic() + 180  # it freezes its graph, and imports TensorFlow three times
+    while time.monotonic() < deadline and server.process.poll() is None:
+        try:
+            probe(server.url, timeout_s=0.5)
+            return
+        except EncoderUnavailable:
+            continue
+    log.seek(0)
+    raise RuntimeError(f"the genuine server did not start: {log.read()[-2000:]}")
 
 
 def free_ports(count: int) -> list[int]:

@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
+from collections.abc import AsyncIterator
 
 import uvicorn
 import zmq
@@ -23,6 +25,7 @@ from service.worker.status import Status
 log = logging.getLogger("danmaku")
 
 MAX_BATCH_TOKENS = 1024  # of a model call, padding included: beyond, a processor's cache overflows
+HTTP_SHUTDOWN_TIMEOUT_S = 20
 NO_LIMIT = 2**62  # the worker bounds what it holds by memory, and lets nobody wait in vain
 
 
@@ -86,19 +89,24 @@ def _open(flags: argparse.Namespace) -> OnnxEncoder:
 
 
 @contextlib.asynccontextmanager
-async def _serving_http(worker: Worker, flags: argparse.Namespace):  # type: ignore[no-untyped-def]
+async def _serving_http(worker: Worker, flags: argparse.Namespace) -> AsyncIterator[None]:
     if not flags.http_port:
         yield
         return
-    app = create_http(worker, max_connect=flags.http_max_connect, cors=flags.cors)
     host = "0.0.0.0" if flags.bind == "*" else flags.bind
-    server = uvicorn.Server(uvicorn.Config(app, host=host, port=flags.http_port, lifespan="off", log_level="warning"))
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # the signals are the worker's
-    task = asyncio.create_task(server.serve(), name="http")
-    while not server.started:
-        if task.done():
-            raise ConfigurationError(f"-http_port {flags.http_port} cannot be listened on")
-        await asyncio.sleep(0.01)
+    config = uvicorn.Config(
+        create_http(worker, max_connect=flags.http_max_connect, cors=flags.cors),
+        lifespan="off",
+        log_level="warning",
+        timeout_graceful_shutdown=HTTP_SHUTDOWN_TIMEOUT_S,
+    )
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # they are the worker's
+    try:
+        listening = socket.create_server((host, flags.http_port))
+    except OSError as error:
+        raise ConfigurationError(f"{host} port {flags.http_port} for HTTP: {error.strerror}") from None
+    task = asyncio.create_task(server.serve([listening]), name="http")
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -244,8 +245,6 @@ def test_no_frames_end_the_worker_or_stay_in_it(tiny_model: Path) -> None:
 
 
 def test_peers_that_speak_no_zmq_are_put_up_with(worker: RunningWorker) -> None:
-    import socket
-
     for port in (worker.port, worker.port_out):
         with socket.create_connection(("127.0.0.1", port)) as stray:
             stray.sendall(b"GET / HTTP/1.1\r\n\r\n" + b"\xff" * 1000)
@@ -333,13 +332,17 @@ def start(*flags: str) -> subprocess.CompletedProcess[str]:
         (["-model_dir", "MODEL", *LENGTH, "-num_worker", "0"], "-num_worker is 0; it must be at least 1"),
         (["-model_dir", "MODEL", *LENGTH, "-port", "7", "-port_out", "7"], "both 7"),
         (["-model_dir", "MODEL", *LENGTH, "-bind", "192.0.2.1"], "192.0.2.1"),
+        (["-model_dir", "MODEL", *LENGTH, "-bind", "127.0.0.1", "-http_port", "PORT"], "port PORT for HTTP"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(tiny_model: Path, flags: list[str], line: str) -> None:
-    done = start(*[str(tiny_model) if flag == "MODEL" else flag for flag in flags])
+    port, *others = free_ports(3)
+    names = {"MODEL": str(tiny_model), "PORT": str(port)}
+    with socket.create_server(("127.0.0.1", port)):
+        done = start("-port", str(others[0]), "-port_out", str(others[1]), *[names.get(flag, flag) for flag in flags])
 
     assert done.returncode == 1
-    assert line in done.stderr and "Traceback" not in done.stderr
+    assert line.replace("PORT", str(port)) in done.stderr and "Traceback" not in done.stderr
 
 
 def test_flags_of_other_hardware_are_accepted_and_said_to_do_nothing(tiny_model: Path) -> None:
