@@ -95,6 +95,7 @@ class OnnxEncoder:
             exact = replace(options, precision="float32")
             with closing(cls(directory, exact, _session(directory, exact, threads), 1)) as reference:
                 check_exactness(encoder, reference)
+            del reference
         del directory  # its weights are in the session
         _give_back_memory()
         return encoder
