@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="Size of a request's body; beyond, 413.")
     cache: str = Field(
         "memory://",
-        description="Where vectors of texts seen before are kept: memory://, this process, or redis://HOST:6379/0, which "
-        "several gateways share, behind this process's memory.",
+        description="Where vectors of texts seen before are kept: memory://, this process, or redis://HOST:6379/0, "
+        "which several gateways share, behind this process's memory.",
     )
     cache_ttl_s: int = Field(
         7 * 24 * 3600, ge=1, description="How long Redis keeps a vector. Lower it if Redis fills with what nobody asks."

@@ -127,9 +127,9 @@ class RedisCache:
         numbers = np.frombuffer(vector, "<f4").astype("<f2").tobytes() if self._code == b"f2" else vector
         return HEADER.pack(self._code, len(numbers), google_crc32c.value(numbers)) + numbers
 
-    def _read(self, value: bytes) -> bytes | None:
+    def _read(self, value: bytes | str) -> bytes | None:
         """The vector, or None if the value is not one."""
-        if len(value) > HEADER.size:
+        if isinstance(value, bytes) and len(value) > HEADER.size:
             code, length, checksum = HEADER.unpack_from(value)
             numbers = value[HEADER.size :]
             if len(numbers) == length and google_crc32c.value(numbers) == checksum:

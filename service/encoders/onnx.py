@@ -8,9 +8,10 @@ help whoever calls: with the callers, `threads` in all.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from hashlib import sha256
 from itertools import chain
@@ -94,6 +95,9 @@ class OnnxEncoder:
             exact = replace(options, precision="float32")
             with closing(cls(directory, exact, _session(directory, exact, threads), 1)) as reference:
                 check_exactness(encoder, reference)
+            del reference
+        del directory  # its weights are in the session
+        _give_back_memory()
         return encoder
 
     def normalize(self, text: str) -> str:
@@ -155,6 +159,12 @@ def _session(directory: ModelDirectory, options: EncoderOptions, threads: int) -
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     graph = build_graph(directory.config, directory.weights, options).SerializeToString()
     return onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
+
+
+def _give_back_memory() -> None:
+    """glibc keeps what building a graph took, some copies of the weights; other C libraries lack the function."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _hide_special_tokens(mask: np.ndarray, prepared: Prepared) -> None:

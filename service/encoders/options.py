@@ -77,21 +77,17 @@ class EncoderOptions:
 
     def spelling(self, config: BertConfig) -> str:
         """Equal for options that give equal vectors of the same model."""
-        words = [
-            f"layers {self.layers(config)}",
-            self.strategy,
-            f"max_seq_len {self.length(config)}",
-            self.precision,
-            *(
-                name
-                for name in (
-                    "mask_cls_sep",
-                    "cased_tokenization",
-                    "no_special_token",
-                    "no_position_embeddings",
-                    "sentence_pairs",
-                )
-                if getattr(self, name)
-            ),
+        from_the_end = tuple(layer - config.num_hidden_layers - 1 for layer in self.layers(config))
+        words = [str(from_the_end), self.strategy, str(self.length(config)), self.precision]
+        words += [
+            name
+            for name in (
+                "mask_cls_sep",
+                "cased_tokenization",
+                "no_special_token",
+                "no_position_embeddings",
+                "sentence_pairs",
+            )
+            if getattr(self, name)
         ]
-        return ", ".join(words)
+        return " ".join(words)
