@@ -3,7 +3,8 @@
 Redis may be slow, full, gone, or hold nonsense: each is a miss and a metric, never an error, and never more than some
 milliseconds of waiting. Three ideas see to that:
 
-* A look-up has a deadline, which grows with the number of texts alone. What comes later is too late.
+* A look-up has a deadline, which grows with the number of texts alone. Whoever asked leaves then; the look-up itself goes
+  on for a little, so that a connection that takes its time to be made is there for the next.
 * After some failures in a row a circuit breaker opens, and Redis is left alone for a while, each time for longer.
 * Writing happens behind the caller's back, from a bounded queue; what does not fit is not written.
 
@@ -26,6 +27,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import ConfigurationError
 from service.metrics import Metrics
@@ -35,7 +37,8 @@ log = logging.getLogger("danmaku")
 HEADER = struct.Struct("<2sII")  # number format, bytes of the numbers, CRC-32C of them
 FORMATS = {"float32": b"f4", "float16": b"f2"}  # numpy's names, always little-endian
 BASE_TIMEOUT_S, TIMEOUT_PER_TEXT_S = 0.005, 20e-6
-WRITE_TIMEOUT_S = 1.0
+SOCKET_TIMEOUT_S = 1.0
+MAX_CONNECTIONS = 64
 KEYS_AT_A_TIME = 512  # of one MGET, or of one pipeline of SET: Redis does nothing else meanwhile
 MAX_WAITING_BATCHES = 256  # of vectors to be written
 FAILURES_TO_OPEN = 3
@@ -47,9 +50,18 @@ class RedisCache:
 
     def __init__(self, url: str, metrics: Metrics, *, ttl_s: int, number_format: str = "float32") -> None:
         try:
-            self._redis = redis.asyncio.Redis.from_url(url, retry=Retry(NoBackoff(), 0))
+            pool = redis.asyncio.BlockingConnectionPool.from_url(
+                url,
+                max_connections=MAX_CONNECTIONS,
+                timeout=SOCKET_TIMEOUT_S,
+                socket_timeout=SOCKET_TIMEOUT_S,
+                socket_connect_timeout=SOCKET_TIMEOUT_S,
+                retry=Retry(NoBackoff(), 0),
+            )
         except ValueError as error:
             raise ConfigurationError(f"the cache's URL cannot be used: {error}") from None
+        self._redis = redis.asyncio.Redis.from_pool(pool)
+        self._lookups: set[asyncio.Task[None]] = set()  # of callers who wait, and of some who have left
         self._metrics, self._ttl_s = metrics, ttl_s
         self._code = FORMATS[number_format]
         self._breaker = _Breaker(metrics)
@@ -61,20 +73,29 @@ class RedisCache:
             self._metrics.redis_lookups["skipped"].inc(len(texts))
             return {}
         found: dict[str, bytes] = {}
-        try:
-            async with asyncio.timeout(BASE_TIMEOUT_S + TIMEOUT_PER_TEXT_S * len(texts)):
-                for start in range(0, len(texts), KEYS_AT_A_TIME):
-                    part = texts[start : start + KEYS_AT_A_TIME]
-                    values = await self._redis.mget([_key(fingerprint, text) for text in part])
-                    for text, value in zip(part, values, strict=True):
-                        if value is not None and (vector := self._read(value)) is not None:
-                            found[text] = vector
-            self._breaker.succeeded()
-        except (RedisError, OSError, TimeoutError) as error:  # what was found until then is good
-            self._breaker.failed(error)
+        lookup = asyncio.create_task(self._look_up(fingerprint, texts, found), name="look up in Redis")
+        self._lookups.add(lookup)
+        lookup.add_done_callback(self._lookups.discard)
+        done, _ = await asyncio.wait([lookup], timeout=BASE_TIMEOUT_S + TIMEOUT_PER_TEXT_S * len(texts))
+        if not done:
+            self._breaker.failed(TimeoutError())
+        found = dict(found)  # what came in time
         self._metrics.redis_lookups["hit"].inc(len(found))
         self._metrics.redis_lookups["miss"].inc(len(texts) - len(found))
         return found
+
+    async def _look_up(self, fingerprint: str, texts: Sequence[str], found: dict[str, bytes]) -> None:
+        """Adds to `found` what there is."""
+        try:
+            for start in range(0, len(texts), KEYS_AT_A_TIME):
+                part = texts[start : start + KEYS_AT_A_TIME]
+                values = await self._redis.mget([_key(fingerprint, text) for text in part])
+                for text, value in zip(part, values, strict=True):
+                    if value is not None and (vector := self._read(value)) is not None:
+                        found[text] = vector
+            self._breaker.succeeded()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._breaker.failed(error)
 
     async def set_many(self, fingerprint: str, vectors: Mapping[str, bytes]) -> None:
         if self._writer is None:
@@ -88,12 +109,14 @@ class RedisCache:
         """Gives what waits to be written a second."""
         if self._writer is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WRITE_TIMEOUT_S):
+                async with asyncio.timeout(SOCKET_TIMEOUT_S):
                     await self._to_write.join()
             self._writer.cancel()
             await asyncio.wait([self._writer])
+        if self._lookups:
+            await asyncio.wait(self._lookups)
         with contextlib.suppress(RedisError, OSError):
-            await self._redis.aclose()
+            await self._redis.aclose(close_connection_pool=True)
 
     async def _write(self) -> None:
         while True:
@@ -110,7 +133,7 @@ class RedisCache:
         items, written = list(vectors.items()), 0
         try:
             for start in range(0, len(items), KEYS_AT_A_TIME):
-                async with asyncio.timeout(WRITE_TIMEOUT_S), self._redis.pipeline(transaction=False) as pipeline:
+                async with asyncio.timeout(SOCKET_TIMEOUT_S), self._redis.pipeline(transaction=False) as pipeline:
                     for text, vector in items[start : start + KEYS_AT_A_TIME]:
                         pipeline.set(_key(fingerprint, text), self._value(vector), ex=self._ttl_s)
                     answers = await pipeline.execute(raise_on_error=False)
@@ -156,7 +179,7 @@ class _Breaker:
         if time.monotonic() < self._open_until:
             return False
         # This attempt is the one; until it has ended, others are kept away.
-        self._open_until = time.monotonic() + WRITE_TIMEOUT_S
+        self._open_until = time.monotonic() + SOCKET_TIMEOUT_S
         return True
 
     def succeeded(self) -> None:
@@ -167,7 +190,8 @@ class _Breaker:
             self._metrics.redis_breaker_open.set(0)
 
     def failed(self, error: Exception) -> None:
-        self._metrics.redis_errors["timeout" if isinstance(error, TimeoutError) else "failed"].inc()
+        is_late = isinstance(error, TimeoutError | RedisTimeoutError)
+        self._metrics.redis_errors["timeout" if is_late else "failed"].inc()
         self._failures += 1
         if self._open_until is None and self._failures < FAILURES_TO_OPEN:
             return
