@@ -3,7 +3,7 @@
 Redis may be slow, full, gone, or hold nonsense: each is a miss and a metric, never an error, and never more than some
 milliseconds of waiting. Three ideas see to that:
 
-* A look-up has a deadline, which grows with the number of texts alone. Whoever asked leaves then; the look-up itself goes
+* A look-up has a deadline, which grows with the number of texts alone. Whoever asked leaves then; the look-up goes
   on for a little, so that a connection that takes its time to be made is there for the next.
 * After some failures in a row a circuit breaker opens, and Redis is left alone for a while, each time for longer.
 * Writing happens behind the caller's back, from a bounded queue; what does not fit is not written.

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from processes import serving
+from processes import running_redis, serving
 
 ROOT = Path(__file__).parents[2]
 DANMAKU = [
@@ -201,3 +201,18 @@ def test_a_port_in_use_is_said() -> None:
 
     assert done.returncode != 0
     assert "address already in use" in done.stderr
+
+
+def test_vectors_in_redis_outlive_the_gateway() -> None:
+    """And a gateway serves on when Redis is gone."""
+    with running_redis() as redis:
+        with serving("--cache", redis.url) as (client, _):
+            first = embed(client, DANMAKU)
+        with serving("--cache", redis.url) as (client, _):
+            again = np.concatenate([embed(client, [text]) for text in DANMAKU])
+            found = sample(client, 'danmaku_cache_lookups_total{result="hit",tier="redis"}')
+            redis.process.kill()
+            assert np.isfinite(embed(client, ["又来了"])).all()
+
+    np.testing.assert_allclose(again, first, atol=1e-6)
+    assert found > len(DANMAKU) / 2  # on a busy machine, some look-ups may take longer than they are given
