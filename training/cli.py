@@ -107,12 +107,16 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         _evaluate,
         "the four pre-training numbers of models on corpora",
-        "evaluate --model models/before --model models/after --corpus corpus/heldout.txt",
+        "evaluate --model models/before models/after --corpus corpus --markdown numbers.md",
     )
     _paths(command, "--model", "model directories or workdirs", metavar="DIR")
-    _paths(command, "--corpus", "folders of CSV files, or cleaned .txt files")
+    _paths(command, "--corpus", "what `clean` wrote: training set and held-out set; or other folders, or .txt files")
     command.add_argument("--max-examples", type=int, metavar="N", help="only the first N (default: all)")
+    command.add_argument(
+        "--unseen", action="store_true", help="also judge without the danmaku that stand in the first corpus"
+    )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
+    command.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there, too")
 
     command = _command(
         commands,
@@ -204,12 +208,15 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from training.evaluate import evaluate, table, write_json
+    from training.evaluate import evaluate
+    from training.report import markdown, write_json, write_markdown
 
-    rows = evaluate(arguments.model, arguments.corpus, max_examples=arguments.max_examples)
-    print(table(rows))
+    rows = evaluate(arguments.model, arguments.corpus, max_examples=arguments.max_examples, unseen=arguments.unseen)
+    print(markdown(rows), end="")
     if arguments.json:
         write_json(arguments.json, rows)
+    if arguments.markdown:
+        write_markdown(arguments.markdown, rows)
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -97,9 +97,13 @@ def test_the_whole_way_from_danmaku_to_a_picture(
     assert exported == [str(tmp_path / "after/model.ckpt-20")]
     models = f"--model {tmp_path / 'before'} --model {tmp_path / 'after'}"
     numbers = tmp_path / "numbers.json"
-    printed = command(f"evaluate {models} --corpus {corpus / 'heldout.txt'} --json {numbers} --max-examples 20")
-    assert printed[0].split()[:2] == ["model", "corpus"] and len(printed) == 5
-    assert [row["examples"] for row in json.loads(numbers.read_text(encoding="utf-8"))] == [20, 20]
+    options = f"--json {numbers} --markdown {tmp_path / 'numbers.md'} --max-examples 20"
+    printed = command(f"evaluate {models} --corpus {corpus} {options}")
+    assert [line.split("|")[1].strip() for line in printed[2:6]] == [
+        f"{model}, {split} set" for model in ("before", "after") for split in ("training", "held-out")
+    ]
+    assert (tmp_path / "numbers.md").read_text(encoding="utf-8").splitlines() == printed
+    assert [row["examples"] for row in json.loads(numbers.read_text(encoding="utf-8"))] == [20] * 4
 
 
 @pytest.mark.parametrize(
