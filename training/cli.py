@@ -132,10 +132,19 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         _visualise,
         "a picture of words as models see them",
-        "visualise --model models/before --model models/after --output words.png",
+        "visualise --model models/before models/after --output words.html",
     )
-    _paths(command, "--model", "model directories or workdirs, a panel each", metavar="DIR")
-    command.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .png or .svg")
+    command.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="SOURCE",
+        help="a panel each: a model directory or workdir, a gateway's http://HOST:PORT, or a bert-as-service worker's "
+        "bert://HOST:PORT:PORT_OUT",
+    )
+    command.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .png, .svg or .html")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the ranks of the recipe's pairs there, too")
     command.add_argument("--words", type=Path, metavar="FILE", help="one a line (default: training/words.txt)")
     return parser
 
@@ -228,8 +237,8 @@ def _export(arguments: argparse.Namespace) -> None:
 def _visualise(arguments: argparse.Namespace) -> None:
     from training.visualise import WORDS, visualise
 
-    visualise(arguments.model, arguments.output, words=arguments.words or WORDS)
-    print(arguments.output)
+    readings = visualise(arguments.model, arguments.output, words=arguments.words or WORDS, ranks=arguments.json)
+    print(f"{arguments.output}\n\n{readings}" if readings else arguments.output, end="" if readings else "\n")
 
 
 def _print_report(report: Mapping[str, object], prefix: str = "") -> None:
