@@ -20,7 +20,9 @@ class TrainConfig:
 
     model: Mapping[str, Any] = field(default_factory=dict)
     init_checkpoint: str | None = None  # prefix of a checkpoint to continue from; None: random weights
-    batch_size: int = 64
+    batch_size: int = 64  # of a step, over all replicas
+    micro_batch_size: int | None = None  # a batch that is too large for memory is computed in parts of this size
+    optimizer: str = "adamw"  # or "lamb"
     learning_rate: float = 1e-4  # the peak, at the end of the warm-up
     num_train_steps: int = 10_000
     num_warmup_steps: int = 500
@@ -31,18 +33,30 @@ class TrainConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_train_steps", "save_checkpoints_steps", "log_steps"):
-            if getattr(self, name) < 1:
+        for name in ("batch_size", "micro_batch_size", "num_train_steps", "save_checkpoints_steps", "log_steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("learning_rate", "weight_decay_rate", "num_warmup_steps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number from 0 on")
         if self.kernel_dtype not in ("float32", "bfloat16"):
             raise ValueError(f'kernel_dtype is {self.kernel_dtype!r}; it must be "float32" or "bfloat16"')
+        if self.optimizer not in ("adamw", "lamb"):
+            raise ValueError(f'optimizer is {self.optimizer!r}; it must be "adamw" or "lamb"')
         if self.num_warmup_steps >= self.num_train_steps:
             raise ValueError(
                 f"num_warmup_steps is {self.num_warmup_steps}; it must be below num_train_steps, {self.num_train_steps}"
             )
+
+    def micro_batches(self, replicas: int) -> int:
+        """How many micro-batches each of so many replicas computes for a step."""
+        size = self.micro_batch_size or max(1, self.batch_size // replicas)
+        if self.batch_size % (size * replicas):
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be shared out: it must be a multiple of {replicas} replicas "
+                f"with micro-batches of {size}"
+            )
+        return self.batch_size // (size * replicas)
 
 
 def read_config(path: Path) -> TrainConfig:

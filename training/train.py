@@ -25,9 +25,10 @@ from training.config import TrainConfig
 from training.examples import ExampleSettings
 from training.files import write_text
 from training.log import TrainingLog
-from training.losses import METRICS, Features, losses
-from training.optimizer import AdamW, learning_rate
+from training.losses import Features
+from training.optimizer import Moments
 from training.progress import Progress
+from training.step import make_step
 
 
 class MismatchedRun(ValueError):
@@ -40,8 +41,8 @@ def train(config: TrainConfig, workdir: Path, examples: Path) -> Path:
     tf.random.set_seed(config.seed)
     bert_config = _prepare(config, workdir, examples)
     settings = ExampleSettings(**json.loads((examples / "examples.json").read_text(encoding="utf-8"))["settings"])
-    variables, optimizer, step = _restore(config, bert_config, workdir)
-    train_step = compile_step(config, bert_config, variables, optimizer)
+    variables, moments, step = _restore(config, bert_config, workdir)
+    train_step = compile_step(config, bert_config, variables, moments)
     log = TrainingLog(workdir / "train_log.jsonl", step, config.log_steps)
     progress = Progress("train", config.num_train_steps, "steps", done=step)
     batches = records.training_batches(
@@ -64,26 +65,24 @@ def train(config: TrainConfig, workdir: Path, examples: Path) -> Path:
             rate = log.add(step, metrics, tokens=config.batch_size * settings.max_seq_length)
             progress.update(step, f", {rate:,.0f} tokens/s, loss {metrics['loss']:.3f}")
             if step % config.save_checkpoints_steps == 0:
-                _save(workdir, step, variables, optimizer)
+                _save(workdir, step, variables, moments)
         if checkpoint.latest_step(workdir) != step:  # the last step, or wherever a signal came
-            _save(workdir, step, variables, optimizer)
+            _save(workdir, step, variables, moments)
     return workdir / f"{checkpoint.MODEL}-{step}"
 
 
 def compile_step(
-    config: TrainConfig, bert_config: BertConfig, variables: dict[str, tf.Variable], optimizer: AdamW
+    config: TrainConfig, bert_config: BertConfig, variables: dict[str, tf.Variable], moments: Moments
 ) -> Callable[[Features, tf.Tensor], dict[str, tf.Tensor]]:
+    """`make_step` over variables, which it moves."""
+    pure = make_step(config, bert_config)
+
     @tf.function
     def train_step(features: Features, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            params = model.with_kernels_as(variables, tf.as_dtype(config.kernel_dtype))
-            metrics = losses(params, bert_config, features, dropout_seed=tf.stack([config.seed, step]))
-            loss = metrics["masked_lm_loss"] + metrics["next_sentence_loss"]
-        gradients = {name: tf.convert_to_tensor(gradient) for name, gradient in tape.gradient(loss, variables).items()}
-        # The first update, at step 0, has a rate of 1/num_warmup_steps of the peak: 0 would waste a batch.
-        rate = learning_rate(step + 1, config.learning_rate, config.num_warmup_steps, config.num_train_steps)
-        norm = optimizer.apply(gradients, rate)
-        return {"loss": loss, "gradient_norm": norm, **{name: metrics[name] for name in METRICS}}
+        params, before = tf.nest.map_structure(tf.convert_to_tensor, (variables, moments))
+        params, after, metrics = pure(params, before, features, step)
+        tf.nest.map_structure(lambda variable, value: variable.assign(value), (variables, moments), (params, after))
+        return metrics
 
     return train_step
 
@@ -119,31 +118,38 @@ def _prepare(config: TrainConfig, workdir: Path, examples: Path) -> BertConfig:
     return bert_config
 
 
-def _restore(config: TrainConfig, bert_config: BertConfig, workdir: Path) -> tuple[dict[str, tf.Variable], AdamW, int]:
-    """Variables, optimizer and step: of the newest checkpoint, or of a new run, which is saved as step 0."""
+def _restore(
+    config: TrainConfig, bert_config: BertConfig, workdir: Path
+) -> tuple[dict[str, tf.Variable], Moments, int]:
+    """Variables, moments and step: of the newest checkpoint, or of a new run, which is saved as step 0."""
     step = checkpoint.latest_step(workdir)
     shapes = model.variable_shapes(bert_config)
     if step is not None:
         values = read_variables(workdir / f"{checkpoint.MODEL}-{step}", shapes)
+        state = read_checkpoint(workdir / f"{checkpoint.STATE}-{step}")
     elif config.init_checkpoint:
         values = read_variables(Path(config.init_checkpoint), shapes)
+        state = {}
     else:
         values = model.initial_values(bert_config, config.seed)
+        state = {}
+
+    def moment(kind: str) -> dict[str, tf.Variable]:
+        return {
+            name: tf.Variable(state[f"{name}/{kind}"] if state else tf.zeros_like(value))
+            for name, value in values.items()
+        }
+
     variables = {name: tf.Variable(value) for name, value in values.items()}
-    optimizer = AdamW(variables, config.weight_decay_rate)
+    moments = Moments(moment("adam_m"), moment("adam_v"))
     if step is None:
-        _save(workdir, 0, variables, optimizer)
-        return variables, optimizer, 0
-    state = read_checkpoint(workdir / f"{checkpoint.STATE}-{step}")
-    for name in variables:
-        optimizer.m[name].assign(state[f"{name}/adam_m"])
-        optimizer.v[name].assign(state[f"{name}/adam_v"])
-    return variables, optimizer, step
+        _save(workdir, 0, variables, moments)
+    return variables, moments, step or 0
 
 
-def _save(workdir: Path, step: int, variables: dict[str, tf.Variable], optimizer: AdamW) -> None:
-    state = {f"{name}/adam_m": value for name, value in optimizer.m.items()}
-    state |= {f"{name}/adam_v": value for name, value in optimizer.v.items()}
+def _save(workdir: Path, step: int, variables: dict[str, tf.Variable], moments: Moments) -> None:
+    state = {f"{name}/adam_m": value for name, value in moments.m.items()}
+    state |= {f"{name}/adam_v": value for name, value in moments.v.items()}
     checkpoint.save(workdir, step, variables, state)
 
 
