@@ -24,7 +24,7 @@ from service.model_directory import BertConfig
 from training import model
 from training.config import TrainConfig, read_config
 from training.examples import ExampleSettings
-from training.optimizer import AdamW
+from training.optimizer import Moments
 from training.train import compile_step
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +69,8 @@ def run(step: Callable[..., dict[str, tf.Tensor]], batch: dict[str, tf.Tensor]) 
 
 def step_of(config: TrainConfig, bert: BertConfig) -> Callable[..., dict[str, tf.Tensor]]:
     variables = {name: tf.Variable(value) for name, value in model.initial_values(bert, 0).items()}
-    return compile_step(config, bert, variables, AdamW(variables, config.weight_decay_rate))
+    m, v = ({name: tf.Variable(tf.zeros_like(value)) for name, value in variables.items()} for _ in range(2))
+    return compile_step(config, bert, variables, Moments(m, v))
 
 
 def matrix_flops(bert: BertConfig, settings: ExampleSettings) -> float:

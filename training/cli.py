@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.files import location
+
 INSTALL = "make install-dev, or pip install --editable '.[training]'"
 STOPPED = 3  # a run that has not come to its end: what should follow it must not
 # What a person is to put right, as the code raises it; anything else is a bug, whose traceback is wanted.
@@ -72,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "examples --input corpus --output runs/mini/examples",
     )
     command.add_argument("--input", type=Path, required=True, metavar="DIR", help="what `clean` wrote")
-    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets train-*.tfrecord …")
+    command.add_argument("--output", type=location, required=True, metavar="DIR", help="gets train-*.tfrecord …")
     command.add_argument("--max-seq-length", type=int, default=64, metavar="N", help="tokens (%(default)s)")
     command.add_argument(
         "--max-predictions-per-seq",
@@ -80,6 +82,12 @@ def _parser() -> argparse.ArgumentParser:
         default=10,
         metavar="N",
         help="most masked tokens (%(default)s)",
+    )
+    command.add_argument(
+        "--masking",
+        choices=("char", "wwm", "span"),
+        default="char",
+        help="mask single tokens, whole words, or up to three tokens (%(default)s)",
     )
     command.add_argument(
         "--masked-lm-prob", type=float, default=0.15, metavar="SHARE", help="of tokens, masked (%(default)s)"
@@ -100,8 +108,16 @@ def _parser() -> argparse.ArgumentParser:
         "train training/configs/danmaku-bert-mini.toml --workdir runs/mini",
     )
     command.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in training/configs/")
-    command.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of this run, and of no other")
-    command.add_argument("--examples", type=Path, metavar="DIR", help="what `examples` wrote (WORKDIR/examples)")
+    command.add_argument("--workdir", type=location, required=True, metavar="DIR", help="of this run, and of no other")
+    command.add_argument("--examples", type=location, metavar="DIR", help="what `examples` wrote (WORKDIR/examples)")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="instead of the config's, as model.hidden_size=64",
+    )
+    command.add_argument("--tpu", nargs="?", const="local", metavar="NAME", help="train on a TPU (this machine's)")
 
     command = _command(
         commands,
@@ -124,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         "a run's model to a model directory",
         "export --workdir runs/mini --output models/mini",
     )
-    command.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of a run")
+    command.add_argument("--workdir", type=location, required=True, metavar="DIR", help="of a run")
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="the model directory to make")
     command.add_argument("--step", type=int, metavar="N", help="(default: the newest; 0: the untrained model)")
 
@@ -191,6 +207,7 @@ def _examples(arguments: argparse.Namespace) -> None:
         max_seq_length=arguments.max_seq_length,
         max_predictions_per_seq=arguments.max_predictions_per_seq,
         masked_lm_prob=arguments.masked_lm_prob,
+        masking=arguments.masking,
         short_seq_prob=arguments.short_seq_prob,
         dupe_factor=arguments.dupe_factor,
     )
@@ -207,10 +224,12 @@ def _examples(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     from training.config import read_config
+    from training.devices import open_strategy
     from training.train import train
 
-    config = read_config(arguments.config)
-    newest = train(config, arguments.workdir, arguments.examples or arguments.workdir / "examples")
+    config = read_config(arguments.config, arguments.set)
+    examples = arguments.examples or arguments.workdir / "examples"
+    newest = train(config, arguments.workdir, examples, strategy=open_strategy(arguments.tpu))
     finished = newest.name.endswith(f"-{config.num_train_steps}")
     print(f"{newest}: {'finished' if finished else 'stopped; the same command goes on from here'}")
     return 0 if finished else STOPPED
@@ -249,6 +268,8 @@ def _print_report(report: Mapping[str, object], prefix: str = "") -> None:
             print(f"{name}: {', '.join(f'{item} {count:,}' for item, count in value.items()) or 'none'}")
         elif isinstance(value, Mapping):
             _print_report(value, f"{name}, ")
+        elif isinstance(value, list):
+            print(f"{name}: {len(value):,}")
         else:
             print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
 

@@ -1,7 +1,7 @@
 """train_log.jsonl: what a run has passed through, a row every `log_steps` steps, means over those steps.
 
 A run that is started again goes back to its checkpoint, so the rows past it are dropped and written again:
-the file reads as if nothing had happened.
+the file reads as if nothing had happened. TensorBoard gets the same rows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from training.files import write_text
+from training.summaries import Summaries
 
 
 class TrainingLog:
@@ -19,6 +20,7 @@ class TrainingLog:
 
     def __init__(self, path: Path, step: int, log_steps: int) -> None:
         self._path, self._log_steps = path, log_steps
+        self._summaries = Summaries(path.parent, step)
         rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         write_text(path, "".join(row for row in rows if _step_of(row) <= step))
         self._sums: dict[str, float] = {}
@@ -38,6 +40,7 @@ class TrainingLog:
         row = {"step": step, **means, "tokens_per_s": round(self._tokens_per_s)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        self._summaries.add(step, {**means, "tokens_per_s": self._tokens_per_s})
         self._sums, self._steps, self._tokens, self._since = {}, 0, 0, time.monotonic()
         return self._tokens_per_s
 
