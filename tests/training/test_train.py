@@ -256,8 +256,8 @@ def test_a_log_drops_what_will_be_written_again(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 1.0}\n{"step": 6, "lo', encoding="utf-8")
     log = TrainingLog(path, 2, log_steps=2)
-    log.add(3, {"loss": 1.0}, tokens=1)
-    log.add(4, {"loss": 2.0}, tokens=1)
+    log.add(3, {"loss": 1.0}, tokens=1, seconds=1.0)
+    log.add(4, {"loss": 2.0}, tokens=1, seconds=1.0)
     rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
     assert [(row["step"], row["loss"]) for row in rows] == [(2, 1.0), (4, 1.5)]
 
