@@ -2,7 +2,7 @@
 
     python reference.py forward DIRECTORY   model.ckpt, bert_config.json, inputs.npz → outputs.npz
     python reference.py tokens DIRECTORY    vocab.txt, texts.json → ids.json
-    python reference.py records FILE T P    what its input function would read of a TFRecord file → JSON on standard output
+    python reference.py records FILE T P    what its input function would read of a TFRecord file → JSON
 
 `modeling.py` and `tokenization.py` are the package's. The two heads are not in it: they follow their definition in
 run_pretraining.py (get_masked_lm_output, get_next_sentence_output).

@@ -91,8 +91,8 @@ def test_tokens_are_googles(tmp_path: Path) -> None:
     from service.tokenizer import Tokenizer
 
     vocab = REPOSITORY / "models/danmaku-bert-mini/vocab.txt"
-    texts = json.loads((REPOSITORY / "tests/data/google_tokens.json").read_text(encoding="utf-8"))
-    texts = [text for text, _ in texts["ids"]]
+    golden = json.loads((REPOSITORY / "tests/data/google_tokens.json").read_text(encoding="utf-8"))
+    texts = [text for text, _ in golden["ids"]]
     for path in sorted((REPOSITORY / "tests/data/danmaku").rglob("*.csv")):
         texts += [line.rsplit(",", 2)[0] for line in path.read_text(encoding="utf-8").splitlines()]
     (tmp_path / "vocab.txt").write_bytes(vocab.read_bytes())
