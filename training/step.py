@@ -41,6 +41,8 @@ def make_step(config: TrainConfig, bert_config: BertConfig, replicas: Replicas |
     """
     replicas = replicas or Replicas()
     parts = config.micro_batches(replicas.count)
+    if config.kernel_dtype == "auto":
+        raise ValueError('kernel_dtype is "auto"; TrainConfig.on() chooses one for a device')
     dtype = tf.as_dtype(config.kernel_dtype)
     update = OPTIMIZERS[config.optimizer]
 
@@ -55,27 +57,40 @@ def make_step(config: TrainConfig, bert_config: BertConfig, replicas: Replicas |
         gradients = tape.gradient(loss, params)
         return {name: tf.convert_to_tensor(gradient) for name, gradient in gradients.items()}, sums
 
-    def step_of(
-        params: Tensors, moments: Moments, features: Features, step: tf.Tensor
-    ) -> tuple[Tensors, Moments, Metrics]:
-        [predictions] = replicas.sum([tf.reduce_sum(features["masked_lm_weights"])])
-        first = replicas.index() * parts
+    # Functions of their own are traced once, for however many replicas.
+    @tf.function(autograph=False)
+    def share_of(
+        params: Tensors, features: Features, step: tf.Tensor, first: tf.Tensor, predictions: tf.Tensor
+    ) -> tuple[Tensors, Metrics]:
+        """What a replica, whose micro-batches count from `first`, adds to gradients and sums."""
 
-        def part(number: Any) -> tuple[Tensors, Metrics]:
+        def part(number: tf.Tensor) -> tuple[Tensors, Metrics]:
             # Folded in, not added: no micro-batch of a step may repeat the dropout of another step.
             seed = tf.random.experimental.stateless_fold_in(tf.stack([config.seed, step]), first + number)
             share = {name: _part(values, parts, number) for name, values in features.items()}
             return gradients_of(params, share, seed, predictions)
 
-        gradients, sums = part(0) if parts == 1 else _added(part, parts, params)
-        added = replicas.sum([*gradients.values(), *sums.values()])
-        gradients = dict(zip(gradients, added[: len(gradients)], strict=True))
-        sums = dict(zip(sums, added[len(gradients) :], strict=True))
+        return part(tf.constant(0)) if parts == 1 else _added(part, parts, params)
 
+    @tf.function(autograph=False)
+    def moved(
+        params: Tensors, moments: Moments, gradients: Tensors, step: tf.Tensor
+    ) -> tuple[Tensors, Moments, tf.Tensor]:
         gradients, norm = clip(gradients)
         # The first update, at step 0, has a rate of 1/num_warmup_steps of the peak: 0 would waste a batch.
         rate = learning_rate(step + 1, config.learning_rate, config.num_warmup_steps, config.num_train_steps)
-        params, moments = update(params, moments, gradients, rate, step, config.weight_decay_rate)
+        return (*update(params, moments, gradients, rate, step, config.weight_decay_rate), norm)
+
+    def step_of(
+        params: Tensors, moments: Moments, features: Features, step: tf.Tensor
+    ) -> tuple[Tensors, Moments, Metrics]:
+        [predictions] = replicas.sum([tf.reduce_sum(features["masked_lm_weights"])])
+        first = tf.convert_to_tensor(replicas.index()) * parts
+        gradients, sums = share_of(params, features, step, first, predictions)
+        added = replicas.sum([*gradients.values(), *sums.values()])
+        gradients = dict(zip(gradients, added[: len(gradients)], strict=True))
+        sums = dict(zip(sums, added[len(gradients) :], strict=True))
+        params, moments, norm = moved(params, moments, gradients, step)
         metrics = means(sums, predictions, tf.constant(float(config.batch_size)))
         loss = metrics["masked_lm_loss"] + metrics["next_sentence_loss"]
         return params, moments, {"loss": loss, "gradient_norm": norm, **metrics}

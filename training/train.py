@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -51,6 +52,9 @@ def train(
     """Trains until `num_train_steps`, SIGTERM or SIGINT; returns the prefix of the newest checkpoint."""
     tf.config.experimental.enable_op_determinism()
     tf.random.set_seed(config.seed)
+    # TensorFlow's graph optimizer finds nothing to gain here, takes half of the time to start, and its memory pass
+    # breaks large models in loops ("Resource … tmp_var … already exists", TensorFlow 2.21).
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     strategy = strategy or open_strategy()
     config = config.on(fast_bfloat16=has_fast_bfloat16(strategy))
     data = TrainingSet.open(examples)
@@ -60,11 +64,15 @@ def train(
     run_steps = compile_steps(config, bert_config, strategy, data, variables, moments, first_step=step)
     log = TrainingLog(workdir / "train_log.jsonl", step, config.log_steps)
     progress = Progress("train", config.num_train_steps, "steps", done=step)
+    tokens = config.batch_size * data.settings.max_seq_length  # of a step
     with StopSignal() as stop:
         while step < config.num_train_steps and not stop.received:
-            for metrics in _checked(run_steps(step, _steps_to_run(config, step)), step):
+            started = time.monotonic()
+            rows = run_steps(step, _steps_to_run(config, step))
+            seconds = (time.monotonic() - started) / len(rows)
+            for metrics in _checked(rows, step):
                 step += 1
-                rate = log.add(step, metrics, tokens=config.batch_size * data.settings.max_seq_length)
+                rate = log.add(step, metrics, tokens=tokens, seconds=seconds)
             progress.update(step, f", {rate:,.0f} tokens/s, loss {metrics['loss']:.3f}")
             if step % config.save_checkpoints_steps == 0:
                 _save(workdir, step, variables, moments)
@@ -102,6 +110,7 @@ def compile_steps(
 
     iterator = iter(strategy.distribute_datasets_from_function(batches))
 
+    @tf.autograph.experimental.do_not_convert  # nothing in it needs it, and tracing would take twice as long
     def on_replica(features: dict[str, tf.Tensor], step: tf.Tensor) -> tf.Tensor:
         params, before = tf.nest.map_structure(tf.convert_to_tensor, (variables, moments))
         params, after, metrics = step_of(params, before, features, step)
