@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 FONT := fonts-noto-cjk
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev serve test lint format train-mini
+.PHONY: help install install-dev classic serve test lint format train-mini
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,8 @@ help: ## list the targets
 install: .venv/.service ## make .venv with the service (no TensorFlow)
 
 install-dev: .venv/.dev ## add what tests and training need
+
+classic: .venv-classic/.done ## make .venv-classic with the genuine bert-serving-server (Python 3.11, TensorFlow 2.15)
 
 serve: .venv/.service ## run the gateway on 127.0.0.1; PORT=8123 to choose
 	@exec $(BIN)/danmaku serve --port $(PORT)
@@ -51,6 +53,14 @@ $(WORKDIR)/corpus/report.json: | .venv/.dev
 
 .venv/.service: pyproject.toml constraints.txt | .venv/bin/pip
 	$(PIP) --editable .
+	@touch $@
+
+.venv-classic/.done: pyproject.toml constraints-classic.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "TensorFlow 2.15 needs Python 3.11; make classic PYTHON=/path/to/it"; exit 1; }
+	$(PYTHON) -m venv .venv-classic
+	.venv-classic/bin/pip install --quiet --disable-pip-version-check --constraint constraints-classic.txt \
+	  --editable '.[classic]'
 	@touch $@
 
 .venv/.dev: .venv/.service

@@ -1,13 +1,15 @@
 """Turns many small concurrent requests into few model calls of texts of like length.
 
-Four ideas, worth knowing before changing anything here:
+Five ideas, worth knowing before changing anything here:
 
 1. What is shared is the future, not the vector. A text on its way to the encoder is never sent twice; whoever asks for
    it next waits for the same future. In a live chat the texts in flight are the same few words.
 2. There is no timer. While the encoder is busy, texts gather by themselves; when it is idle, waiting gains nothing.
 3. Texts wait in one bucket per length. A call starts at the bucket whose head has waited longest, so nobody starves,
    and takes on slightly shorter texts while its token budget lasts: little of it is padding.
-4. A caller can leave at any moment. Futures are waited for, never awaited directly, so that its cancellation does not
+4. There are two lanes. A bot's single text does not wait behind a list of 10,000: requests of few texts go first, in
+   calls of their own, which are short; every fourth call is the long lists' turn, so they go on, too.
+5. A caller can leave at any moment. Futures are waited for, never awaited directly, so that its cancellation does not
    reach them; a text nobody waits for any more leaves the queue at once.
 """
 
@@ -31,6 +33,7 @@ log = logging.getLogger("danmaku")
 Encode = Callable[[Sequence[Prepared]], Awaitable[np.ndarray]]
 
 SHORTEST_SHARE = 0.75  # of a batch's longest text: shorter ones would be padding for the most part
+MAX_OVERTAKING_CALLS = 3  # of the quick lane, one after the other, while the other lane waits
 MAX_RETRY_AFTER_S = 60
 # So many calls failed one after the other, and the encoder counts as broken; so long after the last of them it is worth
 # another try, or a gateway that gets no requests because it is not ready would never find out that it is well again.
@@ -43,26 +46,43 @@ class _Waiting:
     prepared: Prepared
     vector: asyncio.Future[np.ndarray]
     since: float
+    lane: Lane
     callers: int = 0
+
+
+Lane = dict[int, dict[str, _Waiting]]  # what is queued: number of tokens → by text, in order of arrival
 
 
 class Batcher:
     """An async context manager; within it any number of tasks may call `encode`.
 
-    `encode` makes at most `concurrency` calls of the function given at a time, each of at most `max_batch_tokens`
-    tokens, padding included, or of one text.
+    `encode` makes at most `concurrency` calls of the function given at a time, each of at most `max_batch_size` texts
+    and `max_batch_tokens` tokens, padding included, or of one text. Requests of up to `priority_batch_size` texts
+    overtake longer ones.
     """
 
     def __init__(
-        self, encode: Encode, *, concurrency: int, max_batch_tokens: int, max_queue_texts: int, metrics: Metrics
+        self,
+        encode: Encode,
+        *,
+        concurrency: int,
+        max_batch_tokens: int,
+        max_queue_texts: int,
+        metrics: Metrics,
+        max_batch_size: int = 1024,
+        priority_batch_size: int = 16,
     ) -> None:
         self._encode = encode
         self._concurrency = concurrency
         self._max_batch_tokens = max_batch_tokens
+        self._max_batch_size = max_batch_size
         self._max_queue_texts = max_queue_texts
+        self._priority_batch_size = priority_batch_size
         self._metrics = metrics
         self._waiting: dict[str, _Waiting] = {}  # queued or being encoded, by text
-        self._buckets: dict[int, dict[str, _Waiting]] = {}  # queued: number of tokens → by text, in order of arrival
+        self._quick: Lane = {}
+        self._bulk: Lane = {}
+        self._overtaking_calls = 0
         self._queued = 0
         self._calls: set[asyncio.Task[None]] = set()
         self._dispatch_is_due = False
@@ -78,9 +98,11 @@ class Batcher:
     async def __aexit__(self, *_: object) -> None:
         """Lets the calls in flight finish; whoever waits in the queue is told that the service stops."""
         self._is_open = False
-        queued = [waiting for bucket in self._buckets.values() for waiting in bucket.values()]
-        self._buckets.clear()
-        self._count_queued(-self._queued)
+        queued = [
+            waiting for lane in (self._quick, self._bulk) for bucket in lane.values() for waiting in bucket.values()
+        ]
+        for waiting in queued:
+            self._dequeue(waiting)
         self._fail(queued, EncoderUnavailable("the service is stopping"))
         if self._calls:
             await asyncio.wait(self._calls)
@@ -107,7 +129,8 @@ class Batcher:
         new = sum(prepared.text not in self._waiting for prepared in texts)
         if self._queued + new > self._max_queue_texts:
             raise self._overloaded(new)
-        waiting = [self._join(prepared) for prepared in texts]
+        lane = self._quick if len(texts) <= self._priority_batch_size else self._bulk
+        waiting = [self._join(prepared, lane) for prepared in texts]
         try:
             if waiting:
                 await asyncio.wait({w.vector for w in waiting}, return_when=asyncio.FIRST_EXCEPTION)
@@ -120,24 +143,25 @@ class Batcher:
             for w in waiting:
                 self._leave(w)
 
-    def _join(self, prepared: Prepared) -> _Waiting:
+    def _join(self, prepared: Prepared, lane: Lane) -> _Waiting:
         waiting = self._waiting.get(prepared.text)
         if waiting is None:
-            waiting = _Waiting(prepared, asyncio.get_running_loop().create_future(), time.monotonic())
+            waiting = _Waiting(prepared, asyncio.get_running_loop().create_future(), time.monotonic(), lane)
             self._waiting[prepared.text] = waiting
-            self._buckets.setdefault(prepared.num_tokens, {})[prepared.text] = waiting
-            self._count_queued(1)
+            self._enqueue(waiting)
             self._dispatch_soon()
+        elif lane is self._quick and waiting.lane is self._bulk and self._is_queued(waiting):
+            self._dequeue(waiting)
+            waiting.lane = lane
+            self._enqueue(waiting)
         waiting.callers += 1
         return waiting
 
     def _leave(self, waiting: _Waiting) -> None:
         waiting.callers -= 1
-        text = waiting.prepared.text
-        bucket = self._buckets.get(waiting.prepared.num_tokens, {})
-        if waiting.callers == 0 and bucket.get(text) is waiting:
+        if waiting.callers == 0 and self._is_queued(waiting):
             self._dequeue(waiting)
-            del self._waiting[text]
+            del self._waiting[waiting.prepared.text]
 
     def _dispatch_soon(self) -> None:
         # After the tasks that are ready to run now, so that what they bring goes along.
@@ -147,18 +171,23 @@ class Batcher:
 
     def _dispatch(self) -> None:
         self._dispatch_is_due = False
-        while self._buckets and len(self._calls) < self._concurrency:
+        while self._queued and len(self._calls) < self._concurrency:
             call = asyncio.create_task(self._call(self._next_batch()), name="encode")
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
             call.add_done_callback(lambda _: self._dispatch_soon())
 
     def _next_batch(self) -> list[_Waiting]:
-        longest = min(self._buckets, key=lambda length: next(iter(self._buckets[length].values())).since)
-        room = max(1, self._max_batch_tokens // longest)
+        overtakes = bool(self._quick) and (not self._bulk or self._overtaking_calls < MAX_OVERTAKING_CALLS)
+        self._overtaking_calls = self._overtaking_calls + 1 if overtakes and self._bulk else 0
+        # Whoever is in a hurry does not wait for more texts than needed; a long list has room for them at the end.
+        lanes = (self._quick,) if overtakes else (self._bulk, self._quick)
+        longest = min(lanes[0], key=lambda length: next(iter(lanes[0][length].values())).since)
+        room = min(self._max_batch_size, max(1, self._max_batch_tokens // longest))
         batch: list[_Waiting] = []
-        for length in range(longest, math.ceil(longest * SHORTEST_SHARE) - 1, -1):
-            batch += list(self._buckets.get(length, {}).values())[: room - len(batch)]
+        for lane in lanes:
+            for length in range(longest, math.ceil(longest * SHORTEST_SHARE) - 1, -1):
+                batch += list(lane.get(length, {}).values())[: room - len(batch)]
         for waiting in batch:
             self._dequeue(waiting)
         return batch
@@ -191,11 +220,18 @@ class Batcher:
             waiting.vector.set_exception(error)
             waiting.vector.exception()  # seen: its callers may all be gone
 
+    def _is_queued(self, waiting: _Waiting) -> bool:
+        return waiting.lane.get(waiting.prepared.num_tokens, {}).get(waiting.prepared.text) is waiting
+
+    def _enqueue(self, waiting: _Waiting) -> None:
+        waiting.lane.setdefault(waiting.prepared.num_tokens, {})[waiting.prepared.text] = waiting
+        self._count_queued(1)
+
     def _dequeue(self, waiting: _Waiting) -> None:
-        bucket = self._buckets[waiting.prepared.num_tokens]
+        bucket = waiting.lane[waiting.prepared.num_tokens]
         del bucket[waiting.prepared.text]
         if not bucket:
-            del self._buckets[waiting.prepared.num_tokens]
+            del waiting.lane[waiting.prepared.num_tokens]
         self._count_queued(-1)
 
     def _count_queued(self, change: int) -> None:

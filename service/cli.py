@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import logging
 import signal
 import sys
 import urllib.error
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from service import __version__
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, DanmakuError
 from service.settings import Settings
 
 SERVE_EXAMPLE = """example:
@@ -25,15 +26,20 @@ SERVE_EXAMPLE = """example:
 """
 CHECK_EXAMPLE = """example:
   danmaku check http://127.0.0.1:8000 && echo ready
+  danmaku check bert://127.0.0.1:5555:5556
 """
+CLASSIC = "--classic"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="danmaku", description="Turns danmaku into vectors, over HTTP.")
+    parser = argparse.ArgumentParser(prog="danmaku", description="Turns danmaku into vectors.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, add in (("serve", _add_serve), ("check", _add_check)):
+    for name, add in (("serve", _add_serve), ("worker", _add_worker), ("check", _add_check)):
         add(commands, name)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments[:2]) == ["worker", CLASSIC]:  # the flags that follow are the genuine server's to read
+        return _classic(arguments[2:])
     parsed = parser.parse_args(arguments)
     return int(parsed.run(parsed))
 
@@ -103,11 +109,52 @@ async def _run(settings: Settings) -> int:
     return 0
 
 
+def _add_worker(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
+    from service.worker.flags import EXAMPLE, add_flags
+
+    parser = commands.add_parser(
+        name,
+        help="run a worker in the place of bert-serving-start",
+        description="Encodes texts for bert-serving-client and for gateways, until SIGTERM or Ctrl-C.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(parser)
+    parser.set_defaults(run=_worker)
+
+
+def _worker(parsed: argparse.Namespace) -> int:
+    from service.worker.run import run
+
+    logging.basicConfig(level=logging.DEBUG if parsed.verbose else logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        return uvloop.run(run(parsed))
+    except ConfigurationError as error:
+        print(f"danmaku worker: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # while the model was being opened
+        return 130
+
+
+def _classic(flags: Sequence[str]) -> int:
+    from service.classic import main as bert_serving_start
+
+    try:
+        return bert_serving_start(flags)
+    except ModuleNotFoundError as error:
+        print(
+            f"danmaku worker {CLASSIC}: {error.name} is not installed here; `make classic` makes an environment that "
+            "has it: .venv-classic/bin/danmaku",
+            file=sys.stderr,
+        )
+        return 1
+
+
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
     parser = commands.add_parser(
         name,
-        help="ask whether a gateway is ready",
-        description="Exits with 0 if the gateway is ready to embed, else with 1 and the reason.",
+        help="ask whether a gateway or a worker is ready",
+        description="Exits with 0 if the gateway or the worker is ready, else with 1 and the reason.",
         epilog=CHECK_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -117,6 +164,8 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser], na
 
 
 def _check(parsed: argparse.Namespace) -> int:
+    if parsed.url.startswith("bert://"):
+        return _check_worker(parsed.url, parsed.timeout_s)
     try:
         with urllib.request.urlopen(f"{parsed.url.rstrip('/')}/readyz", timeout=parsed.timeout_s) as answer:
             print(json.load(answer)["status"])
@@ -129,3 +178,14 @@ def _check(parsed: argparse.Namespace) -> int:
         reason = "it answers, but not as a gateway does"
     print(f"danmaku check: {parsed.url} is not ready: {reason}", file=sys.stderr)
     return 1
+
+
+def _check_worker(url: str, timeout_s: float) -> int:
+    from service.worker.probe import probe
+
+    try:
+        print(probe(url, timeout_s))
+        return 0
+    except (DanmakuError, ValueError) as error:
+        print(f"danmaku check: {url} is not ready: {error}", file=sys.stderr)
+        return 1

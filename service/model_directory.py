@@ -4,6 +4,8 @@ bert_config.json   Google's fields
 vocab.txt          a token a line
 *.index, *.data-*  a TensorFlow checkpoint under Google's variable names; if there are several, a text file
                    `checkpoint` names the one to use
+
+A directory as bert-serving-start knows it may have the checkpoint elsewhere (`-tuned_model_dir`), and names of its own.
 """
 
 from __future__ import annotations
@@ -88,6 +90,11 @@ def encoder_shapes(config: BertConfig) -> Shapes:
     return shapes
 
 
+def pooled_encoder_shapes(config: BertConfig) -> Shapes:
+    """With the pooler, which the strategy CLS_POOLED needs; a fine-tuned model may be without one."""
+    return encoder_shapes(config) | dense_shapes("bert/pooler/dense", config.hidden_size, config.hidden_size)
+
+
 def dense_shapes(scope: str, inputs: int, outputs: int) -> Shapes:
     return {f"{scope}/kernel": (inputs, outputs), f"{scope}/bias": (outputs,)}
 
@@ -109,22 +116,31 @@ class ModelDirectory:
 
 
 def open_model_directory(
-    path: Path, shapes: Callable[[BertConfig], Shapes] = encoder_shapes, *, prefix: Path | None = None
+    path: Path,
+    shapes: Callable[[BertConfig], Shapes] = encoder_shapes,
+    *,
+    prefix: Path | None = None,
+    config_name: str = "bert_config.json",
+    lowercase: bool = True,
 ) -> ModelDirectory:
-    """The model in a directory, with the variables of `shapes`; of the checkpoint `prefix`, if it holds several.
+    """The model in a directory, with the variables of `shapes`.
+
+    `prefix` is the checkpoint, if it is not the directory's own: see `find_checkpoint`, `named_checkpoint`.
 
     Raises ModelError that names the file at fault.
     """
     if not path.is_dir():
-        raise ModelError(f"{path} is not a directory; expected bert_config.json, vocab.txt and a checkpoint in it")
-    config = BertConfig.from_json_file(path / "bert_config.json")
+        raise ModelError(f"{path} is not a directory; expected {config_name}, vocab.txt and a checkpoint in it")
+    config = BertConfig.from_json_file(path / config_name)
     try:
-        tokenizer = Tokenizer.from_file(path / "vocab.txt")
+        tokenizer = Tokenizer.from_file(path / "vocab.txt", lowercase=lowercase)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path / 'vocab.txt'} cannot be used: {error}") from None
+    # bert-serving-server does not look: a token beyond the embeddings kills its worker, one in the wrong line is a
+    # wrong vector.
     if len(tokenizer.vocab) != config.vocab_size:
         raise ModelError(
-            f"{path / 'vocab.txt'} has {len(tokenizer.vocab)} tokens, but {path / 'bert_config.json'} "
+            f"{path / 'vocab.txt'} has {len(tokenizer.vocab)} tokens, but {path / config_name} "
             f"says vocab_size {config.vocab_size}: they are of different models"
         )
     prefix = prefix or find_checkpoint(path)
@@ -139,6 +155,8 @@ def open_model_directory(
 
 def find_checkpoint(directory: Path) -> Path:
     """The prefix of the directory's checkpoint: the one that the file `checkpoint` names, or the only one there is."""
+    if not directory.is_dir():
+        raise ModelError(f"{directory} is not a directory; expected a checkpoint in it")
     state = directory / "checkpoint"
     if state.exists():
         match = re.search(r'^model_checkpoint_path: "(.+)"$', state.read_text("utf-8", errors="replace"), re.MULTILINE)
@@ -154,6 +172,17 @@ def find_checkpoint(directory: Path) -> Path:
         names = ", ".join(path.name for path in found) or "none"
         raise ModelError(f"{directory} should hold one checkpoint (*.index) or a file `checkpoint`; found {names}")
     return found[0].with_suffix("")
+
+
+def named_checkpoint(directory: Path, name: str) -> Path:
+    """The prefix `name` in a directory. Raises ModelError that says which checkpoints there are, if not this one."""
+    if not directory.is_dir():
+        raise ModelError(f"{directory} is not a directory; expected the checkpoint {name} in it")
+    prefix = directory / name
+    if not prefix.with_name(f"{name}.index").exists():
+        names = ", ".join(path.stem for path in sorted(directory.glob("*.index"))) or "none"
+        raise ModelError(f"{prefix}.index does not exist; checkpoints in {directory}: {names}")
+    return prefix
 
 
 def read_variables(prefix: Path, shapes: Shapes) -> dict[str, np.ndarray]:

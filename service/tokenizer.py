@@ -15,8 +15,9 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# google-research/bert, tokenization.py: a word of more characters becomes [UNK].
-MAX_CHARACTERS_PER_WORD = 200
+# A word of more characters becomes [UNK]: as in bert-serving-server 1.10, server/bert/tokenization.py (Google later
+# allowed 200, which matters to nobody but those who laugh in one breath: 2333…, hhhh…).
+MAX_CHARACTERS_PER_WORD = 100
 
 
 class Tokenizer:
@@ -30,6 +31,7 @@ class Tokenizer:
         if len(ids) != len(vocab):
             raise ValueError(f"the vocabulary has {len(vocab)} lines, but only {len(ids)} different tokens")
         self.vocab = list(vocab)
+        self._ids = ids
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[token] for token in SPECIAL_TOKENS)
         self._tokenizer = _Tokenizer(
             WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_CHARACTERS_PER_WORD)
@@ -59,6 +61,10 @@ class Tokenizer:
         """`ids`, and of each token the characters of the text that it stands for, as [start, end)."""
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [(encoding.ids, encoding.offsets) for encoding in encodings]
+
+    def ids_of(self, tokens: Iterable[str]) -> list[int]:
+        """Ids of tokens as they stand in the vocabulary; [UNK] for others."""
+        return [self._ids.get(token, self.unk_id) for token in tokens]
 
 
 def read_vocab(path: Path) -> list[str]:

@@ -2,17 +2,105 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
+from bert_serving.client import BertClient
+
+from service.errors import EncoderUnavailable
+from service.worker.probe import probe
 
 ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class RunningWorker:
+    port: int
+    port_out: int
+    http_port: int
+    process: subprocess.Popen[str]
+
+    @property
+    def url(self) -> str:
+        return f"bert://127.0.0.1:{self.port}:{self.port_out}"
+
+    def client(self, **settings: object) -> BertClient:
+        """The genuine one; patient, but not for ever."""
+        return BertClient(port=self.port, port_out=self.port_out, **({"timeout": 20_000} | settings))
+
+
+@contextmanager
+def working(model_dir: Path, *flags: str) -> Iterator[RunningWorker]:
+    """A worker in a process of its own, ready; ended with SIGTERM if it still runs."""
+    port, port_out, http_port = free_ports(3)
+    command = [sys.executable, "-m", "service", "worker", "-model_dir", str(model_dir), *flags]
+    command += ["-port", str(port), "-port_out", str(port_out), "-http_port", str(http_port)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    worker = RunningWorker(port, port_out, http_port, process)
+    try:
+        for _ in range(120):
+            if process.poll() is not None:
+                raise RuntimeError(f"the worker ended: {process.communicate()[1]}")
+            try:
+                probe(worker.url, timeout_s=0.5)
+                break
+            except EncoderUnavailable:
+                continue
+        else:
+            raise RuntimeError("the worker was not ready within a minute")
+        yield worker
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=60)
+
+
+@contextmanager
+def genuine(python: str, model_dir: Path, *flags: str) -> Iterator[RunningWorker]:
+    """A genuine bert-serving-server, run by the Python of a `make classic` environment, ready."""
+    port, port_out, http_port = free_ports(3)
+    command = [python, "service/classic.py", "-model_dir", str(model_dir), "-cpu", *flags]
+    command += ["-port", str(port), "-port_out", str(port_out)]
+    with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill up and stop it
+        process = subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log, text=True)
+        server = RunningWorker(port, port_out, http_port, process)
+        try:
+            _wait_for_genuine(server, log)
+            yield server
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(timeout=60)
+
+
+def _wait_for_genuine(server: RunningWorker, log: IO[str]) -> None:
+    deadline = time.monotonic() + 180  # it freezes its graph, and imports TensorFlow three times
+    while time.monotonic() < deadline and server.process.poll() is None:
+        try:
+            probe(server.url, timeout_s=0.5)
+            return
+        except EncoderUnavailable:
+            continue
+    log.seek(0)
+    raise RuntimeError(f"the genuine server did not start: {log.read()[-2000:]}")
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe_socket in probes:
+            probe_socket.bind(("127.0.0.1", 0))
+        return [probe_socket.getsockname()[1] for probe_socket in probes]
 
 
 @contextmanager
@@ -20,9 +108,7 @@ def serving(
     *flags: str, model: str = "onnx://models/danmaku-bert-mini"
 ) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
     """A gateway in a process of its own, ready; ended with SIGTERM if it still runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--encoder", model, *flags]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from training.files import location
+from training.readers import FORMATS
 
 INSTALL = "make install-dev, or pip install --editable '.[training]'"
 STOPPED = 3  # a run that has not come to its end: what should follow it must not
@@ -53,9 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         _clean,
         "recorded danmaku to plain text and a vocabulary",
-        "clean --input danmaku_dataset --output corpus",
+        "clean --input danmaku_dataset recordings --vocab chinese_L-12_H-768_A-12/vocab.txt --output corpus",
     )
-    _paths(command, "--input", "CSV files, or folders of them: one file per video")
+    _paths(command, "--input", "files of danmaku, or folders of them, formats mixed: training/README.md lists them")
     command.add_argument("--vocab", type=Path, metavar="FILE", help="a BERT vocab.txt (default: learn one)")
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets train.txt, heldout.txt …")
     command.add_argument("--vocab-size", type=int, default=8000, metavar="N", help="tokens to learn (%(default)s)")
@@ -66,6 +67,23 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="documents kept for judging (%(default)s)",
     )
+    command.add_argument(
+        "--format", choices=[*FORMATS], help="of all files (default: each is recognised; see training/README.md)"
+    )
+    command.add_argument("--text-field", default="text", metavar="NAME", help="JSON lines: danmaku (%(default)s)")
+    command.add_argument("--time-field", metavar="NAME", help="JSON lines: time (default: order of the file)")
+    command.add_argument("--document-field", metavar="NAME", help="JSON lines: video or stream (default: the file)")
+    command.add_argument(
+        "--session-gap-s",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="live: a longer silence ends a document (%(default)s)",
+    )
+    command.add_argument(
+        "--jobs", type=int, default=_cores(), metavar="N", help="processes (one per core: %(default)s)"
+    )
+    command.add_argument("--shard", metavar="I/N", help="only part I of N, from 0: the others elsewhere; needs --vocab")
 
     command = _command(
         commands,
@@ -180,6 +198,11 @@ def _command(
     return command
 
 
+def _cores() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _paths(command: argparse.ArgumentParser, flag: str, what: str, *, metavar: str = "PATH") -> None:
     """A flag that takes one or more paths, and may be given more than once."""
     command.add_argument(flag, type=Path, nargs="+", action="extend", required=True, metavar=metavar, help=what)
@@ -187,7 +210,15 @@ def _paths(command: argparse.ArgumentParser, flag: str, what: str, *, metavar: s
 
 def _clean(arguments: argparse.Namespace) -> None:
     from training.clean import clean
+    from training.corpus import Shard
+    from training.readers.base import ReaderSettings
 
+    settings = ReaderSettings(
+        text_field=arguments.text_field,
+        time_field=arguments.time_field,
+        document_field=arguments.document_field,
+        session_gap_s=arguments.session_gap_s,
+    )
     _print_report(
         clean(
             arguments.input,
@@ -195,6 +226,10 @@ def _clean(arguments: argparse.Namespace) -> None:
             vocab=arguments.vocab,
             vocab_size=arguments.vocab_size,
             heldout=arguments.heldout,
+            format=arguments.format,
+            settings=settings,
+            jobs=arguments.jobs,
+            shard=Shard.parse(arguments.shard) if arguments.shard else None,
         )
     )
 

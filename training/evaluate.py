@@ -30,6 +30,7 @@ from training.losses import METRICS, Features, losses
 from training.model import variable_shapes
 from training.overlap import Overlap, distinct_lines, overlap, write_unseen
 from training.progress import Progress
+from training.readers import plain_text, reader_of
 from training.records import evaluation_batches
 
 SEED = 20190531  # never changed: numbers of different days and models must be comparable
@@ -131,7 +132,7 @@ def cleaned(corpus: Path, vocab: Path, opened: ModelDirectory, work: Path) -> Pa
     """What the model's vocabulary can spell of the corpus, as text under `work`: all documents, no split."""
     if not corpus.exists():
         raise FileNotFoundError(f"{corpus} does not exist")
-    if corpus.suffix != ".txt":
+    if corpus.is_dir() or reader_of(corpus) is not plain_text.READER:
         clean([corpus], work, vocab=vocab, heldout=0)
         return work / "train.txt"
     sieve = Sieve(opened.tokenizer)

@@ -172,7 +172,7 @@ def make_examples(
 
 
 def make_shards(
-    texts: Path, tokenizer: Tokenizer, settings: ExampleSettings, *, seed: int, lines_per_shard: int
+    texts: Path | list[Path], tokenizer: Tokenizer, settings: ExampleSettings, *, seed: int, lines_per_shard: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """The examples of a cleaned text, shard by shard: a function of (documents, settings, seed, number)."""
     vocabulary = Vocabulary.of(tokenizer)

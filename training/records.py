@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from service.tokenizer import Tokenizer
 from training.clean import SPLITS
+from training.corpus import kept_counts, text_files
 from training.examples import ExampleSettings, make_shards
 from training.files import temporary_name, write_text
 from training.progress import Progress
@@ -30,11 +31,9 @@ def write_examples(
 
     A split of fewer than two documents gets none: a next sentence needs another document to draw from.
     """
-    if not (corpus / "report.json").exists():
-        raise FileNotFoundError(f"no report.json in {corpus}: make a cleaned corpus with `danmaku-train clean`")
     if lines_per_shard < 1:
         raise ValueError(f"lines_per_shard is {lines_per_shard}; it must be at least 1")
-    lines = json.loads((corpus / "report.json").read_text(encoding="utf-8"))["kept"]
+    lines = {split: kept_counts(corpus, split) for split in SPLITS}
     tokenizer = Tokenizer.from_file(corpus / "vocab.txt")
     output.mkdir(parents=True, exist_ok=True)
     # Training wants this file: gone before the first change and written after the last, it vouches for the
@@ -53,7 +52,7 @@ def write_examples(
         shards = max(1, round(lines[split]["lines"] / lines_per_shard))
         progress = Progress(f"examples of {split}", shards, "shards")
         counts[split] = 0
-        texts = corpus / f"{split}.txt"
+        texts = text_files(corpus, split)
         made = make_shards(texts, tokenizer, settings, seed=seed, lines_per_shard=lines_per_shard)
         for number, features in enumerate(made):
             write_shard(output / f"{split}-{number:05}.tfrecord", features)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,12 +19,14 @@ from service.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A text on its way to the model."""
+    """A text, a pair of texts or a list of tokens on its way to the model."""
 
-    text: str  # normalised: equal texts have equal vectors
+    text: str  # normalised: of one encoder, equal texts are equal input; see `Inputs` for pairs and tokens
     ids: list[int]  # [CLS] … [SEP], at most max_seq_len of them
     is_truncated: bool  # tokens were cut off
     is_spelled: bool  # at least one of its tokens is in the vocabulary
+    segment_b: int | None = None  # where the second text of a pair starts
+    has_special_tokens: bool = True
 
     @property
     def num_tokens(self) -> int:
@@ -61,12 +64,9 @@ def open_encoder(
     scheme, _, rest = url.partition("://")
     if scheme == "onnx":
         from service.encoders.onnx import OnnxEncoder
+        from service.encoders.options import EncoderOptions
 
-        return OnnxEncoder.open(
-            rest,
-            pooling_layer=pooling_layer,
-            pooling_strategy=pooling_strategy,
-            max_seq_len=max_seq_len,
-            threads=threads,
-        )
+        options = EncoderOptions(pooling_layer, pooling_strategy, max_seq_len=max_seq_len)
+        # One thread a call and several calls at once keep all cores busy without threads that wait for one another.
+        return OnnxEncoder.open(Path(rest), options, threads=threads, concurrency=threads)
     raise ConfigurationError(f"{url!r} is no encoder: expected onnx://DIRECTORY")

@@ -1,7 +1,8 @@
 """The model in this process: ONNX Runtime over a graph built from the checkpoint in a model directory.
 
 Model calls run in threads of their own, one per `concurrency`, so the event loop stays free; ONNX Runtime lets go of
-Python's lock while it computes. All calls share one session, hence one copy of the weights.
+Python's lock while it computes. All calls share one session, hence one copy of the weights and one pool of threads that
+help whoever calls: with the callers, `threads` in all.
 """
 
 from __future__ import annotations
@@ -9,101 +10,165 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from service.encoders.base import Prepared
-from service.encoders.graph import POOLING_STRATEGIES, Pooling, build_graph
-from service.errors import ConfigurationError, EncoderFailure
-from service.model_directory import ModelDirectory, open_model_directory
+from service.encoders.exactness import check_exactness
+from service.encoders.graph import build_graph
+from service.encoders.inputs import Inputs
+from service.encoders.options import EncoderOptions
+from service.errors import EncoderFailure
+from service.model_directory import (
+    ModelDirectory,
+    encoder_shapes,
+    find_checkpoint,
+    named_checkpoint,
+    open_model_directory,
+    pooled_encoder_shapes,
+)
 
 
 class OnnxEncoder:
-    """See `Encoder`."""
+    """See `Encoder`; beyond it, what a worker needs that gets pairs and token lists and shows tokens."""
 
     def __init__(
         self,
         directory: ModelDirectory,
-        pooling: Pooling,
-        max_seq_len: int,
+        options: EncoderOptions,
         session: onnxruntime.InferenceSession,
-        threads: int,
+        concurrency: int,
     ) -> None:
         self.model = directory.name
-        self.dim = pooling.dim(directory.config)
-        self.max_seq_len = max_seq_len
-        self.concurrency = threads
-        settings = f"{directory.digest} {pooling.layers} {pooling.strategy} {max_seq_len} float32"
-        self.fingerprint = sha256(settings.encode()).hexdigest()[:16]
+        self.dim = options.dim(directory.config)
+        self.max_seq_len = options.length(directory.config)
+        self.concurrency = concurrency
+        self.options = options
+        self.inputs = Inputs(directory.tokenizer, options, self.max_seq_len)
+        self.fingerprint = _fingerprint(directory, options)
         self._tokenizer = directory.tokenizer
         self._session = session
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+        self._inputs = [value.name for value in session.get_inputs()]
+        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="encode")
 
     @classmethod
     def open(
-        cls, path: str, *, pooling_layer: tuple[int, ...], pooling_strategy: str, max_seq_len: int | None, threads: int
+        cls,
+        path: Path,
+        options: EncoderOptions,
+        *,
+        threads: int,
+        concurrency: int = 1,
+        tuned_model_dir: Path | None = None,
+        ckpt_name: str | None = None,
+        config_name: str = "bert_config.json",
     ) -> OnnxEncoder:
-        """Reads the directory, checks the settings against it and builds the session. Raises ConfigurationError."""
-        directory = open_model_directory(Path(path))
-        config = directory.config
-        max_seq_len = config.max_position_embeddings if max_seq_len is None else max_seq_len
-        if not 3 <= max_seq_len <= config.max_position_embeddings:
-            raise ConfigurationError(
-                f"max_seq_len is {max_seq_len}; {path} takes 3 to {config.max_position_embeddings}"
-            )
-        if pooling_strategy not in POOLING_STRATEGIES:
-            raise ConfigurationError(
-                f"pooling_strategy is {pooling_strategy!r}; known are {', '.join(POOLING_STRATEGIES)}"
-            )
-        if not pooling_layer or not all(-config.num_hidden_layers - 1 <= layer <= -1 for layer in pooling_layer):
-            raise ConfigurationError(
-                f"pooling_layer is {list(pooling_layer)}; {path} has layers −1 (the last) to "
-                f"−{config.num_hidden_layers} and the embeddings at −{config.num_hidden_layers + 1}"
-            )
-        pooling = Pooling(pooling_layer, pooling_strategy)
-        options = onnxruntime.SessionOptions()
-        # One thread a call and several calls at once keep all cores busy without threads that wait for one another.
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        graph = build_graph(config, directory.weights, pooling).SerializeToString()
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        return cls(directory, pooling, max_seq_len, session, threads)
+        """Reads the model, checks the options against it and builds the session.
+
+        `concurrency` calls run at a time, at most one for each of `threads`. The checkpoint is `ckpt_name`, or the only
+        one there is, in `tuned_model_dir`, or in `path`. Raises ConfigurationError.
+        """
+        prefix = None
+        if ckpt_name:
+            prefix = named_checkpoint(tuned_model_dir or path, ckpt_name)
+        elif tuned_model_dir:
+            prefix = find_checkpoint(tuned_model_dir)
+        directory = open_model_directory(
+            path,
+            pooled_encoder_shapes if options.strategy == "CLS_POOLED" else encoder_shapes,
+            prefix=prefix,
+            config_name=config_name,
+            lowercase=not options.cased_tokenization,
+        )
+        options.check(directory.config, str(path))
+        concurrency = min(concurrency, threads)
+        session = _session(directory, options, threads - concurrency + 1)  # a caller is one of them
+        encoder = cls(directory, options, session, concurrency)
+        if options.precision == "int8" and not options.allow_inexact:
+            exact = replace(options, precision="float32")
+            with closing(cls(directory, exact, _session(directory, exact, threads), 1)) as reference:
+                check_exactness(encoder, reference)
+        return encoder
 
     def normalize(self, text: str) -> str:
         return self._tokenizer.normalize(text)
 
     def prepare(self, texts: Sequence[str]) -> list[Prepared]:
-        tokenizer, room = self._tokenizer, self.max_seq_len - 2
-        return [
-            Prepared(
-                text,
-                [tokenizer.cls_id, *ids[:room], tokenizer.sep_id],
-                is_truncated=len(ids) > room,
-                is_spelled=any(token != tokenizer.unk_id for token in ids[:room]),
-            )
-            for text, ids in zip(texts, tokenizer.ids(texts), strict=True)
-        ]
+        return self.inputs.of_normalized(texts)
 
     def truncates(self, text: str) -> bool:
         # A token has at least one character, so hardly any text has to be tokenized to know.
         return len(text) > self.max_seq_len - 2 and self.prepare([text])[0].is_truncated
 
     async def encode(self, batch: Sequence[Prepared]) -> np.ndarray:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._encode, batch)
+        """[len(batch), dim]; with the strategy NONE [len(batch), tokens of the longest, dim], zeros for padding."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.encode_now, batch)
 
-    def _encode(self, batch: Sequence[Prepared]) -> np.ndarray:
-        lengths = np.array([len(prepared.ids) for prepared in batch], np.int32)  # [b]
-        input_ids = np.full((len(batch), lengths.max()), self._tokenizer.pad_id, np.int32)  # [b, t]
-        for row, prepared in enumerate(batch):
-            input_ids[row, : len(prepared.ids)] = prepared.ids
+    def encode_now(self, batch: Sequence[Prepared]) -> np.ndarray:
+        """`encode` in the caller's thread."""
         try:
-            (vectors,) = self._session.run(["embedding"], {"input_ids": input_ids, "lengths": lengths})
+            (vectors,) = self._session.run(["embedding"], self._feed(batch))
         except Exception as error:  # ONNX Runtime raises its own family of exceptions
             raise EncoderFailure("the model could not be run") from error
         return np.asarray(vectors, np.float32)
 
+    def _feed(self, batch: Sequence[Prepared]) -> dict[str, np.ndarray]:
+        """See `build_graph`."""
+        rows = [prepared.ids for prepared in batch]
+        lengths = np.array([len(row) for row in rows], np.int32)  # [b]
+        present = np.arange(lengths.max(), dtype=np.int32) < lengths[:, None]  # [b, t]
+        cells = np.flatnonzero(present).astype(np.int32)  # [n]
+        tokens = np.zeros(present.shape, np.int32)
+        tokens[present] = np.arange(len(cells), dtype=np.int32)
+        feed = {
+            "input_ids": np.fromiter(chain.from_iterable(rows), np.int32, len(cells)),
+            "positions": cells % present.shape[1],
+            "cells": cells,
+            "tokens": tokens,
+            "lengths": lengths,
+        }
+        if self.options.sentence_pairs:
+            starts = [prepared.num_tokens if prepared.segment_b is None else prepared.segment_b for prepared in batch]
+            in_b = feed["positions"] >= np.repeat(np.array(starts, np.int32), lengths)  # [n]
+            feed["segment_ids"] = in_b.astype(np.int32)
+        if self.options.mask_cls_sep:
+            feed["mask"] = present.astype(np.int32)
+            for row, prepared in enumerate(batch):
+                _hide_special_tokens(feed["mask"][row], prepared)
+        return {name: feed[name] for name in self._inputs}
+
     def close(self) -> None:
         self._threads.shutdown(wait=True)
+
+
+def _session(directory: ModelDirectory, options: EncoderOptions, threads: int) -> onnxruntime.InferenceSession:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    # The graph is arranged by hand, and some of what the optimizer would fuse is slower.
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    graph = build_graph(directory.config, directory.weights, options).SerializeToString()
+    return onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
+
+
+def _hide_special_tokens(mask: np.ndarray, prepared: Prepared) -> None:
+    """As mask_cls_sep says; but [CLS] [SEP] alone stay: without them there were nothing."""
+    length = len(prepared.ids)
+    if prepared.has_special_tokens and length > 2:
+        mask[0] = mask[length - 1] = 0
+        if prepared.segment_b is not None:
+            mask[prepared.segment_b - 1] = 0
+
+
+def _fingerprint(directory: ModelDirectory, options: EncoderOptions) -> str:
+    digest = sha256(f"{directory.digest} {options.spelling(directory.config)}".encode())
+    if options.strategy == "CLS_POOLED":  # the directory's digest covers the encoder only
+        for name in ("kernel", "bias"):
+            digest.update(np.ascontiguousarray(directory.weights[f"bert/pooler/dense/{name}"]).data)
+    return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,23 +12,45 @@ import numpy as np
 import pytest
 
 from service.checkpoint import read_checkpoint
-from service.encoders.base import Encoder, open_encoder
-from service.encoders.graph import POOLING_STRATEGIES
-from service.errors import ConfigurationError
+from service.encoders.base import Prepared, open_encoder
+from service.encoders.exactness import least_cosine
+from service.encoders.onnx import OnnxEncoder
+from service.encoders.options import POOLING_STRATEGIES, EncoderOptions
+from service.errors import ConfigurationError, ModelError
 from service.model_directory import open_model_directory
 
 TEXTS = ["草", "awsl", "哈哈哈哈", "阿夸aqua", "我死了!", "晚安 晚安", "喵喵 草", "清楚清楚", "2333", "你好可爱"]
+BUNDLED = Path(__file__).parents[2] / "models" / "danmaku-bert-mini"
+PAIRS = ["你好 ||| 晚安", "草", "阿夸aqua ||| 可爱 可爱", "awsl ||| awsl"]
 
-Open = Callable[..., Encoder]
+Open = Callable[..., OnnxEncoder]
+
+
+@pytest.fixture(scope="session")
+def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with nothing in it zero or one, so that a bias in the wrong place shows."""
+    from training import checkpoint
+
+    directory = Path(shutil.copytree(tiny_model, tmp_path_factory.mktemp("models") / "rough"))
+    random = np.random.default_rng(5)
+    weights = read_checkpoint(tiny_model / "model.ckpt-1")
+    rough = {name: values + random.normal(0, 0.2, values.shape).astype(np.float32) for name, values in weights.items()}
+    checkpoint.write(directory / "model.ckpt-1", rough)
+    return directory
 
 
 @pytest.fixture
-def open_tiny(tiny_model: Path) -> Iterator[Open]:
-    opened: list[Encoder] = []
+def open_tiny(model: Path) -> Iterator[Open]:
+    """Takes options, and by `threads=…` and the like where the model is and how it runs."""
+    opened: list[OnnxEncoder] = []
 
-    def open_it(**changes: object) -> Encoder:
-        settings = {"pooling_layer": (-2,), "pooling_strategy": "REDUCE_MEAN", "max_seq_len": None, "threads": 1}
-        encoder = open_encoder(f"onnx://{tiny_model}", **(settings | changes))
+    def open_it(*, path: Path = model, **changes: object) -> OnnxEncoder:
+        resources = {
+            name: changes.pop(name)
+            for name in ("threads", "concurrency", "tuned_model_dir", "ckpt_name", "config_name")
+            if name in changes
+        }
+        encoder = OnnxEncoder.open(path, EncoderOptions(**changes), **{"threads": 1, **resources})
         opened.append(encoder)
         return encoder
 
@@ -36,78 +59,144 @@ def open_tiny(tiny_model: Path) -> Iterator[Open]:
         encoder.close()
 
 
-async def encode(encoder: Encoder, texts: list[str]) -> np.ndarray:
+async def encode(encoder: OnnxEncoder, texts: list[str]) -> np.ndarray:
     """One model call."""
-    return await encoder.encode(encoder.prepare([encoder.normalize(text) for text in texts]))
+    return await encoder.encode(encoder.inputs.of_texts(texts))
 
 
-def trained_vectors(model: Path, texts: list[str], layers: tuple[int, ...], strategy: str) -> np.ndarray:
-    """The same by the code that trains: TensorFlow, padding and all, pooled as bert-serving-server documents it."""
+def trained_vectors(model: Path, rows: list[Prepared], options: EncoderOptions) -> list[np.ndarray]:
+    """The same by the code that trains, padding and all, pooled as bert-serving-server 1.10 pools (server/graph.py)."""
     import tensorflow as tf
 
     from service.model_directory import BertConfig
-    from service.tokenizer import Tokenizer
     from training.model import encode as bert
 
-    tokenizer = Tokenizer.from_file(model / "vocab.txt")
-    rows = [[tokenizer.cls_id, *ids, tokenizer.sep_id] for ids in tokenizer.ids(texts)]
-    ids = np.zeros((len(rows), 16), np.int32)
-    mask = np.zeros((len(rows), 16), np.int32)
-    for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+    ids, mask, segments = (np.zeros((len(rows), 16), np.int32) for _ in range(3))
+    for row, prepared in enumerate(rows):
+        length = prepared.num_tokens
+        ids[row, :length], mask[row, :length] = prepared.ids, 1
+        if prepared.segment_b:
+            segments[row, prepared.segment_b : length] = 1
+        if options.mask_cls_sep and length > 2:
+            mask[row, [0, length - 1, *([prepared.segment_b - 1] if prepared.segment_b else [])]] = 0
     config = BertConfig.from_json_file(model / "bert_config.json")
     params = read_checkpoint(model / "model.ckpt-1")
-    outputs = bert(params, config, tf.constant(ids), tf.constant(mask), tf.zeros_like(ids))
-    hidden = np.concatenate([outputs[layer].numpy() for layer in layers], axis=-1)  # [b, t, h]
-    texts_hidden = [hidden[row, : len(tokens)] for row, tokens in enumerate(rows)]
+    if options.no_position_embeddings:
+        params["bert/embeddings/position_embeddings"] = np.zeros((16, 16), np.float32)
+    outputs = bert(params, config, tf.constant(ids), tf.constant(mask), tf.constant(segments))
+    hidden = np.concatenate([outputs[layer].numpy() for layer in options.pooling_layer], axis=-1)  # [b, t, h]
     pools = {
-        "REDUCE_MEAN": lambda h: h.mean(0),
-        "REDUCE_MAX": lambda h: h.max(0),
-        "REDUCE_MEAN_MAX": lambda h: np.concatenate([h.mean(0), h.max(0)]),
-        "CLS_TOKEN": lambda h: h[0],
-        "SEP_TOKEN": lambda h: h[-1],
+        "NONE": lambda h, m: (h * m[:, None])[: m.nonzero()[0][-1] + 1 + options.mask_cls_sep],
+        "REDUCE_MEAN": lambda h, m: h[m == 1].mean(0),
+        "REDUCE_MAX": lambda h, m: h[m == 1].max(0),
+        "REDUCE_MEAN_MAX": lambda h, m: np.concatenate([h[m == 1].mean(0), h[m == 1].max(0)]),
+        "CLS_TOKEN": lambda h, m: h[0],
+        "SEP_TOKEN": lambda h, m: h[m.sum() - 1],
     }
-    return np.stack([pools[strategy](h) for h in texts_hidden])
+    if options.strategy == "CLS_POOLED":
+        first = outputs[-1].numpy()[:, 0]
+        return list(np.tanh(first @ params["bert/pooler/dense/kernel"] + params["bert/pooler/dense/bias"]))
+    return [pools[options.strategy](h, m) for h, m in zip(hidden, mask, strict=True)]
 
 
 @pytest.mark.parametrize("strategy", POOLING_STRATEGIES)
-@pytest.mark.parametrize("layers", [(-1,), (-2,), (-4,), (-1, -3)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pooling_layer": (-1,)},
+        {"pooling_layer": (-2,)},
+        {"pooling_layer": (-4,)},
+        {"pooling_layer": (-1, -3)},
+        {"mask_cls_sep": True},
+        {"sentence_pairs": True},
+        {"sentence_pairs": True, "mask_cls_sep": True},
+        {"no_position_embeddings": True},
+        {"no_position_embeddings": True, "sentence_pairs": True},
+    ],
+    ids=lambda options: " ".join(f"{name}={value}" for name, value in options.items()),
+)
 async def test_served_vectors_are_those_of_the_trained_model(
-    open_tiny: Open, tiny_model: Path, layers: tuple[int, ...], strategy: str
+    open_tiny: Open, model: Path, options: dict[str, object], strategy: str
 ) -> None:
-    """Every pooling layer and strategy, to rounding."""
-    encoder = open_tiny(pooling_layer=layers, pooling_strategy=strategy)
-    vectors = await encode(encoder, TEXTS)
+    """Whatever is asked for, to rounding."""
+    encoder = open_tiny(pooling_strategy=strategy, **options)
+    rows = encoder.inputs.of_texts(TEXTS + PAIRS if encoder.options.sentence_pairs else TEXTS)
+    vectors = await encoder.encode(rows)
+    expected = trained_vectors(model, rows, encoder.options)
 
-    assert vectors.shape == (len(TEXTS), encoder.dim)
-    assert np.abs(vectors - trained_vectors(tiny_model, TEXTS, layers, strategy)).max() < 1e-5
+    assert vectors.shape[-1] == encoder.dim
+    for vector, wanted in zip(vectors, expected, strict=True):
+        if strategy == "NONE":
+            assert not vector[len(wanted) :].any()
+            vector = vector[: len(wanted)]
+        assert vector.shape == wanted.shape
+        assert np.abs(vector - wanted).max() < 1e-5
 
 
+@pytest.mark.parametrize("mask_cls_sep", [False, True])
 @pytest.mark.parametrize("strategy", POOLING_STRATEGIES)
-async def test_company_does_not_change_a_vector(open_tiny: Open, strategy: str) -> None:
-    """Alone or beside longer texts: the same to rounding."""
-    encoder = open_tiny(pooling_strategy=strategy)
-    together = await encode(encoder, TEXTS)
-    alone = np.concatenate([await encode(encoder, [text]) for text in TEXTS])
-
-    assert np.abs(together - alone).max() < 1e-5
+async def test_company_does_not_change_a_vector(open_tiny: Open, strategy: str, mask_cls_sep: bool) -> None:
+    """Alone or beside longer texts: the same to rounding, even a blank one, of which mask_cls_sep leaves nothing."""
+    encoder = open_tiny(pooling_strategy=strategy, mask_cls_sep=mask_cls_sep)
+    texts = [*TEXTS, ""]
+    together = await encode(encoder, texts)
+    for text, vector in zip(texts, together, strict=True):
+        (alone,) = await encode(encoder, [text])
+        if strategy == "NONE":
+            vector = vector[: len(alone)]
+        assert np.abs(vector - alone).max() < 1e-5
+        assert np.isfinite(alone).all() and np.abs(alone).max() < 1e3
     assert np.abs(together[0] - together[1]).max() > 0.01
+
+
+async def test_layers_may_be_counted_from_the_first(open_tiny: Open) -> None:
+    from_the_end, from_the_first = open_tiny(pooling_layer=(-2,)), open_tiny(pooling_layer=(1,))
+
+    assert np.array_equal(await encode(from_the_end, TEXTS), await encode(from_the_first, TEXTS))
+    assert from_the_end.fingerprint == from_the_first.fingerprint
+
+
+async def test_several_calls_at_a_time_and_several_threads_give_the_same(open_tiny: Open) -> None:
+    expected = await encode(open_tiny(), TEXTS)
+    for threads, concurrency in ((2, 1), (2, 2), (3, 2), (1, 5)):
+        encoder = open_tiny(threads=threads, concurrency=concurrency)
+        for vectors in await asyncio.gather(*(encode(encoder, TEXTS) for _ in range(4))):
+            assert np.abs(vectors - expected).max() < 1e-5
+        assert encoder.concurrency == min(threads, concurrency)
 
 
 def test_what_changes_vectors_changes_the_fingerprint(open_tiny: Open) -> None:
     """And nothing else does: the number of threads is none of it."""
-    fingerprints = [
-        open_tiny(**changes).fingerprint
-        for changes in (
-            {},
-            {"pooling_layer": (-1,)},
-            {"pooling_strategy": "REDUCE_MAX"},
-            {"max_seq_len": 8},
-        )
-    ]
+    different = (
+        {},
+        {"pooling_layer": (-1,)},
+        {"pooling_strategy": "REDUCE_MAX"},
+        {"pooling_strategy": "CLS_POOLED"},
+        {"max_seq_len": 8},
+        {"mask_cls_sep": True},
+        {"cased_tokenization": True},
+        {"no_special_token": True},
+        {"no_position_embeddings": True},
+        {"sentence_pairs": True},
+        {"precision": "int8", "allow_inexact": True},
+    )
+    fingerprints = [open_tiny(**changes).fingerprint for changes in different]
 
-    assert len(set(fingerprints)) == 4
-    assert open_tiny(threads=2).fingerprint == fingerprints[0]
+    assert len(set(fingerprints)) == len(different)
+    assert open_tiny(threads=2, concurrency=2, max_seq_len=16).fingerprint == fingerprints[0]
+
+
+def test_another_pooler_is_another_model_where_it_is_used(open_tiny: Open, model: Path, tmp_path: Path) -> None:
+    from training import checkpoint
+
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    weights = dict(read_checkpoint(model / "model.ckpt-1"))
+    weights["bert/pooler/dense/bias"] = weights["bert/pooler/dense/bias"] + 1
+    checkpoint.write(other / "model.ckpt-1", weights)
+    pooled = {"pooling_strategy": "CLS_POOLED"}
+
+    assert open_tiny(path=other).fingerprint == open_tiny().fingerprint
+    assert open_tiny(path=other, **pooled).fingerprint != open_tiny(**pooled).fingerprint
 
 
 def test_the_number_of_heads_is_part_of_the_fingerprint(tiny_model: Path, tmp_path: Path) -> None:
@@ -144,11 +233,13 @@ def test_a_text_of_unknown_characters_is_unspellable(open_tiny: Open) -> None:
     ("changes", "message"),
     [
         ({"pooling_layer": (-5,)}, r"pooling_layer is \[-5\]"),
-        ({"pooling_layer": (1,)}, r"pooling_layer is \[1\]"),
+        ({"pooling_layer": (3,)}, r"pooling_layer is \[3\]; .* 2 to 0, and the embeddings at −4"),
         ({"pooling_layer": ()}, r"pooling_layer is \[\]"),
-        ({"pooling_strategy": "MEAN"}, "known are REDUCE_MEAN"),
+        ({"pooling_strategy": "MEAN"}, "known are NONE, REDUCE_MEAN"),
         ({"max_seq_len": 17}, "max_seq_len is 17; .* takes 3 to 16"),
         ({"max_seq_len": 2}, "max_seq_len is 2"),
+        ({"max_seq_len": 2, "no_position_embeddings": True}, "takes 3 or more"),
+        ({"precision": "float16"}, "known are float32, int8"),
     ],
 )
 def test_settings_that_the_model_cannot_follow_are_refused(
@@ -158,6 +249,77 @@ def test_settings_that_the_model_cannot_follow_are_refused(
         open_tiny(**changes)
 
 
+@pytest.mark.parametrize("strategy", POOLING_STRATEGIES)
+async def test_int8_is_near_and_company_does_not_change_it_either(open_tiny: Open, strategy: str) -> None:
+    """Every row has a scale of its own, so a vector does not depend on what shares the call."""
+    options = {"pooling_strategy": strategy, "mask_cls_sep": True}
+    encoder = open_tiny(precision="int8", allow_inexact=True, **options)
+    together = await encode(encoder, TEXTS)
+
+    assert 0.95 < least_cosine(encoder, open_tiny(**options)) < 0.999999
+    for text, vector in zip(TEXTS, together, strict=True):
+        (alone,) = await encode(encoder, [text])
+        assert np.abs((vector[: len(alone)] if strategy == "NONE" else vector) - alone).max() < 1e-5
+
+
+def test_int8_that_is_far_from_float32_is_refused_unless_allowed(open_tiny: Open, model: Path, tmp_path: Path) -> None:
+    """Here because one outlier in each column leaves nothing of the other weights."""
+    from training import checkpoint
+
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    weights = dict(read_checkpoint(model / "model.ckpt-1"))
+    for name in [name for name in weights if name.endswith("/output/dense/kernel")]:
+        weights[name] = weights[name].copy()
+        weights[name][0] += 60
+    checkpoint.write(other / "model.ckpt-1", weights)
+
+    with pytest.raises(ConfigurationError, match=r"least cosine to float32 is 0\.\d+, below 0\.999"):
+        open_tiny(path=other, precision="int8")
+    open_tiny(path=other, precision="int8", allow_inexact=True)
+    open_tiny(path=BUNDLED, precision="int8")
+
+
+def test_a_missing_pooler_is_named(open_tiny: Open, model: Path, tmp_path: Path) -> None:
+    """Only CLS_POOLED needs one: fine-tuned models may be without."""
+    from training import checkpoint
+
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    weights = read_checkpoint(model / "model.ckpt-1")
+    checkpoint.write(other / "model.ckpt-1", {n: v for n, v in weights.items() if not n.startswith("bert/pooler")})
+    open_tiny(path=other)
+
+    with pytest.raises(ModelError, match="has no variable bert/pooler/dense/kernel"):
+        open_tiny(path=other, pooling_strategy="CLS_POOLED")
+
+
+def test_a_tuned_checkpoint_may_lie_elsewhere_under_another_name(open_tiny: Open, model: Path, tmp_path: Path) -> None:
+    """Vocabulary and configuration come from the model's own directory."""
+    (tmp_path / "tuned").mkdir()
+    for file in model.glob("model.ckpt-1.*"):
+        shutil.copy(file, tmp_path / "tuned" / file.name.replace("model.ckpt-1", "mine"))
+    base = tmp_path / "base"
+    base.mkdir()
+    shutil.copy(model / "vocab.txt", base)
+    shutil.copy(model / "bert_config.json", base / "config.json")
+    encoder = open_tiny(path=base, tuned_model_dir=tmp_path / "tuned", ckpt_name="mine", config_name="config.json")
+
+    assert encoder.fingerprint == open_tiny().fingerprint
+    with pytest.raises(ModelError, match=r"tuned/bert_model\.ckpt\.index does not exist; .*tuned: mine$"):
+        open_tiny(path=base, tuned_model_dir=tmp_path / "tuned", ckpt_name="bert_model.ckpt", config_name="config.json")
+    with pytest.raises(ModelError, match=r"base/bert_model\.ckpt\.index does not exist; .*: none$"):
+        open_tiny(path=base, ckpt_name="bert_model.ckpt", config_name="config.json")
+
+
 def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="expected onnx://DIRECTORY"):
         open_encoder("http://x", pooling_layer=(-1,), pooling_strategy="REDUCE_MEAN", max_seq_len=None, threads=1)
+
+
+async def test_a_url_opens_an_encoder(model: Path) -> None:
+    encoder = open_encoder(
+        f"onnx://{model}", pooling_layer=(-1,), pooling_strategy="REDUCE_MAX", max_seq_len=None, threads=2
+    )
+    vectors = await encoder.encode(encoder.prepare(["草"]))
+    encoder.close()
+
+    assert (vectors.shape, encoder.concurrency, encoder.max_seq_len) == ((1, 16), 2, 16)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from training.cli import main
 
@@ -57,7 +58,7 @@ def test_clean_needs_no_tensorflow(danmaku: Path, tmp_path: Path) -> None:
         "assert 'tensorflow' not in sys.modules"
     )
     assert result.returncode == 0, result.stderr
-    assert "dropped, duplicate document: 0" in result.stdout.splitlines()
+    assert "dropped files, duplicate: 0" in result.stdout.splitlines()
     assert "documents read: 12" in result.stdout.splitlines()
 
 
@@ -112,6 +113,9 @@ def test_the_whole_way_from_danmaku_to_a_picture(
         ("clean --input nowhere --output out", "nowhere does not exist"),
         ("clean --input . --output out --heldout 2", "the held-out share is 2.0"),
         ("clean --input . --vocab missing.txt --output out", "missing.txt"),
+        ("clean --input . --output out --shard 0/8", "shard 0/8 needs the vocabulary of all shards"),
+        ("clean --input . --output out --shard 8/8", "shard 8/8: the first number must be from 0 to one below"),
+        ("clean --input . --output out --session-gap-s 0", "session_gap_s is 0.0"),
         ("examples --input nowhere --output out", "no report.json in nowhere: make a cleaned corpus"),
         ("examples --input nowhere --output out --max-seq-length 3", "max_seq_length is 3"),
         ("train missing.toml --workdir run", "missing.toml"),
@@ -161,3 +165,18 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clean, "clean", None)
     with pytest.raises(TypeError):
         main(["clean", "--input", ".", "--output", "out"])
+
+
+def test_the_kubernetes_job_gives_each_pod_its_shard() -> None:
+    """Its arguments are those of the command, and every shard has a pod."""
+    from training.cli import _parser
+
+    job = yaml.safe_load((REPOSITORY / "k8s/clean-job.yaml").read_text(encoding="utf-8"))["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    assert (job["completionMode"], container["command"]) == ("Indexed", ["danmaku-train"])
+    shards = []
+    for index in range(job["completions"]):
+        line = [part.replace("$(JOB_COMPLETION_INDEX)", str(index)) for part in container["args"]]
+        shards.append(_parser().parse_args(line).shard)
+    assert shards == [f"{index}/8" for index in range(8)]
+    assert f"--jobs={container['resources']['limits']['cpu']}" in container["args"]

@@ -19,6 +19,7 @@ from training.clean import clean
 from training.evaluate import (
     SEED,
     Evaluation,
+    cleaned,
     evaluate,
     weighted_means,
     wilson_interval,
@@ -240,3 +241,12 @@ def test_what_cannot_be_evaluated_says_why(models: tuple[Path, Path], tmp_path: 
         evaluate([models[0]], [tmp_path / "empty.txt"])
     with pytest.raises(ValueError, match="bert_config.json cannot be read"):
         evaluate([tmp_path], [tmp_path / "empty.txt"])
+
+
+def test_a_day_file_is_not_taken_for_text(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """Both are called .txt; in one of them danmaku begin with a person's number."""
+    day = tmp_path / "2019-6-1.txt"
+    day.write_text("TIME13:31ONLINE61\n90000001:晚安\n90000002:晚安\nV1\n", encoding="utf-8")
+    opened = open_model_directory(models[1], variable_shapes)
+    texts = cleaned(day, models[1] / "vocab.txt", opened, tmp_path)
+    assert texts.read_text(encoding="utf-8") == "晚安\n晚安\n\n"

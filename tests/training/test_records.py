@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from training.clean import clean
+from training.corpus import Shard
 from training.examples import ExampleSettings
 from training.records import (
     evaluation_batches,
@@ -75,3 +77,16 @@ def test_a_folder_without_a_cleaned_corpus_is_refused(tmp_path: Path) -> None:
         write_examples(tmp_path, tmp_path / "out", SETTINGS)
     with pytest.raises(FileNotFoundError, match="danmaku-train examples"):
         shard_paths(tmp_path, "train")
+
+
+def test_shards_of_a_corpus_give_the_examples_of_the_whole(corpus: Path, danmaku: Path, tmp_path: Path) -> None:
+    """To the byte, however many there are."""
+    for index in range(3):
+        clean([danmaku], tmp_path / "in", vocab=corpus / "vocab.txt", heldout=0.2, shard=Shard(index, 3))
+    for directory, output in ((corpus, "whole"), (tmp_path / "in", "shards")):
+        write_examples(directory, tmp_path / output, SETTINGS, lines_per_shard=150)
+    whole, shards = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "shards")
+    ]
+    assert any(name.startswith("train-") for name in whole)
+    assert whole == shards

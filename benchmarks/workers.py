@@ -1,0 +1,269 @@
+"""Our worker against the genuine bert-serving-server 1.10: one checkpoint, one machine, the genuine client, in turns.
+
+BERT-base (12 layers × 768) with random weights, or the model that --model-dir names. Every round starts each server
+afresh, asks for the same texts and ends it; the medians of all rounds and their ratios to the genuine server stand at
+the end, with the machine's matrix rate beside them.
+
+  list       all texts in lists of 256: texts/s
+  one text   one client, a text at a time: p50 and p99 in ms
+  8 clients  each a text at a time, together: texts/s
+  behind     one text at a time while a client sends lists of 2,048: p50 in ms
+  memory     resident, all processes of the server together, at the end: MiB
+
+    make classic
+    .venv/bin/python benchmarks/workers.py --classic .venv-classic/bin/python --danmaku corpus/heldout.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import zmq
+from bert_serving.client import BertClient
+
+ROOT = Path(__file__).parents[1]
+LIST_TEXTS = 256
+CLIENTS = 8
+SAMPLE = 256  # texts whose vectors are compared
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classic", help="a Python with bert-serving-server; without it, ours alone is measured")
+    parser.add_argument("--danmaku", type=Path, help="a danmaku a line; default: pairs of training/words.txt")
+    parser.add_argument("--model-dir", type=Path, help="default: a BERT-base of random weights")
+    parser.add_argument("--texts", type=int, default=1024, help="of the lists [1024]")
+    parser.add_argument("--singles", type=int, default=100, help="of one text at a time [100]")
+    parser.add_argument("--seconds", type=float, default=8, help="that the 8 clients and the mixed load last [8]")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    arguments = parser.parse_args()
+    texts = read_texts(arguments.danmaku, arguments.texts + arguments.singles)
+    lists, singles = texts[: arguments.texts], texts[arguments.texts :]
+    with tempfile.TemporaryDirectory() as work:
+        model = arguments.model_dir or make_base(Path(work))
+        checkpoint = next(model.glob("*.index")).stem
+        flags = ["-model_dir", str(model), "-ckpt_name", checkpoint, "-cpu"]
+        servers = {"genuine": [arguments.classic, "service/classic.py", *flags]} if arguments.classic else {}
+        ours = [sys.executable, "-m", "service", "worker", *flags]
+        servers |= {"float32": ours, "int8": [*ours, "-precision", "int8"]}
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
+        vectors: dict[str, np.ndarray] = {}
+        rates = []
+        for number in range(arguments.rounds):
+            rates.append(matrix_rate())
+            for name, command in servers.items():
+                figures, vectors[name] = measure(command, lists, singles, arguments.seconds)
+                rounds[name].append(figures)
+                shown = ", ".join(f"{key} {value:,.1f}" for key, value in figures.items())
+                print(f"round {number + 1}, {name}: {shown}", flush=True)
+        report(rounds, vectors, rates, texts, model)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rounds": rounds, "gflops": rates}, indent=1) + "\n", encoding="utf-8")
+
+
+def read_texts(path: Path | None, count: int) -> list[str]:
+    """Distinct texts in an order that is the same on every run."""
+    if path:
+        lines = sorted({line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()})
+    else:
+        words = (ROOT / "training" / "words.txt").read_text(encoding="utf-8").split()
+        lines = sorted({f"{first} {second}" for first in words for second in words})
+    random.Random(0).shuffle(lines)
+    return lines[:count]
+
+
+def make_base(directory: Path) -> Path:
+    """BERT-base under Google's names, its weights random, with the bundled vocabulary."""
+    sys.path.insert(0, str(ROOT))
+    from service.model_directory import BertConfig
+    from service.tokenizer import read_vocab
+    from training import checkpoint
+    from training.model import initial_values
+
+    vocab = read_vocab(ROOT / "models/danmaku-bert-mini/vocab.txt")
+    config = BertConfig(vocab_size=len(vocab))
+    (directory / "bert_config.json").write_text(config.to_json(), encoding="utf-8")
+    (directory / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
+    checkpoint.save(directory, 1, initial_values(config, seed=7), {"global_step": 1})
+    return directory
+
+
+def measure(
+    command: Sequence[str], lists: Sequence[str], singles: Sequence[str], seconds: float
+) -> tuple[dict[str, float], np.ndarray]:
+    ports = free_ports(2)
+    command = [*command, "-port", str(ports[0]), "-port_out", str(ports[1])]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with connect(server, ports) as client:
+            client.encode(list(lists[:LIST_TEXTS]))  # the first call of a kind allocates
+            client.encode([singles[0]])
+            started = time.perf_counter()
+            vectors = [client.encode(list(lists[at : at + LIST_TEXTS])) for at in range(0, len(lists), LIST_TEXTS)]
+            rate = len(lists) / (time.perf_counter() - started)
+            waits = [timed(client, text) for text in singles]
+            together = clients_together(ports, singles, seconds)
+            behind = behind_lists(ports, client, lists, singles, seconds)
+            return {
+                "list, texts/s": rate,
+                "one text, p50 ms": 1000 * statistics.median(waits),
+                "one text, p99 ms": 1000 * statistics.quantiles(waits, n=100)[98],
+                "8 clients, texts/s": together,
+                "behind lists, p50 ms": 1000 * behind,
+                "memory, MiB": resident(server) / 2**20,
+            }, np.concatenate(vectors)[:SAMPLE]
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+
+
+def timed(client: BertClient, text: str) -> float:
+    started = time.perf_counter()
+    client.encode([text])
+    return time.perf_counter() - started
+
+
+def clients_together(ports: Sequence[int], texts: Sequence[str], seconds: float) -> float:
+    """Texts per second of CLIENTS clients with a text each."""
+    end = time.perf_counter() + seconds
+
+    def ask(number: int) -> int:
+        done = 0
+        with BertClient(port=ports[0], port_out=ports[1], timeout=60_000, check_length=False) as client:
+            while time.perf_counter() < end:
+                client.encode([texts[(number + done * CLIENTS) % len(texts)]])
+                done += 1
+        return done
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        done = sum(pool.map(ask, range(CLIENTS)))
+    return done / (time.perf_counter() - started)
+
+
+def behind_lists(
+    ports: Sequence[int], client: BertClient, lists: Sequence[str], singles: Sequence[str], seconds: float
+) -> float:
+    """The median wait for one text while long lists are being encoded."""
+    stop = threading.Event()
+
+    def send_lists() -> None:
+        # The texts differ, or the second half of the list would be found to be on its way already.
+        long = [f"{text} {number}" for number in range(2048 // len(lists) + 1) for text in lists][:2048]
+        with BertClient(port=ports[0], port_out=ports[1], timeout=600_000, check_length=False) as bulk:
+            while not stop.is_set():
+                bulk.encode(long)
+
+    thread = threading.Thread(target=send_lists)
+    thread.start()
+    time.sleep(1)
+    waits, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end and len(waits) < len(singles):
+        waits.append(timed(client, singles[len(waits)]))
+    stop.set()
+    thread.join()
+    return statistics.median(waits)
+
+
+def resident(server: subprocess.Popen[bytes]) -> int:
+    process = psutil.Process(server.pid)
+    return sum(each.memory_info().rss for each in [process, *process.children(recursive=True)])
+
+
+def connect(server: subprocess.Popen[bytes], ports: Sequence[int]) -> BertClient:
+    while server.poll() is None:
+        client = BertClient(port=ports[0], port_out=ports[1], timeout=500, ignore_all_checks=True)
+        try:
+            client.server_config  # noqa: B018
+            client.timeout = 600_000
+            return client
+        except (TimeoutError, zmq.ZMQError):
+            client.close()
+    raise SystemExit(f"the server ended with {server.returncode}: {server.args}")
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def matrix_rate() -> float:
+    """10⁹ floating-point operations per second of a float32 matrix product of this machine, all cores."""
+    a, b = (np.random.default_rng(0).random((2048, 2048), np.float32) for _ in range(2))
+    a @ b
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - started)
+    return 2 * 2048**3 / min(times) / 1e9
+
+
+def operations_per_text(model: Path, texts: Sequence[str]) -> float:
+    """Floating-point operations of the matrix products of a text, without padding; of all layers but the last one."""
+    sys.path.insert(0, str(ROOT))
+    from service.model_directory import BertConfig
+    from service.tokenizer import Tokenizer
+
+    config = BertConfig.from_json_file(model / "bert_config.json")
+    tokenizer = Tokenizer.from_file(model / "vocab.txt")
+    h, i, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers - 1  # pooling_layer −2
+    lengths = [min(len(ids) + 2, 25) for ids in tokenizer.ids(list(texts))]
+    return statistics.mean(2 * layers * (t * (4 * h * h + 2 * h * i) + 2 * t * t * h) for t in lengths)
+
+
+def report(
+    rounds: dict[str, list[dict[str, float]]],
+    vectors: dict[str, np.ndarray],
+    rates: Sequence[float],
+    texts: Sequence[str],
+    model: Path,
+) -> None:
+    rate, work = statistics.median(rates), operations_per_text(model, texts)
+    print(
+        f"\n{len(texts)} danmaku of {statistics.mean(map(len, texts)):.1f} characters, {os.cpu_count()} cores, medians"
+    )
+    medians = {
+        name: {key: statistics.median(figures[key] for figures in values) for key in values[0]}
+        for name, values in rounds.items()
+    }
+    genuine = medians.get("genuine")
+    for key in next(iter(medians.values())):
+        print(f"  {key}")
+        for name, figures in medians.items():
+            values = [figure[key] for figure in rounds[name]]
+            ratio = f"   × {max(figures[key], genuine[key]) / min(figures[key], genuine[key]):.1f}" if genuine else ""
+            print(f"    {name:10} {figures[key]:10,.1f}   ({min(values):,.1f} to {max(values):,.1f}){ratio}")
+    print(f"  matrix rate {rate:,.0f} GFLOP/s (float32, {min(rates):,.0f} to {max(rates):,.0f})")
+    for name, figures in medians.items():
+        print(f"    {name:10} reaches {figures['list, texts/s'] * work / rate / 1e9:.0%} of it")
+    reference = vectors.get("genuine", vectors["float32"])
+    for name, mine in vectors.items():
+        cosines = (mine * reference).sum(1) / np.linalg.norm(mine, axis=1) / np.linalg.norm(reference, axis=1)
+        difference = np.abs(mine - reference).max()
+        print(f"  {name}: largest difference {difference:.1e}, smallest cosine {cosines.min():.5f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Runs the genuine bert-serving-server 1.10, of 2019, on a TensorFlow and a Python of today.
+
+    danmaku worker --classic -model_dir DIR -num_worker 1 …      every flag is bert-serving-start's
+
+It is what our worker is compared with. It imports `tensorflow` and expects the first generation of it: TensorFlow 2.15
+still carries that as `tensorflow.compat.v1`, and lacks three things of it, which are supplied here. Needs the extra
+`classic` in an environment of its own (`make classic`); nothing else in the service imports this file, and it imports
+nothing of the service.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import types
+from collections.abc import Sequence
+from typing import Any
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serves until SIGTERM, Ctrl-C or a TERMINATION message. Raises ModuleNotFoundError without the extra."""
+    if not importlib.util.find_spec("bert_serving.server"):
+        raise ModuleNotFoundError("bert-serving-server is not installed", name="bert-serving-server")
+    present_tensorflow_1()
+    from bert_serving.server import BertServer
+    from bert_serving.server.helper import get_args_parser
+
+    parsed = get_args_parser().parse_args(list(arguments))
+    with tempfile.TemporaryDirectory(prefix="bert-serving-") as sockets:
+        # It puts its sockets and a frozen graph where it is told, and never takes them away again.
+        os.environ.setdefault("ZEROMQ_SOCK_TMP_DIR", sockets)
+        parsed.graph_tmp_dir = parsed.graph_tmp_dir or sockets
+        server = BertServer(parsed)
+        server.start()  # not as a context manager: leaving it would wait for ever on a server that has ended
+        server.is_ready.wait()
+        # Only now: its processes are forks of this one, and must still end on SIGTERM as processes do.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server._send_close_signal())
+        server.join()
+        for child in multiprocessing.active_children():  # with -http_port it stumbles over its proxy and leaves it
+            child.terminate()
+    return 0
+
+
+def present_tensorflow_1() -> None:
+    """Makes `import tensorflow` yield version 1's interface, for this process and those forked from it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow.compat.v1 as tf
+
+    tf.disable_v2_behavior()
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    tf.contrib = types.SimpleNamespace(layers=types.SimpleNamespace(layer_norm=_layer_norm))
+    for name in ("estimator", "run_config", "model_fn"):
+        module = importlib.import_module(f"tensorflow_estimator.python.estimator.{name}")
+        sys.modules[f"tensorflow.python.estimator.{name}"] = module
+    sys.modules["tensorflow"] = tf
+
+
+def _layer_norm(inputs: Any, begin_norm_axis: int, begin_params_axis: int, scope: str | None) -> Any:
+    """As `tf.contrib.layers.layer_norm` computes it: over the last axis, with epsilon 1e-12."""
+    import tensorflow as tf
+
+    with tf.variable_scope(scope, default_name="LayerNorm"):
+        size = inputs.shape[-1:]
+        beta = tf.get_variable("beta", size, initializer=tf.zeros_initializer())
+        gamma = tf.get_variable("gamma", size, initializer=tf.ones_initializer())
+        mean, variance = tf.nn.moments(inputs, [begin_norm_axis], keepdims=True)
+        return tf.nn.batch_normalization(inputs, mean, variance, beta, gamma, variance_epsilon=1e-12)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

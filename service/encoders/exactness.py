@@ -1,0 +1,44 @@
+"""Whether int8 is near enough to float32 to be served: the least cosine between their vectors of a few danmaku."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from service.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from service.encoders.onnx import OnnxEncoder
+
+LEAST_COSINE = 0.999
+# Invented, and of the kinds there are: laughter, praise, questions, names, Japanese, faces, digits, long and short.
+SAMPLE = """
+草 / 草草草 / 哈哈哈哈哈哈哈哈 / 笑死我了 / 23333333333 / awsl / AWSL!!! / 啊我死了 / 好可爱啊 / 太可爱了吧
+你好 / 晚上好 / 晚安 晚安 明天见 / 大家早上好 / 来了来了 / 前排 / 第一次这么早 / 这是谁啊 / 这首歌叫什么名字
+好听! / 单曲循环中 / 耳朵怀孕了 / 前方高能 / 高能预警 / 名场面 / 经典复习 / 泪目 / 破防了 / 有内味了 / 真实
+确实 / 不愧是你 / 这就是爱情吗 / 我 也 想 要 / 学到了 / 下次一定 / kksk / 阿夸 / aqua夸哥 / 狐狸叫 / おはよう
+かわいい / 助かる / 草生える / 初見です / (´・ω・`) / ヾ(≧▽≦*)o / orz / QAQ / ??? / 。。。。。。 / 😂😂😂
+66666 / b站首页 / p2在哪里 / one more time / 空降成功感谢指路 / 注意看他的表情 / 第 一
+这个视频我看了三遍了每次都能看到新的东西 / 主播今天状态不错啊 / 弹幕护体弹幕护体 / thank you very much!
+"""
+
+
+def check_exactness(encoder: OnnxEncoder, reference: OnnxEncoder) -> None:
+    """Raises ConfigurationError if a vector of the sample is too far from the reference's."""
+    cosine = least_cosine(encoder, reference)
+    if not cosine >= LEAST_COSINE:
+        raise ConfigurationError(
+            f"{encoder.model} in int8: the least cosine to float32 is {cosine:.5f}, below {LEAST_COSINE}; "
+            "serve it in float32, or allow inexact vectors"
+        )
+
+
+def least_cosine(encoder: OnnxEncoder, reference: OnnxEncoder) -> float:
+    """Over the sample; with the strategy NONE over its tokens."""
+    rows = encoder.inputs.of_texts(SAMPLE.strip().replace("\n", " / ").split(" / "))
+    ours, theirs = (e.encode_now(rows).reshape(-1, e.dim).astype(np.float64) for e in (encoder, reference))
+    seen = theirs.any(axis=1)  # padding is zero
+    ours, theirs = ours[seen], theirs[seen]
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return float(np.min(np.sum(ours * theirs, axis=1) / lengths))

@@ -1,0 +1,98 @@
+"""Texts and token lists → `Prepared`: the rows that the model is asked for.
+
+    [CLS] a [SEP]              a text, or the tokens of one
+    [CLS] a [SEP] b [SEP]      a pair; b is segment 1
+    a                          tokens with no_special_token
+
+It follows bert-serving-server 1.10 (server/bert/extract_features.py) except where that fails: what has no tokens
+becomes [CLS] [SEP] instead of getting lost, and a pair is one only if pairs were asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from service.encoders.base import Prepared
+from service.encoders.options import EncoderOptions
+from service.tokenizer import Tokenizer
+
+# The last ` ||| ` of a text without line breaks, with something on both sides.
+PAIR = re.compile(r"^(.*) \|\|\| (.*)$")
+PAIR_TOKEN = "|||"
+
+
+class Inputs:
+    def __init__(self, tokenizer: Tokenizer, options: EncoderOptions, max_seq_len: int) -> None:
+        self._tokenizer, self._options, self._max_seq_len = tokenizer, options, max_seq_len
+
+    def of_normalized(self, texts: Sequence[str]) -> list[Prepared]:
+        """Of texts that `Tokenizer.normalize` made; never pairs."""
+        return [self._row(text, ids) for text, ids in zip(texts, self._tokenizer.ids(texts), strict=True)]
+
+    def of_texts(self, texts: Sequence[str]) -> list[Prepared]:
+        """Of texts as a client sent them, pairs among them if they are asked for."""
+        if not self._options.sentence_pairs:
+            return self.of_normalized([self._tokenizer.normalize(text) for text in texts])
+        halves = [match.groups() if (match := PAIR.match(text.strip())) else (text, "") for text in texts]
+        first = self._tokenizer.ids([half[0] for half in halves])
+        second = self._tokenizer.ids([half[1] for half in halves])
+        rows = []
+        for (a, b), ids_a, ids_b in zip(halves, first, second, strict=True):
+            text = self._tokenizer.normalize(a)
+            if ids_b:  # no normalised text has a line break, so a pair is never equal to a text
+                text += "\n" + self._tokenizer.normalize(b)
+            rows.append(self._row(text, ids_a, ids_b))
+        return rows
+
+    def of_tokens(self, lists: Sequence[Sequence[str]]) -> list[Prepared]:
+        """Of texts that were tokenized elsewhere; what is not in the vocabulary is [UNK]."""
+        rows = []
+        for tokens in lists:
+            first, second = list(tokens), []
+            if self._options.sentence_pairs and PAIR_TOKEN in first:
+                at = first.index(PAIR_TOKEN)
+                first, second = first[:at], first[at + 1 :]
+            a, b = self._tokenizer.ids_of(first), self._tokenizer.ids_of(second)
+            # Nor has a normalised text tabulators.
+            text = _spelled(a) + ("\n" + _spelled(b) if b else "")
+            rows.append(self._row(text, a, b, special=not self._options.no_special_token or bool(b) or not a))
+        return rows
+
+    def tokens(self, prepared: Prepared) -> list[str]:
+        """What the model reads, special tokens included."""
+        return [self._tokenizer.vocab[token] for token in prepared.ids]
+
+    def _row(self, text: str, a: list[int], b: Sequence[int] = (), *, special: bool = True) -> Prepared:
+        tokenizer, length = self._tokenizer, len(a) + len(b)
+        if b:
+            a, b = _truncated_pair(a, b, self._max_seq_len - 3)
+        else:
+            a = a[: self._max_seq_len - 2 if special else self._max_seq_len]
+        ids = [tokenizer.cls_id, *a, tokenizer.sep_id] if special else a
+        segment_b = len(ids) if b else None
+        if b:
+            ids = [*ids, *b, tokenizer.sep_id]
+        return Prepared(
+            text,
+            ids,
+            is_truncated=len(a) + len(b) < length,
+            is_spelled=any(token != tokenizer.unk_id for part in (a, b) for token in part),
+            segment_b=segment_b,
+            has_special_tokens=special,
+        )
+
+
+def _spelled(ids: Iterable[int]) -> str:
+    return "".join(f"\t{token}" for token in ids)
+
+
+def _truncated_pair(a: Sequence[int], b: Sequence[int], room: int) -> tuple[list[int], list[int]]:
+    """Takes the last token of the longer one until both fit; of b, if they are equally long."""
+    keep_a, keep_b = len(a), len(b)
+    while keep_a + keep_b > max(room, 0):
+        if keep_a > keep_b:
+            keep_a -= 1
+        else:
+            keep_b -= 1
+    return list(a[:keep_a]), list(b[:keep_b])

@@ -1,0 +1,147 @@
+"""The flags of `danmaku worker`: bert-serving-start's, under their names and with their defaults, and a few of ours.
+
+A flag that meant something to TensorFlow or to a GPU is accepted, so that a start script goes on working, and said to
+be without effect. What the flags mean to the model is handed on as `EncoderOptions`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from service.encoders.options import OTHER_NAMES, POOLING_STRATEGIES, PRECISIONS, EncoderOptions
+from service.wire import SERVER_VERSION
+
+EXAMPLE = """example:
+  danmaku worker -model_dir models/danmaku-bert-mini -num_worker 2 -port 5555 -port_out 5556
+
+Every flag of bert-serving-start 1.10 is known; `danmaku worker --classic …` runs that server itself (make classic).
+"""
+DEFAULT_CKPT_NAME = "bert_model.ckpt"
+# The order of bert_serving.server.graph.PoolingStrategy, in which SHOW_CONFIG gives the number.
+STRATEGY_NUMBERS = {
+    name: number
+    for number, name in enumerate(
+        ("NONE", "REDUCE_MAX", "REDUCE_MEAN", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED")
+    )
+}
+WITHOUT_EFFECT: dict[str, Any] = {
+    "graph_tmp_dir": None,
+    "xla": False,
+    "fp16": False,
+    "gpu_memory_fraction": 0.5,
+    "device_map": [],
+    "prefetch_size": 10,
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    paths = parser.add_argument_group("model")
+    paths.add_argument("-model_dir", type=Path, required=True, help="directory with vocab.txt, config, checkpoint")
+    paths.add_argument("-tuned_model_dir", type=Path, help="directory of the checkpoint, if it is another one")
+    paths.add_argument(
+        "-ckpt_name",
+        help=f"prefix of the checkpoint's files [{DEFAULT_CKPT_NAME}, or the one that the directory names]",
+    )
+    paths.add_argument("-config_name", default="bert_config.json", help="[%(default)s]")
+
+    bert = parser.add_argument_group("vectors")
+    bert.add_argument("-max_seq_len", type=_max_seq_len, default=25, help="tokens of a text, or NONE [%(default)s]")
+    bert.add_argument("-cased_tokenization", dest="do_lower_case", action="store_false", help="keep case and accents")
+    bert.add_argument("-pooling_layer", type=int, nargs="+", default=[-2], help="several are concatenated [-2]")
+    bert.add_argument(
+        "-pooling_strategy",
+        choices=(*POOLING_STRATEGIES, *OTHER_NAMES),
+        default="REDUCE_MEAN",
+        help="[%(default)s]",
+        metavar="|".join(POOLING_STRATEGIES),
+    )
+    bert.add_argument("-mask_cls_sep", action="store_true", help="hide [CLS] and [SEP] from attention and pooling")
+    bert.add_argument("-no_special_token", action="store_true", help="no [CLS] and [SEP] around texts sent as tokens")
+    bert.add_argument("-show_tokens_to_client", action="store_true", help="send the tokens along")
+    bert.add_argument("-no_position_embeddings", action="store_true")
+    bert.add_argument("-sentence_pairs", action="store_true", help="`a ||| b` is two texts, as with the genuine server")
+    bert.add_argument("-precision", choices=PRECISIONS, default="float32", help="[%(default)s]")
+    bert.add_argument("-allow_inexact", action="store_true", help="start although int8 is far from float32")
+
+    serving = parser.add_argument_group("serving")
+    serving.add_argument("-bind", default="127.0.0.1", metavar="ADDRESS", help="to listen on; * for all [%(default)s]")
+    serving.add_argument("-port", "-port_in", "-port_data", type=int, default=5555, help="for requests [%(default)s]")
+    serving.add_argument("-port_out", "-port_result", type=int, default=5556, help="for answers [%(default)s]")
+    serving.add_argument("-http_port", type=int, help="for /encode and /status/server over HTTP")
+    serving.add_argument("-http_max_connect", type=int, default=10, help="HTTP requests at a time [%(default)s]")
+    serving.add_argument("-cors", default="*", help="Access-Control-Allow-Origin of HTTP answers [%(default)s]")
+    serving.add_argument("-num_worker", type=int, default=1, help="model calls at a time [%(default)s]")
+    serving.add_argument("-threads", type=int, default=cores, help="of all calls together [%(default)s, the cores]")
+    serving.add_argument("-max_batch_size", type=int, default=256, help="texts of a model call [%(default)s]")
+    serving.add_argument(
+        "-priority_batch_size", type=int, default=16, help="requests of up to so many texts go first [%(default)s]"
+    )
+    serving.add_argument(
+        "-fixed_embed_length", action="store_true", help="with NONE and NONE, pad to all positions the model has"
+    )
+    serving.add_argument("-allow_terminate", action="store_true", help="let clients end the worker with TERMINATION")
+    serving.add_argument("-cpu", action="store_true", help="as it does anyway")
+
+    without = parser.add_argument_group("accepted and without effect")
+    for name, default in WITHOUT_EFFECT.items():
+        if default is False:
+            without.add_argument(f"-{name}", action="store_true")
+        else:
+            without.add_argument(f"-{name}", nargs="+" if name == "device_map" else None, default=default)
+    parser.add_argument("-verbose", action="store_true", help="log every request")
+    parser.add_argument("-version", action="version", version=f"%(prog)s, as bert-serving-server {SERVER_VERSION}")
+
+
+def encoder_options(flags: argparse.Namespace) -> EncoderOptions:
+    return EncoderOptions(
+        pooling_layer=tuple(flags.pooling_layer),
+        pooling_strategy=flags.pooling_strategy,
+        mask_cls_sep=flags.mask_cls_sep,
+        max_seq_len=flags.max_seq_len,
+        cased_tokenization=not flags.do_lower_case,
+        no_special_token=flags.no_special_token,
+        no_position_embeddings=flags.no_position_embeddings,
+        sentence_pairs=flags.sentence_pairs,
+        precision=flags.precision,
+        allow_inexact=flags.allow_inexact,
+    )
+
+
+def without_effect(flags: argparse.Namespace) -> list[str]:
+    """The names of flags that were given and do nothing."""
+    return [f"-{name}" for name, default in WITHOUT_EFFECT.items() if getattr(flags, name) != default]
+
+
+def faults(flags: argparse.Namespace) -> list[str]:
+    """What cannot be meant, a sentence each."""
+    wrong = [
+        f"-{name} is {value}; it must be at least 1"
+        for name in ("num_worker", "threads", "max_batch_size", "http_max_connect")
+        if (value := getattr(flags, name)) < 1
+    ]
+    if flags.port == flags.port_out != 0:
+        wrong.append(f"-port and -port_out are both {flags.port}; requests and answers need a port each")
+    return wrong
+
+
+def shown_flags(flags: argparse.Namespace) -> dict[str, Any]:
+    """The flags as SHOW_CONFIG tells them: under bert-serving-start's names, the strategy as its number."""
+    shown = {name: str(value) if isinstance(value, Path) else value for name, value in sorted(vars(flags).items())}
+    for name in ("run", "command"):  # the command line's own
+        shown.pop(name, None)
+    shown["ckpt_name"] = flags.ckpt_name or DEFAULT_CKPT_NAME
+    shown["pooling_strategy"] = STRATEGY_NUMBERS[OTHER_NAMES.get(flags.pooling_strategy, flags.pooling_strategy)]
+    return shown
+
+
+def _max_seq_len(value: str) -> int | None:
+    if value.lower() == "none":
+        return None
+    if not value.isdecimal() or int(value) <= 3:
+        raise argparse.ArgumentTypeError(f"{value!r}; expected a number above 3, or NONE for the length of the texts")
+    return int(value)

@@ -1,0 +1,123 @@
+"""Assembles a worker from its flags, serves, and closes in reverse."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+
+import uvicorn
+import zmq
+
+from service.batcher import Batcher
+from service.encoders.onnx import OnnxEncoder
+from service.errors import ConfigurationError
+from service.metrics import Metrics
+from service.worker.flags import DEFAULT_CKPT_NAME, encoder_options, faults, shown_flags, without_effect
+from service.worker.http import create_http
+from service.worker.server import Worker
+from service.worker.status import Status
+
+log = logging.getLogger("danmaku")
+
+MAX_BATCH_TOKENS = 1024  # of a model call, padding included: beyond, a processor's cache overflows
+HTTP_SHUTDOWN_TIMEOUT_S = 20
+NO_LIMIT = 2**62  # the worker bounds what it holds by memory, and lets nobody wait in vain
+
+
+async def run(flags: argparse.Namespace) -> int:
+    """Serves until SIGTERM, SIGINT or a TERMINATION that is allowed. Raises ConfigurationError."""
+    if wrong := faults(flags):
+        raise ConfigurationError("; ".join(wrong))
+    for name in without_effect(flags):
+        log.warning("%s has no effect here: there is neither TensorFlow nor a GPU in this worker.", name)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    encoder = await asyncio.to_thread(_open, flags)
+    with contextlib.closing(encoder):
+        await encoder.encode(encoder.inputs.of_texts(["warm up"]))  # the first call allocates
+        batcher = Batcher(
+            encoder.encode,
+            concurrency=encoder.concurrency,
+            max_batch_tokens=MAX_BATCH_TOKENS,
+            max_batch_size=flags.max_batch_size,
+            max_queue_texts=NO_LIMIT,
+            priority_batch_size=flags.priority_batch_size,
+            metrics=Metrics(),
+        )
+        model = {"model": encoder.model, "fingerprint": encoder.fingerprint, "dim": encoder.dim}
+        worker = Worker(
+            encoder,
+            batcher,
+            Status(shown_flags(flags), model),
+            bind=flags.bind,
+            port=flags.port,
+            port_out=flags.port_out,
+            show_tokens=flags.show_tokens_to_client,
+            fixed_embed_length=flags.fixed_embed_length,
+            allow_terminate=flags.allow_terminate,
+        )
+        try:
+            async with batcher, worker, _serving_http(worker, flags):
+                log.info("all set, ready to serve request!")  # in the genuine words, which scripts wait for
+                await _any(stop, worker.terminated)
+                log.info("ending; %d requests are in progress", worker.in_progress)
+        except zmq.ZMQError as error:
+            raise ConfigurationError(f"{flags.bind} ports {flags.port} and {flags.port_out}: {error}") from None
+    return 0
+
+
+def _open(flags: argparse.Namespace) -> OnnxEncoder:
+    directory = flags.tuned_model_dir or flags.model_dir
+    ckpt_name = flags.ckpt_name
+    if ckpt_name is None and (directory / f"{DEFAULT_CKPT_NAME}.index").exists():
+        ckpt_name = DEFAULT_CKPT_NAME
+    return OnnxEncoder.open(
+        flags.model_dir,
+        encoder_options(flags),
+        threads=flags.threads,
+        concurrency=flags.num_worker,
+        tuned_model_dir=flags.tuned_model_dir,
+        ckpt_name=ckpt_name,
+        config_name=flags.config_name,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _serving_http(worker: Worker, flags: argparse.Namespace) -> AsyncIterator[None]:
+    if not flags.http_port:
+        yield
+        return
+    host = "0.0.0.0" if flags.bind == "*" else flags.bind
+    config = uvicorn.Config(
+        create_http(worker, max_connect=flags.http_max_connect, cors=flags.cors),
+        lifespan="off",
+        log_level="warning",
+        timeout_graceful_shutdown=HTTP_SHUTDOWN_TIMEOUT_S,
+    )
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # they are the worker's
+    try:
+        listening = socket.create_server((host, flags.http_port))
+    except OSError as error:
+        raise ConfigurationError(f"{host} port {flags.http_port} for HTTP: {error.strerror}") from None
+    task = asyncio.create_task(server.serve([listening]), name="http")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def _any(*events: asyncio.Event) -> None:
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,117 @@
+"""What a worker says of itself: the fields of bert-serving-server's SHOW_CONFIG and SHOW_STATUS, and some more.
+
+Dashboards and clients read them by name, so all of the genuine ones are there, empty where they speak of its insides.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+import zmq
+
+from service import __version__
+from service.wire import SERVER_VERSION
+
+MAX_CLIENTS = 500  # remembered one by one, as by the genuine server; of older ones there is the number
+ACTIVE_S = 180.0
+MAX_SIZES = 10_000
+INTERVALS = 200
+
+
+class Status:
+    def __init__(self, flags: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+        """`flags` as they are shown; `model`: what is loaded, which the genuine server does not tell."""
+        self._static = {
+            **flags,
+            "device_map": [],
+            "ventilator -> worker": [],
+            "worker -> sink": "",
+            "ventilator <-> sink": "",
+            "num_process": 1,
+            "num_concurrent_socket": 1,
+            "tensorflow_version": [],
+            "python_version": platform.python_version(),
+            "server_version": SERVER_VERSION,
+            "pyzmq_version": zmq.pyzmq_version(),
+            "zmq_version": zmq.zmq_version(),
+            "server_start_time": str(datetime.now()),
+            "danmaku_version": __version__,
+            **model,
+        }
+        self._started = time.monotonic()
+        self._clients: OrderedDict[bytes, int] = OrderedDict()  # requests of each, the latest last
+        self._forgotten_clients = 0
+        self._active: OrderedDict[bytes, float] = OrderedDict()
+        self._sizes: set[int] = set()  # texts of a request: the different numbers seen
+        self._num_data = self._num_system = self._num_texts = 0
+        self._intervals: deque[float] = deque(maxlen=INTERVALS)
+        self._last_request = time.monotonic()
+        self.refused: Counter[str] = Counter()  # messages that were none, by what became of them
+
+    def count_command(self, client: bytes) -> None:
+        self._count(client)
+        self._num_system += 1
+
+    def count_texts(self, client: bytes, num_texts: int) -> None:
+        self._count(client)
+        self._num_data += 1
+        self._num_texts += num_texts
+        if len(self._sizes) < MAX_SIZES:
+            self._sizes.add(num_texts)
+        now = time.monotonic()
+        self._intervals.append(now - self._last_request)
+        self._last_request = now
+        self._active[client] = now
+        self._active.move_to_end(client)
+        while len(self._active) > MAX_CLIENTS:
+            self._active.popitem(last=False)
+
+    def config(self, client: bytes) -> dict[str, Any]:
+        return {
+            "client": client.decode("ascii", "replace"),
+            "server_current_time": str(datetime.now()),
+            **self._static,
+        }
+
+    def status(self, client: bytes, *, in_progress: int, obstacle: str | None) -> dict[str, Any]:
+        """`in_progress` requests are being worked on; `obstacle`: why texts sent now would not be encoded, or None."""
+        now = time.monotonic()
+        statistic = {
+            "num_data_request": self._num_data,
+            "num_total_seq": self._num_texts,
+            "num_sys_request": self._num_system,
+            "num_total_request": self._num_data + self._num_system,
+            "num_total_client": self._forgotten_clients + len(self._clients),
+            "num_active_client": sum(now - seen < ACTIVE_S for seen in self._active.values()),
+            **_spread("request_per_client", self._clients.values()),
+            **_spread("size_per_request", self._sizes, average=self._num_texts / max(1, self._num_data)),
+            **_spread("last_two_interval", self._intervals),
+            **_spread("request_per_second", [1 / interval for interval in self._intervals if interval > 0]),
+            "num_refused": dict(self.refused),
+        }
+        own = {"statistic": statistic, "in_progress": in_progress, "obstacle": obstacle}
+        return {**self.config(client), **own, "uptime_s": now - self._started}
+
+    def _count(self, client: bytes) -> None:
+        self._clients[client] = self._clients.pop(client, 0) + 1
+        if len(self._clients) > MAX_CLIENTS:
+            self._clients.popitem(last=False)
+            self._forgotten_clients += 1
+
+
+def _spread(name: str, values: Collection[float], average: float | None = None) -> dict[str, float]:
+    if not values:
+        return {}
+    least, most = min(values), max(values)
+    return {
+        f"avg_{name}": sum(values) / len(values) if average is None else average,
+        f"min_{name}": least,
+        f"max_{name}": most,
+        f"num_min_{name}": sum(value == least for value in values),
+        f"num_max_{name}": sum(value == most for value in values),
+    }

@@ -1,0 +1,162 @@
+"""The wire: what the genuine client and server of 1.10 sent each other, read and written byte for byte."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service import wire
+
+# Captured by tests/classic/capture_frames.py from the genuine client and the genuine server.
+CAPTURED = {
+    kind: [[base64.b64decode(frame) for frame in frames] for frames in messages]
+    for kind, messages in json.loads((Path(__file__).parents[1] / "data/wire/frames.json").read_text("utf-8")).items()
+}
+TEXTS = ["草", "awsl 晚安"]
+TOKENS = [["草", "awsl"], ["未知"]]
+
+
+def test_the_genuine_clients_requests_are_understood() -> None:
+    config, texts, tokens, status, terminate = map(wire.read_request, CAPTURED["requests"])
+
+    assert config == wire.Command(b"captured", b"1", wire.SHOW_CONFIG)
+    assert isinstance(texts, wire.Encode) and texts.texts() == TEXTS
+    assert isinstance(tokens, wire.Encode) and tokens.texts() == TOKENS
+    assert status == wire.Command(b"captured", b"4", wire.SHOW_STATUS)
+    assert terminate == wire.Command(b"captured", b"5", wire.TERMINATION)
+
+
+def test_what_we_send_is_what_the_genuine_client_sends() -> None:
+    """But for the spelling of JSON, where both are right."""
+    config, texts, tokens, *_ = CAPTURED["requests"]
+
+    assert wire.write_command(b"captured", 1, wire.SHOW_CONFIG) == config
+    for ours, captured in (
+        (wire.write_encode(b"captured", 2, TEXTS), texts),
+        (wire.write_encode(b"captured", 3, TOKENS), tokens),
+    ):
+        assert [ours[0], json.loads(ours[1]), *ours[2:]] == [captured[0], json.loads(captured[1]), *captured[2:]]
+
+
+def test_the_genuine_servers_answers_are_understood() -> None:
+    config, vectors, tokens, _ = map(wire.read_reply, CAPTURED["answers"])
+
+    assert isinstance(config, wire.Content) and config.values["server_version"] == wire.SERVER_VERSION
+    assert isinstance(vectors, wire.Vectors) and vectors.request_id == 2
+    assert vectors.array.shape == (2, 256) and vectors.array.dtype == np.float32
+    assert vectors.tokens == [["[CLS]", "草", "[SEP]"], ["[CLS]", "awsl", "晚", "安", "[SEP]"]]
+    assert isinstance(tokens, wire.Vectors) and tokens.tokens == [
+        ["[CLS]", "草", "awsl", "[SEP]"],
+        ["[CLS]", "[UNK]", "[SEP]"],
+    ]
+
+
+def test_our_answer_is_the_genuine_one_under_a_topic_that_ends() -> None:
+    captured = CAPTURED["answers"][1]
+    vectors = np.frombuffer(captured[2], np.float32).reshape(2, 256)
+    tokens = json.loads(captured[1])["tokens"]
+
+    topic, head, array, request_id = wire.write_vectors(b"captured", b"2", vectors, tokens)
+
+    assert topic == captured[0] + b"\0"
+    assert json.loads(head) == json.loads(captured[1])
+    assert bytes(array) == captured[2]
+    assert request_id == captured[3]
+
+
+def test_a_server_that_shows_no_tokens_says_so_as_the_genuine_one_does() -> None:
+    _, head, _, _ = wire.write_vectors(b"c", b"1", np.zeros((1, 2), np.float32))
+
+    assert json.loads(head) == {"dtype": "float32", "shape": [1, 2], "tokens": ""}
+
+
+@pytest.mark.parametrize(
+    ("frames", "client", "complaint"),
+    [
+        ([], b"", "expected 4 frames"),
+        ([b"one"], b"", "expected 4 frames"),
+        ([b"c", b"[]", b"1", b"0", b"more"], b"", "expected 4 frames"),
+        ([b"c", b"[]", b"x", b"0"], b"", "request id"),
+        ([b"c", b"[]", b"-1", b"0"], b"", "request id"),
+        ([b"c", b"[]", b"9" * 19, b"0"], b"", "request id"),
+        ([b"c", b"[]", b"1", b""], b"c", "count"),
+        ([b"c", b"[]", b"1", "１".encode()], b"c", "count"),
+        ([b"a\0b", b"[]", b"1", b"0"], b"", "zero byte"),
+        ([b"c" * 256, b"[]", b"1", b"0"], b"", "at most 255 bytes"),
+    ],
+)
+def test_what_is_no_request_is_refused(frames: list[bytes], client: bytes, complaint: str) -> None:
+    """And answered where the frames say whose it is."""
+    with pytest.raises(wire.WireError, match=complaint) as refused:
+        wire.read_request(frames)
+
+    assert refused.value.client == client
+
+
+@pytest.mark.parametrize(
+    ("body", "count", "complaint"),
+    [
+        (b"", b"0", "not JSON"),
+        (b"\xff\xfe", b"1", "not JSON"),
+        (b"[" * 100_000, b"1", "not JSON"),
+        (b'"awsl"', b"4", "not a JSON list"),
+        (b"{}", b"0", "not a JSON list"),
+        (b'["a"]', b"2", "says 2 texts, the second has 1"),
+        (b'["a", "b"]', b"1", "says 1 texts, the second has 2"),
+        (b'["a", 1]', b"2", "a list of strings"),
+        (b'["a", ["b"]]', b"2", "a list of strings"),
+        (b'[["a", null]]', b"1", "a list of strings"),
+    ],
+)
+def test_a_body_that_is_no_list_of_texts_is_refused(body: bytes, count: bytes, complaint: str) -> None:
+    request = wire.read_request([b"c", body, b"7", count])
+    assert isinstance(request, wire.Encode)
+
+    with pytest.raises(wire.WireError, match=complaint) as refused:
+        request.texts()
+
+    assert (refused.value.client, refused.value.request_id) == (b"c", b"7")
+
+
+@pytest.mark.parametrize("identity", [b"", b"#", b"a@1", b"user@example.org#5", b"\xff\x01", "阿夸".encode()])
+def test_any_identity_without_a_zero_byte_will_do(identity: bytes) -> None:
+    """`#` and `@` end the genuine server."""
+    request = wire.read_request([identity, b'["a"]', b"1", b"1"])
+
+    assert request.client == identity
+    assert wire.write_json(identity, b"1", {})[0] == identity + b"\0"
+
+
+def test_half_an_emoji_is_left_out() -> None:
+    """Clients that count UTF-16 cut emoji in two; no tokenizer could read the rest."""
+    request = wire.read_request([b"c", b'["a\\ud83d", "\\ude02b"]', b"1", b"2"])
+
+    assert isinstance(request, wire.Encode) and request.texts() == ["a", "b"]
+
+
+def test_an_error_comes_back_as_one() -> None:
+    frames = wire.write_error(b"c", b"7", "the queue is full", "overloaded")
+
+    assert wire.read_reply([bytes(frame) for frame in frames]) == wire.Failure(7, "the queue is full", "overloaded")
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [b"c", b"{}"],
+        [b"c", b"{}", b"x"],
+        [b"c", b"{}", b"", b"1"],
+        [b"c", b"[]", b"", b"1"],
+        [b"c", b'{"dtype": "float32", "shape": [3]}', b"12345678", b"1"],
+        [b"c", b'{"dtype": "nonsense", "shape": [0]}', b"", b"1"],
+        [b"c", b"not JSON", b"1"],
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_an_error(frames: list[bytes]) -> None:
+    with pytest.raises(wire.WireError):
+        wire.read_reply(frames)

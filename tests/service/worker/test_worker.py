@@ -1,0 +1,375 @@
+"""The worker on its sockets: what it answers, what it withstands, how it ends."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import zmq
+from processes import ROOT, RunningWorker, free_ports, working
+
+from service import wire
+
+LENGTH = ("-max_seq_len", "12")
+
+
+class Peer:
+    """Frames in, frames out: what a program sends that is not the genuine client."""
+
+    def __init__(self, worker: RunningWorker, identity: bytes, *, subscribe: bytes | None = None) -> None:
+        self.context = zmq.Context()
+        self.requests = self.context.socket(zmq.PUSH)
+        self.answers = self.context.socket(zmq.SUB)
+        self.identity = identity
+        self.answers.subscribe(identity if subscribe is None else subscribe)
+        self.answers.connect(f"tcp://127.0.0.1:{worker.port_out}")
+        self.requests.connect(f"tcp://127.0.0.1:{worker.port}")
+
+    def send(self, *frames: bytes) -> None:
+        self.requests.send_multipart(frames)
+
+    def receive(self, timeout_s: float = 20) -> wire.Vectors | wire.Failure | wire.Content | None:
+        if not self.answers.poll(timeout_s * 1000):
+            return None
+        return wire.read_reply(self.answers.recv_multipart())
+
+    def encode(self, texts: wire.Texts, request_id: int = 1) -> np.ndarray:
+        self.requests.send_multipart(wire.write_encode(self.identity, request_id, texts))
+        reply = self.receive()
+        assert isinstance(reply, wire.Vectors) and reply.request_id == request_id, reply
+        return reply.array
+
+
+@contextmanager
+def peer(worker: RunningWorker, identity: bytes = b"peer", **settings: bytes) -> Iterator[Peer]:
+    it = Peer(worker, identity, **settings)
+    try:
+        yield it
+    finally:
+        it.context.destroy(linger=0)
+
+
+@pytest.fixture(scope="module")
+def worker(tiny_model: Path) -> Iterator[RunningWorker]:
+    with working(tiny_model, *LENGTH) as worker:
+        yield worker
+
+
+def test_an_empty_text_gets_the_vector_of_no_tokens(worker: RunningWorker) -> None:
+    """The genuine server loses it, and with it the whole request."""
+    with peer(worker) as it:
+        vectors = it.encode(["草", "", " \t", "awsl"])
+
+    np.testing.assert_array_equal(vectors[1], vectors[2])
+    assert np.isfinite(vectors).all() and not np.allclose(vectors[0], vectors[1])
+
+
+def test_an_empty_list_gets_an_empty_answer(worker: RunningWorker) -> None:
+    with peer(worker) as it:
+        assert it.encode([]).shape == (0, 16)
+
+
+def test_bars_in_a_text_are_characters(worker: RunningWorker, tiny_model: Path) -> None:
+    """The genuine server makes a pair of sentences of it; ours does so if asked."""
+    text = ["草 ||| awsl", "草 awsl"]
+    with peer(worker) as it:
+        one = it.encode(text)
+    with working(tiny_model, *LENGTH, "-sentence_pairs", "-show_tokens_to_client") as pairing, peer(pairing) as it:
+        it.requests.send_multipart(wire.write_encode(b"peer", 1, text))
+        pair = it.receive()
+
+    assert isinstance(pair, wire.Vectors)
+    assert pair.tokens == [["[CLS]", "草", "[SEP]", "awsl", "[SEP]"], ["[CLS]", "草", "awsl", "[SEP]"]]
+    assert not np.allclose(one[0], pair.array[0])
+    np.testing.assert_allclose(one[1], pair.array[1], atol=1e-6)
+
+
+def test_nobody_receives_what_is_for_another(worker: RunningWorker) -> None:
+    """The genuine server's clients receive what is for every identity that theirs begins."""
+    with peer(worker, b"user1") as short, peer(worker, b"eve", subscribe=b"") as eve, peer(worker, b"user10") as it:
+        it.encode(["草"])
+
+        assert short.receive(timeout_s=0.3) is None
+        assert eve.receive(timeout_s=0.1) is None
+        assert short.encode(["草"]).shape == (1, 16)
+
+
+def test_an_answer_waits_for_its_listener(worker: RunningWorker) -> None:
+    """A client may ask before its subscription has arrived."""
+    context = zmq.Context()
+    requests, answers = context.socket(zmq.PUSH), context.socket(zmq.SUB)
+    try:
+        requests.connect(f"tcp://127.0.0.1:{worker.port}")
+        requests.send_multipart(wire.write_encode(b"late", 1, ["草"]))
+        time.sleep(0.5)
+        answers.subscribe(b"late")
+        answers.connect(f"tcp://127.0.0.1:{worker.port_out}")
+
+        assert answers.poll(5000)
+    finally:
+        context.destroy(linger=0)
+
+
+@pytest.mark.parametrize(
+    ("frames", "error"),
+    [
+        ((b"peer", b"not JSON", b"1", b"1"), "not JSON"),
+        ((b"peer", b'["a"]', b"1", b"2"), "says 2 texts"),
+        ((b"peer", b'["a", 1]', b"1", b"2"), "list of strings"),
+        ((b"peer", b'["a"]', b"1", b"many"), "count"),
+    ],
+)
+def test_a_malformed_request_is_answered_with_an_error(
+    worker: RunningWorker, frames: tuple[bytes, ...], error: str
+) -> None:
+    with peer(worker) as it:
+        it.send(*frames)
+        reply = it.receive()
+
+    assert isinstance(reply, wire.Failure) and error in reply.error and reply.error_type == "malformed"
+
+
+def test_a_request_that_no_memory_could_hold_is_refused(tiny_model: Path) -> None:
+    """A million texts without pooling would be 768 MB of vectors."""
+    body = b"[" + b",".join([b'""'] * 1_000_000) + b"]"
+    with working(tiny_model, *LENGTH, "-pooling_strategy", "NONE") as worker, peer(worker) as it:
+        it.send(b"peer", body, b"1", b"1000000")
+        reply = it.receive()
+
+    assert isinstance(reply, wire.Failure) and reply.error_type == "too_large"
+
+
+def test_a_client_cannot_end_the_worker(worker: RunningWorker) -> None:
+    with peer(worker) as it:
+        it.send(b"0", wire.TERMINATION, b"0", b"0")
+
+        assert it.encode(["草"]).shape == (1, 16)
+
+
+def test_a_client_can_end_the_worker_if_that_is_allowed(tiny_model: Path) -> None:
+    with working(tiny_model, *LENGTH, "-allow_terminate") as worker, peer(worker) as it:
+        it.send(b"0", wire.TERMINATION, b"0", b"0")
+
+        assert worker.process.wait(timeout=20) == 0
+
+
+def test_the_end_waits_for_what_is_in_progress(tiny_model: Path) -> None:
+    """SIGTERM: no more is taken in, what was taken in is answered."""
+    with working(tiny_model, *LENGTH) as worker, worker.client(timeout=60_000) as client:
+        client.encode(["草 awsl"] * 10 + [f"草{index}" for index in range(20_000)], blocking=False)
+        while not client_status(worker)["in_progress"]:
+            time.sleep(0.01)
+        worker.process.send_signal(signal.SIGTERM)
+
+        (vectors,) = client.fetch_all()
+
+        assert vectors.shape == (20_010, 16)
+        assert worker.process.wait(timeout=20) == 0
+
+
+def client_status(worker: RunningWorker) -> dict[str, object]:
+    with peer(worker, b"status") as it:
+        it.requests.send_multipart(wire.write_command(b"status", 1, wire.SHOW_STATUS))
+        reply = it.receive()
+    assert isinstance(reply, wire.Content)
+    return reply.values
+
+
+def test_a_short_request_does_not_wait_behind_a_long_list(tiny_model: Path) -> None:
+    with working(tiny_model, *LENGTH) as worker, worker.client() as bulk, peer(worker) as it:
+        bulk.encode([f"草{index}" for index in range(20_000)], blocking=False)
+        while not client_status(worker)["in_progress"]:
+            time.sleep(0.01)
+
+        it.encode(["awsl"])
+
+        assert client_status(worker)["in_progress"] == 1
+        assert bulk.fetch_all(concat=True).shape == (20_000, 16)
+
+
+def garbage(rng: random.Random) -> list[bytes]:
+    """Frames that are no request, or nearly one."""
+    good = [b"fuzz", b'["a"]', b"%d" % rng.randrange(10**6), b"1"]
+    kind = rng.randrange(6)
+    if kind == 0:
+        return [rng.randbytes(rng.randrange(20)) for _ in range(rng.randrange(1, 8))]
+    if kind == 1:
+        good[rng.randrange(4)] = rng.randbytes(rng.randrange(20))
+    elif kind == 2:
+        del good[rng.randrange(4)]
+    elif kind == 3:
+        good[1] = rng.choice(
+            [b"[", b"{}", b"null", b"[null]", b'[["a"], "b"]', b"[1e999]", b'["\\ud800"]', b"[" * 5000]
+        )
+    elif kind == 4:
+        good[rng.choice([2, 3])] = rng.choice([b"", b"-1", b"9" * 30, b"0x1", b" 1", b"1.0"])
+    else:
+        good[0] = rng.choice([b"", b"\0", b"#", b"@", b"a" * 300, b"fuzz\0", rng.randbytes(8)])
+    return good
+
+
+def test_no_frames_end_the_worker_or_stay_in_it(tiny_model: Path) -> None:
+    """100,000 malformed messages, while others are served."""
+    rng = random.Random(1)
+    with working(tiny_model, *LENGTH) as worker, peer(worker, b"fuzz") as fuzz, peer(worker, b"user") as user:
+        process = psutil.Process(worker.process.pid)
+
+        def bombard(count: int) -> int:
+            """Bytes of resident memory after so many."""
+            for index in range(count):
+                fuzz.requests.send_multipart(garbage(rng))
+                if index % 500 == 0:
+                    user.encode(["草", "awsl"], request_id=index)
+            while client_status(worker)["in_progress"]:
+                time.sleep(0.05)
+            return process.memory_info().rss
+
+        warm = bombard(20_000)
+        after = bombard(80_000)
+
+        assert user.encode(["草"]).shape == (1, 16)
+        assert client_status(worker)["statistic"]["num_refused"]["ignored"] > 20_000  # type: ignore[index]
+        assert after < warm + 30 * 2**20
+
+
+def test_peers_that_speak_no_zmq_are_put_up_with(worker: RunningWorker) -> None:
+    for port in (worker.port, worker.port_out):
+        with socket.create_connection(("127.0.0.1", port)) as stray:
+            stray.sendall(b"GET / HTTP/1.1\r\n\r\n" + b"\xff" * 1000)
+
+    with peer(worker) as it:
+        assert it.encode(["草"]).shape == (1, 16)
+
+
+def test_without_pooling_a_text_has_a_vector_for_each_token(tiny_model: Path) -> None:
+    """Padded to max_seq_len with zeros, to the longest text without one, to all positions if that is asked for."""
+    texts = ["草", "awsl 草 草"]
+    shapes = {}
+    for name, flags in {
+        "length": LENGTH,
+        "longest": ("-max_seq_len", "NONE"),
+        "all": ("-max_seq_len", "NONE", "-fixed_embed_length"),
+    }.items():
+        with working(tiny_model, "-pooling_strategy", "NONE", *flags) as worker, peer(worker) as it:
+            array = it.encode(texts)
+            shapes[name] = array.shape
+            assert not array[0, 3:].any() and array[0, :3].any(axis=1).all()
+
+    assert shapes == {"length": (2, 12, 16), "longest": (2, 5, 16), "all": (2, 16, 16)}
+
+
+def test_the_http_endpoints_are_the_genuine_ones(worker: RunningWorker) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{worker.http_port}") as http, peer(worker) as it:
+        vectors = it.encode(["草", "awsl"])
+        answer = http.post("/encode", json={"id": 123, "texts": ["草", "awsl"], "is_tokenized": False})
+        tokens = http.post("/encode", json={"id": "x", "texts": [["草"], ["awsl"]], "is_tokenized": True})
+        status = http.get("/status/server").json()
+        preflight = http.options("/encode", headers={"Origin": "http://a", "Access-Control-Request-Method": "POST"})
+
+    assert answer.status_code == 200 and answer.json()["id"] == 123 and answer.json()["status"] == 200
+    np.testing.assert_allclose(answer.json()["result"], vectors, atol=1e-6)
+    np.testing.assert_allclose(tokens.json()["result"], vectors, atol=1e-6)
+    assert status["server_version"] == "1.10.0" and "statistic" in status
+    assert preflight.headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{}", b'{"id": 1}', b'{"texts": ["a"]}', b'{"id": 1, "texts": []}', b'{"id": 1, "texts": [1]}']
+    + [b'{"id": 1, "texts": ["a"], "is_tokenized": true}', b"[" * 100_000],
+)
+def test_what_http_cannot_encode_is_a_400_that_says_why(worker: RunningWorker, body: bytes) -> None:
+    answer = httpx.post(f"http://127.0.0.1:{worker.http_port}/encode", content=body)
+
+    assert answer.status_code == 400
+    assert answer.json().keys() == {"description", "type", "status"} and answer.json()["description"]
+
+
+def check(url: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service", "check", url, "--timeout-s", "5"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_check_is_0_for_a_worker_that_answers(worker: RunningWorker) -> None:
+    done = check(worker.url)
+
+    assert (done.returncode, done.stdout) == (0, "ready: tiny, bert-serving-server 1.10.0\n")
+
+
+def test_check_is_1_and_a_line_for_one_that_does_not() -> None:
+    port, port_out = free_ports(2)
+
+    done = check(f"bert://127.0.0.1:{port}:{port_out}")
+
+    assert done.returncode == 1 and "no answer within 5 s" in done.stderr and done.stderr.count("\n") == 1
+
+
+def start(*flags: str) -> subprocess.CompletedProcess[str]:
+    """A worker that is not expected to start."""
+    command = [sys.executable, "-m", "service", "worker", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["-model_dir", "nowhere"], "nowhere is not a directory"),
+        (["-model_dir", "MODEL", "-ckpt_name", "model.ckpt-9"], "model.ckpt-9.index does not exist; checkpoints in"),
+        (["-model_dir", "MODEL", "-max_seq_len", "99"], "max_seq_len is 99"),
+        (["-model_dir", "MODEL", "-pooling_layer", "-9"], "pooling_layer is [-9]"),
+        (["-model_dir", "MODEL", *LENGTH, "-num_worker", "0"], "-num_worker is 0; it must be at least 1"),
+        (["-model_dir", "MODEL", *LENGTH, "-port", "7", "-port_out", "7"], "both 7"),
+        (["-model_dir", "MODEL", *LENGTH, "-bind", "192.0.2.1"], "192.0.2.1"),
+        (["-model_dir", "MODEL", *LENGTH, "-bind", "127.0.0.1", "-http_port", "PORT"], "port PORT for HTTP"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(tiny_model: Path, flags: list[str], line: str) -> None:
+    port, *others = free_ports(3)
+    names = {"MODEL": str(tiny_model), "PORT": str(port)}
+    with socket.create_server(("127.0.0.1", port)):
+        done = start("-port", str(others[0]), "-port_out", str(others[1]), *[names.get(flag, flag) for flag in flags])
+
+    assert done.returncode == 1
+    assert line.replace("PORT", str(port)) in done.stderr and "Traceback" not in done.stderr
+
+
+def test_flags_of_other_hardware_are_accepted_and_said_to_do_nothing(tiny_model: Path) -> None:
+    flags = ["-xla", "-fp16", "-gpu_memory_fraction", "0.7", "-device_map", "0", "1", "-prefetch_size", "5", "-cpu"]
+    with working(tiny_model, *LENGTH, *flags) as worker, peer(worker) as it:
+        assert it.encode(["草"]).shape == (1, 16)
+        worker.process.terminate()
+        log = worker.process.communicate(timeout=20)[1]
+
+    assert all(f"{flag} has no effect" in log for flag in ("-xla", "-fp16", "-gpu_memory_fraction", "-device_map"))
+    assert "-cpu" not in log
+
+
+def test_the_classic_server_is_asked_for_where_it_is_not_installed() -> None:
+    done = start("--classic", "-model_dir", "models/danmaku-bert-mini")
+
+    assert done.returncode == 1 and "make classic" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_flags_mean_what_the_genuine_ones_mean(tiny_model: Path) -> None:
+    """Told back by SHOW_CONFIG under the genuine names."""
+    flags = ["-pooling_layer", "-1", "-2", "-pooling_strategy", "FIRST_TOKEN", "-cased_tokenization", "-mask_cls_sep"]
+    with working(tiny_model, *LENGTH, *flags, "-num_worker", "2", "-max_batch_size", "64") as worker:
+        told = client_status(worker)
+        with peer(worker) as it:
+            assert it.encode(["草"]).shape == (1, 32)
+
+    assert (told["pooling_layer"], told["pooling_strategy"]) == ([-1, -2], 4)
+    assert (told["do_lower_case"], told["mask_cls_sep"], told["num_worker"]) == (False, True, 2)
+    assert json.dumps(told)

@@ -1,0 +1,58 @@
+"""One function over many tasks, in any number of processes, with the results in the order of the tasks.
+
+Processes are spawned, not forked: whoever calls may hold threads (TensorFlow does). A worker that is killed, for
+its memory say, is an error here and not a wait without end; and workers do not outlive whoever started them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import Any, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+_function: Callable[[Any], Any]  # of a worker
+
+
+def in_order(function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Generator[Result, None, None]:
+    """`map`, with up to `jobs` processes. `function` is pickled once for each."""
+    jobs = min(jobs, len(tasks))
+    if jobs < 2:
+        yield from map(function, tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(function,))
+    try:
+        yield from executor.map(_call, tasks)
+    except BrokenProcessPool:
+        raise OSError(
+            f"one of {jobs} processes was killed, probably for want of memory; try again with fewer: --jobs"
+        ) from None
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _start(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for every core already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _call(task: Any) -> Any:
+    return _function(task)
