@@ -17,6 +17,7 @@ from training.files import location
 from training.readers import FORMATS
 
 INSTALL = "make install-dev, or pip install --editable '.[training]'"
+DOES_NOT_FIT = 1
 STOPPED = 3  # a run that has not come to its end: what should follow it must not
 # What a person is to put right, as the code raises it; anything else is a bug, whose traceback is wanted.
 USERS_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -46,7 +47,7 @@ def _fail(message: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="danmaku-train",
-        description="Trains a BERT on danmaku: clean, examples, train, evaluate, export, visualise.",
+        description="Trains a BERT on danmaku: clean, examples, train, evaluate, export, visualise; tpu-check.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -139,6 +140,23 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(
         commands,
+        _tpu_check,
+        "whether a config's step compiles for a TPU and fits its memory, without a TPU",
+        "tpu-check training/configs/tiny.toml --max-seq-length 32 --vocab-size 300",
+    )
+    command.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in training/configs/")
+    command.add_argument("--topology", default="v3:2x2", help="of chips; two cores each up to v3 (%(default)s)")
+    command.add_argument("--vocab-size", type=int, default=21128, metavar="N", help="tokens (%(default)s: Google's)")
+    command.add_argument("--max-seq-length", type=int, default=64, metavar="N", help="tokens (%(default)s)")
+    command.add_argument(
+        "--max-predictions-per-seq", type=int, default=10, metavar="N", help="most masked tokens (%(default)s)"
+    )
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="instead of the config's, as batch_size=8192"
+    )
+
+    command = _command(
+        commands,
         _evaluate,
         "the four pre-training numbers of models on corpora",
         "evaluate --model models/before models/after --corpus corpus --markdown numbers.md",
@@ -186,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
 def _command(
     commands: Any, run: Callable[[argparse.Namespace], int | None], what: str, example: str
 ) -> argparse.ArgumentParser:
-    name = run.__name__.removeprefix("_")
+    name = run.__name__.removeprefix("_").replace("_", "-")
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=what,
@@ -268,6 +286,21 @@ def _train(arguments: argparse.Namespace) -> int:
     finished = newest.name.endswith(f"-{config.num_train_steps}")
     print(f"{newest}: {'finished' if finished else 'stopped; the same command goes on from here'}")
     return 0 if finished else STOPPED
+
+
+def _tpu_check(arguments: argparse.Namespace) -> int:
+    from training.config import read_config
+    from training.tpu.check import tpu_check
+
+    found = tpu_check(
+        read_config(arguments.config, arguments.set),
+        topology=arguments.topology,
+        vocab_size=arguments.vocab_size,
+        max_seq_length=arguments.max_seq_length,
+        max_predictions_per_seq=arguments.max_predictions_per_seq,
+    )
+    print(found)
+    return 0 if found.fits else DOES_NOT_FIT
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -90,7 +90,8 @@ def _scatter(axis: Axes, panel: Panel) -> None:
     for first, second in panel.pairs:
         axis.plot(*panel.points[[first, second]].T, color=ACCENT, alpha=0.22, linewidth=0.9, zorder=1)
     colours = [ACCENT if number in read else INK for number in panel.drawn]
-    axis.scatter(*panel.points[panel.drawn].T, s=12, c=colours, linewidths=0, zorder=2)
+    x, y = panel.points[panel.drawn].T
+    axis.scatter(x, y, s=12, c=colours, linewidths=0, zorder=2)
     axis.margins(0.06)
 
 
@@ -108,7 +109,8 @@ def _label(axis: Axes, panel: Panel, renderer: RendererAgg) -> None:
     boxes = place_all(pixels, sizes, Box(frame.x0, frame.y0, frame.width, frame.height))
     to_data = axis.transData.inverted()
     for label, box, (x, y) in zip(labels, boxes, pixels, strict=True):
-        label.set_position(to_data.transform((box.x + GAP, box.y + GAP)))
+        left, bottom = to_data.transform((box.x + GAP, box.y + GAP))
+        label.set_position((left, bottom))
         near = box.nearest(x, y)
         if (near[0] - x) ** 2 + (near[1] - y) ** 2 > NEAR**2:
             axis.plot(*to_data.transform([(x, y), near]).T, color=FAINT, linewidth=0.5, zorder=0)

@@ -6,6 +6,7 @@ y upwards, so that it serves every way of drawing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,14 +35,15 @@ class Box:
         return min(max(x, self.x), self.x + self.width), min(max(y, self.y), self.y + self.height)
 
 
-def place_all(points: np.ndarray, sizes: list[tuple[float, float]], frame: Box) -> list[Box]:
+def place_all(points: np.ndarray, sizes: Sequence[tuple[float, float]], frame: Box) -> list[Box]:
     """A box of its size for the label of every point [n, 2]."""
     taken = [Box(x - RADIUS, y - RADIUS, 2 * RADIUS, 2 * RADIUS) for x, y in points]
     boxes: dict[int, Box] = {}
     # Who stands at the rim still has room when its turn comes.
     for number in np.argsort(((points - points.mean(axis=0)) ** 2).sum(axis=1), kind="stable"):
         x, y = points[number]
-        boxes[number] = place(x, y, *sizes[number], taken, frame)
+        width, height = sizes[number]
+        boxes[number] = place(x, y, width, height, taken, frame)
         taken.append(boxes[number])
     return [boxes[number] for number in range(len(points))]
 

@@ -81,10 +81,10 @@ def table(texts: list[str], models: list[Vectors]) -> str:
     for first, second, ranks in rows:
         cells = [f"{rank.forth} / {rank.back}" if rank else "no vector" for rank in ranks]
         lines.append(f"| {first}–{second} | {' | '.join(cells)} |")
-    medians = [
-        np.median([n for *_, ranks in rows if (r := ranks[i]) for n in (r.forth, r.back)] or [np.nan])
-        for i in range(len(models))
-    ]
+    medians = []
+    for model in range(len(models)):
+        found = [rank for *_, ranks in rows if (rank := ranks[model])]
+        medians.append(np.median([n for rank in found for n in (rank.forth, rank.back)]) if found else np.nan)
     lines.append(f"| median (of chance: {len(texts) / 2:g}) | {' | '.join(f'{median:g}' for median in medians)} |")
     return "\n".join(lines) + "\n"
 

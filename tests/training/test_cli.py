@@ -15,7 +15,7 @@ import yaml
 from training.cli import main
 
 REPOSITORY = Path(__file__).parents[2]
-COMMANDS = ("clean", "examples", "train", "evaluate", "export", "visualise")
+COMMANDS = ("clean", "examples", "train", "evaluate", "export", "visualise", "tpu-check")
 
 
 def python(program: str, *path: Path) -> subprocess.CompletedProcess[str]:
@@ -126,7 +126,7 @@ def test_the_whole_way_from_danmaku_to_a_picture(
         ),
         ("evaluate --model nowhere --corpus .", "nowhere is not a directory"),
         ("export --workdir nowhere --output out", "nowhere holds no checkpoint"),
-        ("visualise --model nowhere --output words.jpg", "neither .png nor .svg"),
+        ("visualise --model nowhere --output words.jpg", "ends in none of .png, .svg, .html"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(

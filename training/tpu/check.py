@@ -1,4 +1,4 @@
-"""`danmaku-train tpu-check`: lowers and compiles a config's step for a topology, and adds up a core's memory."""
+"""`danmaku-train tpu-check`: lowers and compiles a config's step for a topology, and tells a core's memory."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from training.config import TrainConfig
 GIB = 2**30
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ".venv-tpu"  # beside .venv; `make tpu-check` makes it
-REPLICAS = {"v2:2x2": 8, "v3:2x2": 8}  # two cores to a chip, each a device; later generations have one device a chip
-# What a program may use of a core's memory, as the compiler says when it refuses one.
-USABLE = {"v3:2x2": 15.48}
-
+# Devices and GiB of memory that a program may use on each, as the compiler says when it refuses one. Up to v3 each
+# of the two cores of a chip is a device.
+TOPOLOGIES = {"v3:2x2": (8, 15.48)}
 # Else libtpu asks the cloud for minutes which TPU this machine is.
 NO_MACHINE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "JAX_PLATFORMS": "cpu"}
 
 
 @dataclass(frozen=True)
-class Need:
-    """Of one core, in GiB. `refused`: why the compiler did not compile it; then the figures are zero."""
+class Verdict:
+    """Of the compiler on one program. In GiB of one core; `refused` is its reason, if it did not compile."""
 
-    arguments: float = 0.0
+    program: str
+    usable: float
+    arguments: float = 0.0  # weights, moments, batch
     temporaries: float = 0.0
     compile_s: float = 0.0
     refused: str | None = None
@@ -37,20 +38,36 @@ class Need:
     def total(self) -> float:
         return self.arguments + self.temporaries
 
+    @property
+    def fits(self) -> bool:
+        return self.refused is None and self.total <= self.usable
+
+    def __str__(self) -> str:
+        if self.refused is not None:
+            return f"{self.program}: refused: {self.refused}"
+        return (
+            f"{self.program}: compiled in {self.compile_s:.0f} s\n"
+            f"memory of a core: arguments {self.arguments:.2f} + temporaries {self.temporaries:.2f} = {self.total:.2f} "
+            f"GiB of {self.usable} GiB: {'fits' if self.fits else 'does not fit'}"
+        )
+
 
 def tpu_check(
-    config: TrainConfig,
-    *,
-    topology: str = "v3:2x2",
-    vocab_size: int,
-    max_seq_length: int,
-    max_predictions_per_seq: int,
-) -> Need:
-    """What a step of the config needs of each core. Raises ValueError if it cannot even be lowered."""
-    python = interpreter()
-    replicas = REPLICAS.get(topology, 4)
+    config: TrainConfig, *, topology: str, vocab_size: int, max_seq_length: int, max_predictions_per_seq: int
+) -> Verdict:
+    """What a step of the config needs of each core. Raises ValueError if it cannot even be lowered.
+
+    The new weights and moments take the place of the old ones, so they are counted once.
+    """
+    if topology not in TOPOLOGIES:
+        raise ValueError(f"the topology is {topology!r}; known are {', '.join(TOPOLOGIES)}")
+    replicas, usable = TOPOLOGIES[topology]
     config = config.on(fast_bfloat16=True)
-    config.micro_batches(replicas)
+    size = config.batch_size // replicas // config.micro_batches(replicas)
+    program = (
+        f"{topology}, {replicas} cores, {config.micro_batches(replicas)} × {size} examples of {max_seq_length} tokens "
+        f"each, {config.kernel_dtype}"
+    )
     settings = {
         "config": asdict(config),
         "bert_config": {**config.model, "vocab_size": vocab_size},
@@ -58,14 +75,15 @@ def tpu_check(
         "max_predictions_per_seq": max_predictions_per_seq,
         "replicas": replicas,
     }
+    python = interpreter()
     with tempfile.TemporaryDirectory(prefix="danmaku-tpu-") as work:
         given, hlo = Path(work, "settings.json"), Path(work, "step.hlo")
         given.write_text(json.dumps(settings), encoding="utf-8")
         _run(python, "training.tpu.lower", given, hlo)
         found = json.loads(_run(python, "training.tpu.compile", hlo, topology, replicas).splitlines()[-1])
     if "refused" in found:
-        return Need(refused=found["refused"])
-    return Need(found["arguments"] / GIB, found["temporaries"] / GIB, found["compile_s"])
+        return Verdict(program, usable, refused=" ".join(found["refused"].split("\n\n")[0].split()))
+    return Verdict(program, usable, found["arguments"] / GIB, found["temporaries"] / GIB, found["compile_s"])
 
 
 def interpreter() -> Path:
