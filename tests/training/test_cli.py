@@ -91,7 +91,9 @@ def test_the_whole_way_from_danmaku_to_a_picture(
     made = command(f"examples --input {corpus} --output {run / 'examples'} --max-seq-length 32")
     assert any(re.fullmatch(r"examples, train: \d+", line) for line in made)
     assert "settings, max seq length: 32" in made
-    trained = command(f"train {tiny_toml} --workdir {run}")
+    trained = command(f"train {tiny_toml} --workdir {run} --set steps_per_loop=4 --set model.initializer_range=0.03")
+    settings = json.loads((run / "run.json").read_text(encoding="utf-8"))["config"]
+    assert (settings["steps_per_loop"], settings["model"]["initializer_range"]) == (4, 0.03)
     assert trained == [f"{run / 'model.ckpt-20'}: finished"]
     command(f"export --workdir {run} --output {tmp_path / 'before'} --step 0")
     exported = command(f"export --workdir {run} --output {tmp_path / 'after'}")
@@ -120,6 +122,8 @@ def test_the_whole_way_from_danmaku_to_a_picture(
         ("examples --input nowhere --output out --max-seq-length 3", "max_seq_length is 3"),
         ("train missing.toml --workdir run", "missing.toml"),
         ("train wrong.toml --workdir run", "wrong.toml: unknown setting steps"),
+        ("train good.toml --workdir run --set steps=3", "--set steps=3: unknown setting steps"),
+        ("train good.toml --workdir run --tpu", "no TPU 'local' was found; leave out --tpu to run on GPU or CPU"),
         (
             "train good.toml --workdir run",
             "no examples.json in run/examples: make it with `danmaku-train examples`",
