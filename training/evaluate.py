@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from service.model_directory import ModelDirectory, open_model_directory
 from training.clean import SPLITS, Sieve, clean, write_document
-from training.corpus import read_text
+from training.corpus import kept_counts, read_text, text_files
 from training.examples import ExampleSettings, make_shards
 from training.files import replacing
 from training.losses import METRICS, Features, losses
@@ -106,38 +106,40 @@ def evaluate(
     return rows
 
 
-def splits(corpus: Path) -> list[Path]:
-    """The two texts of a folder that `clean` wrote; any other corpus alone."""
-    texts = [corpus / f"{split}.txt" for split in SPLITS]
-    return texts if all(text.exists() for text in texts) else [corpus]
+def splits(corpus: Path) -> list[tuple[str, list[Path]]]:
+    """The two splits of a folder that `clean` wrote, or any other corpus alone: a name and its files."""
+    if not any(corpus.glob("report*.json")):
+        return [(str(corpus), [corpus])]
+    whole = [split for split in SPLITS if kept_counts(corpus, split).get("lines")]
+    return [(str(corpus / f"{split}.txt"), text_files(corpus, split)) for split in whole]
 
 
 def _spelled(corpora: list[Path], vocab: Path, opened: ModelDirectory, folder: Path, unseen: bool) -> list[Corpus]:
     found: list[Corpus] = []
     seen = None  # the danmaku of the first corpus
-    paths = [path for corpus in corpora for path in splits(corpus)]
-    for number, path in enumerate(paths):
-        work = folder / str(number)
+    for name, paths in [split for corpus in corpora for split in splits(corpus)]:
+        work = folder / str(len(found))
         work.mkdir(parents=True)
-        texts = cleaned(path, vocab, opened, work)
-        found.append(Corpus(str(path), texts, None if seen is None else overlap(texts, seen, str(paths[0]))))
+        texts = cleaned(paths, vocab, opened, work)
+        found.append(Corpus(name, texts, None if seen is None else overlap(texts, seen, found[0].name)))
         if seen is None:
             seen = distinct_lines(texts)
         elif unseen and write_unseen(texts, seen, work / "unseen.txt"):
-            found.append(Corpus(str(path), work / "unseen.txt", unseen_only=True))
+            found.append(Corpus(name, work / "unseen.txt", unseen_only=True))
     return found
 
 
-def cleaned(corpus: Path, vocab: Path, opened: ModelDirectory, work: Path) -> Path:
-    """What the model's vocabulary can spell of the corpus, as text under `work`: all documents, no split."""
-    if not corpus.exists():
-        raise FileNotFoundError(f"{corpus} does not exist")
-    if corpus.is_dir() or reader_of(corpus) is not plain_text.READER:
-        clean([corpus], work, vocab=vocab, heldout=0)
-        return work / "train.txt"
+def cleaned(paths: list[Path], vocab: Path, opened: ModelDirectory, work: Path) -> Path:
+    """What the model's vocabulary can spell of a corpus, as text under `work`: all documents, no split."""
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+        if path.is_dir() or reader_of(path) is not plain_text.READER:
+            clean(paths, work, vocab=vocab, heldout=0)
+            return work / "train.txt"
     sieve = Sieve(opened.tokenizer)
     with replacing(work / "train.txt") as file:
-        for document in read_text(corpus):
+        for document in read_text(paths):
             lines, _ = sieve.lines(document.lines)
             if lines:
                 write_document(file, lines)

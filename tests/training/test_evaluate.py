@@ -16,6 +16,7 @@ import tensorflow as tf
 from service.model_directory import open_model_directory
 from service.tokenizer import Tokenizer
 from training.clean import clean
+from training.corpus import Shard
 from training.evaluate import (
     SEED,
     Evaluation,
@@ -213,6 +214,19 @@ def test_the_folder_that_clean_wrote_stands_for_its_two_splits(
     assert "| after, held-out set, unseen danmaku only |" in markdown(found)
 
 
+def test_a_corpus_of_several_shards_is_one(models: tuple[Path, Path], danmaku: Path, tmp_path: Path) -> None:
+    """As `clean --shard` leaves it: the same rows as of the whole."""
+    vocab = models[1] / "vocab.txt"
+    clean([danmaku], tmp_path / "whole", vocab=vocab, heldout=0.2)
+    for index in range(2):
+        clean([danmaku], tmp_path / "shards", vocab=vocab, heldout=0.2, shard=Shard(index, 2))
+    whole, shards = (evaluate([models[1]], [tmp_path / name], max_examples=8) for name in ("whole", "shards"))
+    assert [Path(row.corpus).name for row in shards] == ["train.txt", "heldout.txt"]
+    assert [replace(row, corpus="", overlap=None) for row in shards] == [
+        replace(row, corpus="", overlap=None) for row in whole
+    ]
+
+
 def test_the_json_file_has_every_number(rows: list[Evaluation], tmp_path: Path) -> None:
     """A list of rows, in a folder that is made if need be; no scraps beside it."""
     path = tmp_path / "new/numbers.json"
@@ -248,5 +262,5 @@ def test_a_day_file_is_not_taken_for_text(models: tuple[Path, Path], tmp_path: P
     day = tmp_path / "2019-6-1.txt"
     day.write_text("TIME13:31ONLINE61\n90000001:晚安\n90000002:晚安\nV1\n", encoding="utf-8")
     opened = open_model_directory(models[1], variable_shapes)
-    texts = cleaned(day, models[1] / "vocab.txt", opened, tmp_path)
+    texts = cleaned([day], models[1] / "vocab.txt", opened, tmp_path)
     assert texts.read_text(encoding="utf-8") == "晚安\n晚安\n\n"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,12 @@ def compile_hlo(hlo: bytes, topology: str, replicas: int) -> dict[str, Any]:
     options = compiler.get_compile_options(
         num_replicas=replicas, num_partitions=1, device_assignment=np.array([[d.id] for d in devices[:replicas]])
     )
-    start = time.monotonic()
     try:
         memory = devices[0].client.compile(module, options).get_compiled_memory_stats()
     except xla_client.XlaRuntimeError as error:
         return {"cores": len(devices), "refused": str(error)}
     return {
         "cores": len(devices),
-        "compile_s": round(time.monotonic() - start, 1),
         "arguments": memory.argument_size_in_bytes,
         "outputs": memory.output_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
