@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FARTHEST = 120  # pixels from a point to its label
+FARTHEST = 300  # pixels from a point to its label
 RADIUS = 3  # of a point
 
 
