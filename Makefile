@@ -3,13 +3,15 @@ PYTHON ?= python3
 PORT ?= 8000
 CORPUS ?=
 WORKDIR ?= runs/danmaku-bert-mini
+CONFIG ?= training/configs/chinese-base-v3-8.toml
+LENGTH ?= 64
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Debian packages of the tests: a font that has Chinese, a Redis.
 PACKAGES := fonts-noto-cjk redis-server
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev classic serve test lint format train-mini
+.PHONY: help install install-dev classic serve test lint format train-mini tpu-check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +40,9 @@ format: .venv/.dev ## put the code into the one format
 train-mini: $(WORKDIR)/examples/examples.json ## train the bundled model again; CORPUS=DIR of danmaku CSV files
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini.toml --workdir $(WORKDIR)
 	$(BIN)/danmaku-train export --workdir $(WORKDIR) --output models/danmaku-bert-mini
+
+tpu-check: .venv/.dev .venv-tpu/.done ## compile the recipe's step for a TPU v3-8, without one; CONFIG=FILE, LENGTH=128
+	$(BIN)/danmaku-train tpu-check $(CONFIG) --max-seq-length $(LENGTH)
 
 $(WORKDIR)/examples/examples.json: $(WORKDIR)/corpus/report.json
 	$(BIN)/danmaku-train examples --input $(WORKDIR)/corpus --output $(WORKDIR)/examples
@@ -69,4 +74,11 @@ $(WORKDIR)/corpus/report.json: | .venv/.dev
 	@dpkg -s $(PACKAGES) >/dev/null 2>&1 \
 	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(PACKAGES) >/dev/null; } \
 	  || echo "the tests need Debian packages: apt-get install $(PACKAGES)"
+	@touch $@
+
+.venv-tpu/.done: training/tpu/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "tensorflow-tpu 2.19 and its pins were tried with Python 3.11; make tpu-check PYTHON=/path/to/it"; exit 1; }
+	@$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@

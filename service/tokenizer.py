@@ -57,13 +57,18 @@ class Tokenizer:
         """Ids of each text, whole and without [CLS] and [SEP]."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def ids_and_places(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """`ids`, and of each token the characters of the text that it stands for, as [start, end)."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+
     def ids_of(self, tokens: Iterable[str]) -> list[int]:
         """Ids of tokens as they stand in the vocabulary; [UNK] for others."""
         return [self._ids.get(token, self.unk_id) for token in tokens]
 
 
 def read_vocab(path: Path) -> list[str]:
-    return Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def learn_vocab(texts: Iterable[str], size: int, *, min_frequency: int = 10) -> list[str]:

@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.files import location
 from training.readers import FORMATS
 
 INSTALL = "make install-dev, or pip install --editable '.[training]'"
+DOES_NOT_FIT = 1
 STOPPED = 3  # a run that has not come to its end: what should follow it must not
 # What a person is to put right, as the code raises it; anything else is a bug, whose traceback is wanted.
 USERS_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -45,7 +47,7 @@ def _fail(message: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="danmaku-train",
-        description="Trains a BERT on danmaku: clean, examples, train, evaluate, export, visualise.",
+        description="Trains a BERT on danmaku: clean, examples, train, evaluate, export, visualise; tpu-check.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -91,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "examples --input corpus --output runs/mini/examples",
     )
     command.add_argument("--input", type=Path, required=True, metavar="DIR", help="what `clean` wrote")
-    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets train-*.tfrecord …")
+    command.add_argument("--output", type=location, required=True, metavar="DIR", help="gets train-*.tfrecord …")
     command.add_argument("--max-seq-length", type=int, default=64, metavar="N", help="tokens (%(default)s)")
     command.add_argument(
         "--max-predictions-per-seq",
@@ -99,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
         default=10,
         metavar="N",
         help="most masked tokens (%(default)s)",
+    )
+    command.add_argument(
+        "--masking",
+        choices=("char", "wwm", "span"),
+        default="char",
+        help="mask single tokens, whole words, or up to three tokens (%(default)s)",
     )
     command.add_argument(
         "--masked-lm-prob", type=float, default=0.15, metavar="SHARE", help="of tokens, masked (%(default)s)"
@@ -119,19 +127,48 @@ def _parser() -> argparse.ArgumentParser:
         "train training/configs/danmaku-bert-mini.toml --workdir runs/mini",
     )
     command.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in training/configs/")
-    command.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of this run, and of no other")
-    command.add_argument("--examples", type=Path, metavar="DIR", help="what `examples` wrote (WORKDIR/examples)")
+    command.add_argument("--workdir", type=location, required=True, metavar="DIR", help="of this run, and of no other")
+    command.add_argument("--examples", type=location, metavar="DIR", help="what `examples` wrote (WORKDIR/examples)")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="instead of the config's, as model.hidden_size=64",
+    )
+    command.add_argument("--tpu", nargs="?", const="local", metavar="NAME", help="train on a TPU (this machine's)")
+
+    command = _command(
+        commands,
+        _tpu_check,
+        "whether a config's step compiles for a TPU and fits its memory, without a TPU",
+        "tpu-check training/configs/tiny.toml --max-seq-length 32 --vocab-size 300",
+    )
+    command.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in training/configs/")
+    command.add_argument("--topology", default="v3:2x2", help="of chips; two cores each up to v3 (%(default)s)")
+    command.add_argument("--vocab-size", type=int, default=21128, metavar="N", help="tokens (%(default)s: Google's)")
+    command.add_argument("--max-seq-length", type=int, default=64, metavar="N", help="tokens (%(default)s)")
+    command.add_argument(
+        "--max-predictions-per-seq", type=int, default=10, metavar="N", help="most masked tokens (%(default)s)"
+    )
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="instead of the config's, as batch_size=8192"
+    )
 
     command = _command(
         commands,
         _evaluate,
         "the four pre-training numbers of models on corpora",
-        "evaluate --model models/before --model models/after --corpus corpus/heldout.txt",
+        "evaluate --model models/before models/after --corpus corpus --markdown numbers.md",
     )
     _paths(command, "--model", "model directories or workdirs", metavar="DIR")
-    _paths(command, "--corpus", "folders of CSV files, or cleaned .txt files")
+    _paths(command, "--corpus", "what `clean` wrote: training set and held-out set; or other folders, or .txt files")
     command.add_argument("--max-examples", type=int, metavar="N", help="only the first N (default: all)")
+    command.add_argument(
+        "--unseen", action="store_true", help="also judge without the danmaku that stand in the first corpus"
+    )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
+    command.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there, too")
 
     command = _command(
         commands,
@@ -139,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         "a run's model to a model directory",
         "export --workdir runs/mini --output models/mini",
     )
-    command.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of a run")
+    command.add_argument("--workdir", type=location, required=True, metavar="DIR", help="of a run")
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="the model directory to make")
     command.add_argument("--step", type=int, metavar="N", help="(default: the newest; 0: the untrained model)")
 
@@ -147,10 +184,19 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         _visualise,
         "a picture of words as models see them",
-        "visualise --model models/before --model models/after --output words.png",
+        "visualise --model models/before models/after --output words.html",
     )
-    _paths(command, "--model", "model directories or workdirs, a panel each", metavar="DIR")
-    command.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .png or .svg")
+    command.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="SOURCE",
+        help="a panel each: a model directory or workdir, a gateway's http://HOST:PORT, or a bert-as-service worker's "
+        "bert://HOST:PORT:PORT_OUT",
+    )
+    command.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .png, .svg or .html")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the ranks of the recipe's pairs there, too")
     command.add_argument("--words", type=Path, metavar="FILE", help="one a line (default: training/words.txt)")
     return parser
 
@@ -158,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
 def _command(
     commands: Any, run: Callable[[argparse.Namespace], int | None], what: str, example: str
 ) -> argparse.ArgumentParser:
-    name = run.__name__.removeprefix("_")
+    name = run.__name__.removeprefix("_").replace("_", "-")
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=what,
@@ -214,6 +260,7 @@ def _examples(arguments: argparse.Namespace) -> None:
         max_seq_length=arguments.max_seq_length,
         max_predictions_per_seq=arguments.max_predictions_per_seq,
         masked_lm_prob=arguments.masked_lm_prob,
+        masking=arguments.masking,
         short_seq_prob=arguments.short_seq_prob,
         dupe_factor=arguments.dupe_factor,
     )
@@ -230,22 +277,42 @@ def _examples(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     from training.config import read_config
+    from training.devices import open_strategy
     from training.train import train
 
-    config = read_config(arguments.config)
-    newest = train(config, arguments.workdir, arguments.examples or arguments.workdir / "examples")
+    config = read_config(arguments.config, arguments.set)
+    examples = arguments.examples or arguments.workdir / "examples"
+    newest = train(config, arguments.workdir, examples, strategy=open_strategy(arguments.tpu))
     finished = newest.name.endswith(f"-{config.num_train_steps}")
     print(f"{newest}: {'finished' if finished else 'stopped; the same command goes on from here'}")
     return 0 if finished else STOPPED
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from training.evaluate import evaluate, table, write_json
+def _tpu_check(arguments: argparse.Namespace) -> int:
+    from training.config import read_config
+    from training.tpu.check import tpu_check
 
-    rows = evaluate(arguments.model, arguments.corpus, max_examples=arguments.max_examples)
-    print(table(rows))
+    found = tpu_check(
+        read_config(arguments.config, arguments.set),
+        topology=arguments.topology,
+        vocab_size=arguments.vocab_size,
+        max_seq_length=arguments.max_seq_length,
+        max_predictions_per_seq=arguments.max_predictions_per_seq,
+    )
+    print(found)
+    return 0 if found.fits else DOES_NOT_FIT
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from training.evaluate import evaluate
+    from training.report import markdown, write_json, write_markdown
+
+    rows = evaluate(arguments.model, arguments.corpus, max_examples=arguments.max_examples, unseen=arguments.unseen)
+    print(markdown(rows), end="")
     if arguments.json:
         write_json(arguments.json, rows)
+    if arguments.markdown:
+        write_markdown(arguments.markdown, rows)
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -257,8 +324,8 @@ def _export(arguments: argparse.Namespace) -> None:
 def _visualise(arguments: argparse.Namespace) -> None:
     from training.visualise import WORDS, visualise
 
-    visualise(arguments.model, arguments.output, words=arguments.words or WORDS)
-    print(arguments.output)
+    readings = visualise(arguments.model, arguments.output, words=arguments.words or WORDS, ranks=arguments.json)
+    print(f"{arguments.output}\n\n{readings}" if readings else arguments.output, end="" if readings else "\n")
 
 
 def _print_report(report: Mapping[str, object], prefix: str = "") -> None:
@@ -269,6 +336,8 @@ def _print_report(report: Mapping[str, object], prefix: str = "") -> None:
             print(f"{name}: {', '.join(f'{item} {count:,}' for item, count in value.items()) or 'none'}")
         elif isinstance(value, Mapping):
             _print_report(value, f"{name}, ")
+        elif isinstance(value, list):
+            print(f"{name}: {len(value):,}")
         else:
             print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
 

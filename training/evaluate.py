@@ -11,24 +11,24 @@ corpus.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from service.model_directory import ModelDirectory, open_model_directory
-from training.clean import Sieve, clean, write_document
-from training.corpus import read_text
+from training.clean import SPLITS, Sieve, clean, write_document
+from training.corpus import kept_counts, read_text, text_files
 from training.examples import ExampleSettings, make_shards
-from training.files import replacing, write_text
+from training.files import replacing
 from training.losses import METRICS, Features, losses
 from training.model import variable_shapes
+from training.overlap import Overlap, distinct_lines, overlap, write_unseen
 from training.progress import Progress
 from training.readers import plain_text, reader_of
 from training.records import evaluation_batches
@@ -36,6 +36,7 @@ from training.records import evaluation_batches
 SEED = 20190531  # never changed: numbers of different days and models must be comparable
 LINES_PER_SHARD = 100_000
 BATCH_SIZE = 64
+MIN_CLUSTERS = 8  # batches from which a standard error is worth telling
 Z_95 = 1.959963984540054  # the normal quantile of 0.975
 
 
@@ -46,14 +47,17 @@ class Evaluation:
     model: str
     checkpoint: str
     corpus: str
+    unseen_only: bool  # without the danmaku that stand in the first corpus
     masked_lm_accuracy: float
     masked_lm_accuracy_low: float
     masked_lm_accuracy_high: float
     masked_lm_loss: float
+    masked_lm_loss_standard_error: float | None  # None: too few examples to tell
     next_sentence_accuracy: float
     next_sentence_accuracy_low: float
     next_sentence_accuracy_high: float
     next_sentence_loss: float
+    next_sentence_loss_standard_error: float | None
     examples: int
     predictions: int  # masked tokens
     commonest_token: str
@@ -63,37 +67,79 @@ class Evaluation:
     vocab_size: int
     max_seq_length: int
     seed: int = SEED
+    overlap: Overlap | None = None  # with the first corpus
 
 
-def evaluate(models: list[Path], corpora: list[Path], *, max_examples: int | None = None) -> list[Evaluation]:
-    """Every model (a directory) on every corpus (a folder of CSV files, or a cleaned .txt), in this order.
+@dataclass(frozen=True)
+class Corpus:
+    """What one vocabulary can spell of a corpus, as text."""
 
-    `max_examples` takes the first of the shuffled examples: those of the documents that come first in the
-    corpus.
+    name: str
+    texts: Path
+    overlap: Overlap | None = None
+    unseen_only: bool = False
+
+
+def evaluate(
+    models: list[Path], corpora: list[Path], *, max_examples: int | None = None, unseen: bool = False
+) -> list[Evaluation]:
+    """Every model (a directory) on every corpus, in this order.
+
+    A corpus is a folder of recorded danmaku, a cleaned .txt, or the folder that `clean` wrote, which stands for its
+    two splits. Those after the first are compared with the first, danmaku by danmaku; with `unseen` they are judged
+    once more without what stands in it. `max_examples` takes the first of the shuffled examples: those of the
+    documents that come first in the corpus.
     """
     if max_examples is not None and max_examples < 1:
         raise ValueError(f"max_examples is {max_examples}; it must be at least 1")
     tf.config.experimental.enable_op_determinism()
     rows = []
-    for directory in models:
-        opened = open_model_directory(directory, variable_shapes)
-        for corpus in corpora:
-            with tempfile.TemporaryDirectory(prefix="danmaku-evaluate-") as work:
-                texts = cleaned(corpus, directory / "vocab.txt", opened, Path(work))
-                rows.append(_evaluate(opened, str(directory), str(corpus), texts, max_examples))
+    spelled: dict[tuple[str, ...], list[Corpus]] = {}  # by vocabulary: models often share one
+    with tempfile.TemporaryDirectory(prefix="danmaku-evaluate-") as work:
+        for directory in models:
+            opened = open_model_directory(directory, variable_shapes)
+            vocabulary = tuple(opened.tokenizer.vocab)
+            if vocabulary not in spelled:
+                folder = Path(work, str(len(spelled)))
+                spelled[vocabulary] = _spelled(corpora, directory / "vocab.txt", opened, folder, unseen)
+            rows += [_evaluate(opened, str(directory), corpus, max_examples) for corpus in spelled[vocabulary]]
     return rows
 
 
-def cleaned(corpus: Path, vocab: Path, opened: ModelDirectory, work: Path) -> Path:
-    """What the model's vocabulary can spell of the corpus, as text under `work`: all documents, no split."""
-    if not corpus.exists():
-        raise FileNotFoundError(f"{corpus} does not exist")
-    if corpus.is_dir() or reader_of(corpus) is not plain_text.READER:
-        clean([corpus], work, vocab=vocab, heldout=0)
-        return work / "train.txt"
+def splits(corpus: Path) -> list[tuple[str, list[Path]]]:
+    """The two splits of a folder that `clean` wrote, or any other corpus alone: a name and its files."""
+    if not any(corpus.glob("report*.json")):
+        return [(str(corpus), [corpus])]
+    whole = [split for split in SPLITS if kept_counts(corpus, split).get("lines")]
+    return [(str(corpus / f"{split}.txt"), text_files(corpus, split)) for split in whole]
+
+
+def _spelled(corpora: list[Path], vocab: Path, opened: ModelDirectory, folder: Path, unseen: bool) -> list[Corpus]:
+    found: list[Corpus] = []
+    seen = None  # the danmaku of the first corpus
+    for name, paths in [split for corpus in corpora for split in splits(corpus)]:
+        work = folder / str(len(found))
+        work.mkdir(parents=True)
+        texts = cleaned(paths, vocab, opened, work)
+        found.append(Corpus(name, texts, None if seen is None else overlap(texts, seen, found[0].name)))
+        if seen is None:
+            seen = distinct_lines(texts)
+        elif unseen and write_unseen(texts, seen, work / "unseen.txt"):
+            found.append(Corpus(name, work / "unseen.txt", unseen_only=True))
+    return found
+
+
+def cleaned(paths: list[Path], vocab: Path, opened: ModelDirectory, work: Path) -> Path:
+    """What the model's vocabulary can spell of a corpus, as text under `work`: all documents, no split."""
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+        if path.is_dir() or reader_of(path) is not plain_text.READER:
+            clean(paths, work, vocab=vocab, heldout=0)
+            return work / "train.txt"
     sieve = Sieve(opened.tokenizer)
     with replacing(work / "train.txt") as file:
-        for document in read_text(corpus):
+        for document in read_text(paths):
             lines, _ = sieve.lines(document.lines)
             if lines:
                 write_document(file, lines)
@@ -112,86 +158,74 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def weighted_means(batches: Iterator[Features], run: Callable[[Features], dict[str, tf.Tensor]]) -> dict[str, float]:
-    """METRICS over all batches: masked_lm_* a mean over all masked tokens, next_sentence_* over all examples.
+def weighted_means(
+    batches: Iterator[Features], run: Callable[[Features], dict[str, tf.Tensor]]
+) -> tuple[dict[str, float], dict[str, float | None]]:
+    """METRICS over all batches, and their standard errors.
 
-    A batch weighs as much as it has of either, so the result does not depend on how examples fall into
-    batches.
+    masked_lm_* is a mean over all masked tokens, next_sentence_* over all examples: a batch weighs as much as it
+    has of either, so the result does not depend on how examples fall into batches. The error is that of a mean of
+    clusters, the batches (W. G. Cochran, Sampling Techniques, 3rd edition, section 2.11), so tokens of one example
+    need not be independent; None where there are too few batches to tell.
     """
-    sums, weights = dict.fromkeys(METRICS, 0.0), dict.fromkeys(METRICS, 0.0)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in METRICS}  # (number, weight) of every batch
     for features in batches:
         numbers = {name: float(value) for name, value in run(features).items()}
         for name in METRICS:
             weight = numbers["predictions"] if name.startswith("masked_lm") else len(features["input_ids"])
-            sums[name] += numbers[name] * weight
-            weights[name] += weight
-    return {name: sums[name] / weights[name] for name in METRICS}
+            found[name].append((numbers[name], weight))
+    means = {name: sum(x * w for x, w in pairs) / sum(w for _, w in pairs) for name, pairs in found.items()}
+    return means, {name: _standard_error(pairs, means[name]) for name, pairs in found.items()}
 
 
-def table(rows: list[Evaluation]) -> str:
-    """The rows as aligned text, accuracies with intervals; below them what knowing nothing would get."""
-    lines: list[tuple[str, ...]] = [("model", "corpus", *METRICS, "examples", "predictions")]
-    baselines = []
-    for row in rows:
-        values = asdict(row)
-        numbers = [f"{values[name]:.4f}{_interval(values, name)}" for name in METRICS]
-        lines.append((row.model, row.corpus, *numbers, f"{row.examples:,}", f"{row.predictions:,}"))
-        baselines.append(
-            f"{row.corpus}, {row.vocab_size:,} tokens of vocabulary: "
-            f"always answering {row.commonest_token!r} has "
-            f"a masked_lm_accuracy of {row.commonest_token_share:.4f}, "
-            f"always {row.commonest_next_sentence_label} "
-            f"a next_sentence_accuracy of {row.commonest_next_sentence_share:.4f}"
-        )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, "", *dict.fromkeys(baselines)])
+def _standard_error(pairs: list[tuple[float, float]], mean: float) -> float | None:
+    if (n := len(pairs)) < MIN_CLUSTERS:
+        return None
+    squares = sum((w * (x - mean)) ** 2 for x, w in pairs)
+    return math.sqrt(squares * n / (n - 1)) / sum(w for _, w in pairs)
 
 
-def write_json(path: Path, rows: list[Evaluation]) -> None:
-    """The rows as a JSON list, one object with all numbers each; the file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=2) + "\n")
-
-
-def _evaluate(opened: ModelDirectory, name: str, corpus: str, texts: Path, max_examples: int | None) -> Evaluation:
+def _evaluate(opened: ModelDirectory, name: str, corpus: Corpus, max_examples: int | None) -> Evaluation:
     settings = ExampleSettings(max_seq_length=min(64, opened.config.max_position_embeddings))
     tokens = np.zeros(opened.config.vocab_size, np.int64)
     labels = np.zeros(2, np.int64)
-    for features in _shards(texts, opened, settings, max_examples):
+    for features in _shards(corpus.texts, opened, settings, max_examples):
         masked = features["masked_lm_ids"][features["masked_lm_weights"] > 0]
         tokens += np.bincount(masked, minlength=len(tokens))
         labels += np.bincount(features["next_sentence_labels"][:, 0], minlength=2)
     examples, predictions = int(labels.sum()), int(tokens.sum())
     if not examples:
-        raise ValueError(f"{corpus} has no danmaku that the vocabulary of {name} can spell")
+        raise ValueError(f"{corpus.name} has no danmaku that the vocabulary of {name} can spell")
 
-    progress = Progress(f"evaluate {opened.name} on {Path(corpus).name}", examples, "examples")
+    progress = Progress(f"evaluate {opened.name} on {Path(corpus.name).name}", examples, "examples")
     run = _compile(opened, features)
 
     def batches() -> Iterator[Features]:
         done = 0
-        for features in _shards(texts, opened, settings, max_examples):
+        for features in _shards(corpus.texts, opened, settings, max_examples):
             for batch in evaluation_batches(features, BATCH_SIZE):
                 yield batch
                 done += len(batch["input_ids"])
                 progress.update(done)
 
-    means = weighted_means(batches(), run)
+    means, errors = weighted_means(batches(), run)
     masked_lm = wilson_interval(means["masked_lm_accuracy"], predictions)
     next_sentence = wilson_interval(means["next_sentence_accuracy"], examples)
     return Evaluation(
         model=name,
         checkpoint=opened.checkpoint,
-        corpus=corpus,
+        corpus=corpus.name,
+        unseen_only=corpus.unseen_only,
         masked_lm_accuracy=means["masked_lm_accuracy"],
         masked_lm_accuracy_low=masked_lm[0],
         masked_lm_accuracy_high=masked_lm[1],
         masked_lm_loss=means["masked_lm_loss"],
+        masked_lm_loss_standard_error=errors["masked_lm_loss"],
         next_sentence_accuracy=means["next_sentence_accuracy"],
         next_sentence_accuracy_low=next_sentence[0],
         next_sentence_accuracy_high=next_sentence[1],
         next_sentence_loss=means["next_sentence_loss"],
+        next_sentence_loss_standard_error=errors["next_sentence_loss"],
         examples=examples,
         predictions=predictions,
         commonest_token=opened.tokenizer.vocab[int(tokens.argmax())],
@@ -200,6 +234,7 @@ def _evaluate(opened: ModelDirectory, name: str, corpus: str, texts: Path, max_e
         commonest_next_sentence_share=float(labels.max() / examples),
         vocab_size=opened.config.vocab_size,
         max_seq_length=settings.max_seq_length,
+        overlap=corpus.overlap,
     )
 
 
@@ -219,9 +254,3 @@ def _shards(
         left -= len(features["input_ids"])
         if left <= 0:
             return
-
-
-def _interval(values: dict[str, float], name: str) -> str:
-    if f"{name}_low" not in values:
-        return ""
-    return f" [{values[f'{name}_low']:.4f}, {values[f'{name}_high']:.4f}]"

@@ -2,7 +2,8 @@
 
 Pure functions of (token ids, settings, random generator), without TensorFlow. `make_shards` streams the
 cleaned text: the documents of two shards are all it ever holds, and a shard depends only on its documents,
-the seed and its number.
+the seed and its number. Masks are put in where the example is made (`static`), and may be put in anew whenever it
+is read (training/masking.py).
 
 An example is `[CLS] A [SEP] B [SEP]`, where A and B are each one or more consecutive danmaku. Half of the
 time B is what follows A; else B is from another document, and what should have followed opens the next
@@ -13,14 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from service.tokenizer import Tokenizer
 from training.corpus import Document, read_text
+from training.masking import masked
+from training.words import CONTINUES, lines_with_words
 
-Line = list[int]  # the ids of one danmaku
+Line = list[int]  # the ids of one danmaku; for whole-word masking with the flag CONTINUES inside words
+MASKING = ("char", "wwm", "span")
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class ExampleSettings:
     max_seq_length: int = 64  # 96 % of danmaku have 20 characters or fewer
     max_predictions_per_seq: int = 10
     masked_lm_prob: float = 0.15
+    masking: str = "char"  # what is masked as a whole: a token, a word ("wwm"), or up to three tokens ("span")
     short_seq_prob: float = 0.1  # some short examples: what is served is one danmaku
     dupe_factor: int = 1  # how many times the corpus is read, with other masks and partners each time
 
@@ -39,6 +45,8 @@ class ExampleSettings:
         for name in ("max_predictions_per_seq", "dupe_factor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.masking not in MASKING:
+            raise ValueError(f"masking is {self.masking!r}; it must be one of {', '.join(MASKING)}")
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ def make_examples(
 
     input_ids, input_mask, segment_ids [n, max_seq_length]; masked_lm_positions, masked_lm_ids,
     masked_lm_weights [n, max_predictions_per_seq]; next_sentence_labels [n, 1], where 1 means that B is from
-    another document.
+    another document. For whole-word masking also word_starts [n, max_seq_length], which BERT's own code ignores.
     """
     pairs = [pair for _ in range(settings.dupe_factor) for pair in sentence_pairs(documents, settings, rng)]
     rng.shuffle(pairs)
@@ -142,17 +150,25 @@ def make_examples(
     features["masked_lm_weights"] = np.zeros((n, p), np.float32)
     features["next_sentence_labels"] = np.zeros((n, 1), np.int32)
     features["input_ids"][:] = vocabulary.pad_id
+    if settings.masking == "wwm":
+        features["word_starts"] = np.zeros((n, t), np.int32)
     for row, (a, b, is_random_next) in enumerate(pairs):
         tokens = [vocabulary.cls_id, *a, vocabulary.sep_id, *b, vocabulary.sep_id]
-        masked, positions, ids = mask(tokens, settings, vocabulary, rng)
-        features["input_ids"][row, : len(tokens)] = masked
         features["input_mask"][row, : len(tokens)] = 1
         features["segment_ids"][row, len(a) + 2 : len(tokens)] = 1
-        features["masked_lm_positions"][row, : len(ids)] = positions
-        features["masked_lm_ids"][row, : len(ids)] = ids
-        features["masked_lm_weights"][row, : len(ids)] = 1.0
         features["next_sentence_labels"][row] = is_random_next
-    return features
+        if settings.masking == "wwm":
+            features["word_starts"][row, : len(tokens)] = [not token & CONTINUES for token in tokens]
+            tokens = [token & ~CONTINUES for token in tokens]
+        if settings.masking == "char":
+            tokens, positions, ids = mask(tokens, settings, vocabulary, rng)
+            features["masked_lm_positions"][row, : len(ids)] = positions
+            features["masked_lm_ids"][row, : len(ids)] = ids
+            features["masked_lm_weights"][row, : len(ids)] = 1.0
+        features["input_ids"][row, : len(tokens)] = tokens
+    if settings.masking == "char":  # done, with the very draws that evaluation's frozen masks are made of
+        return features
+    return masked(features, settings, vocabulary, rng.integers(2**64, size=n, dtype=np.uint64))
 
 
 def make_shards(
@@ -161,7 +177,8 @@ def make_shards(
     """The examples of a cleaned text, shard by shard: a function of (documents, settings, seed, number)."""
     vocabulary = Vocabulary.of(tokenizer)
     for number, documents in enumerate(group(read_text(texts), lines_per_shard)):
-        ids = [tokenizer.ids(document.lines) for document in documents]
+        of_lines = partial(lines_with_words, tokenizer) if settings.masking == "wwm" else tokenizer.ids
+        ids = [of_lines(document.lines) for document in documents]
         yield make_examples(ids, settings, vocabulary, np.random.default_rng([seed, number]))
 
 

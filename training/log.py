@@ -1,17 +1,17 @@
 """train_log.jsonl: what a run has passed through, a row every `log_steps` steps, means over those steps.
 
 A run that is started again goes back to its checkpoint, so the rows past it are dropped and written again:
-the file reads as if nothing had happened.
+the file reads as if nothing had happened. TensorBoard gets the same rows.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 
 from training.files import write_text
+from training.summaries import Summaries
 
 
 class TrainingLog:
@@ -19,26 +19,28 @@ class TrainingLog:
 
     def __init__(self, path: Path, step: int, log_steps: int) -> None:
         self._path, self._log_steps = path, log_steps
+        self._summaries = Summaries(path.parent, step)
         rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         write_text(path, "".join(row for row in rows if _step_of(row) <= step))
         self._sums: dict[str, float] = {}
-        self._steps, self._tokens, self._tokens_per_s = 0, 0, 0.0
-        self._since = time.monotonic()
+        self._steps, self._tokens, self._seconds = 0, 0, 0.0
+        self._tokens_per_s = 0.0
 
-    def add(self, step: int, metrics: dict[str, float], *, tokens: int) -> float:
-        """Takes one step's metrics; returns the rate of the last row, tokens/s."""
+    def add(self, step: int, metrics: dict[str, float], *, tokens: int, seconds: float) -> float:
+        """Takes one step's metrics and time; returns the rate of the last row, tokens/s."""
         self._sums = {name: self._sums.get(name, 0.0) + value for name, value in metrics.items()}
         self._steps += 1
         self._tokens += tokens
-        elapsed = time.monotonic() - self._since
+        self._seconds += seconds
         if step % self._log_steps:
-            return self._tokens_per_s or self._tokens / elapsed
-        self._tokens_per_s = self._tokens / elapsed
+            return self._tokens_per_s or self._tokens / self._seconds
+        self._tokens_per_s = self._tokens / self._seconds
         means = {name: total / self._steps for name, total in self._sums.items()}
         row = {"step": step, **means, "tokens_per_s": round(self._tokens_per_s)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self._sums, self._steps, self._tokens, self._since = {}, 0, 0, time.monotonic()
+        self._summaries.add(step, {**means, "tokens_per_s": self._tokens_per_s})
+        self._sums, self._steps, self._tokens, self._seconds = {}, 0, 0, 0.0
         return self._tokens_per_s
 
 

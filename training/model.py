@@ -73,11 +73,11 @@ def encode(
     """
     dropout = _Dropout(dropout_seed)
     length = input_ids.shape[1]
-    if length is not None and length > config.max_position_embeddings:
+    if length > config.max_position_embeddings:
         raise ValueError(f"{length} tokens, but the model has {config.max_position_embeddings} positions")
     x = tf.gather(params["bert/embeddings/word_embeddings"], input_ids)  # [b, t, h]
     x += tf.gather(params["bert/embeddings/token_type_embeddings"], segment_ids)
-    x += params["bert/embeddings/position_embeddings"][: tf.shape(input_ids)[1]]  # [t, h]
+    x += params["bert/embeddings/position_embeddings"][:length]  # [t, h]
     x = dropout(_layer_norm(params, "bert/embeddings", x), config.hidden_dropout_prob)
     bias = (1.0 - tf.cast(input_mask, x.dtype))[:, None, None, :] * MASKED_SCORE  # [b, 1, 1, t]
     outputs = [x]
@@ -132,7 +132,7 @@ def _self_attention(
     params: Params, config: BertConfig, scope: str, x: tf.Tensor, bias: tf.Tensor, dropout: _Dropout
 ) -> tf.Tensor:
     heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    batch, length = tf.shape(x)[0], tf.shape(x)[1]
+    batch, length = _sizes(x)[:2]
 
     def heads_of(name: str) -> tf.Tensor:
         projected = _dense(params, f"{scope}/{name}", x)
@@ -156,7 +156,12 @@ def _product(x: tf.Tensor, kernel: tf.Tensor, *, transpose: bool = False) -> tf.
     inputs, outputs = reversed(kernel.shape) if transpose else kernel.shape
     flat = tf.cast(tf.reshape(x, [-1, inputs]), kernel.dtype)
     product = tf.cast(tf.matmul(flat, kernel, transpose_b=transpose), x.dtype)
-    return tf.reshape(product, tf.concat([tf.shape(x)[:-1], [outputs]], axis=0))
+    return tf.reshape(product, [*_sizes(x)[:-1], outputs])
+
+
+def _sizes(x: tf.Tensor) -> list[Any]:
+    """The size along each axis: a number where it is known, so that a compiler finds every shape static."""
+    return [tf.shape(x)[axis] if size is None else size for axis, size in enumerate(x.shape)]
 
 
 def _layer_norm(params: Params, scope: str, x: tf.Tensor) -> tf.Tensor:

@@ -1,15 +1,28 @@
-"""Adam with decoupled weight decay as google-research/bert uses it, and its learning-rate schedule.
+"""What a gradient does to the weights: pure functions from (weights, moments, gradients) to the next ones.
 
-It differs from the textbook (and from `tf.keras`): no bias correction, epsilon 1e-6, decay of everything but
-biases and LayerNorm, gradients clipped to a global norm of 1. The published recipes depend on these details.
+`adamw` is Adam as google-research/bert uses it. It differs from the textbook (and from `tf.keras`): no bias
+correction, epsilon 1e-6, decay of everything but biases and LayerNorm, gradients clipped to a global norm of 1.
+The published recipes depend on these details. `lamb` is for batches of tens of thousands, where one rate no
+longer suits all layers.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import tensorflow as tf
+
+Tensors = dict[str, tf.Tensor]
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-6
 MAX_GRADIENT_NORM = 1.0
+
+
+class Moments(NamedTuple):
+    """Running means of the gradients and of their squares, keyed as the weights are."""
+
+    m: Tensors
+    v: Tensors
 
 
 def learning_rate(step: tf.Tensor, peak: float, num_warmup_steps: int, num_train_steps: int) -> tf.Tensor:
@@ -20,29 +33,59 @@ def learning_rate(step: tf.Tensor, peak: float, num_warmup_steps: int, num_train
     return peak * tf.where(step < num_warmup_steps, warm, tf.maximum(decayed, 0.0))
 
 
-class AdamW:
-    """Moments `m` and `v` are keyed by the variables' names, for the training state to be saved."""
+def clip(gradients: Tensors) -> tuple[Tensors, tf.Tensor]:
+    """The gradients, all scaled by one factor so that their norm is at most 1; and the norm before."""
+    clipped, norm = tf.clip_by_global_norm(list(gradients.values()), MAX_GRADIENT_NORM)
+    return dict(zip(gradients, clipped, strict=True)), norm
 
-    def __init__(self, variables: dict[str, tf.Variable], weight_decay_rate: float) -> None:
-        self._variables = variables
-        self._weight_decay_rate = weight_decay_rate
-        self.m = {name: tf.Variable(tf.zeros_like(variable)) for name, variable in variables.items()}
-        self.v = {name: tf.Variable(tf.zeros_like(variable)) for name, variable in variables.items()}
 
-    def apply(self, gradients: dict[str, tf.Tensor], rate: tf.Tensor) -> tf.Tensor:
-        """Updates every variable in place and returns the gradients' norm before clipping."""
-        clipped, norm = tf.clip_by_global_norm(list(gradients.values()), MAX_GRADIENT_NORM)
-        for name, gradient in zip(gradients, clipped, strict=True):
-            variable = self._variables[name]
-            m = self.m[name].assign(BETA_1 * self.m[name] + (1 - BETA_1) * gradient)
-            v = self.v[name].assign(BETA_2 * self.v[name] + (1 - BETA_2) * gradient * gradient)
-            update = m / (tf.sqrt(v) + EPSILON)
-            if decays(name):
-                update += self._weight_decay_rate * variable
-            variable.assign_sub(rate * update)
-        return norm
+def adamw(
+    params: Tensors, moments: Moments, gradients: Tensors, rate: tf.Tensor, step: tf.Tensor, weight_decay_rate: float
+) -> tuple[Tensors, Moments]:
+    """google-research/bert, optimization.py. It takes no notice of the step."""
+    moments = _moved(moments, gradients)
+    new = {}
+    for name, value in params.items():
+        update = moments.m[name] / (tf.sqrt(moments.v[name]) + EPSILON)
+        if decays(name):
+            update += weight_decay_rate * value
+        new[name] = value - rate * update
+    return new, moments
+
+
+def lamb(
+    params: Tensors, moments: Moments, gradients: Tensors, rate: tf.Tensor, step: tf.Tensor, weight_decay_rate: float
+) -> tuple[Tensors, Moments]:
+    """arXiv 1904.00962, algorithm 2: Adam's update of a variable, scaled to the variable's own norm.
+
+    With bias correction, for which `step` counts from 0. What does not decay is not scaled either, as in the
+    authors' code.
+    """
+    moments = _moved(moments, gradients)
+    count = tf.cast(step + 1, tf.float32)
+    correction_m, correction_v = 1.0 - BETA_1**count, 1.0 - BETA_2**count
+    new = {}
+    for name, value in params.items():
+        update = moments.m[name] / correction_m / (tf.sqrt(moments.v[name] / correction_v) + EPSILON)
+        if decays(name):
+            update += weight_decay_rate * value
+            norm, update_norm = tf.norm(value), tf.norm(update)
+            # A variable of zeros has no norm to keep to.
+            whole = tf.logical_and(norm > 0.0, update_norm > 0.0)
+            update *= tf.where(whole, tf.math.divide_no_nan(norm, update_norm), 1.0)
+        new[name] = value - rate * update
+    return new, moments
+
+
+OPTIMIZERS = {"adamw": adamw, "lamb": lamb}
 
 
 def decays(name: str) -> bool:
     """Whether weight decay touches the variable of this name."""
     return "LayerNorm" not in name and not name.endswith("bias")
+
+
+def _moved(moments: Moments, gradients: Tensors) -> Moments:
+    m = {name: BETA_1 * moments.m[name] + (1 - BETA_1) * gradient for name, gradient in gradients.items()}
+    v = {name: BETA_2 * moments.v[name] + (1 - BETA_2) * gradient * gradient for name, gradient in gradients.items()}
+    return Moments(m, v)

@@ -15,7 +15,7 @@ import yaml
 from training.cli import main
 
 REPOSITORY = Path(__file__).parents[2]
-COMMANDS = ("clean", "examples", "train", "evaluate", "export", "visualise")
+COMMANDS = ("clean", "examples", "train", "evaluate", "export", "visualise", "tpu-check")
 
 
 def python(program: str, *path: Path) -> subprocess.CompletedProcess[str]:
@@ -91,16 +91,22 @@ def test_the_whole_way_from_danmaku_to_a_picture(
     made = command(f"examples --input {corpus} --output {run / 'examples'} --max-seq-length 32")
     assert any(re.fullmatch(r"examples, train: \d+", line) for line in made)
     assert "settings, max seq length: 32" in made
-    trained = command(f"train {tiny_toml} --workdir {run}")
+    trained = command(f"train {tiny_toml} --workdir {run} --set steps_per_loop=4 --set model.initializer_range=0.03")
+    settings = json.loads((run / "run.json").read_text(encoding="utf-8"))["config"]
+    assert (settings["steps_per_loop"], settings["model"]["initializer_range"]) == (4, 0.03)
     assert trained == [f"{run / 'model.ckpt-20'}: finished"]
     command(f"export --workdir {run} --output {tmp_path / 'before'} --step 0")
     exported = command(f"export --workdir {run} --output {tmp_path / 'after'}")
     assert exported == [str(tmp_path / "after/model.ckpt-20")]
     models = f"--model {tmp_path / 'before'} --model {tmp_path / 'after'}"
     numbers = tmp_path / "numbers.json"
-    printed = command(f"evaluate {models} --corpus {corpus / 'heldout.txt'} --json {numbers} --max-examples 20")
-    assert printed[0].split()[:2] == ["model", "corpus"] and len(printed) == 5
-    assert [row["examples"] for row in json.loads(numbers.read_text(encoding="utf-8"))] == [20, 20]
+    options = f"--json {numbers} --markdown {tmp_path / 'numbers.md'} --max-examples 20"
+    printed = command(f"evaluate {models} --corpus {corpus} {options}")
+    assert [line.split("|")[1].strip() for line in printed[2:6]] == [
+        f"{model}, {split} set" for model in ("before", "after") for split in ("training", "held-out")
+    ]
+    assert (tmp_path / "numbers.md").read_text(encoding="utf-8").splitlines() == printed
+    assert [row["examples"] for row in json.loads(numbers.read_text(encoding="utf-8"))] == [20] * 4
 
 
 @pytest.mark.parametrize(
@@ -116,13 +122,15 @@ def test_the_whole_way_from_danmaku_to_a_picture(
         ("examples --input nowhere --output out --max-seq-length 3", "max_seq_length is 3"),
         ("train missing.toml --workdir run", "missing.toml"),
         ("train wrong.toml --workdir run", "wrong.toml: unknown setting steps"),
+        ("train good.toml --workdir run --set steps=3", "--set steps=3: unknown setting steps"),
+        ("train good.toml --workdir run --tpu", "no TPU 'local' was found; leave out --tpu to run on GPU or CPU"),
         (
             "train good.toml --workdir run",
             "no examples.json in run/examples: make it with `danmaku-train examples`",
         ),
         ("evaluate --model nowhere --corpus .", "nowhere is not a directory"),
         ("export --workdir nowhere --output out", "nowhere holds no checkpoint"),
-        ("visualise --model nowhere --output words.jpg", "neither .png nor .svg"),
+        ("visualise --model nowhere --output words.jpg", "ends in none of .png, .svg, .html"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(

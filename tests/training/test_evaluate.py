@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from dataclasses import asdict, replace
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +15,22 @@ import tensorflow as tf
 
 from service.model_directory import open_model_directory
 from service.tokenizer import Tokenizer
+from training.clean import clean
+from training.corpus import Shard
 from training.evaluate import (
     SEED,
     Evaluation,
     cleaned,
     evaluate,
-    table,
     weighted_means,
     wilson_interval,
-    write_json,
 )
 from training.examples import ExampleSettings, make_shards
 from training.losses import METRICS, losses
 from training.model import variable_shapes
+from training.report import markdown, write_json
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +102,20 @@ def test_the_numbers_are_those_of_all_examples_in_one_batch(
     assert row.commonest_next_sentence_label == int(ones > 0.5)
 
 
+def test_the_questions_are_frozen(danmaku: Path, tmp_path: Path) -> None:
+    """The masks, partners and order that published numbers were measured with: a change of them is a mistake."""
+    vocab = REPOSITORY / "models/danmaku-bert-mini/vocab.txt"
+    clean([danmaku], tmp_path, vocab=vocab, heldout=0)
+    shards = make_shards(
+        tmp_path / "train.txt", Tokenizer.from_file(vocab), ExampleSettings(), seed=SEED, lines_per_shard=100_000
+    )
+    digest = blake2b(digest_size=8)
+    for features in shards:
+        for name in sorted(features):
+            digest.update(features[name].tobytes())
+    assert digest.hexdigest() == "59d3a860a2c093a8"
+
+
 def test_batches_weigh_as_much_as_they_hold() -> None:
     """Masked-LM numbers by masked tokens, next-sentence numbers by examples."""
     answers = iter(
@@ -107,7 +127,8 @@ def test_batches_weigh_as_much_as_they_hold() -> None:
         ]
     )
     batches = iter([{"input_ids": np.zeros((1, 4))}, {"input_ids": np.zeros((3, 4))}])
-    assert weighted_means(batches, lambda batch: next(answers)) == pytest.approx(
+    means, errors = weighted_means(batches, lambda batch: next(answers))
+    assert means == pytest.approx(
         {
             "masked_lm_accuracy": 0.75,
             "masked_lm_loss": 3.0,
@@ -115,6 +136,7 @@ def test_batches_weigh_as_much_as_they_hold() -> None:
             "next_sentence_loss": 0.8,
         }
     )
+    assert set(errors.values()) == {None}  # of two batches
 
 
 @pytest.mark.parametrize(
@@ -136,21 +158,80 @@ def test_a_limit_takes_the_first_examples(models: tuple[Path, Path], danmaku: Pa
         evaluate([models[0]], [danmaku], max_examples=0)
 
 
-def test_the_table_has_every_number_and_each_baseline_once(rows: list[Evaluation]) -> None:
-    """Four rows of two models, two baselines of two corpora."""
-    lines = table(rows).splitlines()
-    for column in ("model", "corpus", *METRICS, "examples", "predictions"):
-        assert column in lines[0].split()
-    assert f"{rows[0].masked_lm_accuracy:.4f} [{rows[0].masked_lm_accuracy_low:.4f}, " in lines[1]
-    assert lines[5] == "" and len(lines) == 8
-    assert repr(rows[0].commonest_token) in lines[6]
+def test_the_standard_error_is_what_other_samples_show() -> None:
+    """Of losses that vary from batch to batch, as many samples of 200 batches spread."""
+    rng = np.random.default_rng(0)
+
+    def sample() -> tuple[float, float]:
+        losses_, predictions = 3 + 0.5 * rng.standard_normal(200), rng.integers(400, 600, 200)
+        answers = iter(
+            {"masked_lm_accuracy": 0.5, "masked_lm_loss": loss, "predictions": count}
+            | {"next_sentence_accuracy": 0.5, "next_sentence_loss": 0.7}
+            for loss, count in zip(losses_, predictions, strict=True)
+        )
+        means, errors = weighted_means(iter([{"input_ids": np.zeros((64, 4))}] * 200), lambda batch: next(answers))
+        assert errors["next_sentence_loss"] == pytest.approx(0, abs=1e-12)
+        return means["masked_lm_loss"], errors["masked_lm_loss"] or 0.0
+
+    means, errors = np.array([sample() for _ in range(300)]).T
+    assert means.std() == pytest.approx(errors.mean(), rel=0.15)
+
+
+def test_the_table_has_a_row_per_model_and_corpus(rows: list[Evaluation]) -> None:
+    """As aligned Markdown, accuracies with intervals; each note below it once."""
+    lines = markdown(rows).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[:6]]
+    assert len({len(line) for line in lines[:6]}) == 1 and {len(row) for row in cells} == {7}
+    assert cells[0] == ["", *METRICS, "examples", "masked tokens"]
+    assert [row[0] for row in cells[2:]] == [
+        f"{model}, {corpus}" for model in ("before", "after") for corpus in (rows[0].corpus, "held-out set")
+    ]
+    assert cells[2][1].startswith(f"{rows[0].masked_lm_accuracy:.4f} [{rows[0].masked_lm_accuracy_low:.4f}, ")
+    assert lines[6] == "" and all(line.startswith("* ") for line in lines[7:])
+    assert len(lines) == 7 + 1 + 2 + 1  # what was asked, a baseline per corpus, the overlap of the second
+    assert repr(rows[0].commonest_token) in lines[8]
+
+
+def test_a_table_of_models_with_different_vocabularies_says_so(rows: list[Evaluation]) -> None:
+    """Their numbers do not compare."""
+    other = replace(rows[1], vocab_size=400)
+    assert "asked different questions" in markdown([rows[0], other])
+    assert "asked the same questions" in markdown(rows)
+
+
+def test_the_folder_that_clean_wrote_stands_for_its_two_splits(
+    models: tuple[Path, Path], corpus: Path, tmp_path: Path
+) -> None:
+    """The training set comes first, so the held-out set is compared with it; on request it is judged without, too."""
+    lines = (corpus / "train.txt").read_text(encoding="utf-8").split("\n")
+    folder = shutil.copytree(corpus, tmp_path / "corpus")
+    with (folder / "heldout.txt").open("a", encoding="utf-8") as file:
+        file.writelines(f"{line}{line[::-1]}\n\n" for line in lines[:40] if line)
+    found = evaluate([models[1]], [folder], max_examples=8, unseen=True)
+    assert [row.corpus for row in found] == [str(folder / f"{split}.txt") for split in ("train", "heldout", "heldout")]
+    assert [row.unseen_only for row in found] == [False, False, True]
+    assert [row.overlap is not None for row in found] == [False, True, False]
+    assert "| after, held-out set, unseen danmaku only |" in markdown(found)
+
+
+def test_a_corpus_of_several_shards_is_one(models: tuple[Path, Path], danmaku: Path, tmp_path: Path) -> None:
+    """As `clean --shard` leaves it: the same rows as of the whole."""
+    vocab = models[1] / "vocab.txt"
+    clean([danmaku], tmp_path / "whole", vocab=vocab, heldout=0.2)
+    for index in range(2):
+        clean([danmaku], tmp_path / "shards", vocab=vocab, heldout=0.2, shard=Shard(index, 2))
+    whole, shards = (evaluate([models[1]], [tmp_path / name], max_examples=8) for name in ("whole", "shards"))
+    assert [Path(row.corpus).name for row in shards] == ["train.txt", "heldout.txt"]
+    assert [replace(row, corpus="", overlap=None) for row in shards] == [
+        replace(row, corpus="", overlap=None) for row in whole
+    ]
 
 
 def test_the_json_file_has_every_number(rows: list[Evaluation], tmp_path: Path) -> None:
     """A list of rows, in a folder that is made if need be; no scraps beside it."""
     path = tmp_path / "new/numbers.json"
     write_json(path, rows)
-    assert [Evaluation(**row) for row in json.loads(path.read_text(encoding="utf-8"))] == rows
+    assert json.loads(path.read_text(encoding="utf-8")) == [asdict(row) for row in rows]
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -181,5 +262,5 @@ def test_a_day_file_is_not_taken_for_text(models: tuple[Path, Path], tmp_path: P
     day = tmp_path / "2019-6-1.txt"
     day.write_text("TIME13:31ONLINE61\n90000001:晚安\n90000002:晚安\nV1\n", encoding="utf-8")
     opened = open_model_directory(models[1], variable_shapes)
-    texts = cleaned(day, models[1] / "vocab.txt", opened, tmp_path)
+    texts = cleaned([day], models[1] / "vocab.txt", opened, tmp_path)
     assert texts.read_text(encoding="utf-8") == "晚安\n晚安\n\n"

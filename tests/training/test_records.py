@@ -1,25 +1,21 @@
-"""Shards hold what was made, under BERT's names, and a stream of batches can be entered anywhere."""
+"""Shards hold what was made, under BERT's names, and are whole or not there."""
 
 from __future__ import annotations
 
 import json
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from service.tokenizer import Tokenizer
 from training.clean import clean
 from training.corpus import Shard
-from training.examples import ExampleSettings, make_shards
+from training.examples import ExampleSettings
 from training.records import (
     evaluation_batches,
     shard_paths,
-    training_batches,
     write_examples,
-    write_shard,
 )
 
 SETTINGS = ExampleSettings(max_seq_length=32)
@@ -34,11 +30,6 @@ NAMES = {
 }
 
 
-def batches(examples: Path, first_step: int, count: int, seed: int = 1) -> list[dict[str, np.ndarray]]:
-    stream = training_batches(shard_paths(examples, "train"), SETTINGS, batch_size=8, seed=seed, first_step=first_step)
-    return [{name: value.numpy() for name, value in batch.items()} for batch in islice(stream, count)]
-
-
 def test_a_record_has_the_features_that_run_pretraining_reads(examples: Path) -> None:
     """Names and kinds: integers, and one list of floats."""
     record = next(iter(tf.data.TFRecordDataset(shard_paths(examples, "train")))).numpy()
@@ -46,46 +37,6 @@ def test_a_record_has_the_features_that_run_pretraining_reads(examples: Path) ->
     assert set(features) == NAMES
     floats = {name for name in features if features[name].HasField("float_list")}
     assert floats == {"masked_lm_weights"}
-
-
-def test_shards_hold_the_examples_that_were_made(corpus: Path, tmp_path: Path) -> None:
-    """Written, read through the training pipeline, and compared with the arrays they came from."""
-    tokenizer = Tokenizer.from_file(corpus / "vocab.txt")
-    made = next(make_shards(corpus / "train.txt", tokenizer, SETTINGS, seed=1, lines_per_shard=150))
-    write_shard(tmp_path / "train-00000.tfrecord", made)
-    count = len(made["input_ids"]) // 8
-    read = batches(tmp_path, 0, count)
-    for name in NAMES:
-        values = np.concatenate([batch[name] for batch in read])
-        assert values.dtype == made[name].dtype
-        assert np.array_equal(values, made[name][: count * 8]), name
-    assert [path.name for path in tmp_path.iterdir()] == ["train-00000.tfrecord"]
-
-
-@pytest.mark.parametrize("first_step", [1, 9, 20])
-def test_a_stream_entered_later_continues_as_the_whole_one(examples: Path, first_step: int) -> None:
-    """Over the end of an epoch, too: the corpus has fewer than 20 batches."""
-    made = json.loads((examples / "examples.json").read_text(encoding="utf-8"))
-    assert made["examples"]["train"] < 20 * 8
-    whole = batches(examples, 0, 30)
-    for late, early in zip(batches(examples, first_step, 30 - first_step), whole[first_step:], strict=True):
-        assert all(np.array_equal(late[name], early[name]) for name in NAMES)
-
-
-def test_an_epoch_holds_every_example_once(examples: Path) -> None:
-    """However few shards there are: no batch repeats an example before all have been seen."""
-    count = json.loads((examples / "examples.json").read_text(encoding="utf-8"))["examples"]["train"]
-    stream = np.concatenate([batch["input_ids"] for batch in batches(examples, 0, 2 * count // 8)])
-    first, second = stream[:count].tolist(), stream[count:].tolist()
-    assert len({tuple(row) for row in first}) > 0.97 * count  # two may be alike by chance
-    assert {tuple(row) for row in second} <= {tuple(row) for row in first}
-
-
-def test_another_seed_orders_the_shards_otherwise(examples: Path) -> None:
-    """The order is a function of the seed, not of the file system."""
-    assert len(shard_paths(examples, "train")) >= 3
-    streams = [np.concatenate([batch["input_ids"] for batch in batches(examples, 0, 5, seed)]) for seed in range(4)]
-    assert any(not np.array_equal(streams[0], other) for other in streams[1:])
 
 
 def test_evaluation_sees_every_example_once() -> None:

@@ -15,23 +15,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from service.checkpoint import read_checkpoint
 from service.model_directory import BertConfig, find_checkpoint
 from training import checkpoint, model
 from training.cli import STOPPED
 from training.config import TrainConfig, read_config
+from training.examples import ExampleSettings
+from training.export import export
+from training.files import location
 from training.log import TrainingLog
+from training.records import write_examples
 from training.train import MismatchedRun, train
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 600  # enough for a loaded machine to be caught in the middle
 LONG = f"""
 batch_size = 8
+micro_batch_size = 4
+masks = "dynamic"
 learning_rate = 1e-3
 num_warmup_steps = 4
 num_train_steps = {STEPS}
 save_checkpoints_steps = 25
+steps_per_loop = 7
 log_steps = 1
 [model]
 hidden_size = 32
@@ -81,7 +89,9 @@ def interrupted(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
     stopped = start(config, workdir, examples)
     wait_for_rows(stopped, workdir, found["rows after SIGKILL"] + 20)
-    stopped.send_signal(signal.SIGTERM)
+    for _ in range(3):  # a group of processes is often told more than once
+        stopped.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
     found["stopped"] = stopped.wait(60)
     found["step after SIGTERM"] = checkpoint.latest_step(workdir)
     found["rows after SIGTERM"] = len(rows_of(workdir))
@@ -111,11 +121,14 @@ def test_a_run_keeps_its_first_and_last_checkpoints_and_one_state(workdir: Path)
 def test_a_killed_run_passes_through_the_losses_of_one_that_was_not(
     interrupted: dict[str, Any], examples: Path, tmp_path: Path
 ) -> None:
-    """Every number of every step is equal to the last bit, and so are the weights at the end."""
+    """Every number of every step is equal to the last bit, and so are the weights at the end.
+
+    The other one runs in loops of another length, which are a matter of speed alone.
+    """
     assert interrupted["killed"] == -signal.SIGKILL
     assert interrupted["step after SIGKILL"] <= interrupted["rows after SIGKILL"] < STEPS
     assert interrupted["finished"] == 0
-    prefix = train(read_config(interrupted["config"]), tmp_path, examples)
+    prefix = train(replace(read_config(interrupted["config"]), steps_per_loop=10), tmp_path, examples)
     rows = rows_of(interrupted["workdir"])
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert rows == rows_of(tmp_path)
@@ -124,7 +137,10 @@ def test_a_killed_run_passes_through_the_losses_of_one_that_was_not(
 
 
 def test_sigterm_saves_and_says_that_it_is_not_the_end(interrupted: dict[str, Any]) -> None:
-    """The checkpoint is of the very step that was reached; the exit status keeps `make` from exporting it."""
+    """The checkpoint is of the very step that was reached; the exit status keeps `make` from exporting it.
+
+    That the signal came again did not cut the saving short.
+    """
     assert interrupted["stopped"] == STOPPED
     assert interrupted["step after SIGTERM"] == interrupted["rows after SIGTERM"] < STEPS
 
@@ -137,10 +153,27 @@ def test_a_finished_run_is_left_as_it_is(workdir: Path, tiny_toml: Path, example
 
 
 def test_another_config_in_the_same_workdir_is_refused(workdir: Path, tiny_toml: Path, examples: Path) -> None:
-    """Half of a run with one learning rate and half with another is no run."""
+    """Half of a run with one learning rate and half with another is no run; the error says what it was."""
     other = replace(read_config(tiny_toml), learning_rate=1e-5)
-    with pytest.raises(MismatchedRun, match="another config or examples"):
+    with pytest.raises(MismatchedRun, match=r"another config or examples \(learning_rate was 0.005\)"):
         train(other, workdir, examples)
+
+
+def test_how_often_to_save_and_log_may_change_in_between(workdir: Path, tiny_toml: Path, examples: Path) -> None:
+    """It has no part in what is learned."""
+    other = replace(read_config(tiny_toml), steps_per_loop=5, save_checkpoints_steps=2, log_steps=7)
+    assert train(other, workdir, examples) == workdir / "model.ckpt-20"
+
+
+def test_the_same_number_of_other_examples_is_refused(
+    workdir: Path, tiny_toml: Path, examples: Path, tmp_path: Path
+) -> None:
+    """Known by their digest."""
+    other = shutil.copytree(examples, tmp_path / "other")
+    made = json.loads((other / "examples.json").read_text(encoding="utf-8"))
+    (other / "examples.json").write_text(json.dumps({**made, "digest": "0" * 64}), encoding="utf-8")
+    with pytest.raises(MismatchedRun, match="the examples are others"):
+        train(read_config(tiny_toml), workdir, other)
 
 
 def test_other_examples_in_the_same_workdir_are_refused(
@@ -166,15 +199,26 @@ def test_a_start_that_failed_does_not_claim_the_workdir(tiny_toml: Path, example
 def test_a_run_continues_from_a_published_checkpoint(
     models: tuple[Path, Path], tiny_toml: Path, examples: Path, tmp_path: Path
 ) -> None:
-    """Its step 0 is that checkpoint; one that does not fit the config names the variable and both shapes."""
-    prefix = find_checkpoint(models[1])
+    """Its step 0 is that checkpoint, without what BERT does not have, such as the moments of another optimizer.
+
+    One that does not fit names the variable: with both shapes, or that it is missing.
+    """
+    given = read_checkpoint(find_checkpoint(models[1]))
+    prefix = tmp_path / "published.ckpt"
+    moments = {"bert/pooler/dense/kernel/adam_m": np.ones(3, np.float32), "global_step": np.int64(9)}
+    checkpoint.write(prefix, {**given, **moments})
     config = replace(read_config(tiny_toml), init_checkpoint=str(prefix), num_train_steps=5)
     train(config, tmp_path / "run", examples)
-    given, first = read_checkpoint(prefix), read_checkpoint(tmp_path / "run/model.ckpt-0")
+    first = read_checkpoint(tmp_path / "run/model.ckpt-0")
+    assert first.keys() == given.keys()
     assert all(np.array_equal(given[name], first[name]) for name in given)
     wide = replace(config, model={**config.model, "intermediate_size": 96})
     with pytest.raises(ValueError, match=r"intermediate/dense/kernel is \[32, 64\]; .* implies \[32, 96\]"):
         train(wide, tmp_path / "wide", examples)
+    del given["cls/predictions/output_bias"]
+    checkpoint.write(prefix, given)
+    with pytest.raises(ValueError, match=r"published\.ckpt has no variable cls/predictions/output_bias"):
+        train(config, tmp_path / "less", examples)
 
 
 @pytest.mark.filterwarnings("error")
@@ -211,6 +255,9 @@ def test_examples_longer_than_the_model_are_refused(tiny_toml: Path, examples: P
         ('batch_size = "8"', "not supported between"),
         ("learning_rate = -1.0", "learning_rate is -1.0"),
         ('kernel_dtype = "float16"', "kernel_dtype is 'float16'"),
+        ('optimizer = "sgd"', "optimizer is 'sgd'; it must be one of adamw, lamb"),
+        ('masks = "none"', "masks is 'none'; it must be one of static, dynamic"),
+        ("micro_batch_size = 0", "micro_batch_size is 0"),
         ("num_train_steps = 10\nnum_warmup_steps = 10", "num_warmup_steps is 10; it must be below .* 10"),
         ("batch_size = ", "Invalid value"),
     ],
@@ -221,6 +268,42 @@ def test_a_config_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, mes
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=rf"wrong\.toml: .*{message}"):
         read_config(path)
+
+
+def test_settings_can_be_changed_on_the_command_line(tiny_toml: Path) -> None:
+    """Numbers, words without quotes, fields of the model; what is not named stays."""
+    changes = ["batch_size=32", "optimizer=lamb", "model.hidden_dropout_prob=0.2", "learning_rate=1e-3"]
+    config, changed = read_config(tiny_toml), read_config(tiny_toml, changes)
+    assert changed == replace(
+        config,
+        batch_size=32,
+        optimizer="lamb",
+        learning_rate=1e-3,
+        model={**config.model, "hidden_dropout_prob": 0.2},
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batchsize=8", "--set batchsize=8: unknown setting batchsize; known are .*batch_size"),
+        ("batch_size", "--set batch_size: expected key=value"),
+        ("batch_size=0", "--set batch_size=0: batch_size is 0"),
+        ("batch_size=many", "--set batch_size=many: .*not supported between"),
+    ],
+)
+def test_an_override_that_cannot_be_meant_is_refused(tiny_toml: Path, override: str, message: str) -> None:
+    """The error names it, not the file."""
+    with pytest.raises(ValueError, match=message):
+        read_config(tiny_toml, ["learning_rate=1e-3", override])
+
+
+def test_a_batch_is_shared_out_evenly_or_not_at_all() -> None:
+    """Over replicas, and over the micro-batches of each."""
+    assert TrainConfig(batch_size=64).micro_batches(8) == 1
+    assert TrainConfig(batch_size=64, micro_batch_size=4).micro_batches(8) == 2
+    with pytest.raises(ValueError, match="must be a multiple of 3 replicas with micro-batches of 21"):
+        TrainConfig(batch_size=64).micro_batches(3)
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "training/configs").glob("*.toml")), ids=lambda p: p.stem)
@@ -256,10 +339,39 @@ def test_a_log_drops_what_will_be_written_again(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 1.0}\n{"step": 6, "lo', encoding="utf-8")
     log = TrainingLog(path, 2, log_steps=2)
-    log.add(3, {"loss": 1.0}, tokens=1)
-    log.add(4, {"loss": 2.0}, tokens=1)
+    log.add(3, {"loss": 1.0}, tokens=1, seconds=1.0)
+    log.add(4, {"loss": 2.0}, tokens=1, seconds=1.0)
     rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
     assert [(row["step"], row["loss"]) for row in rows] == [(2, 1.0), (4, 1.5)]
+
+
+def test_tensorboard_can_read_the_numbers(workdir: Path) -> None:
+    """The rows of the log, as its event files have them; they begin by voiding what came after the checkpoint."""
+    [path] = workdir.glob("events.out.tfevents.*")
+    events = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
+    assert events[0].file_version == "brain.Event:2"
+    assert (events[1].session_log.status, events[1].step) == (tf.compat.v1.SessionLog.START, 1)
+    for event, row in zip(events[2:], rows_of(workdir), strict=True):
+        numbers = {value.tag: value.simple_value for value in event.summary.value}
+        assert numbers.pop("tokens_per_s") > 0
+        assert {"step": event.step, **numbers} == pytest.approx(row)
+
+
+def test_a_run_may_live_in_a_bucket(corpus: Path, tiny_toml: Path, tmp_path: Path) -> None:
+    """Examples, workdir, resuming and export, over one of TensorFlow's own file systems."""
+    bucket = f"ram://{tmp_path.name}"
+    write_examples(corpus, location(f"{bucket}/examples"), ExampleSettings(max_seq_length=32), lines_per_shard=150)
+    config = replace(read_config(tiny_toml), num_train_steps=8, save_checkpoints_steps=4)
+    workdir = location(f"{bucket}/run")
+    with pytest.raises(FileNotFoundError, match=r"no examples\.json in ram://.*/nowhere"):
+        train(config, workdir, location(f"{bucket}/nowhere"))
+    assert str(train(config, workdir, location(f"{bucket}/examples"))) == f"{bucket}/run/model.ckpt-8"
+    assert checkpoint.saved_steps(workdir) == [0, 4, 8]
+    assert str(train(config, workdir, location(f"{bucket}/examples"))) == f"{bucket}/run/model.ckpt-8"
+    exported = export(workdir, tmp_path / "model")
+    assert exported == tmp_path / "model/model.ckpt-8"
+    with pytest.raises(MismatchedRun, match="learning_rate was"):
+        train(replace(config, learning_rate=1.0), workdir, location(f"{bucket}/examples"))
 
 
 def test_the_checkpoint_holds_exactly_the_variables_of_bert(workdir: Path) -> None:

@@ -1,0 +1,88 @@
+"""Evaluations as a person reads them and as a program does.
+
+The Markdown is the recipe's table in form, a row per model and corpus, so that it can be pasted into a model card;
+it is aligned, so that it can be read in a terminal too. Below it stands what the numbers mean little without: what
+knowing nothing would get, and how much of a corpus the model may have seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from training.evaluate import Z_95, Evaluation
+from training.files import write_text
+from training.losses import METRICS
+
+CORPORA = {"train.txt": "training set", "heldout.txt": "held-out set"}  # as `clean` names them
+
+
+def markdown(rows: list[Evaluation]) -> str:
+    """The table and the notes below it."""
+    lines: list[tuple[str, ...]] = [("", *METRICS, "examples", "masked tokens")]
+    lines += [
+        (
+            f"{Path(row.model).name}, {_corpus_name(row)}",
+            *(_number(row, name) for name in METRICS),
+            f"{row.examples:,}",
+            f"{row.predictions:,}",
+        )
+        for row in rows
+    ]
+    return "\n".join([*_aligned(lines), "", *_notes(rows)]) + "\n"
+
+
+def write_markdown(path: Path, rows: list[Evaluation]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, markdown(rows))
+
+
+def write_json(path: Path, rows: list[Evaluation]) -> None:
+    """The rows as a JSON list, one object with all numbers each; the file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=2) + "\n")
+
+
+def _corpus_name(row: Evaluation) -> str:
+    """A corpus as the table calls it."""
+    return _name(row.corpus) + (", unseen danmaku only" if row.unseen_only else "")
+
+
+def _name(corpus: str) -> str:
+    """What it is for, if `clean` wrote it; else its path."""
+    return CORPORA.get(Path(corpus).name, corpus)
+
+
+def _number(row: Evaluation, name: str) -> str:
+    values = asdict(row)
+    if name.endswith("accuracy"):
+        return f"{values[name]:.4f} [{values[f'{name}_low']:.4f}, {values[f'{name}_high']:.4f}]"
+    error = values[f"{name}_standard_error"]
+    return f"{values[name]:.4f}" + ("" if error is None else f" ± {Z_95 * error:.4f}")
+
+
+def _notes(rows: list[Evaluation]) -> list[str]:
+    first = rows[0]
+    notes = [
+        f"Intervals are 95 %. Every model was asked the same questions: seed {first.seed}, 15 % masked, "
+        f"{first.max_seq_length} tokens."
+        if len({(row.vocab_size, row.max_seq_length) for row in rows}) == 1
+        else "Intervals are 95 %. The models differ in vocabulary or length, so they were asked different questions."
+    ]
+    notes += [
+        f"{_corpus_name(row)}: always answering {row.commonest_token!r} has a masked_lm_accuracy of "
+        f"{row.commonest_token_share:.4f}, always {row.commonest_next_sentence_label} a next_sentence_accuracy of "
+        f"{row.commonest_next_sentence_share:.4f} ({row.vocab_size:,} tokens of vocabulary)."
+        for row in rows
+    ]
+    notes += [f"{_corpus_name(row)}: in {_name(row.overlap.other)} stand {row.overlap}." for row in rows if row.overlap]
+    return [f"* {note}" for note in dict.fromkeys(notes)]
+
+
+def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    rows.insert(1, " | ".join("-" * width for width in widths))
+    return [f"| {row} |" for row in rows]
