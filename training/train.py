@@ -10,6 +10,7 @@ the device for `steps_per_loop` steps at a time and hands back the numbers of ea
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import time
@@ -65,19 +66,24 @@ def train(
     log = TrainingLog(workdir / "train_log.jsonl", step, config.log_steps)
     progress = Progress("train", config.num_train_steps, "steps", done=step)
     tokens = config.batch_size * data.settings.max_seq_length  # of a step
-    with StopSignal() as stop:
-        while step < config.num_train_steps and not stop.received:
-            started = time.monotonic()
-            rows = run_steps(step, _steps_to_run(config, step))
-            seconds = (time.monotonic() - started) / len(rows)
-            for metrics in _checked(rows, step):
-                step += 1
-                rate = log.add(step, metrics, tokens=tokens, seconds=seconds)
-            progress.update(step, f", {rate:,.0f} tokens/s, loss {metrics['loss']:.3f}")
-            if step % config.save_checkpoints_steps == 0:
+    try:
+        with StopSignal() as stop:
+            while step < config.num_train_steps and not stop.received:
+                started = time.monotonic()
+                rows = run_steps(step, _steps_to_run(config, step))
+                seconds = (time.monotonic() - started) / len(rows)
+                for metrics in _checked(rows, step):
+                    step += 1
+                    rate = log.add(step, metrics, tokens=tokens, seconds=seconds)
+                progress.update(step, f", {rate:,.0f} tokens/s, loss {metrics['loss']:.3f}")
+                if step % config.save_checkpoints_steps == 0:
+                    _save(workdir, step, variables, moments)
+            if checkpoint.latest_step(workdir) != step:  # the last step, or wherever a signal came
                 _save(workdir, step, variables, moments)
-        if checkpoint.latest_step(workdir) != step:  # the last step, or wherever a signal came
-            _save(workdir, step, variables, moments)
+    finally:
+        # Masks are made by Python, on threads that read ahead: they must have ended before it does, or it hangs.
+        del run_steps
+        gc.collect()
     return workdir / f"{checkpoint.MODEL}-{step}"
 
 

@@ -159,3 +159,21 @@ def test_shards_that_are_gone_are_noticed(corpus: Path, tmp_path: Path) -> None:
     next(tmp_path.glob("train-*")).unlink()
     with pytest.raises(ValueError, match=r"has \d training shards, but its examples.json says \d"):
         TrainingSet.open(tmp_path)
+
+
+def test_words_stay_whole_when_masked_anew(corpus: Path, tmp_path: Path) -> None:
+    """Records of whole-word masking say where words begin; a batch for training does not need it any more."""
+    pytest.importorskip("rjieba")
+    settings = ExampleSettings(max_seq_length=32, masking="wwm")
+    write_examples(corpus, tmp_path, settings)
+    data = TrainingSet.open(tmp_path)
+    assert data.settings == settings
+    [record, *_] = tf.data.TFRecordDataset(data.paths).take(1).as_numpy_iterator()
+    assert "word_starts" in tf.train.Example.FromString(record).features.feature
+    static, dynamic = batches(data, 0, 4), batches(data, 0, 4, masks="dynamic")
+    for one, other in zip(static, dynamic, strict=True):
+        assert "word_starts" not in one and "word_starts" not in other
+        assert np.array_equal(restored(one), restored(other))
+    assert any(
+        not np.array_equal(one["input_ids"], other["input_ids"]) for one, other in zip(static, dynamic, strict=True)
+    )
