@@ -24,7 +24,7 @@ from service.worker.status import Status
 
 log = logging.getLogger("danmaku")
 
-MAX_BATCH_TOKENS = 1024  # of a model call: beyond, a processor's cache overflows
+MAX_BATCH_TOKENS = 512  # of a model call: more is no quicker, and whoever is in a hurry waits for its end
 HTTP_SHUTDOWN_TIMEOUT_S = 20
 NO_LIMIT = 2**62  # the worker bounds what it holds by memory, and lets nobody wait in vain
 
