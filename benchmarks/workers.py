@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--singles", type=int, default=100, help="of one text at a time [100]")
     parser.add_argument("--seconds", type=float, default=8, help="that the 8 clients and the mixed load last [8]")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--flags", default="", help='more flags for ours, such as --flags="-num_worker 2"')
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     arguments = parser.parse_args()
     texts = read_texts(arguments.danmaku, arguments.texts + arguments.singles)
@@ -60,7 +61,7 @@ def main() -> None:
         checkpoint = next(model.glob("*.index")).stem
         flags = ["-model_dir", str(model), "-ckpt_name", checkpoint, "-cpu"]
         servers = {"genuine": [arguments.classic, "service/classic.py", *flags]} if arguments.classic else {}
-        ours = [sys.executable, "-m", "service", "worker", *flags]
+        ours = [sys.executable, "-m", "service", "worker", *flags, *arguments.flags.split()]
         servers |= {"float32": ours, "int8": [*ours, "-precision", "int8"]}
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
         vectors: dict[str, np.ndarray] = {}

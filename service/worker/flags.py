@@ -75,7 +75,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     serving.add_argument("-http_port", type=int, help="for /encode and /status/server over HTTP")
     serving.add_argument("-http_max_connect", type=int, default=10, help="HTTP requests at a time [%(default)s]")
     serving.add_argument("-cors", default="*", help="Access-Control-Allow-Origin of HTTP answers [%(default)s]")
-    serving.add_argument("-num_worker", type=int, default=1, help="model calls at a time [%(default)s]")
+    serving.add_argument(
+        "-num_worker",
+        type=int,
+        default=1,
+        help="model calls at a time: 1 is quickest for one text, a call for each thread for many [%(default)s]",
+    )
     serving.add_argument("-threads", type=int, default=cores, help="of all calls together [%(default)s, the cores]")
     serving.add_argument("-max_batch_size", type=int, default=256, help="texts of a model call [%(default)s]")
     serving.add_argument(
