@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import statistics
 import tempfile
 import time
@@ -23,14 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from material import random_base_model, read_texts
 
 from service.encoders.base import Prepared
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import PRECISIONS, EncoderOptions
-from service.model_directory import BertConfig, encoder_shapes
+from service.model_directory import BertConfig
 
-ROOT = Path(__file__).parents[1]
-BUNDLED = ROOT / "models" / "danmaku-bert-mini"
 SINGLES = 20  # a round, for the time of one text
 
 
@@ -59,7 +57,7 @@ def main() -> None:
     arguments = parser.parse_args()
     texts = read_texts(arguments.danmaku, arguments.texts)
     with ExitStack() as stack:
-        model = arguments.model or random_model(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        model = arguments.model or random_base_model(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         alternatives = []
         for precision in arguments.precision:
             options = EncoderOptions(tuple(arguments.pooling_layer), precision=precision, allow_inexact=True)
@@ -125,33 +123,6 @@ def timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def read_texts(path: Path | None, count: int) -> list[str]:
-    """Distinct texts in an order that is the same on every run."""
-    if path:
-        lines = sorted({line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()})
-    else:
-        words = (ROOT / "training" / "words.txt").read_text(encoding="utf-8").split()
-        lines = sorted({f"{first} {second}" for first in words for second in words})
-    random.Random(0).shuffle(lines)
-    return lines[:count]
-
-
-def random_model(directory: Path) -> Path:
-    from training import checkpoint
-
-    vocab = (BUNDLED / "vocab.txt").read_text(encoding="utf-8")
-    config = BertConfig(vocab_size=vocab.count("\n"))
-    values = np.random.default_rng(0)
-    weights = {
-        name: (values.standard_normal(shape, np.float32) * np.float32(0.02)) + np.float32(name.endswith("gamma"))
-        for name, shape in encoder_shapes(config).items()
-    }
-    checkpoint.write(directory / "bert_model.ckpt", weights)
-    (directory / "bert_config.json").write_text(config.to_json(), encoding="utf-8")
-    (directory / "vocab.txt").write_text(vocab, encoding="utf-8")
-    return directory
 
 
 if __name__ == "__main__":

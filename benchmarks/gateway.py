@@ -12,7 +12,6 @@ import argparse
 import http.client
 import json
 import os
-import random
 import socket
 import statistics
 import subprocess
@@ -22,6 +21,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+
+from material import read_texts
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = 4
@@ -45,17 +46,6 @@ def main() -> None:
     for name in rounds[0]:
         values = [figures[name] for figures in rounds]
         print(f"  {name:32} {statistics.median(values):10,.2f}   ({min(values):,.2f} to {max(values):,.2f})")
-
-
-def read_texts(path: Path | None, count: int) -> list[str]:
-    """Distinct texts in an order that is the same on every run."""
-    if path:
-        lines = sorted({line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()})
-    else:
-        words = (ROOT / "training" / "words.txt").read_text(encoding="utf-8").split()
-        lines = sorted({f"{first} {second}" for first in words for second in words})
-    random.Random(0).shuffle(lines)
-    return lines[:count]
 
 
 def measure(encoder: str, singles: Sequence[str], lists: Sequence[str]) -> dict[str, float]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import socket
 import statistics
 import subprocess
@@ -35,6 +34,10 @@ import numpy as np
 import psutil
 import zmq
 from bert_serving.client import BertClient
+from material import random_base_model, read_texts
+
+from service.model_directory import BertConfig
+from service.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 LIST_TEXTS = 256
@@ -57,7 +60,7 @@ def main() -> None:
     texts = read_texts(arguments.danmaku, arguments.texts + arguments.singles)
     lists, singles = texts[: arguments.texts], texts[arguments.texts :]
     with tempfile.TemporaryDirectory() as work:
-        model = arguments.model_dir or make_base(Path(work))
+        model = arguments.model_dir or random_base_model(Path(work))
         checkpoint = next(model.glob("*.index")).stem
         flags = ["-model_dir", str(model), "-ckpt_name", checkpoint, "-cpu"]
         servers = {"genuine": [arguments.classic, "service/classic.py", *flags]} if arguments.classic else {}
@@ -76,33 +79,6 @@ def main() -> None:
         report(rounds, vectors, rates, texts, model)
     if arguments.json:
         arguments.json.write_text(json.dumps({"rounds": rounds, "gflops": rates}, indent=1) + "\n", encoding="utf-8")
-
-
-def read_texts(path: Path | None, count: int) -> list[str]:
-    """Distinct texts in an order that is the same on every run."""
-    if path:
-        lines = sorted({line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()})
-    else:
-        words = (ROOT / "training" / "words.txt").read_text(encoding="utf-8").split()
-        lines = sorted({f"{first} {second}" for first in words for second in words})
-    random.Random(0).shuffle(lines)
-    return lines[:count]
-
-
-def make_base(directory: Path) -> Path:
-    """BERT-base under Google's names, its weights random, with the bundled vocabulary."""
-    sys.path.insert(0, str(ROOT))
-    from service.model_directory import BertConfig
-    from service.tokenizer import read_vocab
-    from training import checkpoint
-    from training.model import initial_values
-
-    vocab = read_vocab(ROOT / "models/danmaku-bert-mini/vocab.txt")
-    config = BertConfig(vocab_size=len(vocab))
-    (directory / "bert_config.json").write_text(config.to_json(), encoding="utf-8")
-    (directory / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
-    checkpoint.save(directory, 1, initial_values(config, seed=7), {"global_step": 1})
-    return directory
 
 
 def measure(
@@ -223,10 +199,6 @@ def matrix_rate() -> float:
 
 def operations_per_text(model: Path, texts: Sequence[str]) -> float:
     """Floating-point operations of the matrix products of a text, without padding; of all layers but the last one."""
-    sys.path.insert(0, str(ROOT))
-    from service.model_directory import BertConfig
-    from service.tokenizer import Tokenizer
-
     config = BertConfig.from_json_file(model / "bert_config.json")
     tokenizer = Tokenizer.from_file(model / "vocab.txt")
     h, i, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers - 1  # pooling_layer −2
