@@ -235,7 +235,8 @@ class Worker:
     async def _refuse(self, error: wire.WireError) -> None:
         self._status.refused["answered" if error.request_id else "ignored"] += 1
         log.debug("Not a request: %s", error)
-        if error.request_id:
+        # Nobody waits with nonsense, or a flood of it would fill the room in which others wait for their listeners.
+        if error.request_id and self._subscriptions[error.client + wire.END_OF_TOPIC]:
             await self._publish(wire.write_error(error.client, error.request_id, str(error), "malformed"))
 
     async def _fail(self, client: bytes, request_id: bytes, message: str, error_type: str) -> None:

@@ -1,0 +1,74 @@
+"""The flags of `danmaku worker`: what is meant by them, what is refused, what has no effect."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from peers import client_status, peer
+from processes import ROOT, free_ports, working
+
+LENGTH = ("-max_seq_len", "12")
+
+
+def start(*flags: str) -> subprocess.CompletedProcess[str]:
+    """A worker that is not expected to start."""
+    command = [sys.executable, "-m", "service", "worker", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["-model_dir", "nowhere"], "nowhere is not a directory"),
+        (["-model_dir", "MODEL", "-ckpt_name", "model.ckpt-9"], "model.ckpt-9.index does not exist; checkpoints in"),
+        (["-model_dir", "MODEL", "-max_seq_len", "99"], "max_seq_len is 99"),
+        (["-model_dir", "MODEL", "-pooling_layer", "-9"], "pooling_layer is [-9]"),
+        (["-model_dir", "MODEL", *LENGTH, "-num_worker", "0"], "-num_worker is 0; it must be at least 1"),
+        (["-model_dir", "MODEL", *LENGTH, "-port", "7", "-port_out", "7"], "both 7"),
+        (["-model_dir", "MODEL", *LENGTH, "-bind", "192.0.2.1"], "192.0.2.1"),
+        (["-model_dir", "MODEL", *LENGTH, "-bind", "127.0.0.1", "-http_port", "PORT"], "port PORT for HTTP"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(tiny_model: Path, flags: list[str], line: str) -> None:
+    port, *others = free_ports(3)
+    names = {"MODEL": str(tiny_model), "PORT": str(port)}
+    with socket.create_server(("127.0.0.1", port)):
+        done = start("-port", str(others[0]), "-port_out", str(others[1]), *[names.get(flag, flag) for flag in flags])
+
+    assert done.returncode == 1
+    assert line.replace("PORT", str(port)) in done.stderr and "Traceback" not in done.stderr
+
+
+def test_flags_of_other_hardware_are_accepted_and_said_to_do_nothing(tiny_model: Path) -> None:
+    flags = ["-xla", "-fp16", "-gpu_memory_fraction", "0.7", "-device_map", "0", "1", "-prefetch_size", "5", "-cpu"]
+    with working(tiny_model, *LENGTH, *flags) as worker, peer(worker) as it:
+        assert it.encode(["草"]).shape == (1, 16)
+        worker.process.terminate()
+        log = worker.process.communicate(timeout=20)[1]
+
+    assert all(f"{flag} has no effect" in log for flag in ("-xla", "-fp16", "-gpu_memory_fraction", "-device_map"))
+    assert "-cpu" not in log
+
+
+def test_the_classic_server_is_asked_for_where_it_is_not_installed() -> None:
+    done = start("--classic", "-model_dir", "models/danmaku-bert-mini")
+
+    assert done.returncode == 1 and "make classic" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_flags_mean_what_the_genuine_ones_mean(tiny_model: Path) -> None:
+    """Told back by SHOW_CONFIG under the genuine names."""
+    flags = ["-pooling_layer", "-1", "-2", "-pooling_strategy", "FIRST_TOKEN", "-cased_tokenization", "-mask_cls_sep"]
+    with working(tiny_model, *LENGTH, *flags, "-num_worker", "2", "-max_batch_size", "64") as worker:
+        told = client_status(worker)
+        with peer(worker) as it:
+            assert it.encode(["草"]).shape == (1, 32)
+
+    assert (told["pooling_layer"], told["pooling_strategy"]) == ([-1, -2], 4)
+    assert (told["do_lower_case"], told["mask_cls_sep"], told["num_worker"]) == (False, True, 2)
+    assert json.dumps(told)
