@@ -26,6 +26,7 @@ SHOW_CONFIG, SHOW_STATUS, TERMINATION = b"SHOW_CONFIG", b"SHOW_STATUS", b"TERMIN
 COMMANDS = (SHOW_CONFIG, SHOW_STATUS, TERMINATION)
 END_OF_TOPIC = b"\0"
 MAX_IDENTITY_BYTES = 255
+DEFAULT_PORTS = (5555, 5556)  # of requests, of answers
 MAX_DIGITS = 18  # of a number, so that it fits 64 bits
 
 Texts = list[str] | list[list[str]]  # danmaku, or danmaku cut into tokens
@@ -156,6 +157,15 @@ def read_reply(frames: Sequence[bytes]) -> Vectors | Failure | Content:
         return Vectors(request_id, array, head.get("tokens") or None)
     except (ValueError, TypeError, KeyError) as error:
         raise WireError(f"the answer to request {request_id} cannot be read: {error}") from None
+
+
+def worker_address(url: str) -> tuple[str, int, int]:
+    """Host, port and port_out of `bert://HOST[:PORT[:PORT_OUT]]`. Raises ValueError."""
+    host, *ports = url.removeprefix("bert://").rstrip("/").split(":")
+    if not host or len(ports) > 2 or not all(port.isdecimal() and int(port) < 2**16 for port in ports):
+        raise ValueError(f"{url!r} is no worker: expected bert://HOST[:PORT[:PORT_OUT]]")
+    port, port_out = [*map(int, ports), *DEFAULT_PORTS[len(ports) :]]
+    return host, port, port_out
 
 
 def _is_number(frame: bytes) -> bool:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -22,10 +21,9 @@ import numpy as np
 
 from service.encoders.base import open_encoder
 from service.settings import Settings
+from service.wire import worker_address
 
 TIMEOUT_S = 60.0
-BERT_URL = re.compile(r"bert://(?P<host>[^:/]+)(?::(?P<port>\d+)(?::(?P<port_out>\d+))?)?/?")
-PORT, PORT_OUT = 5555, 5556  # where bert-serving-start listens unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -84,12 +82,10 @@ def _from_gateway(url: str, texts: list[str]) -> Vectors:
 def _from_worker(url: str, texts: list[str]) -> Vectors:
     from bert_serving.client import BertClient
 
-    if not (match := BERT_URL.fullmatch(url)):
-        raise ValueError(f"{url} is no worker: expected bert://HOST[:PORT[:PORT_OUT]]")
-    port, port_out = int(match["port"] or PORT), int(match["port_out"] or PORT_OUT)
+    host, port, port_out = worker_address(url)
     # Without its checks, which only warn of long texts: the constructor would ask the worker before it is told to
     # give up after a while.
-    client = BertClient(match["host"], port, port_out, ignore_all_checks=True, timeout=round(TIMEOUT_S * 1000))
+    client = BertClient(host, port, port_out, ignore_all_checks=True, timeout=round(TIMEOUT_S * 1000))
     try:
         config = client.server_config
         values = client.encode(texts)

@@ -11,23 +11,12 @@ import uuid
 import zmq
 
 from service import wire
-from service.errors import ConfigurationError, EncoderUnavailable
-
-DEFAULT_PORTS = (5555, 5556)  # of requests, of answers
-
-
-def address(url: str) -> tuple[str, int, int]:
-    """Host, port and port_out of `bert://HOST[:PORT[:PORT_OUT]]`. Raises ConfigurationError."""
-    host, *ports = url.removeprefix("bert://").split(":")
-    if not host or len(ports) > 2 or not all(port.isdecimal() and int(port) < 2**16 for port in ports):
-        raise ConfigurationError(f"{url!r} is no worker: expected bert://HOST[:PORT[:PORT_OUT]]")
-    port, port_out = [*map(int, ports), *DEFAULT_PORTS[len(ports) :]]
-    return host, port, port_out
+from service.errors import EncoderUnavailable
 
 
 def probe(url: str, timeout_s: float) -> str:
-    """A line about a worker that is well. Raises EncoderUnavailable for one that is not."""
-    host, port, port_out = address(url)
+    """A line about a worker that is well. Raises EncoderUnavailable for one that is not, ValueError for a wrong URL."""
+    host, port, port_out = wire.worker_address(url)
     identity = str(uuid.uuid4()).encode()
     with zmq.Context() as context, context.socket(zmq.PUSH) as requests, context.socket(zmq.SUB) as answers:
         for socket in (requests, answers):

@@ -180,6 +180,34 @@ async def test_a_redis_that_hangs_costs_milliseconds_and_then_nothing(
         await cache.close()
 
 
+async def test_a_redis_that_is_always_late_is_left_alone(
+    server: RunningRedis, admin: object, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it answers in the end: else every request would wait for it in vain."""
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_redis, to_redis = await asyncio.open_connection("127.0.0.1", server.port)
+
+        async def pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter, delay_s: float) -> None:
+            while data := await source.read(65536):
+                await asyncio.sleep(delay_s)
+                target.write(data)
+            target.close()
+
+        await asyncio.gather(pass_on(reader, to_redis, 0.0), pass_on(from_redis, writer, 0.1))
+
+    monkeypatch.setattr(redis_cache, "BASE_TIMEOUT_S", 0.005)
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as slow:
+        cache = RedisCache(f"redis://127.0.0.1:{slow.sockets[0].getsockname()[1]}/0", metrics, ttl_s=60)
+        for _ in range(4):
+            assert await cache.get_many(FINGERPRINT, ["草"]) == {}
+            await asyncio.sleep(0.3)  # for the answer to come
+
+        assert counted(metrics, "danmaku_redis_breaker_open") == 1
+        assert counted(metrics, "danmaku_cache_lookups_total", tier="redis", result="skipped") == 1
+        await cache.close()
+
+
 async def test_a_redis_that_was_killed_is_used_again_when_it_is_back(
     metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,3 +160,15 @@ def test_an_error_comes_back_as_one() -> None:
 def test_an_answer_that_cannot_be_read_is_an_error(frames: list[bytes]) -> None:
     with pytest.raises(wire.WireError):
         wire.read_reply(frames)
+
+
+def test_a_worker_is_named_by_a_url() -> None:
+    assert wire.worker_address("bert://host") == ("host", 5555, 5556)
+    assert wire.worker_address("bert://host:7000") == ("host", 7000, 5556)
+    assert wire.worker_address("bert://host:7000:7001") == ("host", 7000, 7001)
+
+
+@pytest.mark.parametrize("url", ["bert://", "bert://:5555", "bert://h:x", "bert://h:1:2:3", "bert://h:70000"])
+def test_a_url_that_names_no_worker_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="expected bert://HOST"):
+        wire.worker_address(url)

@@ -98,6 +98,7 @@ def test_a_malformed_request_is_answered_with_an_error(
     worker: RunningWorker, frames: tuple[bytes, ...], error: str
 ) -> None:
     with peer(worker) as it:
+        it.encode(["草"])  # so that its subscription is there: such an answer does not wait for it
         it.send(*frames)
         reply = it.receive()
 
