@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from material import random_base_model, read_texts
 
-from service.encoders.base import Prepared
+from service.encoders.model import Prepared
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import PRECISIONS, EncoderOptions
 from service.model_directory import BertConfig

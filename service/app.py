@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -17,7 +16,7 @@ from service.api.state import State
 from service.batcher import Batcher
 from service.cache.base import open_cache
 from service.embedder import Embedder, keeping
-from service.encoders.base import open_encoder
+from service.encoders.base import EncoderSettings, open_encoder
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -31,17 +30,16 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            encoder = await asyncio.to_thread(
-                open_encoder,
+            encoder = await open_encoder(
                 settings.encoder,
-                pooling_layer=settings.pooling_layer,
-                pooling_strategy=settings.pooling_strategy,
-                max_seq_len=settings.max_seq_len,
-                threads=settings.threads,
+                EncoderSettings(
+                    pooling_layer=settings.pooling_layer,
+                    pooling_strategy=settings.pooling_strategy,
+                    max_seq_len=settings.max_seq_len,
+                    threads=settings.threads,
+                ),
             )
-            stack.callback(encoder.close)
-            await encoder.encode(encoder.prepare(["warm up"]))  # the first call allocates: no user should wait for it
-            metrics.model.labels(encoder.model, encoder.fingerprint, str(encoder.dim)).set(1)
+            stack.push_async_callback(encoder.aclose)
             cache = open_cache(
                 settings.cache,
                 max_bytes=settings.cache_bytes,
@@ -53,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
             batcher = await stack.enter_async_context(
                 Batcher(
                     keeping(encoder, cache),
-                    concurrency=encoder.concurrency,
+                    concurrency=lambda: encoder.concurrency,
                     max_batch_tokens=settings.max_batch_tokens,
                     max_queue_texts=settings.max_queue_texts,
                     metrics=metrics,

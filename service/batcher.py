@@ -26,7 +26,7 @@ from itertools import islice
 
 import numpy as np
 
-from service.encoders.base import Prepared
+from service.encoders.model import Prepared
 from service.errors import DanmakuError, EncoderFailure, EncoderUnavailable, Overloaded
 from service.metrics import Metrics
 
@@ -37,6 +37,7 @@ Encode = Callable[[Sequence[Prepared]], Awaitable[np.ndarray]]
 SHORTEST_SHARE = 0.25  # of a batch's longest text: shorter ones would be padding for the most part
 MAX_OVERTAKING_CALLS = 3  # of the quick lane, one after the other, while the other lane waits
 MAX_RETRY_AFTER_S = 60
+HIGH_WATER = 0.8  # of the queue: beyond, new requests are better sent elsewhere, while those that come are still taken
 # So many calls failed one after the other, and the encoder counts as broken; so long after the last of them it is worth
 # another try, or a gateway that gets no requests because it is not ready would never find out that it is well again.
 BROKEN_AFTER_FAILURES = 3
@@ -52,22 +53,23 @@ class _Waiting:
     callers: int = 0
 
 
-Lane = dict[int, dict[str, _Waiting]]  # what is queued: number of tokens → by text, in order of arrival
+Key = tuple[str, str]
+Lane = dict[int, dict[Key, _Waiting]]  # what is queued: number of tokens → by key, in order of arrival
 
 
 class Batcher:
     """An async context manager; within it any number of tasks may call `encode`.
 
-    `encode` makes at most `concurrency` calls of the function given at a time, each of at most `max_batch_size` texts
-    and `max_batch_tokens` tokens, padding not counted, or of one text. Requests of up to `priority_batch_size` texts
-    overtake longer ones.
+    `encode` makes as many calls of the function given at a time as `concurrency` says, one at least, each of at most
+    `max_batch_size` texts and `max_batch_tokens` tokens, padding not counted, or of one text. Requests of up to
+    `priority_batch_size` texts overtake longer ones.
     """
 
     def __init__(
         self,
         encode: Encode,
         *,
-        concurrency: int,
+        concurrency: Callable[[], int],
         max_batch_tokens: int,
         max_queue_texts: int,
         metrics: Metrics,
@@ -81,7 +83,7 @@ class Batcher:
         self._max_queue_texts = max_queue_texts
         self._priority_batch_size = priority_batch_size
         self._metrics = metrics
-        self._waiting: dict[str, _Waiting] = {}  # queued or being encoded, by text
+        self._waiting: dict[Key, _Waiting] = {}  # queued or being encoded
         self._quick: Lane = {}
         self._bulk: Lane = {}
         self._overtaking_calls = 0
@@ -114,8 +116,8 @@ class Batcher:
         """Why texts sent now would not be embedded, or None."""
         if not self._is_open:
             return "the service is stopping"
-        if self._queued >= self._max_queue_texts:
-            return "the queue is full"
+        if self._queued >= HIGH_WATER * self._max_queue_texts:
+            return f"{self._queued} texts are waiting, of {self._max_queue_texts} that may"
         if self._failures >= BROKEN_AFTER_FAILURES and time.monotonic() - self._failed_at < TRY_AGAIN_AFTER_S:
             return f"the encoder failed its last {self._failures} calls"
         return None
@@ -128,7 +130,7 @@ class Batcher:
         """
         if not self._is_open:
             raise EncoderUnavailable("the service is stopping")
-        new = sum(prepared.text not in self._waiting for prepared in texts)
+        new = sum(prepared.key not in self._waiting for prepared in texts)
         if self._queued + new > self._max_queue_texts:
             raise self._overloaded(new)
         lane = self._quick if len(texts) <= self._priority_batch_size else self._bulk
@@ -146,10 +148,10 @@ class Batcher:
                 self._leave(w)
 
     def _join(self, prepared: Prepared, lane: Lane) -> _Waiting:
-        waiting = self._waiting.get(prepared.text)
+        waiting = self._waiting.get(prepared.key)
         if waiting is None:
             waiting = _Waiting(prepared, asyncio.get_running_loop().create_future(), time.monotonic(), lane)
-            self._waiting[prepared.text] = waiting
+            self._waiting[prepared.key] = waiting
             self._enqueue(waiting)
             self._dispatch_soon()
         elif lane is self._quick and waiting.lane is self._bulk and self._is_queued(waiting):
@@ -163,7 +165,7 @@ class Batcher:
         waiting.callers -= 1
         if waiting.callers == 0 and self._is_queued(waiting):
             self._dequeue(waiting)
-            del self._waiting[waiting.prepared.text]
+            del self._waiting[waiting.prepared.key]
 
     def _dispatch_soon(self) -> None:
         # After the tasks that are ready to run now, so that what they bring goes along.
@@ -173,7 +175,7 @@ class Batcher:
 
     def _dispatch(self) -> None:
         self._dispatch_is_due = False
-        while self._queued and len(self._calls) < self._concurrency:
+        while self._queued and len(self._calls) < max(1, self._concurrency()):
             call = asyncio.create_task(self._call(self._next_batch()), name="encode")
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
@@ -213,7 +215,7 @@ class Batcher:
         else:
             self._failures = 0
             for waiting, vector in zip(batch, vectors, strict=True):
-                del self._waiting[waiting.prepared.text]
+                del self._waiting[waiting.prepared.key]
                 waiting.vector.set_result(vector)
             self._measure(batch, time.monotonic() - started)
         finally:
@@ -221,20 +223,20 @@ class Batcher:
 
     def _fail(self, batch: Sequence[_Waiting], error: DanmakuError) -> None:
         for waiting in batch:
-            del self._waiting[waiting.prepared.text]  # forgotten: the next caller gets a fresh try
+            del self._waiting[waiting.prepared.key]  # forgotten: the next caller gets a fresh try
             waiting.vector.set_exception(error)
             waiting.vector.exception()  # seen: its callers may all be gone
 
     def _is_queued(self, waiting: _Waiting) -> bool:
-        return waiting.lane.get(waiting.prepared.num_tokens, {}).get(waiting.prepared.text) is waiting
+        return waiting.lane.get(waiting.prepared.num_tokens, {}).get(waiting.prepared.key) is waiting
 
     def _enqueue(self, waiting: _Waiting) -> None:
-        waiting.lane.setdefault(waiting.prepared.num_tokens, {})[waiting.prepared.text] = waiting
+        waiting.lane.setdefault(waiting.prepared.num_tokens, {})[waiting.prepared.key] = waiting
         self._count_queued(1)
 
     def _dequeue(self, waiting: _Waiting) -> None:
         bucket = waiting.lane[waiting.prepared.num_tokens]
-        del bucket[waiting.prepared.text]
+        del bucket[waiting.prepared.key]
         if not bucket:
             del waiting.lane[waiting.prepared.num_tokens]
         self._count_queued(-1)
@@ -249,7 +251,7 @@ class Batcher:
         self._metrics.batch_texts.observe(len(batch))
         self._metrics.batch_tokens.inc(sum(lengths))
         self._metrics.padding_tokens.inc(max(lengths) * len(batch) - sum(lengths))
-        rate = self._concurrency * len(batch) / max(elapsed_s, 1e-6)
+        rate = self._concurrency() * len(batch) / max(elapsed_s, 1e-6)
         self._texts_per_s += 0.1 * (rate - self._texts_per_s) if self._texts_per_s else rate
 
     def _overloaded(self, new: int) -> Overloaded:

@@ -9,7 +9,9 @@ DanmakuError
 ├── ClientGone            499  nobody: the caller hung up, so nobody reads the answer
 ├── InternalError         500  us
 ├── EncoderUnavailable    503  the operator: the encoder is closing or cannot be reached
-│   └── EncoderFailure    503  the operator: the encoder was asked and broke
+│   ├── EncoderFailure    503  the operator: the encoder was asked and broke
+│   └── ModelGone         503  nobody: another model has taken over; the embedder asks that one
+├── OutOfTime             504  the caller: more time, or fewer texts; the operator: add capacity
 └── ConfigurationError     –   the operator, at start: a setting names what does not exist or cannot be used
     └── ModelError         –   the model directory cannot be used; also a ValueError
 
@@ -69,6 +71,14 @@ class EncoderUnavailable(DanmakuError):
 
 class EncoderFailure(EncoderUnavailable):
     error_type = "encoder_failure"
+
+
+class ModelGone(EncoderUnavailable):
+    """The model that texts were prepared for encodes no more."""
+
+
+class OutOfTime(DanmakuError):
+    status, error_type = 504, "out_of_time"
 
 
 class ConfigurationError(DanmakuError):

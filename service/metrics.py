@@ -16,6 +16,8 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from service.encoders.model import Model
+
 ROUTES = ("/embed", "/similar", "/healthz", "/readyz", "/info", "/metrics", "other")
 OUTCOMES = ("ok", "invalid", "refused", "gone", "failed")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -82,6 +84,11 @@ class Metrics:
         self.batch_tokens = Counter("danmaku_batch_tokens", "Tokens encoded, padding not counted.", registry=registry)
         self.padding_tokens = Counter("danmaku_padding_tokens", "Padding encoded beside the tokens.", registry=registry)
 
-        self.model = Gauge(
+        self._model = Gauge(
             "danmaku_model_info", "The model in service; always 1.", ["model", "fingerprint", "dim"], registry=registry
         )
+
+    def show_model(self, model: Model) -> None:
+        """The one series of danmaku_model_info: models may change while the process runs."""
+        self._model.clear()
+        self._model.labels(model.name, model.fingerprint, str(model.dim)).set(1)

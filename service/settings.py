@@ -81,6 +81,11 @@ class Settings(BaseSettings):
         description="Memory for vectors of texts seen before; 0 turns the cache off. 256 MiB hold some 200,000 texts "
         "of 256 dimensions, 80,000 of 768.",
     )
+    request_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        description="How long a request may wait for the encoder; beyond, 504. A request's X-Timeout-Ms makes it less.",
+    )
     shutdown_timeout_s: int = Field(
         20, ge=0, description="How long requests in progress may take to finish after SIGTERM."
     )

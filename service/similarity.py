@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.embedder import Embedder
+from service.encoders.model import Model
 from service.errors import TextError, TooLarge
 
 MAX_ANSWER_BYTES = 32 * 2**20
@@ -25,6 +26,7 @@ class Match:
 class Ranking:
     """What became of queries and candidates."""
 
+    model: Model
     matches: list[list[Match]]  # of each query, best first
     query_errors: list[TextError]
     candidate_errors: list[TextError]
@@ -48,7 +50,7 @@ async def rank(
         for error in embeddings.errors
         if error.index >= len(queries)
     ]
-    return Ranking(matches, query_errors, candidate_errors)
+    return Ranking(embeddings.model, matches, query_errors, candidate_errors)
 
 
 def _check_size(queries: Sequence[str], candidates: Sequence[str], top_k: int | None) -> None:

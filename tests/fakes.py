@@ -7,20 +7,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.encoders.base import Prepared
+from service.encoders.model import Model, Prepared
+from service.errors import ModelGone
 
 
 class RecordingEncoder:
     """An Encoder without a model: a text's vector is [its length, the sum of its code points].
 
     `calls` holds the texts of every call. While `gate` is cleared, calls wait. If `failure` is set, they raise it;
-    so do calls with a text in `failing`.
+    so do calls with a text in `failing`, and with one prepared for another `model` than it has by then.
     A text of `?` alone cannot be spelled; texts over `limit` characters are truncated.
     """
 
-    model, fingerprint, dim, max_seq_len, concurrency = "recording", "f0", 2, 10, 1
+    dim = 2
+    concurrency = 1
+    obstacle = None
 
     def __init__(self) -> None:
+        self.model = Model("recording", "f0", self.dim, 10, (-2,), "REDUCE_MEAN", reader=self)
         self.calls: list[list[str]] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -32,16 +36,17 @@ class RecordingEncoder:
     def normalize(self, text: str) -> str:
         return text.strip().lower()
 
-    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
+    def of_normalized(self, texts: Sequence[str]) -> list[Prepared]:
         return [
             Prepared(
-                text, [1, *map(ord, text[: self.limit]), 2], is_truncated=len(text) > self.limit, is_spelled=text != "?"
+                text,
+                [1, *map(ord, text[: self.limit]), 2],
+                is_truncated=len(text) > self.limit,
+                is_spelled=text != "?",
+                fingerprint=self.model.fingerprint,
             )
             for text in texts
         ]
-
-    def truncates(self, text: str) -> bool:
-        return len(text) > self.limit
 
     async def encode(self, batch: Sequence[Prepared]) -> np.ndarray:
         self.calls.append([prepared.text for prepared in batch])
@@ -54,6 +59,8 @@ class RecordingEncoder:
             self.running -= 1
         if self.failure:
             raise self.failure
+        if any(prepared.fingerprint != self.model.fingerprint for prepared in batch):
+            raise ModelGone("another one has taken over")
         if self.failing & {prepared.text for prepared in batch}:
             raise RuntimeError("broken")
         return np.array([self.vector(prepared.text) for prepared in batch], np.float32)
@@ -62,4 +69,4 @@ class RecordingEncoder:
     def vector(text: str) -> list[float]:
         return [float(len(text)), float(sum(map(ord, text)))]
 
-    def close(self) -> None: ...
+    async def aclose(self) -> None: ...

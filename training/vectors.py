@@ -10,17 +10,17 @@ such words the vector of [UNK].
 
 from __future__ import annotations
 
-import asyncio
 import json
 import urllib.error
 import urllib.request
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from service.encoders.base import open_encoder
-from service.settings import Settings
+from service.encoders.onnx import OnnxEncoder
+from service.encoders.options import EncoderOptions
 from service.wire import worker_address
 
 TIMEOUT_S = 60.0
@@ -44,21 +44,11 @@ def vectors_of(source: str, texts: list[str]) -> Vectors:
 
 
 def _from_directory(directory: Path, texts: list[str]) -> Vectors:
-    defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    encoder = open_encoder(
-        f"onnx://{directory}",
-        pooling_layer=defaults["pooling_layer"],
-        pooling_strategy=defaults["pooling_strategy"],
-        max_seq_len=None,
-        threads=1,
-    )
-    try:
-        prepared = encoder.prepare([encoder.normalize(text) for text in texts])  # cut if too long: it is a picture
-        values = asyncio.run(encoder.encode(prepared))
+    with closing(OnnxEncoder.open(directory, EncoderOptions(), threads=1)) as encoder:
+        prepared = encoder.inputs.of_texts(texts)  # cut if too long: it is a picture
+        values = encoder.encode_now(prepared)
         values[[not text.is_spelled for text in prepared]] = np.nan
-        return Vectors(encoder.model, values)
-    finally:
-        encoder.close()
+        return Vectors(encoder.model.name, values)
 
 
 def _from_gateway(url: str, texts: list[str]) -> Vectors:

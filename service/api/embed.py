@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import io
+from binascii import b2a_base64
 
 import numpy as np
+import orjson
 from fastapi import APIRouter, Request, Response
 
-from service.api.responses import ERRORS, json_response
+from service.api.responses import ERRORS, PlainRoute, json_response
 from service.api.schemas import EmbedRequest, EmbedResponse
-from service.api.state import accept_texts, state_of, while_connected
+from service.api.state import Caller, state_of
 from service.embedder import Embeddings
-from service.encoders.base import Encoder
 from service.similarity import unit
 
 NPY = "application/x-npy"
 
-router = APIRouter(tags=["embeddings"])
+router = APIRouter(tags=["embeddings"], route_class=PlainRoute)
 
 
 @router.post("/embed", openapi_extra=EmbedRequest.openapi(), responses={**ERRORS, 200: {"model": EmbedResponse}})
@@ -29,31 +29,37 @@ async def embed(request: Request) -> Response:
     text, the fingerprint in the header `X-Danmaku-Fingerprint` and the number of truncated texts in
     `X-Danmaku-Truncated`.
     """
+    caller, state = Caller(request), state_of(request)
     body = await EmbedRequest.of(request)
-    state = state_of(request)
-    accept_texts(state, len(body.texts))
-    embeddings = await while_connected(request, state.embedder.embed(body.texts))
-    vectors = unit(embeddings.vectors) if body.normalize else embeddings.vectors
-    encoder = state.embedder.encoder
+    state.accept_texts(len(body.texts))
+    embeddings = await state.embedder.embed(body.texts, caller.wait)
     if NPY in request.headers.get("accept", ""):
         truncated = str(len(embeddings.truncated))
-        headers = {"X-Danmaku-Fingerprint": encoder.fingerprint, "X-Danmaku-Truncated": truncated}
+        headers = {"X-Danmaku-Fingerprint": embeddings.model.fingerprint, "X-Danmaku-Truncated": truncated}
+        vectors = unit(embeddings.vectors) if body.normalize else embeddings.vectors
         return Response(_npy(vectors), headers=headers, media_type=NPY)
-    return json_response(_content(encoder, embeddings, vectors, in_base64=body.encoding == "base64"))
+    model = embeddings.model
+    return json_response(
+        {
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "dim": model.dim,
+            "embeddings": _shown(embeddings, normalize=body.normalize, in_base64=body.encoding == "base64"),
+            "truncated": embeddings.truncated,
+            "errors": embeddings.errors,
+        }
+    )
 
 
-def _content(encoder: Encoder, embeddings: Embeddings, vectors: np.ndarray, *, in_base64: bool) -> dict[str, object]:
-    rows: list[object] = [base64.b64encode(row.tobytes()).decode() for row in vectors] if in_base64 else list(vectors)
-    for error in embeddings.errors:
-        rows[error.index] = None
-    return {
-        "model": encoder.model,
-        "fingerprint": encoder.fingerprint,
-        "dim": encoder.dim,
-        "embeddings": rows,
-        "truncated": embeddings.truncated,
-        "errors": embeddings.errors,
-    }
+def _shown(embeddings: Embeddings, *, normalize: bool, in_base64: bool) -> list[object]:
+    """What stands for each text in the JSON: numbers, base64, or null."""
+    rows = embeddings.rows
+    if normalize:
+        units = unit(embeddings.vectors)
+        rows = [None if row is None else vector.tobytes() for row, vector in zip(rows, units, strict=True)]
+    if in_base64:  # as it is, since nothing in base64 needs escaping
+        return [None if row is None else orjson.Fragment(b'"%b"' % b2a_base64(row, newline=False)) for row in rows]
+    return [None if row is None else np.frombuffer(row, "<f4") for row in rows]
 
 
 def _npy(vectors: np.ndarray) -> bytes:

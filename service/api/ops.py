@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service import __version__
-from service.api.responses import json_response
+from service.api.responses import PlainRoute, json_response
 from service.api.state import state_of
 from service.errors import EncoderUnavailable
 
-router = APIRouter(tags=["operation"])
+router = APIRouter(tags=["operation"], route_class=PlainRoute)
 
 
 @router.get("/healthz")
@@ -22,11 +24,12 @@ async def healthz() -> Response:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """Readiness: 503, with the reason, while the queue is full, the encoder fails, or the service is stopping.
+    """Readiness: 503, with the reason, while the queue is nearly full, the encoder fails, or the service is stopping.
 
     Told from what happened to the last requests; nothing is sent to the encoder to find out.
     """
-    if obstacle := state_of(request).batcher.obstacle:
+    state = state_of(request)
+    if obstacle := state.embedder.encoder.obstacle or state.batcher.obstacle:
         raise EncoderUnavailable(obstacle)
     return json_response({"status": "ready"})
 
@@ -35,16 +38,16 @@ async def readyz(request: Request) -> Response:
 async def info(request: Request) -> Response:
     """What is loaded, and the limits that requests have to keep."""
     state = state_of(request)
-    encoder, settings = state.embedder.encoder, state.settings
+    model, settings = state.embedder.model, state.settings
     return json_response(
         {
             "version": __version__,
-            "model": encoder.model,
-            "fingerprint": encoder.fingerprint,
-            "dim": encoder.dim,
-            "max_seq_len": encoder.max_seq_len,
-            "pooling_layer": settings.pooling_layer,
-            "pooling_strategy": settings.pooling_strategy,
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "dim": model.dim,
+            "max_seq_len": model.max_seq_len,
+            "pooling_layer": model.pooling_layer,
+            "pooling_strategy": model.pooling_strategy,
             "max_request_texts": settings.max_request_texts,
             "max_body_bytes": settings.max_body_bytes,
         }
@@ -54,7 +57,10 @@ async def info(request: Request) -> Response:
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
-    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    measured = request.app.state.metrics
+    with suppress(EncoderUnavailable):
+        measured.show_model(state_of(request).embedder.model)
+    return Response(generate_latest(measured.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/", include_in_schema=False)

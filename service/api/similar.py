@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.responses import ERRORS, json_response
+from service.api.responses import ERRORS, PlainRoute, json_response
 from service.api.schemas import SimilarRequest, SimilarResponse
-from service.api.state import accept_texts, state_of, while_connected
+from service.api.state import Caller, state_of
 from service.similarity import rank
 
-router = APIRouter(tags=["similarity"])
+router = APIRouter(tags=["similarity"], route_class=PlainRoute)
 
 
 @router.post("/similar", openapi_extra=SimilarRequest.openapi(), responses={**ERRORS, 200: {"model": SimilarResponse}})
@@ -18,11 +18,11 @@ async def similar(request: Request) -> Response:
 
     A query or candidate that cannot be embedded matches nothing and has an entry in `errors`.
     """
+    caller, state = Caller(request), state_of(request)
     body = await SimilarRequest.of(request)
-    state = state_of(request)
-    accept_texts(state, len(body.query) + len(body.candidates))
+    state.accept_texts(len(body.query) + len(body.candidates))
     work = rank(state.embedder, body.query, body.candidates, top_k=body.top_k, min_score=body.min_score)
-    ranking = await while_connected(request, work)
+    ranking = await caller.wait(work)
     results = [
         {
             "query": query,
@@ -38,7 +38,5 @@ async def similar(request: Request) -> Response:
         for field, found in (("query", ranking.query_errors), ("candidates", ranking.candidate_errors))
         for error in found
     ]
-    encoder = state.embedder.encoder
-    return json_response(
-        {"model": encoder.model, "fingerprint": encoder.fingerprint, "results": results, "errors": errors}
-    )
+    model = ranking.model
+    return json_response({"model": model.name, "fingerprint": model.fingerprint, "results": results, "errors": errors})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -11,8 +12,10 @@ from fastapi import Request
 
 from service.batcher import Batcher
 from service.embedder import Embedder
-from service.errors import ClientGone, TooLarge
+from service.errors import ClientGone, InvalidRequest, OutOfTime, TooLarge
 from service.settings import Settings
+
+TIMEOUT_HEADER = "X-Timeout-Ms"
 
 T = TypeVar("T")
 
@@ -23,31 +26,46 @@ class State:
     embedder: Embedder
     batcher: Batcher
 
+    def accept_texts(self, count: int) -> None:
+        """Raises TooLarge if that many texts are more than one request may bring."""
+        limit = self.settings.max_request_texts
+        if count > limit:
+            raise TooLarge(f"{count} texts in one request; at most {limit} are taken, so send them in several")
+
 
 def state_of(request: Request) -> State:
     return cast(State, request.app.state.danmaku)
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, which is cancelled, and ClientGone raised, as soon as the caller hangs up.
+class Caller:
+    """Who waits for an answer: until they hang up, and no longer than they said or the settings allow."""
 
-    To be called when the body has been read: what comes next from the caller can only be the end of the connection.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone("the caller hung up before the answer")
-    finally:
-        for unfinished in (task, gone):
-            unfinished.cancel()
-        await asyncio.wait((task, gone))
+    def __init__(self, request: Request) -> None:
+        """Raises InvalidRequest if the request's X-Timeout-Ms is no time."""
+        self._request = request
+        self._timeout_s = float(state_of(request).settings.request_timeout_s)
+        if (wanted := request.headers.get(TIMEOUT_HEADER)) is not None:
+            if not (wanted.isdecimal() and 0 < int(wanted) < 2**31):
+                raise InvalidRequest(f"{TIMEOUT_HEADER} is {wanted!r}; expected milliseconds, a whole number from 1")
+            self._timeout_s = min(self._timeout_s, int(wanted) / 1000)
+        self._deadline = time.monotonic() + self._timeout_s
 
+    async def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of the work, which is cancelled if the caller hangs up, ClientGone, or at the deadline, OutOfTime.
 
-def accept_texts(state: State, count: int) -> None:
-    """Raises TooLarge if that many texts are more than one request may bring."""
-    limit = state.settings.max_request_texts
-    if count > limit:
-        raise TooLarge(f"{count} texts in one request; at most {limit} are taken, so send them in several")
+        To be called when the body has been read: what comes next from the caller can only be the end of the connection.
+        """
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(self._request.receive())
+        try:
+            left_s = max(0.0, self._deadline - time.monotonic())
+            await asyncio.wait((task, gone), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            if gone.done():
+                raise ClientGone("the caller hung up before the answer")
+            raise OutOfTime(f"not done within {self._timeout_s * 1000:.0f} ms; what was done by then is kept")
+        finally:
+            for unfinished in (task, gone):
+                unfinished.cancel()
+            await asyncio.wait((task, gone))

@@ -7,6 +7,7 @@ Chosen by URL, and imported only when chosen:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,59 +15,55 @@ from typing import Protocol
 
 import numpy as np
 
+from service.encoders.model import Model, Prepared
 from service.errors import ConfigurationError
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A text, a pair of texts or a list of tokens on its way to the model."""
+@dataclass(frozen=True)
+class EncoderSettings:
+    """How to open an encoder, as far as its URL does not say."""
 
-    text: str  # normalised: of one encoder, equal texts are equal input; see `Inputs` for pairs and tokens
-    ids: list[int]  # [CLS] … [SEP], at most max_seq_len of them
-    is_truncated: bool  # tokens were cut off
-    is_spelled: bool  # at least one of its tokens is in the vocabulary
-    segment_b: int | None = None  # where the second text of a pair starts
-    has_special_tokens: bool = True
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.ids)
+    pooling_layer: tuple[int, ...] = (-2,)
+    pooling_strategy: str = "REDUCE_MEAN"
+    max_seq_len: int | None = None
+    threads: int = 1
 
 
 class Encoder(Protocol):
     """Opened by `open_encoder`; to be closed by whoever opened it."""
 
-    model: str  # the model's name
-    fingerprint: str  # equal fingerprints, comparable vectors
-    dim: int
-    max_seq_len: int
-    concurrency: int  # how many calls of `encode` it can work on at the same time
+    @property
+    def model(self) -> Model:
+        """What encodes now, which may change in the life of an encoder. Raises EncoderUnavailable if none is known."""
 
-    def normalize(self, text: str) -> str:
-        """The text as the model sees it; "" for a blank one."""
+    @property
+    def concurrency(self) -> int:
+        """How many calls of `encode` it can work on at the same time, now."""
 
-    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
-        """Normalised texts, tokenized."""
-
-    def truncates(self, text: str) -> bool:
-        """Whether a normalised text has more tokens than max_seq_len lets through."""
+    @property
+    def obstacle(self) -> str | None:
+        """Why texts sent now would not be encoded, or None."""
 
     async def encode(self, batch: Sequence[Prepared]) -> np.ndarray:
-        """One model call: vectors [len(batch), dim] float32. Raises EncoderFailure."""
+        """One model call: vectors [len(batch), dim] float32, each of the model that its text was prepared for.
 
-    def close(self) -> None: ...
+        Raises EncoderFailure; ModelGone if that model is no more.
+        """
+
+    async def aclose(self) -> None: ...
 
 
-def open_encoder(
-    url: str, *, pooling_layer: tuple[int, ...], pooling_strategy: str, max_seq_len: int | None, threads: int
-) -> Encoder:
+async def open_encoder(url: str, settings: EncoderSettings) -> Encoder:
     """The encoder behind a URL. Raises ConfigurationError if there is none of the kind, or it cannot be opened."""
     scheme, _, rest = url.partition("://")
     if scheme == "onnx":
         from service.encoders.onnx import OnnxEncoder
         from service.encoders.options import EncoderOptions
 
-        options = EncoderOptions(pooling_layer, pooling_strategy, max_seq_len=max_seq_len)
+        options = EncoderOptions(settings.pooling_layer, settings.pooling_strategy, max_seq_len=settings.max_seq_len)
         # One thread a call and several calls at once keep all cores busy without threads that wait for one another.
-        return OnnxEncoder.open(Path(rest), options, threads=threads, concurrency=threads)
+        threads = settings.threads
+        encoder = await asyncio.to_thread(OnnxEncoder.open, Path(rest), options, threads=threads, concurrency=threads)
+        await encoder.encode(encoder.model.prepare(["warm up"]))  # the first call allocates: no user should wait for it
+        return encoder
     raise ConfigurationError(f"{url!r} is no encoder: expected onnx://DIRECTORY")

@@ -29,7 +29,7 @@ def check_exactness(encoder: OnnxEncoder, reference: OnnxEncoder) -> None:
     cosine = least_cosine(encoder, reference)
     if not cosine >= LEAST_COSINE:
         raise ConfigurationError(
-            f"{encoder.model} in int8: the least cosine to float32 is {cosine:.5f}, below {LEAST_COSINE}; "
+            f"{encoder.model.name} in int8: the least cosine to float32 is {cosine:.5f}, below {LEAST_COSINE}; "
             "serve it in float32, or allow inexact vectors"
         )
 
@@ -37,7 +37,7 @@ def check_exactness(encoder: OnnxEncoder, reference: OnnxEncoder) -> None:
 def least_cosine(encoder: OnnxEncoder, reference: OnnxEncoder) -> float:
     """Over the sample; with the strategy NONE over its tokens."""
     rows = encoder.inputs.of_texts(SAMPLE.strip().replace("\n", " / ").split(" / "))
-    ours, theirs = (e.encode_now(rows).reshape(-1, e.dim).astype(np.float64) for e in (encoder, reference))
+    ours, theirs = (e.encode_now(rows).reshape(-1, e.model.dim).astype(np.float64) for e in (encoder, reference))
     seen = theirs.any(axis=1)  # padding is zero
     ours, theirs = ours[seen], theirs[seen]
     lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)

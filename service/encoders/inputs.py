@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from service.encoders.base import Prepared
+from service.encoders.model import Prepared
 from service.encoders.options import EncoderOptions
 from service.tokenizer import Tokenizer
 
@@ -23,8 +23,14 @@ PAIR_TOKEN = "|||"
 
 
 class Inputs:
-    def __init__(self, tokenizer: Tokenizer, options: EncoderOptions, max_seq_len: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, options: EncoderOptions, max_seq_len: int, *, fingerprint: str = ""
+    ) -> None:
         self._tokenizer, self._options, self._max_seq_len = tokenizer, options, max_seq_len
+        self._fingerprint = fingerprint
+
+    def normalize(self, text: str) -> str:
+        return self._tokenizer.normalize(text)
 
     def of_normalized(self, texts: Sequence[str]) -> list[Prepared]:
         """Of texts that `Tokenizer.normalize` made; never pairs."""
@@ -80,6 +86,7 @@ class Inputs:
             is_spelled=any(token != tokenizer.unk_id for part in (a, b) for token in part),
             segment_b=segment_b,
             has_special_tokens=special,
+            fingerprint=self._fingerprint,
         )
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from service.encoders.base import Prepared
 from service.encoders.exactness import check_exactness
 from service.encoders.graph import build_graph
 from service.encoders.inputs import Inputs
+from service.encoders.model import Model, Prepared
 from service.encoders.options import EncoderOptions
 from service.errors import EncoderFailure
 from service.model_directory import (
@@ -46,14 +46,20 @@ class OnnxEncoder:
         session: onnxruntime.InferenceSession,
         concurrency: int,
     ) -> None:
-        self.model = directory.name
-        self.dim = options.dim(directory.config)
-        self.max_seq_len = options.length(directory.config)
+        fingerprint, max_seq_len = _fingerprint(directory, options), options.length(directory.config)
         self.concurrency = concurrency
+        self.obstacle = None
         self.options = options
-        self.inputs = Inputs(directory.tokenizer, options, self.max_seq_len)
-        self.fingerprint = _fingerprint(directory, options)
-        self._tokenizer = directory.tokenizer
+        self.inputs = Inputs(directory.tokenizer, options, max_seq_len, fingerprint=fingerprint)
+        self.model = Model(
+            directory.name,
+            fingerprint,
+            options.dim(directory.config),
+            max_seq_len,
+            options.pooling_layer,
+            options.strategy,
+            self.inputs,
+        )
         self._session = session
         self._inputs = [value.name for value in session.get_inputs()]
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="encode")
@@ -100,16 +106,6 @@ class OnnxEncoder:
         _give_back_memory()
         return encoder
 
-    def normalize(self, text: str) -> str:
-        return self._tokenizer.normalize(text)
-
-    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
-        return self.inputs.of_normalized(texts)
-
-    def truncates(self, text: str) -> bool:
-        # A token has at least one character, so hardly any text has to be tokenized to know.
-        return len(text) > self.max_seq_len - 2 and self.prepare([text])[0].is_truncated
-
     async def encode(self, batch: Sequence[Prepared]) -> np.ndarray:
         """[len(batch), dim]; with the strategy NONE [len(batch), tokens of the longest, dim], zeros for padding."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.encode_now, batch)
@@ -149,6 +145,9 @@ class OnnxEncoder:
 
     def close(self) -> None:
         self._threads.shutdown(wait=True)
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
 
 
 def _session(directory: ModelDirectory, options: EncoderOptions, threads: int) -> onnxruntime.InferenceSession:

@@ -43,14 +43,14 @@ async def run(flags: argparse.Namespace) -> int:
         await encoder.encode(encoder.inputs.of_texts(["warm up"]))  # the first call allocates
         batcher = Batcher(
             encoder.encode,
-            concurrency=encoder.concurrency,
+            concurrency=lambda: encoder.concurrency,
             max_batch_tokens=MAX_BATCH_TOKENS,
             max_batch_size=flags.max_batch_size,
             max_queue_texts=NO_LIMIT,
             priority_batch_size=flags.priority_batch_size,
             metrics=Metrics(),
         )
-        model = {"model": encoder.model, "fingerprint": encoder.fingerprint, "dim": encoder.dim}
+        model = {"model": encoder.model.name, "fingerprint": encoder.model.fingerprint, "dim": encoder.model.dim}
         worker = Worker(
             encoder,
             batcher,

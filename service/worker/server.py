@@ -28,7 +28,7 @@ import zmq.asyncio
 
 from service import wire
 from service.batcher import Batcher
-from service.encoders.base import Prepared
+from service.encoders.model import Prepared
 from service.encoders.onnx import OnnxEncoder
 from service.errors import DanmakuError
 from service.worker.status import Status
@@ -170,10 +170,10 @@ class Worker:
 
     def _assemble(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         if self._encoder.options.strategy != "NONE":
-            return np.stack(rows) if rows else np.empty((0, self._encoder.dim), np.float32)
+            return np.stack(rows) if rows else np.empty((0, self._encoder.model.dim), np.float32)
         padded = self._fixed_embed_length or self._encoder.options.max_seq_len is not None
-        length = self._encoder.max_seq_len if padded else max(map(len, rows), default=0)
-        array = np.zeros((len(rows), length, self._encoder.dim), np.float32)
+        length = self._encoder.model.max_seq_len if padded else max(map(len, rows), default=0)
+        array = np.zeros((len(rows), length, self._encoder.model.dim), np.float32)
         for index, row in enumerate(rows):
             array[index, : len(row)] = row
         return array
@@ -203,8 +203,8 @@ class Worker:
 
     def _cost(self, request: wire.Encode) -> int:
         texts = min(request.count, len(request.body) // 3)  # a text takes `"",` at least, whatever the count says
-        positions = self._encoder.max_seq_len if self._encoder.options.strategy == "NONE" else 1
-        return REQUEST_OVERHEAD_BYTES + len(request.body) + texts * positions * self._encoder.dim * 4
+        positions = self._encoder.model.max_seq_len if self._encoder.options.strategy == "NONE" else 1
+        return REQUEST_OVERHEAD_BYTES + len(request.body) + texts * positions * self._encoder.model.dim * 4
 
     def _start(self, answer: Awaitable[None]) -> None:
         task = asyncio.ensure_future(answer)

@@ -249,3 +249,11 @@ async def test_metrics_tell_what_happened(client: httpx.AsyncClient) -> None:
     info = (await client.get("/info")).json()
     model = {"model": "tiny", "fingerprint": info["fingerprint"], "dim": "16"}
     assert after["danmaku_model_info", frozenset(model.items())] == 1
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "1.5", "soon", "9999999999999"])
+async def test_a_deadline_that_is_none_is_refused(client: httpx.AsyncClient, value: str) -> None:
+    answer = await client.post("/embed", json=["草"], headers={"X-Timeout-Ms": value})
+
+    assert (answer.status_code, answer.json()["error_type"]) == (422, "invalid_request")
+    assert value in answer.json()["error"]

@@ -22,12 +22,12 @@ async def batcher(recording_encoder: RecordingEncoder, metrics: Metrics) -> Asyn
 
 
 def make(encoder: RecordingEncoder, metrics: Metrics, **changes: int) -> Batcher:
-    settings = {"concurrency": 1, "max_batch_tokens": 1000, "max_queue_texts": 100} | changes
+    settings = {"concurrency": lambda: 1, "max_batch_tokens": 1000, "max_queue_texts": 100} | changes
     return Batcher(encoder.encode, metrics=metrics, **settings)
 
 
 async def ask(batcher: Batcher, encoder: RecordingEncoder, *texts: str) -> list[list[float]]:
-    return [vector.tolist() for vector in await batcher.encode(encoder.prepare(texts))]
+    return [vector.tolist() for vector in await batcher.encode(encoder.model.prepare(texts))]
 
 
 async def settle() -> None:
@@ -182,7 +182,7 @@ async def test_nobody_starves(recording_encoder: RecordingEncoder, metrics: Metr
 async def test_as_many_calls_run_as_the_encoder_can_take(
     concurrency: int, recording_encoder: RecordingEncoder, metrics: Metrics
 ) -> None:
-    async with make(recording_encoder, metrics, concurrency=concurrency, max_batch_tokens=1) as batcher:
+    async with make(recording_encoder, metrics, concurrency=lambda: concurrency, max_batch_tokens=1) as batcher:
         await ask(batcher, recording_encoder, *"abcdefgh")
 
     assert recording_encoder.most_running == concurrency
@@ -215,9 +215,11 @@ async def test_a_wrong_number_of_vectors_is_named(metrics: Metrics) -> None:
         return np.zeros((2, 2), np.float32)
 
     encoder = RecordingEncoder()
-    async with Batcher(too_few, concurrency=1, max_batch_tokens=99, max_queue_texts=9, metrics=metrics) as batcher:
+    async with Batcher(
+        too_few, concurrency=lambda: 1, max_batch_tokens=99, max_queue_texts=9, metrics=metrics
+    ) as batcher:
         with pytest.raises(EncoderFailure, match="sent 3 texts to the encoder, got 2 vectors back"):
-            await batcher.encode(encoder.prepare(["a", "b", "c"]))
+            await batcher.encode(encoder.model.prepare(["a", "b", "c"]))
 
 
 async def test_a_failure_is_forgotten(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from fakes import RecordingEncoder
 from service.batcher import Batcher
 from service.cache.memory import MemoryCache
 from service.embedder import MANY_CHARACTERS, Embedder, keeping
-from service.errors import EncoderFailure
+from service.errors import EncoderFailure, ModelGone
 from service.metrics import Metrics
 
 
@@ -20,7 +22,7 @@ async def embedder(recording_encoder: RecordingEncoder, metrics: Metrics) -> Asy
     cache = MemoryCache(1_000_000, metrics)
     encode = keeping(recording_encoder, cache)
     async with Batcher(
-        encode, concurrency=1, max_batch_tokens=10_000, max_queue_texts=1000, metrics=metrics
+        encode, concurrency=lambda: 1, max_batch_tokens=10_000, max_queue_texts=1000, metrics=metrics
     ) as batcher:
         yield Embedder(recording_encoder, cache, batcher, metrics)
 
@@ -106,6 +108,30 @@ async def test_what_was_encoded_before_a_failure_is_kept(
     await embedder.embed([long, "b"])
 
     assert recording_encoder.calls == [["b"]]
+
+
+async def test_all_vectors_of_an_answer_are_of_one_model(
+    embedder: Embedder, recording_encoder: RecordingEncoder
+) -> None:
+    """If another takes over meanwhile, the list is begun anew with that one."""
+    await embedder.embed(["草"])
+    recording_encoder.gate.clear()
+    asking = asyncio.create_task(embedder.embed(["草", "好"]))
+    await asyncio.sleep(0.01)
+    recording_encoder.model = replace(recording_encoder.model, fingerprint="f1")
+    recording_encoder.gate.set()
+    embeddings = await asking
+
+    assert embeddings.model.fingerprint == "f1"
+    assert recording_encoder.calls == [["草"], ["好"], ["草", "好"]]
+
+
+async def test_a_model_that_is_gone_for_good_is_an_error(
+    embedder: Embedder, recording_encoder: RecordingEncoder
+) -> None:
+    recording_encoder.failure = ModelGone("no worker has it")
+    with pytest.raises(ModelGone):
+        await embedder.embed(["草"])
 
 
 async def test_a_failed_call_is_not_cached(embedder: Embedder, recording_encoder: RecordingEncoder) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from service.checkpoint import read_checkpoint
-from service.encoders.base import Prepared, open_encoder
+from service.encoders.base import EncoderSettings, open_encoder
 from service.encoders.exactness import least_cosine
+from service.encoders.model import Prepared
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import POOLING_STRATEGIES, EncoderOptions
 from service.errors import ConfigurationError, ModelError
@@ -124,7 +125,7 @@ async def test_served_vectors_are_those_of_the_trained_model(
     vectors = await encoder.encode(rows)
     expected = trained_vectors(model, rows, encoder.options)
 
-    assert vectors.shape[-1] == encoder.dim
+    assert vectors.shape[-1] == encoder.model.dim
     for vector, wanted in zip(vectors, expected, strict=True):
         if strategy == "NONE":
             assert not vector[len(wanted) :].any()
@@ -153,7 +154,7 @@ async def test_layers_may_be_counted_from_the_first(open_tiny: Open) -> None:
     from_the_end, from_the_first = open_tiny(pooling_layer=(-2,)), open_tiny(pooling_layer=(1,))
 
     assert np.array_equal(await encode(from_the_end, TEXTS), await encode(from_the_first, TEXTS))
-    assert from_the_end.fingerprint == from_the_first.fingerprint
+    assert from_the_end.model.fingerprint == from_the_first.model.fingerprint
 
 
 async def test_several_calls_at_a_time_and_several_threads_give_the_same(open_tiny: Open) -> None:
@@ -180,10 +181,10 @@ def test_what_changes_vectors_changes_the_fingerprint(open_tiny: Open) -> None:
         {"sentence_pairs": True},
         {"precision": "int8", "allow_inexact": True},
     )
-    fingerprints = [open_tiny(**changes).fingerprint for changes in different]
+    fingerprints = [open_tiny(**changes).model.fingerprint for changes in different]
 
     assert len(set(fingerprints)) == len(different)
-    assert open_tiny(threads=2, concurrency=2, max_seq_len=16).fingerprint == fingerprints[0]
+    assert open_tiny(threads=2, concurrency=2, max_seq_len=16).model.fingerprint == fingerprints[0]
 
 
 def test_another_pooler_is_another_model_where_it_is_used(open_tiny: Open, model: Path, tmp_path: Path) -> None:
@@ -195,8 +196,8 @@ def test_another_pooler_is_another_model_where_it_is_used(open_tiny: Open, model
     checkpoint.write(other / "model.ckpt-1", weights)
     pooled = {"pooling_strategy": "CLS_POOLED"}
 
-    assert open_tiny(path=other).fingerprint == open_tiny().fingerprint
-    assert open_tiny(path=other, **pooled).fingerprint != open_tiny(**pooled).fingerprint
+    assert open_tiny(path=other).model.fingerprint == open_tiny().model.fingerprint
+    assert open_tiny(path=other, **pooled).model.fingerprint != open_tiny(**pooled).model.fingerprint
 
 
 def test_the_number_of_heads_is_part_of_the_fingerprint(tiny_model: Path, tmp_path: Path) -> None:
@@ -211,20 +212,18 @@ def test_the_number_of_heads_is_part_of_the_fingerprint(tiny_model: Path, tmp_pa
 def test_long_texts_lose_their_end_and_say_so(open_tiny: Open) -> None:
     """Up to max_seq_len tokens fit, [CLS] and [SEP] included."""
     encoder = open_tiny(max_seq_len=6)
-    fits, too_long = encoder.prepare([encoder.normalize("哈哈哈哈"), encoder.normalize("哈哈哈哈草")])
+    fits, too_long = encoder.model.prepare([encoder.model.normalize("哈哈哈哈"), encoder.model.normalize("哈哈哈哈草")])
 
     assert (fits.num_tokens, fits.is_truncated, too_long.num_tokens, too_long.is_truncated) == (6, False, 6, True)
     assert fits.ids == too_long.ids
-    assert [encoder.truncates(encoder.normalize(text)) for text in ("哈哈哈哈", "哈哈哈哈草", "awsl" * 3)] == [
-        False,
-        True,
-        False,
-    ]
+    model = encoder.model
+    truncates = [model.truncates(model.normalize(text)) for text in ("哈哈哈哈", "哈哈哈哈草", "awsl" * 3)]
+    assert truncates == [False, True, False]
 
 
 def test_a_text_of_unknown_characters_is_unspellable(open_tiny: Open) -> None:
     encoder = open_tiny()
-    prepared = encoder.prepare([encoder.normalize(text) for text in ("喵喵😂", "喵草")])
+    prepared = encoder.model.prepare([encoder.model.normalize(text) for text in ("喵喵😂", "喵草")])
 
     assert [text.is_spelled for text in prepared] == [False, True]
 
@@ -303,23 +302,21 @@ def test_a_tuned_checkpoint_may_lie_elsewhere_under_another_name(open_tiny: Open
     shutil.copy(model / "bert_config.json", base / "config.json")
     encoder = open_tiny(path=base, tuned_model_dir=tmp_path / "tuned", ckpt_name="mine", config_name="config.json")
 
-    assert encoder.fingerprint == open_tiny().fingerprint
+    assert encoder.model.fingerprint == open_tiny().model.fingerprint
     with pytest.raises(ModelError, match=r"tuned/bert_model\.ckpt\.index does not exist; .*tuned: mine$"):
         open_tiny(path=base, tuned_model_dir=tmp_path / "tuned", ckpt_name="bert_model.ckpt", config_name="config.json")
     with pytest.raises(ModelError, match=r"base/bert_model\.ckpt\.index does not exist; .*: none$"):
         open_tiny(path=base, ckpt_name="bert_model.ckpt", config_name="config.json")
 
 
-def test_an_unknown_scheme_is_refused() -> None:
+async def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="expected onnx://DIRECTORY"):
-        open_encoder("http://x", pooling_layer=(-1,), pooling_strategy="REDUCE_MEAN", max_seq_len=None, threads=1)
+        await open_encoder("http://x", EncoderSettings())
 
 
 async def test_a_url_opens_an_encoder(model: Path) -> None:
-    encoder = open_encoder(
-        f"onnx://{model}", pooling_layer=(-1,), pooling_strategy="REDUCE_MAX", max_seq_len=None, threads=2
-    )
-    vectors = await encoder.encode(encoder.prepare(["草"]))
-    encoder.close()
+    encoder = await open_encoder(f"onnx://{model}", EncoderSettings((-1,), "REDUCE_MAX", threads=2))
+    vectors = await encoder.encode(encoder.model.prepare(["草"]))
+    await encoder.aclose()
 
-    assert (vectors.shape, encoder.concurrency, encoder.max_seq_len) == ((1, 16), 2, 16)
+    assert (vectors.shape, encoder.concurrency, encoder.model.max_seq_len) == ((1, 16), 2, 16)

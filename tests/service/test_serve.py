@@ -157,10 +157,13 @@ def test_the_service_needs_nothing_of_training(tmp_path: Path) -> None:
     program = f"""
 import asyncio, sys
 import service.app, service.cli
-from service.encoders.base import open_encoder
-encoder = open_encoder("onnx://{ROOT}/models/danmaku-bert-mini", pooling_layer=(-1,), pooling_strategy="REDUCE_MEAN",
-                       max_seq_len=None, threads=1)
-print(asyncio.run(encoder.encode(encoder.prepare(["草"]))).shape, "training" in sys.modules)
+from service.encoders.base import EncoderSettings, open_encoder
+
+async def encode():
+    encoder = await open_encoder("onnx://{ROOT}/models/danmaku-bert-mini", EncoderSettings())
+    return await encoder.encode(encoder.model.prepare(["草"]))
+
+print(asyncio.run(encode()).shape, "training" in sys.modules)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     command = [sys.executable, "-c", program]

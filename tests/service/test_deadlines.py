@@ -1,0 +1,68 @@
+"""How long a caller waits, and what becomes of the texts they waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from fakes import RecordingEncoder
+
+from service.app import create_app
+from service.settings import Settings
+
+
+@pytest.fixture
+async def gateway(
+    recording_encoder: RecordingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[httpx.AsyncClient]:
+    """The application over an encoder that waits at its gate."""
+
+    async def open_it(*_: object) -> RecordingEncoder:
+        return recording_encoder
+
+    monkeypatch.setattr("service.app.open_encoder", open_it)
+    recording_encoder.gate.clear()
+    app = create_app(Settings(request_timeout_s=0.2))
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            yield http
+        recording_encoder.gate.set()
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed_ms"),
+    [({}, 200), ({"X-Timeout-Ms": "20"}, 20), ({"X-Timeout-Ms": "86400000"}, 200)],
+)
+async def test_who_waits_too_long_is_told(gateway: httpx.AsyncClient, headers: dict[str, str], allowed_ms: int) -> None:
+    """After the request's own time, or the gateway's if that is less."""
+    answer = await asyncio.wait_for(gateway.post("/embed", json=["草"], headers=headers), 10)
+
+    assert (answer.status_code, answer.json()["error_type"]) == (504, "out_of_time")
+    assert answer.json()["error"].startswith(f"not done within {allowed_ms} ms")
+
+
+async def test_texts_that_nobody_waits_for_any_more_cost_nothing(
+    gateway: httpx.AsyncClient, recording_encoder: RecordingEncoder
+) -> None:
+    """Those in the queue are dropped at the deadline."""
+    first = asyncio.create_task(gateway.post("/embed", json=["草"]))
+    await asyncio.sleep(0.05)
+    assert recording_encoder.calls == [["草"]]
+    late = await gateway.post("/embed", json=["好", "死"], headers={"X-Timeout-Ms": "20"})
+    recording_encoder.gate.set()
+
+    assert (late.status_code, (await first).status_code) == (504, 200)
+    assert recording_encoder.calls == [["草"]]
+
+
+async def test_what_is_known_is_answered_whatever_the_encoder_does(
+    gateway: httpx.AsyncClient, recording_encoder: RecordingEncoder
+) -> None:
+    recording_encoder.gate.set()
+    await gateway.post("/embed", json=["草"])
+    recording_encoder.gate.clear()
+
+    assert (await gateway.post("/embed", json=["草"], headers={"X-Timeout-Ms": "1"})).status_code == 200
