@@ -62,11 +62,14 @@ def create_app(settings: Settings) -> FastAPI:
 
     # FastAPIOffline brings the files of /docs along: plain FastAPI's page would have the browser fetch them elsewhere.
     app: FastAPI = FastAPIOffline(
-        redoc_url=None, title="danmaku embedding", version=__version__, description=DESCRIPTION, lifespan=lifespan
+        redoc_url=None,
+        title="danmaku embedding",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        routes=[route for router in (embed.router, similar.router, ops.router) for route in router.routes],
     )
     app.state.metrics = metrics
-    for router in (embed.router, similar.router, ops.router):
-        app.include_router(router)
     answer_errors(app)
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(CountRequests, metrics=metrics)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from binascii import b2a_base64
 
 import numpy as np
 import orjson
+import pybase64
 from fastapi import APIRouter, Request, Response
 
 from service.api.responses import ERRORS, PlainRoute, json_response
@@ -58,7 +58,7 @@ def _shown(embeddings: Embeddings, *, normalize: bool, in_base64: bool) -> list[
         units = unit(embeddings.vectors)
         rows = [None if row is None else vector.tobytes() for row, vector in zip(rows, units, strict=True)]
     if in_base64:  # as it is, since nothing in base64 needs escaping
-        return [None if row is None else orjson.Fragment(b'"%b"' % b2a_base64(row, newline=False)) for row in rows]
+        return [None if row is None else orjson.Fragment(b'"%b"' % pybase64.b64encode(row)) for row in rows]
     return [None if row is None else np.frombuffer(row, "<f4") for row in rows]
 
 

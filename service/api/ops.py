@@ -17,7 +17,7 @@ router = APIRouter(tags=["operation"], route_class=PlainRoute)
 
 
 @router.get("/healthz")
-async def healthz() -> Response:
+async def healthz(request: Request) -> Response:
     """Liveness: the event loop turns. It never asks the encoder, which may just be busy."""
     return json_response({"status": "ok"})
 
@@ -64,5 +64,5 @@ async def metrics(request: Request) -> Response:
 
 
 @router.get("/", include_in_schema=False)
-async def root() -> Response:
+async def root(request: Request) -> Response:
     return RedirectResponse("/docs")

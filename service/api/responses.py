@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -37,14 +36,11 @@ class PlainRoute(APIRoute):
     What FastAPI does around an endpoint would cost more than answering sixteen texts from the cache.
     """
 
-    def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **settings: Any) -> None:
-        super().__init__(path, endpoint, **settings)
-
-        async def call(scope: Scope, receive: Receive, send: Send) -> None:
-            response = await endpoint(Request(scope, receive, send))
-            await response(scope, receive, send)
-
-        self.app = call
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in (self.methods or ()):
+            return await super().handle(scope, receive, send)  # which says what is allowed
+        response: Response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
