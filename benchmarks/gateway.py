@@ -1,89 +1,204 @@
-"""The gateway's speed over HTTP on loopback, with the bundled model: server and client share this machine's cores.
+"""The gateway's speed over HTTP on loopback. The server has one core, the load generator (wrk) and Redis the others.
 
-Medians of `--rounds` rounds, each against a gateway started afresh:
-  not cached   lists of 64 texts never seen before, 4 clients
-  one text     a text never seen before, one client: time from request to answer
-  cached       the same lists of 16 texts again and again, 4 clients, JSON and base64
+Per round, one after another, each against a server started afresh:
+  cached       lists of 16 texts that the gateway knows, 768 dimensions, from memory and from Redis; the reference is a
+               plain ASGI application in the same uvicorn that reads the body and sends as many bytes, and nothing more
+  not cached   one text never seen before at a time, against the bare encoder in this process; and lists of 64
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import http.client
 import json
 import os
+import re
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from material import read_texts
+from material import random_base_model, read_texts
+
+from service.encoders.base import EncoderSettings, open_encoder
 
 ROOT = Path(__file__).parents[1]
+TEXTS_A_REQUEST = 16
+CONNECTIONS = 16
 CLIENTS = 4
+SINGLES = 500
+CORES = sorted(os.sched_getaffinity(0))
+
+REFERENCE = """
+import sys
+
+import uvicorn
+
+SIZE = int(sys.argv[2])
+HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % SIZE)]
+
+
+async def app(scope, receive, send):
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    await send({"type": "http.response.body", "body": bytes(SIZE)})
+
+
+uvicorn.run(app, port=int(sys.argv[1]), lifespan="off", access_log=False, log_level="warning")
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--danmaku", type=Path, help="a danmaku a line; default: pairs of training/words.txt")
-    parser.add_argument("--texts", type=int, default=4096, help="distinct texts [4096]")
+    parser.add_argument("--encoder", default="onnx://models/danmaku-bert-mini", help="of texts that are not cached")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--encoder", default="onnx://models/danmaku-bert-mini")
+    parser.add_argument("--seconds", type=int, default=5, help="of each measurement with wrk [5]")
     arguments = parser.parse_args()
-    texts = read_texts(arguments.danmaku, arguments.texts)
-    singles, lists = texts[:500], texts[500:]
+    for program in ("wrk", "redis-server"):
+        if not shutil.which(program):
+            parser.error(f"{program} is not installed; on Debian: apt-get install {program}")
+    texts = read_texts(arguments.danmaku, 4096)
     rounds = []
-    for number in range(arguments.rounds):
-        rounds.append(measure(arguments.encoder, singles, lists))
-        print(f"round {number + 1}: " + ", ".join(f"{name} {value:,.2f}" for name, value in rounds[-1].items()))
-    characters = statistics.mean(map(len, texts))
-    print(f"\n{len(texts)} distinct texts of {characters:.1f} characters, {os.cpu_count()} cores, medians:")
+    with tempfile.TemporaryDirectory() as directory:
+        wide = random_base_model(Path(directory), num_hidden_layers=1)
+        for number in range(arguments.rounds):
+            figures = cached(wide, texts[:2048], arguments.seconds) | uncached(arguments.encoder, texts)
+            rounds.append(figures)
+            print(f"round {number + 1}: " + ", ".join(f"{name} {value:,.2f}" for name, value in figures.items()))
+    print(f"\n{len(texts)} distinct texts of {statistics.mean(map(len, texts)):.1f} characters, medians:")
     for name in rounds[0]:
         values = [figures[name] for figures in rounds]
-        print(f"  {name:32} {statistics.median(values):10,.2f}   ({min(values):,.2f} to {max(values):,.2f})")
+        print(f"  {name:44} {statistics.median(values):12,.2f}   ({min(values):,.2f} to {max(values):,.2f})")
 
 
-def measure(encoder: str, singles: Sequence[str], lists: Sequence[str]) -> dict[str, float]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--encoder", encoder]
-    server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    try:
-        wait_until_ready(server, port)
+def cached(model: Path, texts: Sequence[str], seconds: int) -> dict[str, float]:
+    figures = {}
+    lists = [texts[start : start + TEXTS_A_REQUEST] for start in range(0, len(texts), TEXTS_A_REQUEST)]
+    bodies = {encoding: [{"texts": part, "encoding": encoding} for part in lists] for encoding in ("base64", "float")}
+    gateway = [*f"-m service serve --encoder onnx://{model} --pooling-layer -1 --threads 1".split(), "--port"]
+    with running_redis() as redis:
+        for name, flags in (("memory", []), ("Redis", ["--cache", redis, "--cache-bytes", "0"])):
+            with serving([*gateway, "{port}", *flags]) as port:
+                for encoding, these in bodies.items():
+                    size = len(ask(port, these[0]))
+                    for body in these:  # to be cached
+                        ask(port, body)
+                    time.sleep(1)  # Redis is written to behind the answers
+                    rate = wrk(port, these, seconds)
+                    figures[f"cached in {name}, {encoding}, texts/s"] = rate
+                    if name == "memory":
+                        with serving(["-c", REFERENCE, "{port}", str(size)]) as reference:
+                            plain = wrk(reference, these, seconds)
+                        figures[f"plain ASGI, as many bytes, {encoding}, texts/s"] = plain
+                        figures[f"cached in memory, {encoding}, of plain ASGI"] = rate / plain
+    return figures
+
+
+def uncached(encoder: str, texts: Sequence[str]) -> dict[str, float]:
+    singles, lists = texts[:SINGLES], [texts[start : start + 64] for start in range(SINGLES, len(texts), 64)]
+    bare = asyncio.run(encode_one_by_one(encoder, singles))
+    with serving(["-m", "service", "serve", "--port", "{port}", "--encoder", encoder], cores=CORES) as port:
         alone = connect(port)
         waits = [timed(partial(post, alone, [text])) for text in singles]
-        fresh = [lists[start : start + 64] for start in range(0, len(lists), 64)]
-        known = [lists[start : start + 16] for start in range(0, 2048, 16)] * 10
-        return {
-            "not cached, texts/s": throughput(port, fresh, "float"),
-            "one text not cached, p50 ms": 1000 * statistics.median(waits),
-            "one text not cached, p99 ms": 1000 * statistics.quantiles(waits, n=100)[98],
-            "cached, JSON, texts/s": throughput(port, known, "float"),
-            "cached, base64, texts/s": throughput(port, known, "base64"),
-        }
+        started = time.perf_counter()
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            list(clients.map(partial(ask_in_turn, port), [lists[client::CLIENTS] for client in range(CLIENTS)]))
+        elapsed = time.perf_counter() - started
+    figures = {}
+    for name, quantile in (("p50", 49), ("p99", 98)):
+        of_gateway, of_encoder = (1000 * statistics.quantiles(values, n=100)[quantile] for values in (waits, bare))
+        figures[f"one text not cached, {name} ms"] = of_gateway
+        figures[f"the same by the bare encoder, {name} ms"] = of_encoder
+        figures[f"the gateway's part, {name} ms"] = of_gateway - of_encoder
+    return figures | {"not cached, lists of 64, texts/s": sum(map(len, lists)) / elapsed}
+
+
+async def encode_one_by_one(url: str, texts: Sequence[str]) -> list[float]:
+    encoder = await open_encoder(url, EncoderSettings(threads=len(CORES)))
+    waits = []
+    for text in texts:
+        started = time.perf_counter()
+        await encoder.encode(encoder.model.prepare([encoder.model.normalize(text)]))
+        waits.append(time.perf_counter() - started)
+    await encoder.aclose()
+    return waits
+
+
+def wrk(port: int, bodies: Sequence[object], seconds: int) -> float:
+    """Texts per second, after a second of warming up."""
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        file.writelines(json.dumps(body) + "\n" for body in bodies)
+        file.flush()
+        script = str(Path(__file__).with_name("post.lua"))
+        for duration in (1, seconds):
+            command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{duration}", "-s", script]
+            command += [f"http://127.0.0.1:{port}/embed", "--", file.name]
+            said = subprocess.run(command, check=True, capture_output=True, text=True, preexec_fn=others).stdout
+    if "Non-2xx" in said or "Socket errors" in said:
+        raise RuntimeError(said)
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
+    assert rate, said
+    return float(rate.group(1)) * TEXTS_A_REQUEST
+
+
+def others() -> None:
+    os.sched_setaffinity(0, CORES[1:] or CORES)
+
+
+@contextlib.contextmanager
+def serving(command: Sequence[str], *, cores: Sequence[int] = CORES[:1]) -> Iterator[int]:
+    """Runs Python with the arguments, in which `{port}` is replaced by the one that is given."""
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, *(part.replace("{port}", str(port)) for part in command)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    try:
+        while server.poll() is None:
+            with contextlib.suppress(OSError):
+                connection = connect(port)
+                connection.request("GET", "/readyz")
+                if connection.getresponse().status == 200:
+                    break
+            time.sleep(0.05)
+        else:
+            raise RuntimeError(f"{command} did not start")
+        yield port
     finally:
         server.terminate()
         server.wait()
 
 
-def throughput(port: int, lists: Sequence[Sequence[str]], encoding: str) -> float:
-    """Texts per second of CLIENTS clients that share the lists."""
+@contextlib.contextmanager
+def running_redis() -> Iterator[str]:
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=others)
+    try:
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait()
 
-    def ask(part: Sequence[Sequence[str]]) -> None:
-        connection = connect(port)
-        for texts in part:
-            post(connection, {"texts": texts, "encoding": encoding})
 
-    parts = [lists[client::CLIENTS] for client in range(CLIENTS)]
-    with ThreadPoolExecutor(CLIENTS) as clients:
-        elapsed = timed(lambda: list(clients.map(ask, parts)))
-    return sum(map(len, lists)) / elapsed
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -96,24 +211,23 @@ def connect(port: int) -> http.client.HTTPConnection:
     return http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
 
-def post(connection: http.client.HTTPConnection, body: object) -> None:
+def ask(port: int, body: object) -> bytes:
+    return post(connect(port), body)
+
+
+def ask_in_turn(port: int, bodies: Sequence[object]) -> None:
+    connection = connect(port)
+    for body in bodies:
+        post(connection, body)
+
+
+def post(connection: http.client.HTTPConnection, body: object) -> bytes:
     connection.request("POST", "/embed", json.dumps(body).encode(), {"content-type": "application/json"})
     answer = connection.getresponse()
-    answer.read()
+    content = answer.read()
     if answer.status != 200:
-        raise RuntimeError(f"the gateway answered {answer.status}")
-
-
-def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
-    while server.poll() is None:
-        try:
-            connection = connect(port)
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            time.sleep(0.05)
-    raise RuntimeError("the gateway did not start")
+        raise RuntimeError(f"the gateway answered {answer.status}: {content[:200]!r}")
+    return content
 
 
 if __name__ == "__main__":

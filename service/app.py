@@ -36,6 +36,7 @@ def create_app(settings: Settings) -> FastAPI:
                     pooling_layer=settings.pooling_layer,
                     pooling_strategy=settings.pooling_strategy,
                     max_seq_len=settings.max_seq_len,
+                    precision=settings.precision,
                     threads=settings.threads,
                 ),
             )

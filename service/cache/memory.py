@@ -37,6 +37,8 @@ class MemoryCache:
         return found
 
     async def set_many(self, fingerprint: str, vectors: Mapping[str, bytes]) -> None:
+        if not self._max_bytes:
+            return
         for text, vector in vectors.items():
             key = (fingerprint, text)
             if key in self._entries:

@@ -3,9 +3,11 @@
 Redis may be slow, full, gone, or hold nonsense: each is a miss and a metric, never an error, and little waiting: 5 ms
 and 20 µs a text. Three ideas see to that:
 
-* A look-up has a deadline, which grows with the number of texts alone. Whoever asked leaves then; the look-up goes
-  on for a little, so that a connection that takes its time to be made is there for the next.
-* After some failures in a row a circuit breaker opens, and Redis is left alone for a while, each time for longer.
+* A look-up has a deadline, which grows with the number of texts alone. It is counted in milliseconds that this process
+  was free to read the answer: busy itself, it would else take its own slowness for that of Redis, and have all texts
+  encoded anew just when there are many. Whoever asked leaves then; the look-up goes on for a little, so that a
+  connection that takes its time to be made is there for the next.
+* After a while of nothing but failures a circuit breaker opens, and Redis is left alone, each time for longer.
 * Writing happens behind the caller's back, from a bounded queue; what does not fit is not written.
 
 A value carries its length and a checksum, so that a damaged one is a miss, too.
@@ -36,12 +38,13 @@ log = logging.getLogger("danmaku")
 
 HEADER = struct.Struct("<2sII")  # number format, bytes of the numbers, CRC-32C of them
 FORMATS = {"float32": b"f4", "float16": b"f2"}  # numpy's names, always little-endian
-BASE_TIMEOUT_S, TIMEOUT_PER_TEXT_S = 0.005, 20e-6
+TICK_S, PATIENCE, TEXTS_PER_TICK = 0.001, 5, 50  # a look-up may take 5 ticks, and one more for every 50 texts
 SOCKET_TIMEOUT_S = 1.0
 MAX_CONNECTIONS = 64
 KEYS_AT_A_TIME = 512  # of one MGET, or of one pipeline of SET: Redis does nothing else meanwhile
 MAX_WAITING_BATCHES = 256  # of vectors to be written
 FAILURES_TO_OPEN = 3
+FAILING_S_TO_OPEN = 0.25  # a hiccup of some ms makes all requests of that moment late, and is none of the breaker's
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 
 
@@ -76,9 +79,12 @@ class RedisCache:
         lookup = asyncio.create_task(self._look_up(fingerprint, texts, found), name="look up in Redis")
         self._lookups.add(lookup)
         lookup.add_done_callback(self._lookups.discard)
-        done, _ = await asyncio.wait([lookup], timeout=BASE_TIMEOUT_S + TIMEOUT_PER_TEXT_S * len(texts))
+        for _ in range(PATIENCE + len(texts) // TEXTS_PER_TICK):
+            await asyncio.wait([lookup], timeout=TICK_S)
+            if lookup.done():
+                break
         # What comes late is no success, or a slow Redis would be waited for again and again.
-        if error := lookup.result() if done else TimeoutError():
+        if error := lookup.result() if lookup.done() else TimeoutError():
             self._breaker.failed(error)
         else:
             self._breaker.succeeded()
@@ -173,6 +179,7 @@ class _Breaker:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._failures = 0
+        self._failing_since = 0.0
         self._pause_s = FIRST_PAUSE_S
         self._open_until: float | None = None
 
@@ -195,13 +202,18 @@ class _Breaker:
     def failed(self, error: Exception) -> None:
         is_late = isinstance(error, TimeoutError | RedisTimeoutError)
         self._metrics.redis_errors["timeout" if is_late else "failed"].inc()
+        now = time.monotonic()
+        if self._failures == 0:
+            self._failing_since = now
         self._failures += 1
-        if self._open_until is None and self._failures < FAILURES_TO_OPEN:
+        if self._open_until is None and (
+            self._failures < FAILURES_TO_OPEN or now - self._failing_since < FAILING_S_TO_OPEN
+        ):
             return
         if self._open_until is None:
             # The error's own words may hold the address, and that a password.
             log.warning("Redis does not answer (%s); going on without it.", type(error).__name__)
-        self._open_until = time.monotonic() + self._pause_s
+        self._open_until = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         self._metrics.redis_breaker_open.set(1)
 

@@ -26,6 +26,7 @@ class EncoderSettings:
     pooling_layer: tuple[int, ...] = (-2,)
     pooling_strategy: str = "REDUCE_MEAN"
     max_seq_len: int | None = None
+    precision: str = "float32"
     threads: int = 1
 
 
@@ -60,7 +61,12 @@ async def open_encoder(url: str, settings: EncoderSettings) -> Encoder:
         from service.encoders.onnx import OnnxEncoder
         from service.encoders.options import EncoderOptions
 
-        options = EncoderOptions(settings.pooling_layer, settings.pooling_strategy, max_seq_len=settings.max_seq_len)
+        options = EncoderOptions(
+            settings.pooling_layer,
+            settings.pooling_strategy,
+            max_seq_len=settings.max_seq_len,
+            precision=settings.precision,
+        )
         # One thread a call and several calls at once keep all cores busy without threads that wait for one another.
         threads = settings.threads
         encoder = await asyncio.to_thread(OnnxEncoder.open, Path(rest), options, threads=threads, concurrency=threads)
