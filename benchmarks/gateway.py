@@ -157,11 +157,13 @@ def others() -> None:
 
 
 @contextlib.contextmanager
-def serving(command: Sequence[str], *, cores: Sequence[int] = CORES[:1]) -> Iterator[int]:
-    """Runs Python with the arguments, in which `{port}` is replaced by the one that is given."""
+def serving(
+    command: Sequence[str], *, cores: Sequence[int] = CORES[:1], python: str = sys.executable, ready: str = "/readyz"
+) -> Iterator[int]:
+    """Runs Python with the arguments, in which `{port}` is replaced by the one given; then `ready` answers 200."""
     port = free_port()
     server = subprocess.Popen(
-        [sys.executable, *(part.replace("{port}", str(port)) for part in command)],
+        [python, *(part.replace("{port}", str(port)) for part in command)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -169,9 +171,9 @@ def serving(command: Sequence[str], *, cores: Sequence[int] = CORES[:1]) -> Iter
     )
     try:
         while server.poll() is None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 connection = connect(port)
-                connection.request("GET", "/readyz")
+                connection.request("GET", ready)
                 if connection.getresponse().status == 200:
                     break
             time.sleep(0.05)

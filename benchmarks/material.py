@@ -23,12 +23,12 @@ def read_texts(path: Path | None, count: int) -> list[str]:
     return lines[:count]
 
 
-def random_base_model(directory: Path, *, num_hidden_layers: int = 12) -> Path:
-    """A BERT 768 wide with the bundled vocabulary: speed does not depend on what weights say."""
+def random_base_model(directory: Path, **changes: int) -> Path:
+    """A BERT-base with the bundled vocabulary, but for `changes`: speed does not depend on what weights say."""
     from training import checkpoint
 
     vocab = (ROOT / "models" / "danmaku-bert-mini" / "vocab.txt").read_text(encoding="utf-8")
-    config = BertConfig(vocab_size=vocab.count("\n"), num_hidden_layers=num_hidden_layers)
+    config = BertConfig(vocab_size=vocab.count("\n"), **changes)
     values = np.random.default_rng(0)
     weights = {
         name: (values.standard_normal(shape, np.float32) * np.float32(0.02)) + np.float32(name.endswith("gamma"))
