@@ -3,12 +3,14 @@
 docs/wire-protocol.md draws every frame. A request travels from PUSH to PULL, its answer from the server's publisher to
 the client's SUB, with the client's identity in front as the topic.
 
-Two things are ours and no genuine peer is troubled by them:
+Three things are ours and no genuine peer is troubled by them:
 
 1. The topic of our answers is the identity and a zero byte. A subscription matches every topic that begins with it, so
    that a client `user1` of the genuine server gets the vectors of `user10`; `user1\\0` begins only its own.
 2. A request that cannot be served has an answer. The genuine server has no such thing, and its callers wait for ever;
    ours says why in the place of the array's dtype, where the genuine client trips over it and shows the sentence.
+3. Ours tells its vocabulary to whoever sends SHOW_VOCAB. A genuine server would die of the word: only a server whose
+   answer to SHOW_CONFIG has a `danmaku_version` is to be asked.
 """
 
 from __future__ import annotations
@@ -23,17 +25,21 @@ import orjson
 
 SERVER_VERSION = "1.10.0"  # what the genuine client compares with its own
 SHOW_CONFIG, SHOW_STATUS, TERMINATION = b"SHOW_CONFIG", b"SHOW_STATUS", b"TERMINATION"
-COMMANDS = (SHOW_CONFIG, SHOW_STATUS, TERMINATION)
+SHOW_VOCAB = b"SHOW_VOCAB"
+COMMANDS = (SHOW_CONFIG, SHOW_STATUS, SHOW_VOCAB, TERMINATION)
+# In the order of the genuine server's numbers, which SHOW_CONFIG gives.
+STRATEGIES = ("NONE", "REDUCE_MAX", "REDUCE_MEAN", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED")
 END_OF_TOPIC = b"\0"
 MAX_IDENTITY_BYTES = 255
 DEFAULT_PORTS = (5555, 5556)  # of requests, of answers
+MAX_MESSAGE_BYTES = 64 * 2**20  # our worker hangs up on whoever sends a larger one
 MAX_DIGITS = 18  # of a number, so that it fits 64 bits
 
 Texts = list[str] | list[list[str]]  # danmaku, or danmaku cut into tokens
 
 
 class WireError(ValueError):
-    """The frames are none of the protocol's. `client` and `request_id` are set if they can be answered all the same."""
+    """The frames are none of the protocol's. `client` and `request_id` are set as far as they could be read."""
 
     def __init__(self, message: str, client: bytes = b"", request_id: bytes = b"") -> None:
         super().__init__(message)
@@ -116,7 +122,7 @@ def write_error(client: bytes, request_id: bytes, message: str, error_type: str)
 
 
 def write_json(client: bytes, request_id: bytes, content: Mapping[str, Any]) -> list[bytes]:
-    """The answer to SHOW_CONFIG and SHOW_STATUS."""
+    """The answer to SHOW_CONFIG, SHOW_STATUS and SHOW_VOCAB."""
     return [client + END_OF_TOPIC, orjson.dumps(content), request_id]
 
 
@@ -156,7 +162,8 @@ def read_reply(frames: Sequence[bytes]) -> Vectors | Failure | Content:
         array = np.frombuffer(frames[2], head["dtype"]).reshape(head["shape"])
         return Vectors(request_id, array, head.get("tokens") or None)
     except (ValueError, TypeError, KeyError) as error:
-        raise WireError(f"the answer to request {request_id} cannot be read: {error}") from None
+        message = f"the answer to request {request_id} cannot be read: {error}"
+        raise WireError(message, request_id=frames[-1]) from None
 
 
 def worker_address(url: str) -> tuple[str, int, int]:

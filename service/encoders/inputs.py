@@ -29,6 +29,10 @@ class Inputs:
         self._tokenizer, self._options, self._max_seq_len = tokenizer, options, max_seq_len
         self._fingerprint = fingerprint
 
+    @property
+    def vocab(self) -> list[str]:
+        return self._tokenizer.vocab
+
     def normalize(self, text: str) -> str:
         return self._tokenizer.normalize(text)
 

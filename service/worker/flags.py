@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from service.encoders.options import OTHER_NAMES, POOLING_STRATEGIES, PRECISIONS, EncoderOptions
-from service.wire import SERVER_VERSION
+from service.wire import SERVER_VERSION, STRATEGIES
 
 EXAMPLE = """example:
   danmaku worker -model_dir models/danmaku-bert-mini -num_worker 2 -port 5555 -port_out 5556
@@ -20,13 +20,6 @@ EXAMPLE = """example:
 Every flag of bert-serving-start 1.10 is known; `danmaku worker --classic …` runs that server itself (make classic).
 """
 DEFAULT_CKPT_NAME = "bert_model.ckpt"
-# The order of bert_serving.server.graph.PoolingStrategy, in which SHOW_CONFIG gives the number.
-STRATEGY_NUMBERS = {
-    name: number
-    for number, name in enumerate(
-        ("NONE", "REDUCE_MAX", "REDUCE_MEAN", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED")
-    )
-}
 WITHOUT_EFFECT: dict[str, Any] = {
     "graph_tmp_dir": None,
     "xla": False,
@@ -140,7 +133,7 @@ def shown_flags(flags: argparse.Namespace) -> dict[str, Any]:
     for name in ("run", "command"):  # the command line's own
         shown.pop(name, None)
     shown["ckpt_name"] = flags.ckpt_name or DEFAULT_CKPT_NAME
-    shown["pooling_strategy"] = STRATEGY_NUMBERS[OTHER_NAMES.get(flags.pooling_strategy, flags.pooling_strategy)]
+    shown["pooling_strategy"] = STRATEGIES.index(OTHER_NAMES.get(flags.pooling_strategy, flags.pooling_strategy))
     return shown
 
 

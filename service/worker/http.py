@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 from service import wire
 from service.errors import DanmakuError
-from service.worker.server import MAX_MESSAGE_BYTES, Worker
+from service.worker.server import Worker
 
 CLIENT = b"http"
 
@@ -75,8 +75,8 @@ async def _body(request: Request) -> bytes:
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > MAX_MESSAGE_BYTES:
-            raise ValueError(f"the body is larger than {MAX_MESSAGE_BYTES} bytes: send fewer texts")
+        if len(body) > wire.MAX_MESSAGE_BYTES:
+            raise ValueError(f"the body is larger than {wire.MAX_MESSAGE_BYTES} bytes: send fewer texts")
     return bytes(body)
 
 

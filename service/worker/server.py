@@ -37,7 +37,6 @@ log = logging.getLogger("danmaku")
 
 MAX_HELD_BYTES = 512 * 2**20  # of requests and of the vectors they are going to have
 REQUEST_OVERHEAD_BYTES = 16 * 2**10  # a request's tasks and futures
-MAX_MESSAGE_BYTES = 64 * 2**20  # ZMQ hangs up on whoever sends a larger one
 MAX_UNREAD_ANSWERS = 10_000  # of one client that does not read; beyond, ZMQ drops
 SLICE_TEXTS = 2048  # of a long list, that many are sorted by length together
 SLICES_AT_A_TIME = 2  # of one list, so that the encoder need not wait for the next
@@ -85,11 +84,11 @@ class Worker:
 
     async def __aenter__(self) -> Worker:
         self._requests = self._context.socket(zmq.PULL)
-        self._requests.maxmsgsize = MAX_MESSAGE_BYTES
+        self._requests.maxmsgsize = wire.MAX_MESSAGE_BYTES  # ZMQ hangs up on whoever sends a larger one
         self._publisher = self._context.socket(zmq.XPUB)
         self._publisher.setsockopt(zmq.XPUB_MANUAL, 1)
         self._publisher.sndhwm = MAX_UNREAD_ANSWERS
-        self._publisher.maxmsgsize = MAX_MESSAGE_BYTES
+        self._publisher.maxmsgsize = wire.MAX_MESSAGE_BYTES
         try:
             self._publisher.bind(f"tcp://{self._bind}:{self._port_out}")
             self._requests.bind(f"tcp://{self._bind}:{self._port}")
@@ -251,9 +250,15 @@ class Worker:
             else:
                 log.warning("A client asked this worker to end; it would with -allow_terminate.")
             return
-        is_config = command.name == wire.SHOW_CONFIG
-        told = self._status.config(command.client) if is_config else self.told_status(command.client)
-        await self._publish(wire.write_json(command.client, command.request_id, told))
+        await self._publish(wire.write_json(command.client, command.request_id, self._told(command)))
+
+    def _told(self, command: wire.Command) -> dict[str, Any]:
+        if command.name == wire.SHOW_CONFIG:
+            return self._status.config(command.client)
+        if command.name == wire.SHOW_VOCAB:
+            # The length of SHOW_CONFIG is the flag's, which may be none.
+            return {"vocab": self._encoder.inputs.vocab, "max_seq_len": self._encoder.model.max_seq_len}
+        return self.told_status(command.client)
 
     async def _publish(self, frames: Sequence[bytes | memoryview]) -> None:
         """Sends an answer to whom its topic names, once they listen; drops it if they do not begin to."""
