@@ -39,6 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
                     precision=settings.precision,
                     threads=settings.threads,
                 ),
+                metrics,
             )
             stack.push_async_callback(encoder.aclose)
             cache = open_cache(

@@ -1,6 +1,6 @@
 """Turns many small concurrent requests into few model calls of texts of like length.
 
-Five ideas, worth knowing before changing anything here:
+Six ideas, worth knowing before changing anything here:
 
 1. What is shared is the future, not the vector. A text on its way to the encoder is never sent twice; whoever asks for
    it next waits for the same future. In a live chat the texts in flight are the same few words.
@@ -10,7 +10,8 @@ Five ideas, worth knowing before changing anything here:
    attention to the longest text of a call.
 4. There are two lanes. A bot's single text does not wait behind a list of 10,000: requests of few texts go first, in
    calls of their own, which are short; every fourth call is the long lists' turn, so they go on, too.
-5. A caller can leave at any moment. Futures are waited for, never awaited directly, so that its cancellation does not
+5. A call is of one model. While another takes over, texts prepared for either may be waiting.
+6. A caller can leave at any moment. Futures are waited for, never awaited directly, so that its cancellation does not
    reach them; a text nobody waits for any more leaves the queue at once.
 """
 
@@ -186,13 +187,16 @@ class Batcher:
         self._overtaking_calls = self._overtaking_calls + 1 if overtakes and self._bulk else 0
         # Whoever is in a hurry does not wait for more texts than needed; a long list has room for them at the end.
         lanes = (self._quick,) if overtakes else (self._bulk, self._quick)
-        longest = min(lanes[0], key=lambda length: next(iter(lanes[0][length].values())).since)
+        heads = (next(iter(bucket.values())) for bucket in lanes[0].values())
+        head = min(heads, key=lambda waiting: waiting.since)
+        longest, fingerprint = head.prepared.num_tokens, head.prepared.fingerprint
         batch: list[_Waiting] = []
         tokens = self._max_batch_tokens
         for lane in lanes:
             for length in range(longest, math.ceil(longest * SHORTEST_SHARE) - 1, -1):
                 room = min(self._max_batch_size - len(batch), tokens // length)
-                taken = list(islice(lane.get(length, {}).values(), max(room, 0 if batch else 1)))
+                alike = (w for w in lane.get(length, {}).values() if w.prepared.fingerprint == fingerprint)
+                taken = list(islice(alike, max(room, 0 if batch else 1)))
                 batch += taken
                 tokens -= length * len(taken)
         for waiting in batch:
@@ -209,9 +213,11 @@ class Batcher:
             if len(vectors) != len(batch):
                 raise EncoderFailure(f"sent {len(batch)} texts to the encoder, got {len(vectors)} vectors back")
         except Exception as error:
-            self._failures, self._failed_at = self._failures + 1, time.monotonic()
-            log.exception("A model call with %d texts failed.", len(batch))
-            self._fail(batch, error if isinstance(error, DanmakuError) else EncoderFailure("the encoder failed"))
+            told = error if isinstance(error, DanmakuError) else EncoderFailure("the encoder failed")
+            if isinstance(told, EncoderFailure):  # an encoder that is not there, or has another model, is not broken
+                self._failures, self._failed_at = self._failures + 1, time.monotonic()
+                log.exception("A model call with %d texts failed.", len(batch))
+            self._fail(batch, told)
         else:
             self._failures = 0
             for waiting, vector in zip(batch, vectors, strict=True):

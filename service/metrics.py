@@ -84,6 +84,22 @@ class Metrics:
         self.batch_tokens = Counter("danmaku_batch_tokens", "Tokens encoded, padding not counted.", registry=registry)
         self.padding_tokens = Counter("danmaku_padding_tokens", "Padding encoded beside the tokens.", registry=registry)
 
+        self.workers_known = Gauge("danmaku_workers_known", "Workers that are looked for.", registry=registry)
+        self.workers_ready = Gauge("danmaku_workers_ready", "Workers that texts can be sent to.", registry=registry)
+        self.worker_ping_seconds = Histogram(
+            "danmaku_worker_ping_seconds",
+            "A worker's answer to the question whether it is there.",
+            registry=registry,
+            buckets=SECONDS,
+        )
+        retried = Counter(
+            "danmaku_calls_retried",
+            "Batches given to a second worker, by what the first one did.",
+            ["reason"],
+            registry=registry,
+        )
+        self.calls_retried = {reason: retried.labels(reason) for reason in ("lost", "failed", "slow")}
+
         self._model = Gauge(
             "danmaku_model_info", "The model in service; always 1.", ["model", "fingerprint", "dim"], registry=registry
         )

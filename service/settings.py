@@ -25,7 +25,8 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
     encoder: str = Field(
         "onnx://models/danmaku-bert-mini",
-        description="What encodes: onnx://DIRECTORY. Change it to serve your own model.",
+        description="What encodes: onnx://DIRECTORY, in this process; bert://HOST:5555:5556,OTHER:5555:5556, workers; "
+        "bert+dns://NAME:5555:5556, all workers at the addresses of a name. Change it to serve your own model.",
     )
     pooling_layer: Layers = Field(
         (-2,),

@@ -22,6 +22,7 @@ class RecordingEncoder:
     dim = 2
     concurrency = 1
     obstacle = None
+    workers = ()
 
     def __init__(self) -> None:
         self.model = Model("recording", "f0", self.dim, 10, (-2,), "REDUCE_MEAN", reader=self)

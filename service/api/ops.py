@@ -50,6 +50,7 @@ async def info(request: Request) -> Response:
             "pooling_strategy": model.pooling_strategy,
             "max_request_texts": settings.max_request_texts,
             "max_body_bytes": settings.max_body_bytes,
+            "workers": state.embedder.encoder.workers,
         }
     )
 

@@ -3,12 +3,14 @@
 Chosen by URL, and imported only when chosen:
 
     onnx://models/danmaku-bert-mini    ONNX Runtime in this process
+    bert://HOST:5555:5556,OTHER        workers, `danmaku worker` or bert-serving-server
+    bert+dns://NAME:5555:5556          all workers that a name has addresses of
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,11 +19,12 @@ import numpy as np
 
 from service.encoders.model import Model, Prepared
 from service.errors import ConfigurationError
+from service.metrics import Metrics
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """How to open an encoder, as far as its URL does not say."""
+    """How to open an encoder in this process, as far as its URL does not say. Workers have flags of their own."""
 
     pooling_layer: tuple[int, ...] = (-2,)
     pooling_strategy: str = "REDUCE_MEAN"
@@ -46,15 +49,19 @@ class Encoder(Protocol):
         """Why texts sent now would not be encoded, or None."""
 
     async def encode(self, batch: Sequence[Prepared]) -> np.ndarray:
-        """One model call: vectors [len(batch), dim] float32, each of the model that its text was prepared for.
+        """One model call: vectors [len(batch), dim] float32 of the one model that all texts were prepared for.
 
         Raises EncoderFailure; ModelGone if that model is no more.
         """
 
+    @property
+    def workers(self) -> Sequence[Mapping[str, object]]:
+        """Those that do the work, for operators to look at; none if it is done in this process."""
+
     async def aclose(self) -> None: ...
 
 
-async def open_encoder(url: str, settings: EncoderSettings) -> Encoder:
+async def open_encoder(url: str, settings: EncoderSettings, metrics: Metrics) -> Encoder:
     """The encoder behind a URL. Raises ConfigurationError if there is none of the kind, or it cannot be opened."""
     scheme, _, rest = url.partition("://")
     if scheme == "onnx":
@@ -72,4 +79,12 @@ async def open_encoder(url: str, settings: EncoderSettings) -> Encoder:
         encoder = await asyncio.to_thread(OnnxEncoder.open, Path(rest), options, threads=threads, concurrency=threads)
         await encoder.encode(encoder.model.prepare(["warm up"]))  # the first call allocates: no user should wait for it
         return encoder
-    raise ConfigurationError(f"{url!r} is no encoder: expected onnx://DIRECTORY")
+    if scheme in ("bert", "bert+dns"):
+        from service.encoders.remote import RemoteEncoder
+
+        if settings != EncoderSettings(threads=settings.threads):
+            raise ConfigurationError(
+                "pooling_layer, pooling_strategy and max_seq_len are the workers' to know: start those with them"
+            )
+        return await RemoteEncoder.open(url, metrics)
+    raise ConfigurationError(f"{url!r} is no encoder: expected onnx://DIRECTORY, bert://HOST or bert+dns://NAME")

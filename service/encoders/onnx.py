@@ -49,6 +49,7 @@ class OnnxEncoder:
         fingerprint, max_seq_len = _fingerprint(directory, options), options.length(directory.config)
         self.concurrency = concurrency
         self.obstacle = None
+        self.workers = ()
         self.options = options
         self.inputs = Inputs(directory.tokenizer, options, max_seq_len, fingerprint=fingerprint)
         self.model = Model(

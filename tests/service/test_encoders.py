@@ -18,6 +18,7 @@ from service.encoders.model import Prepared
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import POOLING_STRATEGIES, EncoderOptions
 from service.errors import ConfigurationError, ModelError
+from service.metrics import Metrics
 from service.model_directory import open_model_directory
 
 TEXTS = ["草", "awsl", "哈哈哈哈", "阿夸aqua", "我死了!", "晚安 晚安", "喵喵 草", "清楚清楚", "2333", "你好可爱"]
@@ -311,11 +312,11 @@ def test_a_tuned_checkpoint_may_lie_elsewhere_under_another_name(open_tiny: Open
 
 async def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="expected onnx://DIRECTORY"):
-        await open_encoder("http://x", EncoderSettings())
+        await open_encoder("http://x", EncoderSettings(), Metrics())
 
 
 async def test_a_url_opens_an_encoder(model: Path) -> None:
-    encoder = await open_encoder(f"onnx://{model}", EncoderSettings((-1,), "REDUCE_MAX", threads=2))
+    encoder = await open_encoder(f"onnx://{model}", EncoderSettings((-1,), "REDUCE_MAX", threads=2), Metrics())
     vectors = await encoder.encode(encoder.model.prepare(["草"]))
     await encoder.aclose()
 

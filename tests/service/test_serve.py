@@ -158,9 +158,10 @@ def test_the_service_needs_nothing_of_training(tmp_path: Path) -> None:
 import asyncio, sys
 import service.app, service.cli
 from service.encoders.base import EncoderSettings, open_encoder
+from service.metrics import Metrics
 
 async def encode():
-    encoder = await open_encoder("onnx://{ROOT}/models/danmaku-bert-mini", EncoderSettings())
+    encoder = await open_encoder("onnx://{ROOT}/models/danmaku-bert-mini", EncoderSettings(), Metrics())
     return await encoder.encode(encoder.model.prepare(["草"]))
 
 print(asyncio.run(encode()).shape, "training" in sys.modules)
