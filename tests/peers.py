@@ -1,13 +1,16 @@
-"""Programs that speak bert-as-service's wire frame by frame: what the genuine client would not send."""
+"""Programs that speak bert-as-service's wire frame by frame: what no genuine client and no worker would send."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import orjson
 import zmq
-from processes import RunningWorker
+import zmq.asyncio
+from processes import RunningWorker, free_ports
 
 from service import wire
 
@@ -54,3 +57,73 @@ def client_status(worker: RunningWorker) -> dict[str, object]:
         reply = it.receive()
     assert isinstance(reply, wire.Content)
     return reply.values
+
+
+GENUINE = {
+    **{"server_version": "1.10.0", "num_worker": 1, "model_dir": "/models/some", "ckpt_name": "bert_model.ckpt"},
+    **{"max_seq_len": 25, "do_lower_case": True, "pooling_layer": [-2], "pooling_strategy": 2},
+}
+
+
+class ScriptedWorker:
+    """An async context manager: a server as the genuine one is, PULL and PUB, that says of itself what it is told to.
+
+    A text's vector is [its length, the sum of its code points]; `reply` may be exchanged for another one, which returns
+    the frames between topic and request id, or None for silence. While `gate` is cleared, texts wait.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", ports: tuple[int, int] | None = None, **config: object) -> None:
+        self.host, (self.port, self.port_out) = host, ports or free_ports(2)
+        self.config = GENUINE | config
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.reply: Callable[[list[str]], list[bytes] | None] = self.vectors
+        self.asked: list[list[str]] = []
+        self.commands: set[bytes] = set()
+
+    @property
+    def url(self) -> str:
+        return f"bert://{self.host}:{self.port}:{self.port_out}"
+
+    @property
+    def batches(self) -> list[list[str]]:
+        """Those sent to it, but for the one that a gateway finds out the dimension with."""
+        return [texts for texts in self.asked if texts != ["a"]]
+
+    @staticmethod
+    def vector(text: str) -> list[float]:
+        return [float(len(text)), float(sum(map(ord, text)))]
+
+    def vectors(self, texts: list[str]) -> list[bytes]:
+        array = np.array([self.vector(text) for text in texts], np.float32)
+        return wire.write_vectors(b"", b"", array)[1:3]
+
+    async def __aenter__(self) -> ScriptedWorker:
+        self.context = zmq.asyncio.Context()
+        self.requests, self.answers = self.context.socket(zmq.PULL), self.context.socket(zmq.PUB)
+        self.answers.bind(f"tcp://{self.host}:{self.port_out}")
+        self.requests.bind(f"tcp://{self.host}:{self.port}")
+        self.tasks = [asyncio.create_task(self.serve())]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.wait(self.tasks)
+        self.context.destroy(linger=0)
+
+    async def serve(self) -> None:
+        while True:
+            client, message, request_id, _ = await self.requests.recv_multipart()
+            if message.startswith(b"["):
+                self.asked.append(orjson.loads(message))
+                self.tasks.append(asyncio.create_task(self.answer(client, self.asked[-1], request_id)))
+            else:
+                self.commands.add(message)
+                await self.answers.send_multipart([client, orjson.dumps(self.config), request_id])
+
+    async def answer(self, client: bytes, texts: list[str], request_id: bytes) -> None:
+        if texts != ["a"]:
+            await self.gate.wait()
+        if (frames := self.vectors(texts) if texts == ["a"] else self.reply(texts)) is not None:
+            await self.answers.send_multipart([client, *frames, request_id])

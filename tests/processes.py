@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +31,15 @@ class RunningWorker:
     port_out: int
     http_port: int
     process: subprocess.Popen[str]
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
-        return f"bert://127.0.0.1:{self.port}:{self.port_out}"
+        return f"bert://{self.host}:{self.port}:{self.port_out}"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def client(self, **settings: object) -> BertClient:
         """The genuine one; patient, but not for ever."""
@@ -42,13 +47,16 @@ class RunningWorker:
 
 
 @contextmanager
-def working(model_dir: Path, *flags: str) -> Iterator[RunningWorker]:
+def working(
+    model_dir: Path, *flags: str, ports: Sequence[int] | None = None, host: str = "127.0.0.1"
+) -> Iterator[RunningWorker]:
     """A worker in a process of its own, ready; ended with SIGTERM if it still runs."""
-    port, port_out, http_port = free_ports(3)
+    port, port_out = ports or free_ports(2)
+    (http_port,) = free_ports(1)
     command = [sys.executable, "-m", "service", "worker", "-model_dir", str(model_dir), *flags]
-    command += ["-port", str(port), "-port_out", str(port_out), "-http_port", str(http_port)]
+    command += ["-port", str(port), "-port_out", str(port_out), "-http_port", str(http_port), "-bind", host]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    worker = RunningWorker(port, port_out, http_port, process)
+    worker = RunningWorker(port, port_out, http_port, process, host)
     try:
         for _ in range(120):
             if process.poll() is not None:
@@ -62,6 +70,7 @@ def working(model_dir: Path, *flags: str) -> Iterator[RunningWorker]:
             raise RuntimeError("the worker was not ready within a minute")
         yield worker
     finally:
+        process.send_signal(signal.SIGCONT)  # a stopped one does not end
         if process.poll() is None:
             process.terminate()
         process.communicate(timeout=60)

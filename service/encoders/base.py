@@ -84,7 +84,7 @@ async def open_encoder(url: str, settings: EncoderSettings, metrics: Metrics) ->
 
         if settings != EncoderSettings(threads=settings.threads):
             raise ConfigurationError(
-                "pooling_layer, pooling_strategy and max_seq_len are the workers' to know: start those with them"
+                "pooling_layer, pooling_strategy, max_seq_len and precision are for the workers: start those with them"
             )
         return await RemoteEncoder.open(url, metrics)
     raise ConfigurationError(f"{url!r} is no encoder: expected onnx://DIRECTORY, bert://HOST or bert+dns://NAME")

@@ -77,6 +77,7 @@ class KnownWorker:
         self._attempts = count()
         self._avoided_until = 0.0
         self.owed_tokens = 0  # of the batches that it has and has not answered
+        self.asked_at = 0.0
 
     def start(self) -> asyncio.Task[None]:
         self._task = asyncio.create_task(self._run(), name=self.address.url)
@@ -123,6 +124,7 @@ class KnownWorker:
 
         tokens = sum(prepared.num_tokens for prepared in batch)
         self.owed_tokens += tokens
+        self.asked_at = time.monotonic()
         task = asyncio.create_task(self._encode(batch), name="ask a worker")
         task.add_done_callback(done)
         return task

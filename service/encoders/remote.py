@@ -157,7 +157,8 @@ class RemoteEncoder:
             for worker in self._ready()
             if worker.has_model(fingerprint) and worker not in without and not (must_be_idle and worker.owed_tokens)
         ]
-        return min(fit, key=lambda worker: (worker.is_avoided, worker.owed_tokens), default=None)
+        # Of those that owe nothing, each has its turn: one that is never asked could be ill without anybody knowing.
+        return min(fit, key=lambda worker: (worker.is_avoided, worker.owed_tokens, worker.asked_at), default=None)
 
     def _refusal(self, fingerprint: str, failure: WorkerLost | WorkerFailed | None) -> DanmakuError:
         self._count()  # a worker may have gone just now
