@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +42,9 @@ class RunningWorker:
 
 
 @contextmanager
-def working(model_dir: Path, *flags: str) -> Iterator[RunningWorker]:
+def working(model_dir: Path, *flags: str, ports: Sequence[int] | None = None) -> Iterator[RunningWorker]:
     """A worker in a process of its own, ready; ended with SIGTERM if it still runs."""
-    port, port_out, http_port = free_ports(3)
+    port, port_out, http_port = ports or free_ports(3)
     command = [sys.executable, "-m", "service", "worker", "-model_dir", str(model_dir), *flags]
     command += ["-port", str(port), "-port_out", str(port_out), "-http_port", str(http_port)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -63,6 +63,7 @@ def working(model_dir: Path, *flags: str) -> Iterator[RunningWorker]:
         yield worker
     finally:
         if process.poll() is None:
+            process.send_signal(signal.SIGCONT)  # a stopped one does not end
             process.terminate()
         process.communicate(timeout=60)
 
