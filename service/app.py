@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -10,13 +11,14 @@ from fastapi_offline import FastAPIOffline
 
 from service import __version__
 from service.api import embed, ops, similar
-from service.api.middleware import CountRequests, LimitBody
+from service.api.middleware import LimitBody, Observe
 from service.api.responses import answer_errors
 from service.api.state import State
 from service.batcher import Batcher
 from service.cache.base import open_cache
 from service.embedder import Embedder, keeping
 from service.encoders.base import EncoderSettings, open_encoder
+from service.log import AccessLog
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -26,10 +28,13 @@ DESCRIPTION = "Turns danmaku into vectors and finds the danmaku most like a give
 def create_app(settings: Settings) -> FastAPI:
     """The gateway. What it needs is opened when its lifespan starts, which may raise ConfigurationError."""
     metrics = Metrics()
+    access_log = AccessLog() if settings.access_log and sys.stdout else None  # stdout may be closed
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if access_log:
+                stack.enter_context(access_log)
             encoder = await open_encoder(
                 settings.encoder,
                 EncoderSettings(
@@ -72,6 +77,6 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.metrics = metrics
     answer_errors(app)
-    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
-    app.add_middleware(CountRequests, metrics=metrics)
+    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes, timeout_s=settings.receive_timeout_s)
+    app.add_middleware(Observe, metrics=metrics, access_log=access_log)
     return app

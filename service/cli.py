@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import logging
+import logging.config
 import signal
 import sys
 import urllib.error
@@ -89,7 +89,9 @@ async def _run(settings: Settings) -> int:
     import uvicorn
 
     from service.app import create_app
+    from service.log import configure
 
+    logging.config.dictConfig(configure(settings.log_format))
     app = create_app(settings)
     # Opened here rather than by uvicorn, so that a model that cannot be opened is one line and no traceback.
     async with app.router.lifespan_context(app):
@@ -98,7 +100,8 @@ async def _run(settings: Settings) -> int:
             host=settings.host,
             port=settings.port,
             lifespan="off",
-            access_log=False,  # the metrics count requests; a line for each would cost more than a cached answer
+            log_config=None,  # see service/log.py
+            access_log=False,  # ours has the id, the number of texts and the outcome
             timeout_graceful_shutdown=settings.shutdown_timeout_s,
         )
         server = uvicorn.Server(config)

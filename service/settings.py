@@ -91,6 +91,18 @@ class Settings(BaseSettings):
         gt=0,
         description="How long a request may wait for the encoder; beyond, 504. A request's X-Timeout-Ms makes it less.",
     )
+    receive_timeout_s: float = Field(
+        20.0,
+        gt=0,
+        description="How long a client may keep the gateway waiting for a request's head or body; beyond, 408. "
+        "Raise it for clients on very slow lines.",
+    )
+    access_log: bool = Field(
+        True, description="A JSON line on stdout for every request. Turn it off to save some microseconds for each."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Of all other logs, on stderr: text for a person, json lines for a collector of logs."
+    )
     shutdown_timeout_s: int = Field(
         20, ge=0, description="How long requests in progress may take to finish after SIGTERM."
     )

@@ -21,6 +21,7 @@ import logging
 import struct
 import time
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from hashlib import blake2b
 
 import google_crc32c
@@ -108,7 +109,8 @@ class RedisCache:
 
     async def set_many(self, fingerprint: str, vectors: Mapping[str, bytes]) -> None:
         if self._writer is None:
-            self._writer = asyncio.create_task(self._write(), name="write to Redis")
+            # It outlives the request that starts it, so its logs are not of that request.
+            self._writer = asyncio.create_task(self._write(), name="write to Redis", context=Context())
         try:
             self._to_write.put_nowait((fingerprint, vectors))
         except asyncio.QueueFull:
