@@ -62,8 +62,11 @@ class RedisCache:
                 socket_connect_timeout=SOCKET_TIMEOUT_S,
                 retry=Retry(NoBackoff(), 0),
             )
-        except ValueError as error:
-            raise ConfigurationError(f"the cache's URL cannot be used: {error}") from None
+        except ValueError:  # its message may quote the URL, which may hold a password
+            raise ConfigurationError(
+                "the cache's URL cannot be used: expected such as redis://:PASSWORD@HOST:6379/0, with / and @ of a "
+                "password as %2F and %40"
+            ) from None
         self._redis = redis.asyncio.Redis.from_pool(pool)
         self._lookups: set[asyncio.Task[Exception | None]] = set()  # of callers who wait, and of some who have left
         self._metrics, self._ttl_s = metrics, ttl_s
