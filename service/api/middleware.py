@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import secrets
@@ -20,6 +21,7 @@ from service.metrics import ROUTES, Metrics
 log = logging.getLogger("danmaku")
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+PROCESS, NUMBERS = secrets.token_hex(4).encode(), itertools.count(1)  # of ids: random bytes for each would cost more
 PROBES = ("/healthz", "/readyz", "/metrics")  # asked every few seconds: not worth a line while all is well
 MIN_BODY_BYTES_PER_S = 4096
 
@@ -102,7 +104,7 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     for name, value in headers:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return value
-    return secrets.token_hex(8).encode()
+    return b"%s-%x" % (PROCESS, next(NUMBERS))
 
 
 def outcome(status: int | None) -> str:

@@ -42,7 +42,7 @@ async def test_what_is_no_id_is_replaced(recording_client: httpx.AsyncClient, gi
     answers = [await recording_client.get("/info", headers=headers) for _ in range(2)]
     ids = [answer.headers["x-request-id"] for answer in answers]
 
-    assert all(re.fullmatch("[0-9a-f]{16}", request_id) for request_id in ids)
+    assert all(re.fullmatch("[0-9a-f]{8}-[0-9a-f]+", request_id) for request_id in ids)
     assert ids[0] != ids[1]
 
 
