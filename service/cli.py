@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import logging.config
+import logging
 import signal
 import sys
 import urllib.error
@@ -97,7 +97,7 @@ async def _run(settings: Settings) -> int:
     from service.server import create_server
 
     check_host(settings.host, has_keys=bool(settings.api_key_hashes), allow_anonymous=settings.allow_anonymous)
-    logging.config.dictConfig(configure(settings.log_format))
+    configure(settings.log_format)
     app = create_app(settings)
     # Opened here rather than by uvicorn, so that a model that cannot be opened is one line and no traceback.
     async with app.router.lifespan_context(app):

@@ -5,20 +5,20 @@
 * stderr: everything else, as text for a person or, with `log_format json`, as JSON lines. What is logged while a
   request is served carries its id.
 
-No line holds a header, a query string, a text or a setting, since any of these may be secret.
+Of a request's head, lines hold the method, the path and X-Request-ID; never other headers, the query, a text or a
+setting, since any of these may be secret.
 """
 
 from __future__ import annotations
 
 import json
-import logging
+import logging.config
 import os
 import threading
 from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import orjson
 
@@ -95,9 +95,9 @@ def _write_all(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-def configure(log_format: str) -> dict[str, Any]:
-    """For `logging.config.dictConfig`: everything to stderr, as "text" or "json"."""
-    return {
+def configure(log_format: str) -> None:
+    """Everything but the access log to stderr, as "text" or "json"."""
+    config = {
         "version": 1,
         "disable_existing_loggers": False,
         "filters": {"request": {"()": NameRequest}},
@@ -109,6 +109,7 @@ def configure(log_format: str) -> dict[str, Any]:
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {"danmaku": {"level": "INFO"}, "uvicorn": {"level": "INFO"}},
     }
+    logging.config.dictConfig(config)
 
 
 class NameRequest(logging.Filter):

@@ -82,7 +82,7 @@ class Connection(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._read_timer:
+        if self._read_timer and not self.transport.is_closing():  # else what is left must be read, too
             self._read_timer.cancel()
 
     def send_400_response(self, msg: str) -> None:
