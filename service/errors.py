@@ -2,7 +2,9 @@
 
 DanmakuError
 ├── MalformedRequest      400  the caller: the body is not JSON
+├── Unauthorized          401  the caller: send an API key
 ├── NotFound              404  the caller: no such route
+├── BodyTimeout           408  the caller: send the body faster, or in parts
 ├── TooLarge              413  the caller: fewer texts, or a smaller body
 ├── InvalidRequest        422  the caller: JSON, but not what the route takes
 ├── Overloaded            429  the caller: come back after Retry-After; the operator: add capacity
@@ -21,7 +23,9 @@ never sinks a list. Nor is a cache that fails: that is a miss and a metric.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 
 class DanmakuError(Exception):
@@ -30,14 +34,25 @@ class DanmakuError(Exception):
     status = 500
     error_type = "internal"
     retry_after_s: int | None = None
+    headers: Mapping[str, str] = MappingProxyType({})  # of the answer
 
 
 class MalformedRequest(DanmakuError):
     status, error_type = 400, "malformed_json"
 
 
+class Unauthorized(DanmakuError):
+    status, error_type = 401, "unauthorized"
+    headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
+
+
 class NotFound(DanmakuError):
     status, error_type = 404, "not_found"
+
+
+class BodyTimeout(DanmakuError):
+    status, error_type = 408, "body_timeout"
+    headers = MappingProxyType({"Connection": "close"})  # nobody waits for the rest of the body
 
 
 class TooLarge(DanmakuError):
@@ -95,4 +110,4 @@ class TextError:
 
     index: int
     error: str
-    error_type: str  # "empty_text" or "unspellable"
+    error_type: str  # "empty_text", "unspellable" or "text_too_long"

@@ -53,7 +53,7 @@ class Metrics:
         errors = Counter(
             "danmaku_text_errors", "Texts that could not be embedded, by reason.", ["error_type"], registry=registry
         )
-        self.text_errors = {kind: errors.labels(kind) for kind in ("empty_text", "unspellable")}
+        self.text_errors = {kind: errors.labels(kind) for kind in ("empty_text", "unspellable", "text_too_long")}
 
         lookups = Counter(
             "danmaku_cache_lookups", "Cache look-ups, by tier and result.", ["tier", "result"], registry=registry

@@ -70,7 +70,7 @@ class EmbedRequest(Body):
 class TextErrorBody(BaseModel):
     index: int = Field(description="Which of the texts.")
     error: str
-    error_type: Literal["empty_text", "unspellable"]
+    error_type: Literal["empty_text", "unspellable", "text_too_long"]
 
 
 class EmbedResponse(BaseModel):

@@ -13,6 +13,7 @@ from fastapi import Request
 from service.batcher import Batcher
 from service.embedder import Embedder
 from service.errors import ClientGone, InvalidRequest, OutOfTime, TooLarge
+from service.log import serving
 from service.settings import Settings
 
 TIMEOUT_HEADER = "X-Timeout-Ms"
@@ -28,6 +29,8 @@ class State:
 
     def accept_texts(self, count: int) -> None:
         """Raises TooLarge if that many texts are more than one request may bring."""
+        if served := serving.get():
+            served.texts = count
         limit = self.settings.max_request_texts
         if count > limit:
             raise TooLarge(f"{count} texts in one request; at most {limit} are taken, so send them in several")
