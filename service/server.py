@@ -25,6 +25,8 @@ from service.settings import Settings
 
 MAX_HEAD_BYTES = 64 * 1024
 STUCK_READER_S = 60.0
+# Longer than clients keep an idle connection (httpx 5 s, aiohttp 15, Go 90): who closes first loses no request.
+KEEP_ALIVE_S = 120
 
 
 class Connection(HttpToolsProtocol):
@@ -155,6 +157,7 @@ def create_server(app: FastAPI, settings: Settings) -> Server:
         lifespan="off",
         log_config=None,  # see service/log.py
         access_log=False,  # ours has the id, the number of texts and the outcome
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
     return Server(config, drain_s=settings.drain_s, on_stop=lambda: setattr(app.state, "is_stopping", True))

@@ -57,7 +57,7 @@ async def info(request: Request) -> Response:
     )
 
 
-@router.get("/metrics")
+@router.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     measured = request.app.state.metrics

@@ -22,7 +22,7 @@ def expected(tiny_model: Path) -> Expected:
 @contextmanager
 def gateway(model: Path, server: RunningRedis) -> Iterator[str]:
     """With no memory of its own, so that every text is looked for in Redis."""
-    flags = ("--cache", server.url, "--cache-bytes", "0")
+    flags = ("--cache", server.url, "--cache-bytes", "0", "--access-log", "false")
     with serving(*flags, model=f"onnx://{model}") as (client, _):
         yield str(client.base_url)
 
