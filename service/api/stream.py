@@ -84,8 +84,8 @@ class EmbedStream(Response):
         self._model = state.embedder.model
         self._slice_lines = min(SLICE_LINES, state.settings.max_request_texts)
         self._room = asyncio.Semaphore(SLICES_AT_A_TIME)
-        self._slices: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[bytes]] = set()
+        self._slices: asyncio.Queue[asyncio.Task[list[bytes]] | None] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[list[bytes]]] = set()
         self._fault: DanmakuError | None = None  # of the body
         self._is_read = False
         self._sending: asyncio.Future[None] | None = None
@@ -135,24 +135,23 @@ class EmbedStream(Response):
         model = self._model
         await self._put(send, _line({"model": model.name, "fingerprint": model.fingerprint, "dim": model.dim}))
         while task := await self._slices.get():
-            await self._put(send, await task)
+            for piece in await task:
+                await self._put(send, piece)
             self._room.release()
         if self._fault:
             raise self._fault
         await send({"type": "http.response.body"})
 
     async def _put(self, send: Send, lines: bytes) -> None:
-        for at in range(0, len(lines), PIECE_BYTES):
-            piece = {"type": "http.response.body", "body": lines[at : at + PIECE_BYTES], "more_body": True}
-            self._sending = asyncio.ensure_future(send(piece))
-            await asyncio.wait((self._sending,), timeout=self._caller.timeout_s)
-            if not self._sending.done() and not self._is_read:
-                # Most likely they send all before they read: both sides would wait for each other for ever.
-                raise Stalled(
-                    f"nothing of the answer was taken for {self._caller.timeout_s * 1000:.0f} ms, so nothing more was "
-                    "read; read the answer while you send, or send less at a time"
-                )
-            await self._sending
+        self._sending = asyncio.ensure_future(send({"type": "http.response.body", "body": lines, "more_body": True}))
+        await asyncio.wait((self._sending,), timeout=self._caller.timeout_s)
+        if not self._sending.done() and not self._is_read:
+            # Most likely they send all before they read: both sides would wait for each other for ever.
+            raise Stalled(
+                f"nothing of the answer was taken for {self._caller.timeout_s * 1000:.0f} ms, so nothing more was "
+                "read; read the answer while you send, or send less at a time"
+            )
+        await self._sending
 
     async def _end(self, send: Send, error: DanmakuError) -> None:
         if self._sending:
@@ -160,8 +159,8 @@ class EmbedStream(Response):
         last = _line({"error": str(error), "error_type": error.error_type})
         await send({"type": "http.response.body", "body": last})
 
-    async def _embed(self, first: int, lines: Sequence[bytes]) -> bytes:
-        """The lines that answer these, the first of which has that index."""
+    async def _embed(self, first: int, lines: Sequence[bytes]) -> list[bytes]:
+        """The lines that answer these, the first of which has that index, in pieces of whole lines."""
         read = [_read_line(line) for line in lines]
         embeddings = await self._embedded([line.text for line in read if isinstance(line, StreamLine)])
         if embeddings.model.fingerprint != self._model.fingerprint:
@@ -170,15 +169,17 @@ class EmbedStream(Response):
                 "vectors are not comparable; send what comes after the last line once more"
             )
         told = iter(self._told(embeddings))
-        answer = bytearray()
+        pieces = [bytearray()]
         for index, line in enumerate(read, first):
             if isinstance(line, StreamLine):
                 given = {"id": orjson.Fragment(json.dumps(line.id))} if "id" in line.model_fields_set else {}
-                answer += _line({"index": index, **given, **next(told)})
+                pieces[-1] += _line({"index": index, **given, **next(told)})
             else:
                 error = {"error": str(line), "error_type": line.error_type}
-                answer += _line({"index": index, "embedding": None, **error})
-        return bytes(answer)
+                pieces[-1] += _line({"index": index, "embedding": None, **error})
+            if len(pieces[-1]) > PIECE_BYTES:
+                pieces.append(bytearray())
+        return [bytes(piece) for piece in pieces]
 
     async def _embedded(self, texts: Sequence[str]) -> Embeddings:
         """Overload is waited out: a stream has the time, and whoever sends it could do no better."""
