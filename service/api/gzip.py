@@ -6,6 +6,7 @@ In pieces, and never more than one of them at a time: what a body unpacks to is 
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -55,6 +56,7 @@ class _Unpacked:
         while self._packed or self._is_full or self._more_packed:
             if self._packed or self._is_full:
                 if piece := self._piece():
+                    await asyncio.sleep(0)  # a little can unpack to very much, and others want their turn
                     return {"type": "http.request", "body": piece, "more_body": True}
                 continue
             message = await self._receive()
