@@ -1,7 +1,8 @@
 """OpenAI's shape, for its clients: POST /v1/embeddings, GET /v1/models.
 
 The vectors are those of /embed, as the model makes them: not of length 1, as OpenAI's own are. That shape has no place
-for a text without a vector, so one such text is a 422 for the list. Errors are ours, and its client shows them.
+for a text without a vector, so one such text is a 422 for the list. Errors have our shape: OpenAI's client raises by
+their status and has the sentence as `body`, but not in its exception's text, which shows OpenAI's own shape only.
 """
 
 from __future__ import annotations
