@@ -17,14 +17,14 @@ from service.api.responses import ERRORS, PlainRoute
 from service.api.schemas import EncodeFailure, EncodeRequest, EncodeResponse
 from service.api.state import Caller, State, state_of
 from service.encoders.options import STRATEGY_NUMBERS
-from service.errors import ClientGone, DanmakuError, NoVector
+from service.errors import BodyTimeout, ClientGone, DanmakuError, NoVector
 
 router = APIRouter(tags=["bert-serving-server's shape"], route_class=PlainRoute)
 
 FAILURES: dict[int | str, dict[str, Any]] = {
     400: {"model": EncodeFailure, "description": "Not what this route takes; `description` says why."},
     **{status: {**ERRORS[status], "model": EncodeFailure} for status in (429, 503, 504)},
-    **{status: ERRORS[status] for status in (413, 415)},
+    **{status: ERRORS[status] for status in (401, 408, 413, 415)},
 }
 
 
@@ -35,7 +35,7 @@ async def encode(request: Request) -> Response:
     status.in_progress += 1
     try:
         return await _encode(request)
-    except ClientGone:
+    except (ClientGone, BodyTimeout):
         raise
     except (ValueError, RecursionError) as error:
         return _failure(error, 400)
@@ -64,7 +64,7 @@ async def _encode(request: Request) -> Response:
     return _json(await asyncio.to_thread(wire_http.write_vectors, request_id, embeddings.vectors))
 
 
-@router.get("/status/server", responses={503: ERRORS[503]})
+@router.get("/status/server", responses={status: ERRORS[status] for status in (401, 503)})
 async def server(request: Request) -> Response:
     """The fields of bert-serving-server's status; the requests counted are those of `/encode` and `/status/…`."""
     state, identity = state_of(request), _identity(request)
@@ -74,7 +74,7 @@ async def server(request: Request) -> Response:
     return _json(wire_http.write_status({**told, **_model(state)}))
 
 
-@router.get("/status/client")
+@router.get("/status/client", responses={401: ERRORS[401]})
 async def client(request: Request) -> Response:
     """What a connection of bert-serving-server's HTTP proxy says of itself."""
     state_of(request).status.count_command(_identity(request))

@@ -54,7 +54,7 @@ async def embeddings(request: Request) -> Response:
     )
 
 
-@router.get("/v1/models", responses={200: {"model": OpenAIModels}, 503: ERRORS[503]})
+@router.get("/v1/models", responses={200: {"model": OpenAIModels}, 401: ERRORS[401], 503: ERRORS[503]})
 async def models(request: Request) -> Response:
     """The one model that is served."""
     name = state_of(request).embedder.model.name

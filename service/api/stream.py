@@ -14,13 +14,14 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request, Response
 from pydantic import ValidationError
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.api.schemas import StreamLine, StreamOptions, explain
 from service.api.state import Caller, state_of
@@ -35,6 +36,7 @@ from service.errors import (
     Stalled,
     TooLarge,
 )
+from service.log import serving
 
 log = logging.getLogger("danmaku")
 
@@ -168,6 +170,8 @@ class EmbedStream(Response):
                 f"the model was changed from {self._model.fingerprint} to {embeddings.model.fingerprint}, whose "
                 "vectors are not comparable; send what comes after the last line once more"
             )
+        if served := serving.get():
+            served.texts = first + len(lines)
         told = iter(self._told(embeddings))
         pieces = [bytearray()]
         for index, line in enumerate(read, first):
@@ -248,9 +252,11 @@ def _line(content: dict[str, object]) -> bytes:
 
 async def _drop(receive: Receive) -> None:
     """Reads until the caller is gone. What they still send is not wanted, and they may not listen before it is sent."""
-    message: Message = {"type": ""}
-    while message["type"] != "http.disconnect":
-        message = await receive()
+    with suppress(DanmakuError):  # too late, or damaged: then who writes finds out that they are gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
+    await asyncio.Event().wait()
 
 
 async def _first(*work: Coroutine[Any, Any, None]) -> None:

@@ -11,7 +11,7 @@ from service.api.responses import ERRORS, PlainRoute, json_response
 from service.api.schemas import ErrorBody, TokenizeRequest, TokenizeResponse
 from service.api.state import state_of
 from service.encoders.inputs import Inputs
-from service.errors import NoVocabulary
+from service.errors import InvalidRequest, NoVocabulary
 
 router = APIRouter(tags=["embeddings"], route_class=PlainRoute)
 
@@ -33,6 +33,9 @@ async def tokenize(request: Request) -> Response:
     state = state_of(request)
     body = await TokenizeRequest.of(request)
     state.accept_texts(len(body.texts))
+    longest = state.settings.max_text_characters
+    if too_long := [index for index, text in enumerate(body.texts) if len(text) > longest]:
+        raise InvalidRequest(f"texts.{too_long[0]}: the text has more than {longest} characters")
     model = state.embedder.model
     if not isinstance(model.reader, Inputs):
         raise NoVocabulary(f"the encoder of {model.name!r} does not tell its vocabulary, so nobody here can tokenize")

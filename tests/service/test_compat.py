@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from conftest import ClientOf
 from fakes import RecordingEncoder
 
-from service.app import create_app
 from service.settings import Settings
 
 
@@ -64,20 +64,10 @@ async def test_what_cannot_be_encoded_is_a_400_that_says_why(
 
 
 @pytest.fixture
-async def gateway(
-    recording_encoder: RecordingEncoder, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[httpx.AsyncClient]:
-    """The application over an encoder that waits at its gate; one text may wait for it."""
-
-    async def open_it(*_: object) -> RecordingEncoder:
-        return recording_encoder
-
-    monkeypatch.setattr("service.app.open_encoder", open_it)
-    app = create_app(Settings(max_request_texts=1, max_queue_texts=1))
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            yield http
+async def gateway(recording_encoder: RecordingEncoder, client_of: ClientOf) -> AsyncIterator[httpx.AsyncClient]:
+    """The application over an encoder with a gate; one text may wait for it."""
+    async with client_of(Settings(max_request_texts=1, max_queue_texts=1)) as http:
+        yield http
         recording_encoder.gate.set()
 
 

@@ -15,10 +15,10 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from conftest import ClientOf
 from fakes import RecordingEncoder
 from processes import serving
 
-from service.app import create_app
 from service.encoders.model import Prepared
 from service.settings import Settings
 
@@ -40,20 +40,10 @@ async def stream(client: httpx.AsyncClient, body: object, options: str = "", **h
 
 
 @pytest.fixture
-async def gateway(
-    recording_encoder: RecordingEncoder, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[httpx.AsyncClient]:
+async def gateway(recording_encoder: RecordingEncoder, client_of: ClientOf) -> AsyncIterator[httpx.AsyncClient]:
     """The application over an encoder with a gate; four texts may wait."""
-
-    async def open_it(*_: object) -> RecordingEncoder:
-        return recording_encoder
-
-    monkeypatch.setattr("service.app.open_encoder", open_it)
-    app = create_app(Settings(max_request_texts=4, max_queue_texts=4))
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            yield http
+    async with client_of(Settings(max_request_texts=4, max_queue_texts=4)) as http:
+        yield http
         recording_encoder.gate.set()
 
 
@@ -402,6 +392,17 @@ async def test_who_sends_all_before_reading_is_told(tiny_model: Path) -> None:
     assert 0 < len(lines) < 30_000
     assert lines[-1]["error_type"] == "stalled" and "while you send" in lines[-1]["error"]
     assert [line["index"] for line in lines[1:-1]] == list(range(len(lines) - 2))
+
+
+async def test_who_stops_in_the_middle_is_told(tiny_model: Path) -> None:
+    """What came before is answered."""
+    with serving("--receive-timeout-s", "1", model=f"onnx://{tiny_model}") as (client, _):
+        async with connected(client) as connection:
+            await connection.send(texts(3))
+            lines = [line async for line in connection.lines()]
+
+    assert [line.get("index") for line in lines] == [None, 0, 1, 2, None]
+    assert lines[-1]["error_type"] == "body_timeout"
 
 
 async def test_streams_are_counted_apart(client: httpx.AsyncClient) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from service.app import create_app
-from service.settings import Settings
-
 
 async def tokenized(client: httpx.AsyncClient, *texts: str) -> list[dict[str, object]]:
     answer = await client.post("/tokenize", json={"texts": texts})
@@ -86,20 +83,17 @@ async def test_too_many_texts_are_refused(client: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()["error_type"]) == (413, "too_large")
 
 
-async def test_an_encoder_without_a_vocabulary_cannot_say(
-    recording_encoder: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_text_that_is_too_long_is_refused(client: httpx.AsyncClient) -> None:
+    """By name, since what it would become is long, too."""
+    answer = await client.post("/tokenize", json={"texts": ["草", "a" * 10_001]})
+
+    assert (answer.status_code, answer.json()["error_type"]) == (422, "invalid_request")
+    assert answer.json()["error"] == "texts.1: the text has more than 10000 characters"
+
+
+async def test_an_encoder_without_a_vocabulary_cannot_say(recording_client: httpx.AsyncClient) -> None:
     """As a worker elsewhere that tells none."""
-
-    async def open_it(*_: object) -> object:
-        return recording_encoder
-
-    monkeypatch.setattr("service.app.open_encoder", open_it)
-    app = create_app(Settings())
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            answer = await http.post("/tokenize", json={"texts": ["草"]})
+    answer = await recording_client.post("/tokenize", json={"texts": ["草"]})
 
     assert (answer.status_code, answer.json()["error_type"]) == (404, "no_vocabulary")
     assert "'recording' does not tell its vocabulary" in answer.json()["error"]
