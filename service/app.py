@@ -9,9 +9,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.gzip import GZipMiddleware
 
 from service import __version__
-from service.api import embed, ops, similar
+from service.api import compat, embed, openai, ops, similar, tokenize
+from service.api.gzip import Gunzip
 from service.api.keys import require_keys
 from service.api.middleware import LimitBody, Observe
 from service.api.responses import answer_errors
@@ -23,6 +25,7 @@ from service.encoders.base import EncoderSettings, open_encoder
 from service.log import AccessLog
 from service.metrics import Metrics
 from service.settings import Settings
+from service.status import Status
 
 DESCRIPTION = "Turns danmaku into vectors and finds the danmaku most like a given one."
 EXPOSED_HEADERS = ("Retry-After", "X-Request-ID", "X-Danmaku-Fingerprint", "X-Danmaku-Truncated")  # to scripts
@@ -67,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
                 )
             )
             embedder = Embedder(encoder, cache, batcher, metrics, max_text_characters=settings.max_text_characters)
-            app.state.danmaku = State(settings, embedder, batcher)
+            app.state.danmaku = State(settings, embedder, batcher, Status({"http_port": settings.port}, {}))
             yield
 
     # FastAPIOffline brings the files of /docs along: plain FastAPI's page would have the browser fetch them elsewhere.
@@ -77,12 +80,13 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        routes=[route for router in (embed.router, similar.router, ops.router) for route in router.routes],
+        routes=[route for part in (embed, similar, openai, compat, tokenize, ops) for route in part.router.routes],
     )
     app.state.metrics = metrics
     app.state.is_stopping = False
     answer_errors(app)
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes, timeout_s=settings.receive_timeout_s)
+    app.add_middleware(Gunzip)
     if settings.api_key_hashes:
         require_keys(app, settings.api_key_hashes)
     if settings.cors_origins:  # around the keys: a browser asks whether it may send one before it does
@@ -93,5 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )
+    if settings.gzip_level:
+        app.add_middleware(GZipMiddleware, compresslevel=settings.gzip_level)
     app.add_middleware(Observe, metrics=metrics, access_log=access_log)
     return app

@@ -114,7 +114,19 @@ class Settings(BaseSettings):
         description="Characters of one text; a longer one gets no vector and the reason `text_too_long`, beside the "
         "others. What the model cannot take of a text is cut off in any case, so raising it buys nothing but work.",
     )
-    max_body_bytes: int = Field(16 * 2**20, ge=1, description="Size of a request's body; beyond, 413.")
+    max_body_bytes: int = Field(
+        16 * 2**20,
+        ge=1,
+        description="Size of a request's body, unpacked if it is gzip, or of a stream's line; beyond, 413.",
+    )
+    gzip_level: int = Field(
+        0,
+        ge=0,
+        le=9,
+        description="How hard answers are compressed for clients that take gzip, which is nearly all, unasked; 0: not. "
+        "Level 1 makes 16 vectors of 256 in JSON 22 KB of 45 in 0.35 ms, in base64 17 KB of 22 in 0.2 ms: more "
+        "than such an answer costs from the cache. Turn it on for clients behind a slow network.",
+    )
     cache: str = Field(
         "memory://",
         description="Where vectors of texts seen before are kept: memory://, this process, or redis://HOST:6379/0, "

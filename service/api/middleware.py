@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.responses import error_response
+from service.api.stream import is_stream
 from service.errors import BodyTimeout, ClientGone, DanmakuError, InternalError, TooLarge
 from service.log import AccessLog, Served, serving
-from service.metrics import ROUTES, Metrics
+from service.metrics import ROUTES, STREAM, Metrics
 
 log = logging.getLogger("danmaku")
 
@@ -75,7 +76,7 @@ class Observe:
         finally:
             seconds = time.perf_counter() - started
             path = scope["path"]
-            route = path if path in ROUTES else "other"
+            route = STREAM if is_stream(scope) else path if path in ROUTES else "other"
             result = "failed" if failed else outcome(status)
             self._metrics.requests[route, result].inc()
             self._metrics.request_seconds[route].observe(seconds)
@@ -119,7 +120,10 @@ def outcome(status: int | None) -> str:
 
 
 class LimitBody:
-    """Answers 413 to a body over the limit before it is read into memory, and 408 to one that comes too slowly."""
+    """Answers 413 to a body over the limit before it is read into memory, and 408 to one that comes too slowly.
+
+    A stream has no limit here: it limits its lines by itself.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
         self._app, self._max_bytes, self._timeout_s = app, max_bytes, timeout_s
@@ -129,6 +133,8 @@ class LimitBody:
             return await self._app(scope, receive, send)
         if not scope.get("is_whole"):  # see `Connection`; a timer would cost more than the rest
             receive = _in_time(receive, self._timeout_s)
+        if is_stream(scope):
+            return await self._app(scope, receive, send)
         length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
         try:
             if length is None:

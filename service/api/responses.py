@@ -17,10 +17,11 @@ from service.errors import DanmakuError, NotFound
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": description}
     for status, description in {
-        400: "The body is not JSON.",
+        400: "The body is not JSON, or not the gzip that it says.",
         401: "An API key is needed, and this is none.",
         408: "The body did not come in time.",
         413: "Too many texts, or too large a body.",
+        415: "A `Content-Encoding` other than gzip.",
         422: "JSON, but not what this route takes.",
         429: "Too much work is waiting; `Retry-After` says when to come back.",
         503: "No encoder can work; `Retry-After` says when to come back.",

@@ -13,6 +13,13 @@ from service.model_directory import BertConfig
 
 POOLING_STRATEGIES = ("NONE", "REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED")
 OTHER_NAMES = {"FIRST_TOKEN": "CLS_TOKEN", "LAST_TOKEN": "SEP_TOKEN"}
+# The order of bert_serving.server.graph.PoolingStrategy, in which SHOW_CONFIG gives the number.
+STRATEGY_NUMBERS = {
+    name: number
+    for number, name in enumerate(
+        ("NONE", "REDUCE_MAX", "REDUCE_MEAN", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED")
+    )
+}
 PRECISIONS = ("float32", "int8")
 SHORTEST_MAX_SEQ_LEN = 3  # [CLS], a token, [SEP]
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from service.encoders.options import OTHER_NAMES, POOLING_STRATEGIES, PRECISIONS, EncoderOptions
+from service.encoders.options import OTHER_NAMES, POOLING_STRATEGIES, PRECISIONS, STRATEGY_NUMBERS, EncoderOptions
 from service.wire import SERVER_VERSION
 
 EXAMPLE = """example:
@@ -20,13 +20,6 @@ EXAMPLE = """example:
 Every flag of bert-serving-start 1.10 is known; `danmaku worker --classic …` runs that server itself (make classic).
 """
 DEFAULT_CKPT_NAME = "bert_model.ckpt"
-# The order of bert_serving.server.graph.PoolingStrategy, in which SHOW_CONFIG gives the number.
-STRATEGY_NUMBERS = {
-    name: number
-    for number, name in enumerate(
-        ("NONE", "REDUCE_MAX", "REDUCE_MEAN", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED")
-    )
-}
 WITHOUT_EFFECT: dict[str, Any] = {
     "graph_tmp_dir": None,
     "xla": False,

@@ -205,7 +205,11 @@ async def test_the_page_of_routes_needs_no_other_host(client: httpx.AsyncClient)
 
     assert "http://" not in page and "https://" not in page
     assert (await client.get("/static-offline-docs/swagger-ui-bundle.js")).status_code == 200
-    assert set(paths) == {"/embed", "/similar", "/healthz", "/readyz", "/info", "/metrics"}
+    assert set(paths) == {
+        *("/embed", "/similar", "/tokenize", "/v1/embeddings", "/v1/models"),
+        *("/encode", "/status/server", "/status/client"),
+        *("/healthz", "/readyz", "/info", "/metrics"),
+    }
     assert (await client.get("/")).headers["location"] == "/docs"
 
 
