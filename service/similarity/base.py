@@ -81,7 +81,7 @@ class Store(Protocol):
 
     async def drop(self, name: str) -> None: ...
 
-    async def list(self) -> list[CollectionInfo]:
+    async def list(self) -> Sequence[CollectionInfo]:
         """All of them, internal names included, in order of name."""
 
     async def describe(self, name: str) -> CollectionInfo: ...
@@ -112,7 +112,7 @@ class Store(Protocol):
         min_score: float | None = None,
         filter: Filter | None = None,
         with_vectors: bool = False,
-    ) -> list[list[Match]]:
+    ) -> Sequence[Sequence[Match]]:
         """The nearest items to each of the unit vectors [q, dim], best first; equal scores in any order.
 
         Raises InvalidRequest for queries of another length.
