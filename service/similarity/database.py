@@ -231,7 +231,8 @@ def clear_away(connection: sqlite3.Connection) -> bool:
         return True
     free, pages = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_count"))
     if free > max(PAGES_AT_A_TIME, pages // 10):  # some are needed again soon
-        connection.execute(f"PRAGMA incremental_vacuum({PAGES_AT_A_TIME})").fetchall()
+        for _ in range(PAGES_AT_A_TIME):  # Python takes only the first step of a pragma, which is one page
+            connection.execute("PRAGMA incremental_vacuum(1)")
         return True
     return False
 

@@ -49,6 +49,9 @@ class SqliteStore:
             row.name: Collection.restored(row, directory, connection, self._changing)
             for row in database.collections(connection)
         }
+        known = {collection.snapshot for collection in self._collections.values()}
+        for leftover in {*directory.glob("*.graph"), *directory.glob("*.tmp")} - known:  # of a process that was killed
+            leftover.unlink(missing_ok=True)
         self._reader = threading.local()
         self._connections: set[sqlite3.Connection] = set()
         self._readers = ThreadPoolExecutor(READERS, "read collections")

@@ -61,7 +61,7 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
-        tidy_at = time.monotonic()
+        tidy_at, is_tidying = time.monotonic(), False
         while True:
             group, is_last = self._take(tidy_at)
             self._commit(group)
@@ -75,6 +75,9 @@ class Writer:
                     tidy_at = time.monotonic() + TIDY_AGAIN_AFTER_FAILURE_S
                 elif not tidying.result():
                     tidy_at = time.monotonic() + TIDY_EVERY_S
+                    if is_tidying:  # the file shrinks when the log has been brought into it
+                        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                is_tidying = not tidying.exception() and tidying.result()
 
     def _take(self, until: float) -> tuple[list[tuple[Work[Any], Future[Any]]], bool]:
         """What waits, after waiting for something until then; and whether nothing can follow."""
