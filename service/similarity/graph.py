@@ -23,7 +23,7 @@ import google_crc32c
 import numpy as np
 from usearch.index import Index
 
-CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 192  # chosen with benchmarks/collections.py
+CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 192  # chosen with benchmarks/stores.py
 PIECE = 16  # vectors added while searches wait: some milliseconds
 PAUSE_S = 50e-6  # for those who wait to get in
 FOOTER = struct.Struct("<8sQQI")  # MAGIC, vectors, rows, CRC-32C of all that stands before

@@ -28,7 +28,7 @@ from service.similarity.columns import Column, evaluate, fields_of
 from service.similarity.filters import Filter
 from service.similarity.graph import PIECE, Graph
 
-# Up to here a graph is slower than comparing all (benchmarks/collections.py).
+# Up to here a graph is slower than comparing all (benchmarks/stores.py).
 EXACT_UP_TO = 20_000
 TAIL = 1_000  # rows that may wait to get into the graph: compared in some 30 µs
 CANDIDATES = 64  # from the graph, of which the best by their real scores are taken
