@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import fcntl
 import sqlite3
@@ -79,6 +78,9 @@ class SqliteStore:
             raise ConfigurationError(
                 f"{directory} is in use by another process; several gateways share collections through redis://HOST:PORT"
             ) from None
+        except (sqlite3.Error, OSError) as error:
+            lock.close()
+            raise ConfigurationError(f"the collections in {directory} cannot be read: {error}") from None
         except BaseException:
             lock.close()
             raise
@@ -138,8 +140,8 @@ class SqliteStore:
 
             def follow() -> None:
                 new.row = replace(new.row, name=name)
-                self._register({name: new})
                 self._forget(replacement)
+                self._register({name: new})
                 old.snapshot.unlink(missing_ok=True)
 
             return None, follow
@@ -325,7 +327,6 @@ def _place_of(id: str) -> str:
 
 
 def _id_of(place: str) -> str:
-    with contextlib.suppress(ValueError, binascii.Error):
-        id = base64.b64decode(place.encode("ascii"), altchars=b"-_", validate=True).decode()
-        return id
+    with contextlib.suppress(ValueError):  # which those of base64 and of Unicode are
+        return base64.b64decode(place.encode("ascii"), altchars=b"-_", validate=True).decode()
     raise InvalidRequest(f"after: {place[:60]!r} is not the `next` of a page")

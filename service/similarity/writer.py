@@ -9,6 +9,7 @@ Between times it tidies up, in steps small enough to let work in between.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import sqlite3
@@ -39,6 +40,7 @@ class Writer:
         self._waiting: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._stopping = threading.Lock()  # between the last work and the end
         self._is_open = True
+        self._group: list[tuple[Work[Any], Future[Any]]] = []  # what is being committed
         self._thread = threading.Thread(target=self._run, name="write collections", daemon=True)
         self._thread.start()
 
@@ -61,6 +63,20 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception:
+            # Database and indices may differ now: nothing is written until a start makes them agree.
+            log.exception("Collections can no longer be changed.")
+            with self._stopping:
+                self._is_open = False
+            while not self._waiting.empty():
+                self._group += [taken] if (taken := self._waiting.get()) else []
+            for _, future in self._group:
+                if not future.done():
+                    future.set_exception(StoreUnavailable("collections cannot be changed now; the log says why"))
+
+    def _work(self) -> None:
         tidy_at, is_tidying = time.monotonic(), False
         while True:
             group, is_last = self._take(tidy_at)
@@ -75,8 +91,9 @@ class Writer:
                     tidy_at = time.monotonic() + TIDY_AGAIN_AFTER_FAILURE_S
                 elif not tidying.result():
                     tidy_at = time.monotonic() + TIDY_EVERY_S
-                    if is_tidying:  # the file shrinks when the log has been brought into it
-                        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                    if is_tidying:  # the file shrinks when the log has been brought into it, now or later
+                        with contextlib.suppress(sqlite3.Error):
+                            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 is_tidying = not tidying.exception() and tidying.result()
 
     def _take(self, until: float) -> tuple[list[tuple[Work[Any], Future[Any]]], bool]:
@@ -95,7 +112,7 @@ class Writer:
         return group, False
 
     def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
-        group = [(work, future) for work, future in group if future.set_running_or_notify_cancel()]
+        self._group = group = [each for each in group if each[1].set_running_or_notify_cancel()]
         if not group:
             return
         outcomes: list[tuple[Future[Any], Any, Exception | None]] = []

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import writing
 
-from service.errors import ConfigurationError, StorageFull
+from service.errors import ConfigurationError, StorageFull, StoreUnavailable
 from service.similarity.base import Item, Store, open_store
 
 ROOT = Path(__file__).parents[3]
@@ -193,4 +193,31 @@ async def test_a_snapshot_that_cannot_be_written_is_done_without(
     assert "No snapshot could be written" in caplog.text
     again = await open_store(f"sqlite://{tmp_path}")
     assert len(await everything(again)) == 500
+    await again.close()
+
+
+async def test_a_store_that_lost_its_index_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for ever, what was there is still read, and a new start puts it right."""
+    store = await open_store(f"sqlite://{tmp_path}")
+    await store.create(writing.COLLECTION, dim=writing.DIM, fingerprint="f0")
+    await store.put(writing.COLLECTION, items(0, 10))
+
+    def fail(index: object, rows: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("service.similarity.index.Index.add", fail)
+    puts = [store.put(writing.COLLECTION, items(10 * n, 10)) for n in range(1, 4)]
+    results = await asyncio.gather(*puts, return_exceptions=True)
+    assert all(isinstance(result, StoreUnavailable) for result in results)
+    with pytest.raises(StoreUnavailable):
+        await store.put(writing.COLLECTION, items(50, 10))
+    monkeypatch.undo()
+    (found,) = await store.search(writing.COLLECTION, writing.vector_of("7")[None], top_k=1)
+    assert found[0].item.id == "d7"
+    await store.close()
+
+    again = await open_store(f"sqlite://{tmp_path}")
+    there = await everything(again)
+    (found,) = await again.search(writing.COLLECTION, writing.vector_of("7")[None], top_k=100)
+    assert {match.item.id for match in found} == there.keys()
     await again.close()

@@ -425,6 +425,37 @@ async def test_there_is_no_moment_without_a_collection_that_is_replaced(store: S
     assert await searching > 0
 
 
+async def test_a_store_does_what_a_list_would(store: Store) -> None:
+    """Random puts, replacements and removals, searched with random filters: every store gives the same answers."""
+    chance = np.random.default_rng(5)
+    there: dict[str, Item] = {}
+    for _ in range(40):
+        numbers = chance.integers(0, 200, 20).tolist()
+        put = {
+            f"d{n}": item(f"d{n}", vector, f"弹幕{n}", metadata={"room": int(chance.integers(5)), "number": n})
+            for n, vector in zip(numbers, vectors(20, int(chance.integers(10_000))), strict=True)
+        }
+        await store.put(C, list(put.values()))
+        there |= put
+        gone = [f"d{n}" for n in chance.integers(0, 200, 5)]
+        await store.delete(C, gone)
+        there = {id: each for id, each in there.items() if id not in gone}
+        filter = parse(
+            {"room": int(chance.integers(6)), "number": {"lt": 150}} if chance.random() < 0.7 else {"not": {"room": 1}}
+        )
+        if chance.random() < 0.1:
+            await store.delete_where(C, filter)
+            there = {id: each for id, each in there.items() if not matches(filter, each.metadata)}
+        query = vectors(1, int(chance.integers(10_000)))[0]
+        scores = {id: float(each.vector @ query) for id, each in there.items() if matches(filter, each.metadata)}
+        found = await nearest(store, query, filter=filter)
+        assert len(found) == min(10, len(scores))
+        best = sorted(scores.values(), reverse=True)[:10]
+        np.testing.assert_allclose([match.score for match in found], best, atol=2e-3)
+        np.testing.assert_allclose([scores[match.item.id] for match in found], best, atol=2e-3)
+    assert (await everything(store)).keys() == there.keys()
+
+
 async def test_many_write_at_once(store: Store) -> None:
     """Every call counts its own; what is not overwritten is there."""
     calls = [store.put(C, [item(f"d{number}"), item("shared")]) for number in range(200)]
