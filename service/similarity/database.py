@@ -5,7 +5,7 @@ replaced gets a new row. So who has seen rows up to a number knows them for good
 gone.
 
 Vectors stand in tables of their own, since most that is asked for is text and metadata, and they are float16: half
-the disk and half the memory, for scores that differ in the fifth digit. A collection that was dropped has no name any
+the disk and half the memory, for scores that differ in the fourth digit. A collection that was dropped has no name any
 more; its rows go in small steps, as expired ones do.
 
 The functions here know one connection and no threads.

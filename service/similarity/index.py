@@ -272,7 +272,7 @@ class Index:
     def snapshot(self) -> tuple[Graph, np.ndarray]:
         """The graph, and the numbers of its rows."""
         rows, graph = self._state
-        return graph, rows.numbers[: graph.size].copy()
+        return graph, rows.numbers[: graph.size]
 
 
 def _nearest_known(rows: _Rows, graph: Graph, indexed: int, asked: _Asked) -> np.ndarray:
