@@ -28,12 +28,13 @@ from service.similarity.columns import Column, evaluate, fields_of
 from service.similarity.filters import Filter
 from service.similarity.graph import PIECE, Graph
 
-# Up to here comparing all takes 0.4 ms at most, and a graph is not much quicker (benchmarks/stores.py --threshold).
+# Here comparing all took 0.36 ms and a graph 0.26; at twice as many 0.77 and 0.36 (benchmarks/stores.py --threshold).
 EXACT_UP_TO = 10_000
 TAIL = 1_000  # rows that may wait to get into the graph: compared in some 30 µs
 CANDIDATES = 64  # from the graph, of which the best by their real scores are taken
 MOST_CANDIDATES = 4096
-# What a search costs, µs: a row compared, when rows lie scattered or one after the other; a candidate of the graph.
+# About what a search costs, µs: a row compared, scattered or one after the other; a candidate of the graph. Only a
+# choice between ways to the same answer hangs on them.
 SCATTERED_US, IN_ORDER_US, CANDIDATE_US = 0.18, 0.03, 2.5
 ROWS_AT_A_TIME = 65_536
 ROWS_A_TURN = 10_000  # into the graph, before other collections have theirs

@@ -297,8 +297,8 @@ class SqliteStore:
         )
 
     def _have_columns(self, connection: sqlite3.Connection, collection: Collection, filter: Filter) -> None:
-        """The first filter over a field has it read from the database: about a second for a million items, in which
-        changes wait.
+        """The first filter over a field has it read from the database: 0.2 s for 100,000 items, in which changes
+        wait.
         """
         if collection.index.missing_columns(filter):
             with self._changing:
