@@ -1,8 +1,8 @@
 """Approximate neighbours in large collections: an HNSW graph (usearch) over int8 vectors.
 
-The graph only proposes candidates; scores come from the vectors themselves, so int8 is enough, in some 60 % of the memory
-of half precision. It is not quicker for that everywhere. A vector is scaled by its own largest number before it is
-rounded, which cosine does not see.
+The graph only proposes candidates; scores come from the vectors themselves, so int8 is enough, in some 60 % of the
+memory of half precision. It is not quicker for that everywhere. A vector is scaled by its own largest number before it
+is rounded, which cosine does not see.
 
 A vector's key is its position among the rows of `index.py`, and nothing is ever taken out: who searches knows which
 rows are gone, and a graph with too many of them is built anew. That keeps it free of holes, and its snapshot valid.
