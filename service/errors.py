@@ -7,6 +7,9 @@ DanmakuError
 ├── NotFound              404  the caller: no such route, no such model
 │   └── NoVocabulary      404  nobody: the encoder does not tell what it makes of a text
 ├── BodyTimeout           408  the caller: send the body faster, or in parts
+├── Conflict              409  the caller: what is there does not go with what is asked
+│   ├── CollectionExists  409  of that name, but with vectors of another kind
+│   └── FingerprintMismatch 409  the collection's vectors are another model's: rebuild it
 ├── TooLarge              413  the caller: fewer texts, or a smaller body
 ├── UnknownEncoding       415  the caller: a body packed in a way that is not known here
 ├── InvalidRequest        422  the caller: JSON, but not what the route takes
@@ -18,8 +21,10 @@ DanmakuError
 │   ├── EncoderFailure    503  the operator: the encoder was asked and broke
 │   ├── ModelGone         503  nobody: another model has taken over; the embedder asks that one
 │   └── ModelChanged      503  the caller: another model has taken over in the middle of a stream; send it again
+├── StoreUnavailable      503  the operator: collections are closing or cannot be reached
 ├── OutOfTime             504  the caller: more time, or fewer texts; the operator: add capacity
 ├── Stalled               504  the caller: a stream is to be read while it is sent
+├── StorageFull           507  the operator: no room for what was to be kept; nothing of it is
 └── ConfigurationError     –   the operator, at start: a setting names what does not exist or cannot be used
     └── ModelError         –   the model directory cannot be used; also a ValueError
 
@@ -67,6 +72,18 @@ class NoVocabulary(NotFound):
 class BodyTimeout(DanmakuError):
     status, error_type = 408, "body_timeout"
     headers = MappingProxyType({"Connection": "close"})  # nobody waits for the rest of the body
+
+
+class Conflict(DanmakuError):
+    status, error_type = 409, "conflict"
+
+
+class CollectionExists(Conflict):
+    error_type = "collection_exists"
+
+
+class FingerprintMismatch(Conflict):
+    error_type = "fingerprint_mismatch"
 
 
 class TooLarge(DanmakuError):
@@ -128,6 +145,15 @@ class OutOfTime(DanmakuError):
 
 class Stalled(DanmakuError):
     status, error_type = 504, "stalled"
+
+
+class StoreUnavailable(DanmakuError):
+    status, error_type = 503, "store_unavailable"
+    retry_after_s = 1
+
+
+class StorageFull(DanmakuError):
+    status, error_type = 507, "insufficient_storage"
 
 
 class ConfigurationError(DanmakuError):

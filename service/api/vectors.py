@@ -7,7 +7,7 @@ import orjson
 import pybase64
 
 from service.embedder import Embeddings
-from service.similarity import unit
+from service.similarity.ranking import unit
 
 
 def shown(embeddings: Embeddings, *, normalize: bool = False, in_base64: bool = False) -> list[object]:
