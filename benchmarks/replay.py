@@ -136,3 +136,7 @@ def replay(texts: Sequence[str], clients: Sequence[Ask]) -> float:
     if answered != len(texts):
         raise RuntimeError(f"{answered} of {len(texts)} texts were answered")
     return answered / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()

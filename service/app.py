@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.gzip import GZipMiddleware
 
 from service import __version__
-from service.api import embed, ops, similar
-from service.api.middleware import CountRequests, LimitBody
+from service.api import compat, embed, openai, ops, similar, tokenize
+from service.api.gzip import Gunzip
+from service.api.keys import require_keys
+from service.api.middleware import LimitBody, Observe
 from service.api.responses import answer_errors
 from service.api.state import State
 from service.batcher import Batcher
 from service.cache.base import open_cache
 from service.embedder import Embedder, keeping
 from service.encoders.base import EncoderSettings, open_encoder
+from service.log import AccessLog
 from service.metrics import Metrics
 from service.settings import Settings
+from service.status import Status
 
 DESCRIPTION = "Turns danmaku into vectors and finds the danmaku most like a given one."
+EXPOSED_HEADERS = ("Retry-After", "X-Request-ID", "X-Danmaku-Fingerprint", "X-Danmaku-Truncated")  # to scripts
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The gateway. What it needs is opened when its lifespan starts, which may raise ConfigurationError."""
     metrics = Metrics()
+    access_log = AccessLog() if settings.access_log and sys.stdout else None  # stdout may be closed
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if access_log:
+                stack.enter_context(access_log)
             encoder = await open_encoder(
                 settings.encoder,
                 EncoderSettings(
@@ -59,7 +70,8 @@ def create_app(settings: Settings) -> FastAPI:
                     metrics=metrics,
                 )
             )
-            app.state.danmaku = State(settings, Embedder(encoder, cache, batcher, metrics), batcher)
+            embedder = Embedder(encoder, cache, batcher, metrics, max_text_characters=settings.max_text_characters)
+            app.state.danmaku = State(settings, embedder, batcher, Status({"http_port": settings.port}, {}))
             yield
 
     # FastAPIOffline brings the files of /docs along: plain FastAPI's page would have the browser fetch them elsewhere.
@@ -69,10 +81,24 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        routes=[route for router in (embed.router, similar.router, ops.router) for route in router.routes],
+        routes=[route for part in (embed, similar, openai, compat, tokenize, ops) for route in part.router.routes],
     )
     app.state.metrics = metrics
+    app.state.is_stopping = False
     answer_errors(app)
-    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
-    app.add_middleware(CountRequests, metrics=metrics)
+    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes, timeout_s=settings.receive_timeout_s)
+    app.add_middleware(Gunzip)
+    if settings.api_key_hashes:
+        require_keys(app, settings.api_key_hashes)
+    if settings.cors_origins:  # around the keys: a browser asks whether it may send one before it does
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
+    if settings.gzip_level:
+        app.add_middleware(GZipMiddleware, compresslevel=settings.gzip_level)
+    app.add_middleware(Observe, metrics=metrics, access_log=access_log)
     return app

@@ -22,6 +22,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from itertools import islice
 
@@ -177,7 +178,8 @@ class Batcher:
     def _dispatch(self) -> None:
         self._dispatch_is_due = False
         while self._queued and len(self._calls) < max(1, self._concurrency()):
-            call = asyncio.create_task(self._call(self._next_batch()), name="encode")
+            # In a context of its own: what is logged there is of several requests, not of the one that came last.
+            call = asyncio.create_task(self._call(self._next_batch()), name="encode", context=Context())
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
             call.add_done_callback(lambda _: self._dispatch_soon())

@@ -28,6 +28,11 @@ CHECK_EXAMPLE = """example:
   danmaku check http://127.0.0.1:8000 && echo ready
   danmaku check bert://127.0.0.1:5555:5556
 """
+KEY_EXAMPLE = """example:
+  danmaku key
+  danmaku serve --host 0.0.0.0 --api-key-hashes HASH
+  curl -s 127.0.0.1:8000/embed -H 'Authorization: Bearer KEY' -d '["草"]'
+"""
 CLASSIC = "--classic"
 
 
@@ -35,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="danmaku", description="Turns danmaku into vectors.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, add in (("serve", _add_serve), ("worker", _add_worker), ("check", _add_check)):
+    for name, add in (("serve", _add_serve), ("key", _add_key), ("worker", _add_worker), ("check", _add_check)):
         add(commands, name)
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments[:2]) == ["worker", CLASSIC]:  # the flags that follow are the genuine server's to read
@@ -53,7 +58,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser], na
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for field, info in Settings.model_fields.items():
-        default = "" if info.default_factory or info.default is None else f" [{_shown(info.default)}]"
+        default = "" if info.default_factory or info.default in (None, ()) else f" [{_shown(info.default)}]"
         parser.add_argument(
             f"--{field.replace('_', '-')}",
             dest=field,
@@ -86,26 +91,40 @@ def _serve(parsed: argparse.Namespace) -> int:
 
 
 async def _run(settings: Settings) -> int:
-    import uvicorn
-
+    from service.api.keys import check_host
     from service.app import create_app
+    from service.log import configure
+    from service.server import create_server
 
+    check_host(settings.host, has_keys=bool(settings.api_key_hashes), allow_anonymous=settings.allow_anonymous)
+    configure(settings.log_format)
     app = create_app(settings)
     # Opened here rather than by uvicorn, so that a model that cannot be opened is one line and no traceback.
     async with app.router.lifespan_context(app):
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            lifespan="off",
-            access_log=False,  # the metrics count requests; a line for each would cost more than a cached answer
-            timeout_graceful_shutdown=settings.shutdown_timeout_s,
-        )
-        server = uvicorn.Server(config)
+        server = create_server(app, settings)
         # uvicorn lets requests finish on these signals, and raises them again when it is done: by then we are closing.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         await server.serve()
+    return 0
+
+
+def _add_key(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
+    parser = commands.add_parser(
+        name,
+        help="make an API key",
+        description="Prints a new API key, for a client, and its hash, for --api-key-hashes. Neither is kept.",
+        epilog=KEY_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=_key)
+
+
+def _key(_: argparse.Namespace) -> int:
+    from service.api.keys import hash_of, new_key
+
+    key = new_key()
+    print(f"key  {key}\nhash {hash_of(key)}")
     return 0
 
 

@@ -58,9 +58,12 @@ class Embeddings:
 
 
 class Embedder:
-    def __init__(self, encoder: Encoder, cache: Cache, batcher: Batcher, metrics: Metrics) -> None:
+    def __init__(
+        self, encoder: Encoder, cache: Cache, batcher: Batcher, metrics: Metrics, *, max_text_characters: int = 10_000
+    ) -> None:
         self.encoder = encoder
         self._cache, self._batcher, self._metrics = cache, batcher, metrics
+        self._max_characters = max_text_characters
 
     @property
     def model(self) -> Model:
@@ -81,7 +84,8 @@ class Embedder:
                     raise
 
     async def _embed(self, model: Model, texts: Sequence[str], wait: Wait) -> Embeddings:
-        keys = await _off_loop(texts, lambda texts: [model.normalize(text) for text in texts])
+        longest = self._max_characters
+        keys = await _off_loop(texts, lambda texts: [model.normalize(t) if len(t) <= longest else "" for t in texts])
         unique = list(dict.fromkeys(key for key in keys if key))
         vectors = await self._cache.get_many(model.fingerprint, unique)
         if missing := [key for key in unique if key not in vectors]:
@@ -90,23 +94,32 @@ class Embedder:
             fresh = await wait(self._batcher.encode(spelled))
             vectors |= {text.text: vector.tobytes() for text, vector in zip(spelled, fresh, strict=True)}
         too_long = await _off_loop(unique, lambda keys: {key for key in keys if model.truncates(key)})
-        return self._assemble(model, keys, vectors, too_long)
+        return self._assemble(model, texts, keys, vectors, too_long)
 
-    def _assemble(self, model: Model, keys: Sequence[str], vectors: dict[str, bytes], too_long: set[str]) -> Embeddings:
+    def _assemble(
+        self,
+        model: Model,
+        texts: Sequence[str],
+        keys: Sequence[str],
+        vectors: dict[str, bytes],
+        too_long: set[str],
+    ) -> Embeddings:
         rows = [vectors.get(key) for key in keys]
         truncated = [index for index, key in enumerate(keys) if key in too_long and key in vectors] if too_long else []
-        errors = [_reason(index, keys[index]) for index, row in enumerate(rows) if row is None]
+        errors = [self._reason(index, texts[index], keys[index]) for index, row in enumerate(rows) if row is None]
         self._metrics.texts.inc(len(keys))
         self._metrics.truncated.inc(len(truncated))
         for error in errors:
             self._metrics.text_errors[error.error_type].inc()
         return Embeddings(model, rows, truncated, errors)
 
-
-def _reason(index: int, key: str) -> TextError:
-    if not key:
-        return TextError(index, "the text is blank", "empty_text")
-    return TextError(index, "none of the characters that the model reads is in its vocabulary", "unspellable")
+    def _reason(self, index: int, text: str, key: str) -> TextError:
+        if len(text) > self._max_characters:
+            message = f"the text has {len(text)} characters; at most {self._max_characters} are taken"
+            return TextError(index, message, "text_too_long")
+        if not key:
+            return TextError(index, "the text is blank", "empty_text")
+        return TextError(index, "none of the characters that the model reads is in its vocabulary", "unspellable")
 
 
 def keeping(encoder: Encoder, cache: Cache) -> Encode:
@@ -119,11 +132,8 @@ def keeping(encoder: Encoder, cache: Cache) -> Encode:
     async def encode(batch: Sequence[Prepared]) -> np.ndarray:
         vectors = await encoder.encode(batch)
         if len(vectors) == len(batch):  # else the batcher will say so, and no text gets its neighbour's vector
-            kept: dict[str, dict[str, bytes]] = {}  # while one model takes over from another, a batch may have both
-            for text, vector in zip(batch, vectors, strict=True):
-                kept.setdefault(text.fingerprint, {})[text.text] = vector.tobytes()
-            for fingerprint, of_one_model in kept.items():
-                await cache.set_many(fingerprint, of_one_model)
+            kept = {text.text: vector.tobytes() for text, vector in zip(batch, vectors, strict=True)}
+            await cache.set_many(batch[0].fingerprint, kept)  # a call is of one model
         return vectors
 
     return encode

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -72,3 +73,35 @@ async def client(tiny_model: Path) -> AsyncIterator[httpx.AsyncClient]:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
             yield http
+
+
+ClientOf = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@pytest.fixture
+def client_of(recording_encoder: RecordingEncoder, monkeypatch: pytest.MonkeyPatch) -> ClientOf:
+    """An HTTP client of an application over the recording encoder, with settings of one's own."""
+
+    async def open_it(*_: object) -> RecordingEncoder:
+        return recording_encoder
+
+    monkeypatch.setattr("service.app.open_encoder", open_it)
+
+    @asynccontextmanager
+    async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+        app = create_app(settings)
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://test") as http,
+        ):
+            yield http
+
+    return client
+
+
+@pytest.fixture
+async def recording_client(client_of: ClientOf) -> AsyncIterator[httpx.AsyncClient]:
+    """The same, with the settings it has by default."""
+    async with client_of(Settings()) as http:
+        yield http

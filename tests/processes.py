@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,8 @@ def working(
             raise RuntimeError("the worker was not ready within a minute")
         yield worker
     finally:
-        process.send_signal(signal.SIGCONT)  # a stopped one does not end
         if process.poll() is None:
+            process.send_signal(signal.SIGCONT)  # a stopped one does not end
             process.terminate()
         process.communicate(timeout=60)
 
@@ -149,12 +150,16 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def serving(
-    *flags: str, model: str = "onnx://models/danmaku-bert-mini"
+    *flags: str,
+    model: str = "onnx://models/danmaku-bert-mini",
+    variables: Mapping[str, str] | None = None,
+    stdout: int | IO[bytes] | None = None,
 ) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
     """A gateway in a process of its own, ready; ended with SIGTERM if it still runs."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--encoder", model, *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | (variables or {})
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             wait_until_ready(client, process)

@@ -5,22 +5,30 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import orjson
-import pybase64
 from fastapi import APIRouter, Request, Response
 
 from service.api.responses import ERRORS, PlainRoute, json_response
 from service.api.schemas import EmbedRequest, EmbedResponse
 from service.api.state import Caller, state_of
-from service.embedder import Embeddings
-from service.similarity import unit
+from service.api.stream import NDJSON, OPENAPI, EmbedStream, is_stream
+from service.api.vectors import shown
+from service.similarity.ranking import unit
 
 NPY = "application/x-npy"
+
+BESIDES_JSON = {
+    NPY: {"schema": {"type": "string", "format": "binary"}},
+    NDJSON: {"schema": {"type": "string"}},
+}
 
 router = APIRouter(tags=["embeddings"], route_class=PlainRoute)
 
 
-@router.post("/embed", openapi_extra=EmbedRequest.openapi(), responses={**ERRORS, 200: {"model": EmbedResponse}})
+@router.post(
+    "/embed",
+    openapi_extra={**OPENAPI, **EmbedRequest.openapi({NDJSON: {"type": "string"}})},
+    responses={**ERRORS, 200: {"model": EmbedResponse, "content": BESIDES_JSON}},
+)
 async def embed(request: Request) -> Response:
     """Vectors of texts, in their order.
 
@@ -28,7 +36,15 @@ async def embed(request: Request) -> Response:
     With `Accept: application/x-npy` the answer is one float32 matrix in NumPy's format, with a row of NaN for such a
     text, the fingerprint in the header `X-Danmaku-Fingerprint` and the number of truncated texts in
     `X-Danmaku-Truncated`.
+
+    `Content-Type: application/x-ndjson` makes it a stream of any length: each line a text, or `{"text", "id"}`; the
+    options in the query. The answer begins with a line `{"model", "fingerprint", "dim"}`, and has one for each text,
+    `{"index", "id", "embedding", "truncated", "error", "error_type"}`, as far as there is something to say. Blank lines
+    are no texts. What ends it early is a last line of `error` and `error_type` alone. Read the answer while you
+    send: no more is read from who does not. `X-Timeout-Ms` is for each slice of at most 256 lines.
     """
+    if is_stream(request.scope):
+        return EmbedStream(request)
     caller, state = Caller(request), state_of(request)
     body = await EmbedRequest.of(request)
     state.accept_texts(len(body.texts))
@@ -44,22 +60,11 @@ async def embed(request: Request) -> Response:
             "model": model.name,
             "fingerprint": model.fingerprint,
             "dim": model.dim,
-            "embeddings": _shown(embeddings, normalize=body.normalize, in_base64=body.encoding == "base64"),
+            "embeddings": shown(embeddings, normalize=body.normalize, in_base64=body.encoding == "base64"),
             "truncated": embeddings.truncated,
             "errors": embeddings.errors,
         }
     )
-
-
-def _shown(embeddings: Embeddings, *, normalize: bool, in_base64: bool) -> list[object]:
-    """What stands for each text in the JSON: numbers, base64, or null."""
-    rows = embeddings.rows
-    if normalize:
-        units = unit(embeddings.vectors)
-        rows = [None if row is None else vector.tobytes() for row, vector in zip(rows, units, strict=True)]
-    if in_base64:  # as it is, since nothing in base64 needs escaping
-        return [None if row is None else orjson.Fragment(b'"%b"' % pybase64.b64encode(row)) for row in rows]
-    return [None if row is None else np.frombuffer(row, "<f4") for row in rows]
 
 
 def _npy(vectors: np.ndarray) -> bytes:

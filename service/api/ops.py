@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service import __version__
-from service.api.responses import PlainRoute, json_response
+from service.api.responses import ERRORS, PlainRoute, json_response
 from service.api.state import state_of
 from service.errors import EncoderUnavailable
 
@@ -29,12 +29,14 @@ async def readyz(request: Request) -> Response:
     Told from what happened to the last requests; nothing is sent to the encoder to find out.
     """
     state = state_of(request)
+    if request.app.state.is_stopping:
+        raise EncoderUnavailable("the service is stopping")
     if obstacle := state.embedder.encoder.obstacle or state.batcher.obstacle:
         raise EncoderUnavailable(obstacle)
     return json_response({"status": "ready"})
 
 
-@router.get("/info")
+@router.get("/info", responses={status: ERRORS[status] for status in (401, 503)})
 async def info(request: Request) -> Response:
     """What is loaded, and the limits that requests have to keep."""
     state = state_of(request)
@@ -48,6 +50,7 @@ async def info(request: Request) -> Response:
             "max_seq_len": model.max_seq_len,
             "pooling_layer": model.pooling_layer,
             "pooling_strategy": model.pooling_strategy,
+            "max_text_characters": settings.max_text_characters,
             "max_request_texts": settings.max_request_texts,
             "max_body_bytes": settings.max_body_bytes,
             "workers": state.embedder.encoder.workers,
@@ -55,7 +58,7 @@ async def info(request: Request) -> Response:
     )
 
 
-@router.get("/metrics")
+@router.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     measured = request.app.state.metrics

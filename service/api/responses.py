@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import orjson
@@ -12,16 +11,17 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from service.api.schemas import ErrorBody
-from service.errors import DanmakuError, InternalError, NotFound
-
-log = logging.getLogger("danmaku")
+from service.errors import DanmakuError, NotFound
 
 # For the OpenAPI document: what any route that takes texts may answer besides 200.
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": description}
     for status, description in {
-        400: "The body is not JSON.",
+        400: "The body is not JSON, or not the gzip that it says.",
+        401: "An API key is needed, and this is none.",
+        408: "The body did not come in time.",
         413: "Too many texts, or too large a body.",
+        415: "A `Content-Encoding` other than gzip.",
         422: "JSON, but not what this route takes.",
         429: "Too much work is waiting; `Retry-After` says when to come back.",
         503: "No encoder can work; `Retry-After` says when to come back.",
@@ -52,12 +52,14 @@ def json_response(content: object, status: int = 200, headers: dict[str, str] | 
 
 
 def error_response(error: DanmakuError) -> Response:
-    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else None
+    headers = dict(error.headers)
+    if error.retry_after_s:
+        headers["Retry-After"] = str(error.retry_after_s)
     return json_response({"error": str(error), "error_type": error.error_type}, error.status, headers)
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Makes every failure of a route an answer in the shape of `ErrorBody`."""
+    """Makes what a route raises an answer in the shape of `ErrorBody`; `Observe` does so for what is unforeseen."""
 
     @app.exception_handler(DanmakuError)
     async def ours(request: Request, error: DanmakuError) -> Response:
@@ -70,8 +72,3 @@ def answer_errors(app: FastAPI) -> None:
         error_type = "method_not_allowed" if error.status_code == 405 else "invalid_request"
         content = {"error": error.detail, "error_type": error_type}
         return json_response(content, error.status_code, dict(error.headers or {}))
-
-    @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> Response:
-        log.error("%s %s failed.", request.method, request.url.path, exc_info=error)
-        return error_response(InternalError("something went wrong on our side; the log has the details"))

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from starlette.requests import ClientDisconnect
 
 from service.errors import ClientGone, DanmakuError, InvalidRequest, MalformedRequest
@@ -27,20 +40,24 @@ class Body(BaseModel):
         try:
             return cls.model_validate_json(await request.body())
         except ValidationError as error:
-            raise _explain(error) from None
+            raise explain(error, "the body") from None
         except ClientDisconnect:
             raise ClientGone("the caller hung up in the middle of the body") from None
 
     @classmethod
-    def openapi(cls) -> dict[str, Any]:
-        return {"requestBody": {"required": True, "content": {"application/json": {"schema": cls.model_json_schema()}}}}
+    def openapi(cls, others: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> dict[str, Any]:
+        """`others`: schemas of what may come instead, by Content-Type."""
+        schemas = {"application/json": cls.model_json_schema(), **others}
+        content = {kind: {"schema": schema} for kind, schema in schemas.items()}
+        return {"requestBody": {"required": True, "content": content}}
 
 
-def _explain(error: ValidationError) -> DanmakuError:
+def explain(error: ValidationError, whole: str) -> DanmakuError:
+    """What is wrong with `whole`, or where in it."""
     fault = error.errors(include_url=False, include_input=False)[0]
     if fault["type"] == "json_invalid":
-        return MalformedRequest(f"the body is not JSON: {fault['ctx']['error']}")
-    place = ".".join(map(str, fault["loc"])) or "the body"
+        return MalformedRequest(f"{whole} is not JSON: {fault['ctx']['error']}")
+    place = ".".join(map(str, fault["loc"])) or whole
     return InvalidRequest(f"{place}: {fault['msg']}")
 
 
@@ -67,10 +84,39 @@ class EmbedRequest(Body):
         return {"texts": body} if isinstance(body, list) else body
 
 
+class StreamOptions(BaseModel):
+    """What an object's fields say, as parameters of the URL, since a stream has no such object."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    normalize: bool = False
+    encoding: Literal["float", "base64"] = "float"
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, list | dict) or (isinstance(value, float) and not math.isfinite(value)):
+        raise PydanticCustomError("scalar", "Input should be a string, a finite number, true, false or null")
+    return value
+
+
+class StreamLine(BaseModel):
+    """A line of a stream: an object, or just a text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str
+    id: Annotated[Any, AfterValidator(_scalar)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_text(cls, line: Any) -> Any:
+        return {"text": line} if isinstance(line, str) else line
+
+
 class TextErrorBody(BaseModel):
     index: int = Field(description="Which of the texts.")
     error: str
-    error_type: Literal["empty_text", "unspellable"]
+    error_type: Literal["empty_text", "unspellable", "text_too_long"]
 
 
 class EmbedResponse(BaseModel):
@@ -119,6 +165,105 @@ class SimilarResponse(BaseModel):
     fingerprint: str
     results: list[SimilarResult] = Field(description="One per query, in order.")
     errors: list[SimilarError]
+
+
+def _no_tokens(value: Any) -> Any:
+    numbers = value if isinstance(value, list) else []
+    if any(isinstance(item, int | list) for item in numbers):
+        raise PydanticCustomError(
+            "tokens", "lists of tokens are not taken, as they are of another vocabulary; send texts"
+        )
+    return [value] if isinstance(value, str) else value
+
+
+class OpenAIRequest(Body):
+    input: Annotated[
+        list[str],
+        Field(min_length=1),
+        BeforeValidator(_no_tokens),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {**TEXT_LIST, "minItems": 1}]}),
+    ] = Field(examples=[["草", "awsl"]], description="A text, or a list of them.")
+    model: str = Field(description="The name that `GET /v1/models` gives.")
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1, description="If given, it has to be what the model has.")
+    user: str | None = Field(None, description="Taken, and not used.")
+
+
+class OpenAIEmbedding(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class OpenAIUsage(BaseModel):
+    prompt_tokens: int = Field(description="Tokens that the model read; not counted: [CLS], [SEP], what was cut off.")
+    total_tokens: int
+
+
+class OpenAIResponse(BaseModel):
+    object: Literal["list"]
+    data: list[OpenAIEmbedding]
+    model: str
+    usage: OpenAIUsage
+
+
+class OpenAIModel(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int = Field(description="Always 0: a model directory does not say.")
+    owned_by: str
+
+
+class OpenAIModels(BaseModel):
+    object: Literal["list"]
+    data: list[OpenAIModel]
+
+
+class EncodeRequest(Body):
+    """As bert-serving-server's; `service/wire_http.py` reads it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: Any = Field(examples=[123], description="Comes back in the answer.")
+    texts: list[str] = Field(examples=[["草", "awsl"]], min_length=1)
+    is_tokenized: Literal[False] = Field(False, description="Lists of tokens are for workers.")
+
+
+class EncodeResponse(BaseModel):
+    id: Any
+    result: list[list[float]]
+    status: Literal[200]
+
+
+class EncodeFailure(BaseModel):
+    description: str
+    type: str
+    status: int
+
+
+class TokenizeRequest(Body):
+    texts: list[str] = Field(examples=[["阿夸awsl😂"]])
+
+
+class UnknownWord(BaseModel):
+    text: str
+    start: int = Field(description="Its first character in the text as it was sent, from 0.")
+    end: int = Field(description="The character after its last.")
+
+
+class Tokenized(BaseModel):
+    tokens: list[str] = Field(description="What the model reads, [CLS] and [SEP] included.")
+    ids: list[int]
+    num_tokens: int
+    unknown: list[UnknownWord] = Field(description="What of that became [UNK], since the vocabulary cannot spell it.")
+    truncated: str = Field(description="The end of the text that the model does not read; empty if it reads all.")
+
+
+class TokenizeResponse(BaseModel):
+    model: str
+    fingerprint: str
+    max_seq_len: int
+    results: list[Tokenized] = Field(description="One per text, in order.")
 
 
 class ErrorBody(BaseModel):

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from service.api.responses import ERRORS, PlainRoute, json_response
 from service.api.schemas import SimilarRequest, SimilarResponse
 from service.api.state import Caller, state_of
-from service.similarity import rank
+from service.similarity.ranking import rank
 
 router = APIRouter(tags=["similarity"], route_class=PlainRoute)
 

@@ -13,7 +13,9 @@ from fastapi import Request
 from service.batcher import Batcher
 from service.embedder import Embedder
 from service.errors import ClientGone, InvalidRequest, OutOfTime, TooLarge
+from service.log import serving
 from service.settings import Settings
+from service.status import Status
 
 TIMEOUT_HEADER = "X-Timeout-Ms"
 
@@ -25,9 +27,12 @@ class State:
     settings: Settings
     embedder: Embedder
     batcher: Batcher
+    status: Status
 
     def accept_texts(self, count: int) -> None:
         """Raises TooLarge if that many texts are more than one request may bring."""
+        if served := serving.get():
+            served.texts = count
         limit = self.settings.max_request_texts
         if count > limit:
             raise TooLarge(f"{count} texts in one request; at most {limit} are taken, so send them in several")
@@ -43,12 +48,12 @@ class Caller:
     def __init__(self, request: Request) -> None:
         """Raises InvalidRequest if the request's X-Timeout-Ms is no time."""
         self._request = request
-        self._timeout_s = float(state_of(request).settings.request_timeout_s)
+        self.timeout_s = float(state_of(request).settings.request_timeout_s)
         if (wanted := request.headers.get(TIMEOUT_HEADER)) is not None:
             if not (wanted.isdecimal() and 0 < int(wanted) < 2**31):
                 raise InvalidRequest(f"{TIMEOUT_HEADER} is {wanted!r}; expected milliseconds, a whole number from 1")
-            self._timeout_s = min(self._timeout_s, int(wanted) / 1000)
-        self._deadline = time.monotonic() + self._timeout_s
+            self.timeout_s = min(self.timeout_s, int(wanted) / 1000)
+        self._deadline = time.monotonic() + self.timeout_s
 
     async def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of the work, which is cancelled if the caller hangs up, ClientGone, or at the deadline, OutOfTime.
@@ -64,8 +69,11 @@ class Caller:
                 return task.result()
             if gone.done():
                 raise ClientGone("the caller hung up before the answer")
-            raise OutOfTime(f"not done within {self._timeout_s * 1000:.0f} ms; what was done by then is kept")
+            raise self.out_of_time()
         finally:
             for unfinished in (task, gone):
                 unfinished.cancel()
             await asyncio.wait((task, gone))
+
+    def out_of_time(self) -> OutOfTime:
+        return OutOfTime(f"not done within {self.timeout_s * 1000:.0f} ms; what was done by then is kept")

@@ -44,6 +44,6 @@ def open_cache(url: str, *, max_bytes: int, ttl_s: int, number_format: str, metr
         from service.cache.tiered import TieredCache
 
         return TieredCache(memory, RedisCache(url, metrics, ttl_s=ttl_s, number_format=number_format))
-    raise ConfigurationError(
-        f"{url.partition('://')[0]}:// is no cache: expected memory:// or redis://HOST:PORT/DATABASE"
-    )
+    scheme, separator, _ = url.partition("://")
+    what = f"{scheme}://" if separator and scheme.isalpha() else "this"  # of the URL no more: it may hold a password
+    raise ConfigurationError(f"{what} is no cache: expected memory:// or redis://HOST:PORT/DATABASE")

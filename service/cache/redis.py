@@ -21,6 +21,7 @@ import logging
 import struct
 import time
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from hashlib import blake2b
 
 import google_crc32c
@@ -61,8 +62,11 @@ class RedisCache:
                 socket_connect_timeout=SOCKET_TIMEOUT_S,
                 retry=Retry(NoBackoff(), 0),
             )
-        except ValueError as error:
-            raise ConfigurationError(f"the cache's URL cannot be used: {error}") from None
+        except ValueError:  # its message may quote the URL, which may hold a password
+            raise ConfigurationError(
+                "the cache's URL cannot be used: expected such as redis://:PASSWORD@HOST:6379/0, with / and @ of a "
+                "password as %2F and %40"
+            ) from None
         self._redis = redis.asyncio.Redis.from_pool(pool)
         self._lookups: set[asyncio.Task[Exception | None]] = set()  # of callers who wait, and of some who have left
         self._metrics, self._ttl_s = metrics, ttl_s
@@ -108,7 +112,8 @@ class RedisCache:
 
     async def set_many(self, fingerprint: str, vectors: Mapping[str, bytes]) -> None:
         if self._writer is None:
-            self._writer = asyncio.create_task(self._write(), name="write to Redis")
+            # It outlives the request that starts it, so its logs are not of that request.
+            self._writer = asyncio.create_task(self._write(), name="write to Redis", context=Context())
         try:
             self._to_write.put_nowait((fingerprint, vectors))
         except asyncio.QueueFull:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from service.encoders.model import Prepared
 from service.encoders.options import EncoderOptions
@@ -20,6 +21,16 @@ from service.tokenizer import Tokenizer
 # The last ` ||| ` of a text without line breaks, with something on both sides.
 PAIR = re.compile(r"^(.*) \|\|\| (.*)$")
 PAIR_TOKEN = "|||"
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A text as the model reads it; places are [start, end) in characters of the text."""
+
+    tokens: list[str]  # [CLS] … [SEP]
+    ids: list[int]
+    unknown: list[tuple[int, int]]  # what became [UNK]
+    end: int  # nothing of the text from there on is read
 
 
 class Inputs:
@@ -72,6 +83,14 @@ class Inputs:
     def tokens(self, prepared: Prepared) -> list[str]:
         """What the model reads, special tokens included."""
         return [self._tokenizer.vocab[token] for token in prepared.ids]
+
+    def explain(self, text: str) -> Explained:
+        """What the model makes of a text as a client sent it, which is no pair."""
+        ((ids, places),) = self._tokenizer.ids_and_places([text])
+        row = self._row(self._tokenizer.normalize(text), ids)
+        kept = len(row.ids) - 2  # without [CLS] and [SEP]
+        unknown = [place for token, place in zip(ids[:kept], places, strict=False) if token == self._tokenizer.unk_id]
+        return Explained(self.tokens(row), row.ids, unknown, len(text) if kept == len(ids) else places[kept][0])
 
     def _row(self, text: str, a: list[int], b: Sequence[int] = (), *, special: bool = True) -> Prepared:
         tokenizer, length = self._tokenizer, len(a) + len(b)

@@ -17,10 +17,10 @@ from service.batcher import Batcher
 from service.encoders.onnx import OnnxEncoder
 from service.errors import ConfigurationError
 from service.metrics import Metrics
+from service.status import Status
 from service.worker.flags import DEFAULT_CKPT_NAME, encoder_options, faults, shown_flags, without_effect
 from service.worker.http import create_http
 from service.worker.server import Worker
-from service.worker.status import Status
 
 log = logging.getLogger("danmaku")
 

@@ -31,7 +31,7 @@ from service.batcher import Batcher
 from service.encoders.model import Prepared
 from service.encoders.onnx import OnnxEncoder
 from service.errors import DanmakuError
-from service.worker.status import Status
+from service.status import Status
 
 log = logging.getLogger("danmaku")
 

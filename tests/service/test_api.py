@@ -179,7 +179,7 @@ async def test_a_body_of_unknown_length_is_limited_too(client: httpx.AsyncClient
 
 async def test_an_answer_without_end_is_refused(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every query with every candidate can be more than fits in memory; `top_k` makes it fit."""
-    monkeypatch.setattr("service.similarity.MAX_ANSWER_BYTES", 5000)
+    monkeypatch.setattr("service.similarity.ranking.MAX_ANSWER_BYTES", 5000)
     body = {"query": ["草"] * 6, "candidates": ["草" * 10, "awsl" * 7, "晚安"] * 3}
     refused = await client.post("/similar", json=body)
 
@@ -205,7 +205,11 @@ async def test_the_page_of_routes_needs_no_other_host(client: httpx.AsyncClient)
 
     assert "http://" not in page and "https://" not in page
     assert (await client.get("/static-offline-docs/swagger-ui-bundle.js")).status_code == 200
-    assert set(paths) == {"/embed", "/similar", "/healthz", "/readyz", "/info", "/metrics"}
+    assert set(paths) == {
+        *("/embed", "/similar", "/tokenize", "/v1/embeddings", "/v1/models"),
+        *("/encode", "/status/server", "/status/client"),
+        *("/healthz", "/readyz", "/info", "/metrics"),
+    }
     assert (await client.get("/")).headers["location"] == "/docs"
 
 

@@ -16,6 +16,15 @@ def test_a_variable_is_the_field_in_capitals(monkeypatch: pytest.MonkeyPatch) ->
     assert (Settings().port, Settings().pooling_layer) == (8123, (-1, -2))
 
 
+@pytest.mark.parametrize("value", ["{} {}", "{},{}", " {},\n {} "])
+def test_several_are_separated_by_spaces_or_commas(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("DANMAKU_API_KEY_HASHES", value.format("A" * 64, "b" * 64))
+    monkeypatch.setenv("DANMAKU_CORS_ORIGINS", value.format("https://a.example", "http://localhost:3000"))
+
+    assert Settings().api_key_hashes == ("a" * 64, "b" * 64)
+    assert Settings().cors_origins == ("https://a.example", "http://localhost:3000")
+
+
 def test_what_is_given_beats_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DANMAKU_PORT", "8123")
 
@@ -47,6 +56,12 @@ def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--port", "x"], "port: Input should be a valid integer"),
         (["--pooling-strategy", "MEAN"], "pooling_strategy: Input should be 'REDUCE_MEAN'"),
+        (["--api-key-hashes", f"{'a' * 64} {'b' * 63}"], "api_key_hashes: Value error, number 2 is no SHA-256 in hex"),
+        (["--cors-origins", "https://a.example,b.example"], "cors_origins: Value error, number 2 is no origin"),
+        (
+            ["--cors-origins", "https://a.example/"],
+            "number 1 is no origin; expected https://example.com, without a path",
+        ),
         (["--max-queue-texts", "3"], "max_request_texts 10000 is above max_queue_texts 3"),
     ],
 )

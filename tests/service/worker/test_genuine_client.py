@@ -181,6 +181,11 @@ def test_two_clients_of_one_identity_both_get_the_answer(worker: RunningWorker) 
     """The genuine server's multicast."""
     settings = {"identity": b"shared", "ignore_all_checks": True}
     with worker.client(**settings) as asking, worker.client(**settings) as listening:
+        while not asking.receiver.poll(100):  # what its namesake gets tells that both are listened to
+            listening.encode(["晚安"])
+        while asking.receiver.poll(100):
+            asking.receiver.recv_multipart()
+        asking.request_id = listening.request_id
         asking.encode(["草"], blocking=False)
         listening.pending_request.add(asking.request_id)
 

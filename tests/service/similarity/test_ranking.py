@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from service.similarity import best, unit
+from service.similarity.ranking import best, unit
 
 
 def test_the_best_come_first() -> None:

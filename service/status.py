@@ -1,4 +1,5 @@
-"""What a worker says of itself: the fields of bert-serving-server's SHOW_CONFIG and SHOW_STATUS, and some more.
+"""What a worker says of itself, and a gateway to clients of bert-serving-server's HTTP: the fields of SHOW_CONFIG and
+SHOW_STATUS, and some more.
 
 Dashboards and clients read them by name, so all of the genuine ones are there, empty where they speak of its insides.
 """
@@ -51,6 +52,7 @@ class Status:
         self._num_data = self._num_system = self._num_texts = 0
         self._intervals: deque[float] = deque(maxlen=INTERVALS)
         self._last_request = time.monotonic()
+        self.in_progress = 0  # requests, counted by whoever has no better place for it
         self.refused: Counter[str] = Counter()  # messages that were none, by what became of them
 
     def count_command(self, client: bytes) -> None:

@@ -1,0 +1,163 @@
+"""uvicorn, with what it leaves open: connections that end, and a stop in two steps.
+
+A client may be slow on purpose. uvicorn limits how long a connection may be idle between requests, not how long a
+request's head may take, nor how large it may become, nor how long an answer may wait to be read; `Connection` does. The
+body's time is `LimitBody`'s, which can answer as the API does. Nothing here costs a request more than a microsecond:
+there is a timer only while something is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import orjson
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.settings import Settings
+
+MAX_HEAD_BYTES = 64 * 1024
+STUCK_READER_S = 60.0
+# Longer than clients keep an idle connection (httpx 5 s, aiohttp 15, Go 90): who closes first loses no request.
+KEEP_ALIVE_S = 120
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection, which ends if a head is late or too large, or if answers are not read."""
+
+    def __init__(self, *arguments: Any, head_timeout_s: float, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._head_timeout_s = head_timeout_s
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._read_timer: asyncio.TimerHandle | None = None
+        self._head_bytes: int | None = None  # of the head that is being read
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                return self._refuse(431, "head_too_large", f"the head of the request is over {MAX_HEAD_BYTES} bytes")
+        # Whatever came, it is no request to work on: the beginning of one, or the end of one that was refused.
+        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._wait_for_head()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = None
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.scope["is_whole"] = True  # type: ignore[typeddict-unknown-key]
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._head_timer, self._read_timer):
+            if timer:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_reader()  # closing waits until all is read
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._read_timer and not self.transport.is_closing():  # else what is left must be read, too
+            self._read_timer.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "malformed_http", "this is no HTTP request")
+
+    def _wait_for_head(self) -> None:
+        self._head_timer = self.loop.call_later(self._head_timeout_s, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        if self._head_bytes is None:  # nothing was asked that could be answered
+            self.transport.close()
+            return self._watch_reader()
+        self._refuse(408, "head_timeout", f"the head of the request did not come within {self._head_timeout_s:g} s")
+
+    def _refuse(self, status: int, error_type: str, error: str) -> None:
+        """An answer to what is no request yet, so that no route and no log knows of it."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            body = orjson.dumps({"error": error, "error_type": error_type})
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+        self._watch_reader()
+
+    def _watch_reader(self, left_before: int | None = None) -> None:
+        """Breaks the connection off if nothing of what was written is read for STUCK_READER_S.
+
+        To be called when nothing more will be written before it is read.
+        """
+        left = self.transport.get_write_buffer_size()
+        if left_before is not None and left >= left_before:
+            return self.transport.abort()
+        if self._read_timer:
+            self._read_timer.cancel()
+        self._read_timer = self.loop.call_later(STUCK_READER_S, self._watch_reader, left) if left else None
+
+
+class Server(uvicorn.Server):
+    """Stops in two steps: it says that it will, for `drain_s` in which it serves on, and then it does.
+
+    In the first, load balancers learn from /readyz to send no more, while what they still send is answered. SIGINT,
+    or a second signal, goes to the second step at once: there, requests in progress are answered, no new ones taken.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, drain_s: float, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._drain_s, self._on_stop = drain_s, on_stop
+        self._stop_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._on_stop()
+        if sig == signal.SIGTERM and self._drain_s and self._stop_at is None:
+            self._stop_at = time.monotonic() + self._drain_s
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._stop_at is not None and time.monotonic() >= self._stop_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def create_server(app: FastAPI, settings: Settings) -> Server:
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=partial(Connection, head_timeout_s=settings.receive_timeout_s),  # type: ignore[arg-type]
+        lifespan="off",
+        log_config=None,  # see service/log.py
+        access_log=False,  # ours has the id, the number of texts and the outcome
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,
+    )
+    return Server(config, drain_s=settings.drain_s, on_stop=lambda: setattr(app.state, "is_stopping", True))

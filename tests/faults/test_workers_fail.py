@@ -1,0 +1,116 @@
+"""Workers that die, hang, come back, and change their model, under 50 requests a second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from load import Expected, SteadyLoad, expected_vectors, some_texts
+from processes import RunningWorker, serving, working
+
+from service.encoders.options import EncoderOptions
+
+WORKER = ("-max_seq_len", "16", "-pooling_layer", "-2")
+OTHER_MODEL = ("-max_seq_len", "16", "-pooling_layer", "-1")
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model: Path) -> Expected:
+    """Of both models that workers are started with."""
+    options = (EncoderOptions(max_seq_len=16), EncoderOptions((-1,), max_seq_len=16))
+    return expected_vectors(tiny_model, some_texts(3000), *options)
+
+
+Start = Callable[..., RunningWorker]
+
+
+@pytest.fixture
+def start(tiny_model: Path) -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def start_one(*flags: str, at: RunningWorker | None = None) -> RunningWorker:
+            ports = (at.port, at.port_out, at.http_port) if at else None
+            return stack.enter_context(working(tiny_model, *(flags or WORKER), ports=ports))
+
+        yield start_one
+
+
+@contextlib.contextmanager
+def gateway(*workers: RunningWorker) -> Iterator[str]:
+    """Without a cache: every request needs a worker."""
+    addresses = ",".join(worker.url.removeprefix("bert://") for worker in workers)
+    with serving("--cache-bytes", "0", "--access-log", "false", model=f"bert://{addresses}") as (client, _):
+        yield str(client.base_url)
+
+
+async def test_one_of_two_workers_is_killed_and_comes_back(start: Start, expected: Expected) -> None:
+    """Nobody notices."""
+    first, second = start(), start()
+    with gateway(first, second) as url:
+        async with SteadyLoad(url, expected) as load:
+            await asyncio.sleep(1)
+            first.process.kill()
+            await asyncio.sleep(3)
+            await asyncio.to_thread(start, at=first)
+            await asyncio.sleep(2)
+            second.process.kill()  # now the one that came back has to do it all
+            await asyncio.sleep(2)
+    print(load.tally)
+
+    assert (load.tally.failed, sum(load.tally.refused.values())) == ([], 0)
+    assert load.tally.right > 300
+
+
+async def test_one_of_two_workers_hangs(start: Start, expected: Expected) -> None:
+    """It is found out within a second or two; what it had is done by the other."""
+    first, second = start(), start()
+    with gateway(first, second) as url:
+        async with SteadyLoad(url, expected) as load:
+            await asyncio.sleep(1)
+            first.process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(5)
+            first.process.send_signal(signal.SIGCONT)
+            await asyncio.sleep(1)
+    print(load.tally)
+
+    assert (load.tally.failed, sum(load.tally.refused.values())) == ([], 0)
+    assert max(load.tally.waits) < 6  # and not until the deadline
+
+
+async def test_all_workers_are_gone_and_come_back(start: Start, expected: Expected) -> None:
+    """Meanwhile requests are refused; the only failures allowed are those in flight, and they are refusals, too."""
+    only = start()
+    with gateway(only) as url:
+        async with SteadyLoad(url, expected) as load:
+            await asyncio.sleep(1)
+            only.process.kill()
+            await asyncio.sleep(2)
+            refused, right = sum(load.tally.refused.values()), load.tally.right
+            await asyncio.to_thread(start, at=only)
+            await asyncio.sleep(3)
+    print(load.tally)
+
+    assert load.tally.failed == []
+    assert refused > 50
+    assert load.tally.right > right + 50
+
+
+async def test_another_model_takes_over(start: Start, expected: Expected) -> None:
+    """Worker by worker; every answer is of one model, which it names, and no request fails."""
+    old = [start(), start()]
+    with gateway(*old) as url:
+        async with SteadyLoad(url, expected) as load:
+            await asyncio.sleep(1)
+            for worker in old:
+                worker.process.terminate()
+                await asyncio.to_thread(start, *OTHER_MODEL, at=worker)
+                await asyncio.sleep(2)
+    print(load.tally)
+
+    assert (load.tally.failed, sum(load.tally.refused.values())) == ([], 0)
+    assert all(load.tally.fingerprints[fingerprint] > 20 for fingerprint in expected)

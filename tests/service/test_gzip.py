@@ -1,0 +1,116 @@
+"""Bodies and answers packed with gzip."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.app import create_app
+from service.settings import Settings
+
+PACKED = {"content-encoding": "gzip"}
+TEXTS = ["草", "awsl", "哈哈哈", "晚安"]
+BODY = json.dumps(TEXTS).encode()
+
+
+async def in_pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), size):
+        yield body[at : at + size]
+
+
+@pytest.mark.parametrize("name", ["gzip", "GZIP", "x-gzip", " gzip "])
+async def test_a_packed_body_is_as_good_as_a_plain_one(client: httpx.AsyncClient, name: str) -> None:
+    plain = await client.post("/embed", content=BODY)
+    packed = await client.post("/embed", content=gzip.compress(BODY), headers={"content-encoding": name})
+
+    assert packed.json() == plain.json()
+    assert (await client.post("/embed", content=BODY, headers={"content-encoding": "identity"})).json() == plain.json()
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+async def test_it_may_come_in_any_pieces(client: httpx.AsyncClient, size: int) -> None:
+    """Also as several members, one after the other, as gzip files may be."""
+    body = gzip.compress(BODY[:7]) + gzip.compress(b"") + gzip.compress(BODY[7:])
+    answer = await client.post("/embed", content=in_pieces(body, size), headers=PACKED)
+
+    assert answer.json()["embeddings"] == (await client.post("/embed", content=BODY)).json()["embeddings"]
+
+
+async def test_a_packed_stream_is_a_stream(client: httpx.AsyncClient) -> None:
+    """Longer than any one body may be."""
+    lines = b"".join(json.dumps("草" * 10 + text).encode() + b"\n" for text in TEXTS * 200)
+    assert len(lines) > 20_000
+    headers = PACKED | {"content-type": "application/x-ndjson"}
+    answer = await client.post("/embed", content=in_pieces(gzip.compress(lines), 100), headers=headers)
+
+    assert [json.loads(line).get("index") for line in answer.text.splitlines()] == [None, *range(800)]
+
+
+@pytest.mark.parametrize("members", [1, 3])
+async def test_a_bomb_is_too_large(client: httpx.AsyncClient, members: int) -> None:
+    """For a list as a whole, for a stream as a line without end."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS + 16)
+    member = b"".join(packer.compress(b" " * 2**20) for _ in range(64)) + packer.flush()
+    for path in ("/embed", "/encode", "/v1/embeddings", "/tokenize", "/similar"):
+        answer = await client.post(path, content=member * members, headers=PACKED)
+        assert (answer.status_code, answer.json()["error_type"]) == (413, "too_large")
+    stream = PACKED | {"content-type": "application/x-ndjson"}
+    answer = await client.post("/embed", content=member * members, headers=stream)
+    assert json.loads(answer.text.splitlines()[-1])["error_type"] == "too_large"
+
+
+DAMAGED = {
+    "no gzip": BODY,
+    "broken off": gzip.compress(BODY)[:-3],
+    "wrong checksum": gzip.compress(BODY)[:-8] + b"\0" * 8,
+    "something behind": gzip.compress(BODY) + b"more",
+    "bits flipped": gzip.compress(BODY)[:14] + b"\xff\xff\xff" + gzip.compress(BODY)[17:],
+}
+
+
+@pytest.mark.parametrize("body", DAMAGED.values(), ids=DAMAGED)
+async def test_a_damaged_body_is_said_to_be(client: httpx.AsyncClient, body: bytes) -> None:
+    """Whoever reads it, and nothing of it is used."""
+    for path in ("/embed", "/encode", "/v1/embeddings"):
+        answer = await client.post(path, content=body, headers=PACKED)
+        assert (answer.status_code, answer.json()["error_type"]) == (400, "damaged_gzip")
+    stream = PACKED | {"content-type": "application/x-ndjson"}
+    answer = await client.post("/embed", content=body, headers=stream)
+    assert json.loads(answer.text.splitlines()[-1])["error_type"] == "damaged_gzip"
+
+
+@pytest.mark.parametrize("name", ["br", "deflate", "gzip, gzip", "nonsense"])
+async def test_another_packing_is_refused(client: httpx.AsyncClient, name: str) -> None:
+    answer = await client.post("/embed", content=BODY, headers={"content-encoding": name})
+
+    assert (answer.status_code, answer.json()["error_type"]) == (415, "unknown_encoding")
+    assert repr(name) in answer.json()["error"] and "gzip is taken" in answer.json()["error"]
+
+
+async def test_an_empty_body_is_what_it_is(client: httpx.AsyncClient) -> None:
+    """Some clients say gzip of everything."""
+    assert (await client.get("/healthz", headers=PACKED)).status_code == 200
+    assert (await client.post("/embed", content=b"", headers=PACKED)).json()["error_type"] == "malformed_json"
+
+
+async def test_answers_are_packed_only_if_both_sides_want_it(client: httpx.AsyncClient, tiny_model: Path) -> None:
+    """By default the operator does not: nearly every client asks for it, and it costs more than the answer."""
+    app = create_app(Settings(encoder=f"onnx://{tiny_model}", gzip_level=1, threads=1))
+    stream = {"content-type": "application/x-ndjson"}
+    packing = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+    async with app.router.lifespan_context(app), packing:
+        packed = await packing.post("/embed", json=TEXTS)
+        plain = await packing.post("/embed", json=TEXTS, headers={"accept-encoding": "identity"})
+        streamed = await packing.post("/embed", content=b'"awsl"\n' * 300, headers=stream)
+
+    assert packed.headers["content-encoding"] == streamed.headers["content-encoding"] == "gzip"
+    assert packed.json() == plain.json()
+    assert len(streamed.text.splitlines()) == 301
+    assert "content-encoding" not in plain.headers
+    assert "content-encoding" not in (await client.post("/embed", json=TEXTS)).headers

@@ -1,0 +1,162 @@
+"""API keys: who is let in, and that the gateway does not listen to strangers without them."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import ClientOf
+
+from service.api.keys import check_host, hash_of, new_key
+from service.errors import ConfigurationError
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+KEYS = [new_key(), new_key()]
+PAGE = "https://danmaku.example"
+
+
+@pytest.fixture
+async def client(client_of: ClientOf) -> AsyncIterator[httpx.AsyncClient]:
+    """Of a gateway with two keys, which scripts of one page may ask."""
+    hashes = ", ".join(hash_of(key) for key in KEYS)
+    async with client_of(Settings(api_key_hashes=hashes, cors_origins=PAGE)) as http:
+        yield http
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("header", ["Authorization: Bearer ", "authorization: bearer ", "X-API-Key: "])
+async def test_who_has_a_key_is_let_in(client: httpx.AsyncClient, header: str, key: str) -> None:
+    """Each of several keys, in either header."""
+    name, _, value = (header + key).partition(": ")
+
+    assert (await client.post("/embed", json=["草"], headers={name: value})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X-API-Key": ""},
+        {"X-API-Key": KEYS[0][:-1]},
+        {"X-API-Key": hash_of(KEYS[0])},
+        {"Authorization": f"Basic {KEYS[0]}"},
+        {"Authorization": f"Bearer {KEYS[0]} {KEYS[1]}"},
+    ],
+)
+@pytest.mark.parametrize(
+    "path", ["/embed", "/similar", "/info", "/nothing", "/docs/", "http://test//healthz", "/healthz/../embed"]
+)
+async def test_who_has_none_is_not(client: httpx.AsyncClient, path: str, headers: dict[str, str]) -> None:
+    """Nor is it told which routes there are, and nothing is encoded."""
+    answer = await client.request("POST", path, json=["草"], headers=headers)
+
+    assert (answer.status_code, answer.json()["error_type"]) == (401, "unauthorized")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert KEYS[0][:-1] not in answer.text
+
+
+async def test_a_wrong_key_and_none_are_told_apart(client: httpx.AsyncClient) -> None:
+    wrong = await client.get("/info", headers={"X-API-Key": "danmaku_wrong"})
+    none = await client.get("/info")
+
+    assert "none of those" in wrong.json()["error"]
+    assert "Authorization: Bearer KEY" in none.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/static-offline-docs/swagger-ui-bundle.js", "/"],
+)
+async def test_machines_and_readers_need_none(client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.get(path)).status_code in (200, 307)
+
+
+async def test_the_page_of_routes_asks_for_a_key(client: httpx.AsyncClient) -> None:
+    """OpenAPI says which routes need one."""
+    document = (await client.get("/openapi.json")).json()
+
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "key"}
+    assert document["paths"]["/embed"]["post"]["security"] == [{"bearer": []}, {"key": []}]
+    assert "security" not in document["paths"]["/healthz"]["get"]
+
+
+async def test_a_page_that_is_named_may_ask(client: httpx.AsyncClient) -> None:
+    """Its browser asks first, without a key; then also a refusal can be read, and the headers of an answer."""
+    asking = {
+        "Origin": PAGE,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    allowed = await client.options("/embed", headers=asking)
+    refused = await client.post("/embed", json=["草"], headers={"Origin": PAGE})
+    answered = await client.post("/embed", json=["草"], headers={"Origin": PAGE, "X-API-Key": KEYS[0]})
+
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == PAGE
+    assert "authorization" in allowed.headers["access-control-allow-headers"]
+    for answer, status in ((refused, 401), (answered, 200)):
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, PAGE)
+    assert "X-Request-ID" in answered.headers["access-control-expose-headers"]
+
+
+async def test_other_pages_may_not(client: httpx.AsyncClient) -> None:
+    other = {"Origin": "https://other.example"}
+    asked = await client.options("/embed", headers={**other, "Access-Control-Request-Method": "POST"})
+    answer = await client.post("/embed", json=["草"], headers={**other, "X-API-Key": KEYS[0]})
+
+    assert asked.status_code == 400
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_without_the_setting_no_page_may(recording_client: httpx.AsyncClient) -> None:
+    answer = await recording_client.post("/embed", json=["草"], headers={"Origin": PAGE})
+
+    assert answer.status_code == 200  # off by default on loopback: no key either
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_no_keys(host: str) -> None:
+    check_host(host, has_keys=False, allow_anonymous=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", ""])
+def test_other_addresses_need_keys_or_a_word(host: str) -> None:
+    check_host(host, has_keys=True, allow_anonymous=False)
+    check_host(host, has_keys=False, allow_anonymous=True)
+    with pytest.raises(ConfigurationError, match=r"`danmaku key`.*--allow-anonymous true"):
+        check_host(host, has_keys=False, allow_anonymous=False)
+
+
+def test_a_host_that_is_nowhere_is_said() -> None:
+    with pytest.raises(ConfigurationError, match="'no.such.invalid' stands for no address"):
+        check_host("no.such.invalid", has_keys=False, allow_anonymous=False)
+
+
+def test_the_gateway_refuses_to_start_open_to_all() -> None:
+    """In one line, before it opens its model."""
+    command = [sys.executable, "-m", "service", "serve", "--host", "0.0.0.0", "--port", "0", "--encoder", "onnx://none"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("danmaku serve: host '0.0.0.0' listens on 0.0.0.0, which other machines may reach")
+
+
+def test_a_key_is_printed_with_its_hash(capsys: pytest.CaptureFixture[str]) -> None:
+    """Another one each time."""
+    from service.cli import main
+
+    keys = set()
+    for _ in range(3):
+        assert main(["key"]) == 0
+        (_, key), (_, digest) = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert key.startswith("danmaku_") and len(key) >= 50
+        assert digest == hashlib.sha256(key.encode()).hexdigest()
+        keys.add(key)
+    assert len(keys) == 3
