@@ -34,7 +34,7 @@ def start(tiny_model: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start_one(*flags: str, at: RunningWorker | None = None) -> RunningWorker:
-            ports = (at.port, at.port_out, at.http_port) if at else None
+            ports = (at.port, at.port_out) if at else None
             return stack.enter_context(working(tiny_model, *(flags or WORKER), ports=ports))
 
         yield start_one
