@@ -41,8 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="danmaku", description="Turns danmaku into vectors.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    known = {"serve": _add_serve, "key": _add_key, "worker": _add_worker, "embed": _add_embed, "check": _add_check}
-    for name, add in known.items():
+    for name, add in {
+        "serve": _add_serve,
+        "key": _add_key,
+        "worker": _add_worker,
+        "embed": _add_embed,
+        "bench": _add_bench,
+        "check": _add_check,
+    }.items():
         add(commands, name)
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments[:2]) == ["worker", CLASSIC]:  # the flags that follow are the genuine server's to read
@@ -162,6 +168,20 @@ def _add_embed(commands: argparse._SubParsersAction[argparse.ArgumentParser], na
         name,
         help="turn a file of danmaku into a file of vectors",
         description="Embeds a danmaku a line. Killed at any moment, the same command goes on where it stopped.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
+    from service.commands.bench import EXAMPLE, add_flags, run
+
+    parser = commands.add_parser(
+        name,
+        help="measure a gateway with a file of danmaku",
+        description="Replays a file of danmaku in its own order, at a rate or with so many callers at a time.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
