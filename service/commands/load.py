@@ -1,9 +1,9 @@
 """Load on a gateway, and what came of it: for `danmaku bench`.
 
-Closed loop: so many callers, each of whom asks again when answered. Such callers wait politely while a gateway stalls, so
-the stall is seen once and not by all who would have come meanwhile (coordinated omission). Open loop: requests are due at
-a rate, answered or not, and a request's time is counted from when it was due. There is nothing in between, and nobody
-tries again: a refusal is a result.
+Closed loop: so many callers, each of whom asks again when answered. Such callers wait politely while a gateway stalls,
+so the stall is seen once and not by all who would have come meanwhile (coordinated omission). Open loop: requests are
+due at a rate, answered or not, and a request's time is counted from when it was due. Nobody tries again: a refusal is a
+result.
 """
 
 from __future__ import annotations

@@ -56,9 +56,11 @@ async def _lookups(url: str, headers: dict[str, str]) -> tuple[float, float] | N
     """How many texts were looked up so far and how many found, in memory or behind it; None if nobody says."""
     with suppress(aiohttp.ClientError, TimeoutError, ValueError):
         timeout = aiohttp.ClientTimeout(total=METRICS_TIMEOUT_S)
-        async with aiohttp.ClientSession(headers=headers, timeout=timeout, raise_for_status=True) as session:
-            async with session.get(f"{url.rstrip('/')}/metrics") as answer:
-                families = list(text_string_to_metric_families(await answer.text()))
+        async with (
+            aiohttp.ClientSession(headers=headers, timeout=timeout, raise_for_status=True) as session,
+            session.get(f"{url.rstrip('/')}/metrics") as answer,
+        ):
+            families = list(text_string_to_metric_families(await answer.text()))
         by_labels = {
             (sample.labels.get("tier"), sample.labels.get("result")): sample.value
             for family in families
