@@ -1,4 +1,4 @@
-"""The one place of assembly: opens everything in order, serves, closes in reverse."""
+"""The gateway: what turns texts into vectors, opened by `assembly.py`, and the routes and middleware in front of it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ from service.api.keys import require_keys
 from service.api.middleware import LimitBody, Observe
 from service.api.responses import answer_errors
 from service.api.state import State
-from service.batcher import Batcher
-from service.cache.base import open_cache
-from service.embedder import Embedder, keeping
-from service.encoders.base import EncoderSettings, open_encoder
+from service.assembly import open_embedder
 from service.log import AccessLog
 from service.metrics import Metrics
 from service.settings import Settings
@@ -41,36 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with AsyncExitStack() as stack:
             if access_log:
                 stack.enter_context(access_log)
-            encoder = await open_encoder(
-                settings.encoder,
-                EncoderSettings(
-                    pooling_layer=settings.pooling_layer,
-                    pooling_strategy=settings.pooling_strategy,
-                    max_seq_len=settings.max_seq_len,
-                    precision=settings.precision,
-                    threads=settings.threads,
-                ),
-                metrics,
-            )
-            stack.push_async_callback(encoder.aclose)
-            cache = open_cache(
-                settings.cache,
-                max_bytes=settings.cache_bytes,
-                ttl_s=settings.cache_ttl_s,
-                number_format=settings.cache_format,
-                metrics=metrics,
-            )
-            stack.push_async_callback(cache.close)
-            batcher = await stack.enter_async_context(
-                Batcher(
-                    keeping(encoder, cache),
-                    concurrency=lambda: encoder.concurrency,
-                    max_batch_tokens=settings.max_batch_tokens,
-                    max_queue_texts=settings.max_queue_texts,
-                    metrics=metrics,
-                )
-            )
-            embedder = Embedder(encoder, cache, batcher, metrics, max_text_characters=settings.max_text_characters)
+            embedder, batcher = await stack.enter_async_context(open_embedder(settings, metrics))
             app.state.danmaku = State(settings, embedder, batcher, Status({"http_port": settings.port}, {}))
             yield
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from service import __version__
+from service.commands.flags import add_settings, given_settings, print_faults
 from service.errors import ConfigurationError, DanmakuError
 from service.settings import Settings
 
@@ -40,7 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="danmaku", description="Turns danmaku into vectors.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, add in (("serve", _add_serve), ("key", _add_key), ("worker", _add_worker), ("check", _add_check)):
+    for name, add in {
+        "serve": _add_serve,
+        "key": _add_key,
+        "worker": _add_worker,
+        "embed": _add_embed,
+        "bench": _add_bench,
+        "check": _add_check,
+    }.items():
         add(commands, name)
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments[:2]) == ["worker", CLASSIC]:  # the flags that follow are the genuine server's to read
@@ -57,31 +65,15 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser], na
         epilog=SERVE_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for field, info in Settings.model_fields.items():
-        default = "" if info.default_factory or info.default in (None, ()) else f" [{_shown(info.default)}]"
-        parser.add_argument(
-            f"--{field.replace('_', '-')}",
-            dest=field,
-            default=argparse.SUPPRESS,
-            nargs="+" if field == "pooling_layer" else None,
-            metavar=field.rsplit("_", 1)[-1].upper(),
-            help=f"{info.description}{default}".replace("%", "%%"),
-        )
+    add_settings(parser, Settings.model_fields)
     parser.set_defaults(run=_serve)
-
-
-def _shown(default: object) -> str:
-    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def _serve(parsed: argparse.Namespace) -> int:
     try:
-        settings = Settings(**{key: value for key, value in vars(parsed).items() if key in Settings.model_fields})
-        return uvloop.run(_run(settings))
+        return uvloop.run(_run(Settings(**given_settings(parsed))))
     except ValidationError as error:
-        for fault in error.errors():
-            field = ".".join(map(str, fault["loc"]))
-            print(f"danmaku serve: {field + ': ' if field else ''}{fault['msg']}", file=sys.stderr)
+        print_faults("danmaku serve", error)
         return 2
     except (ConfigurationError, SettingsError) as error:
         print(f"danmaku serve: {error}", file=sys.stderr)
@@ -167,6 +159,34 @@ def _classic(flags: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _add_embed(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
+    from service.commands.embed import EXAMPLE, add_flags, run
+
+    parser = commands.add_parser(
+        name,
+        help="turn a file of danmaku into a file of vectors",
+        description="Embeds a danmaku a line. Killed at any moment, the same command goes on where it stopped.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
+    from service.commands.bench import EXAMPLE, add_flags, run
+
+    parser = commands.add_parser(
+        name,
+        help="measure a gateway with a file of danmaku",
+        description="Replays a file of danmaku in its own order, at a rate or with so many callers at a time.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(parser)
+    parser.set_defaults(run=run)
 
 
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:

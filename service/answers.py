@@ -1,0 +1,134 @@
+"""What a gateway's answers mean: bytes and JSON to dataclasses. No sockets here; `client.py` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import orjson
+from pybase64 import b64decode
+
+from service.errors import TextError
+
+
+class GatewayError(Exception):
+    """What a gateway refused, or that none answered: `str(error)` is a sentence, `error_type` what to branch on.
+
+    Beside the gateway's own types there are "unreachable"; "out_of_time", if the deadline passed here; "bad_answer", if
+    what answers is no gateway.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        error_type: str,
+        *,
+        status: int | None = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+        self.status = status  # None: there was no answer
+        self.request_id = request_id  # by which the gateway's log names the request
+        self.retry_after_s = retry_after_s
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same request may well succeed in a moment."""
+        return self.status in (429, 503) or self.error_type == "unreachable"
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a gateway has loaded, and the limits that requests have to keep."""
+
+    version: str
+    model: str
+    fingerprint: str
+    dim: int
+    max_seq_len: int
+    pooling_layer: list[int]
+    pooling_strategy: str
+    max_request_texts: int
+    max_body_bytes: int
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What became of a list of texts."""
+
+    vectors: np.ndarray  # [n, dim] float32; a row of NaN where there is an error
+    model: str
+    fingerprint: str  # equal fingerprints, comparable vectors
+    truncated: list[int]  # indices of texts that were embedded without their end
+    errors: list[TextError]  # in order of index
+
+
+@dataclass(frozen=True)
+class Match:
+    id: str
+    text: str
+    score: float  # cosine, −1 to 1
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Similar:
+    model: str
+    fingerprint: str
+    matches: list[list[Match]]  # of each query, best first
+    query_errors: list[TextError]
+    candidate_errors: list[TextError]
+
+
+def error_of(status: int, headers: Mapping[str, str], content: bytes) -> GatewayError:
+    """What an answer other than 200 says."""
+    try:
+        body = orjson.loads(content)
+        message, error_type = str(body["error"]), str(body["error_type"])
+    except (ValueError, KeyError, TypeError):  # a proxy's page, say
+        message, error_type = content[:200].decode(errors="replace"), "bad_answer"
+    try:
+        retry_after_s = max(0.0, float(headers["Retry-After"]))
+    except (KeyError, ValueError):  # a date is allowed, too; no gateway sends one
+        retry_after_s = None
+    return GatewayError(
+        f"{status} {error_type}: {message}",
+        error_type,
+        status=status,
+        request_id=headers.get("X-Request-ID"),
+        retry_after_s=retry_after_s,
+    )
+
+
+def read_info(answer: Any) -> Info:
+    return Info(**{field.name: answer[field.name] for field in fields(Info)})  # later gateways may say more
+
+
+def read_embedded(answer: Any, expected: int) -> Embedded:
+    if len(answer["embeddings"]) != expected:
+        raise ValueError(f"sent {expected} texts, got {len(answer['embeddings'])} vectors back")
+    nothing = np.full(answer["dim"], np.nan, "<f4").tobytes()
+    rows = [nothing if row is None else b64decode(row) for row in answer["embeddings"]]
+    vectors = np.frombuffer(b"".join(rows), "<f4").reshape(expected, answer["dim"])
+    errors = [_text_error(error) for error in answer["errors"]]
+    return Embedded(vectors, answer["model"], answer["fingerprint"], answer["truncated"], errors)
+
+
+def read_similar(answer: Any) -> Similar:
+    matches = [
+        [Match(match["id"], match["text"], match["score"], match["metadata"]) for match in result["matches"]]
+        for result in answer["results"]
+    ]
+    errors = {
+        field: [_text_error(error) for error in answer["errors"] if error["field"] == field]
+        for field in ("query", "candidates")
+    }
+    return Similar(answer["model"], answer["fingerprint"], matches, errors["query"], errors["candidates"])
+
+
+def _text_error(error: Any) -> TextError:
+    return TextError(error["index"], error["error"], error["error_type"])
