@@ -22,7 +22,7 @@ async def gateway(
     async def open_it(*_: object) -> RecordingEncoder:
         return recording_encoder
 
-    monkeypatch.setattr("service.app.open_encoder", open_it)
+    monkeypatch.setattr("service.assembly.open_encoder", open_it)
     recording_encoder.gate.clear()
     app = create_app(Settings(request_timeout_s=0.2))
     async with app.router.lifespan_context(app):
