@@ -31,7 +31,7 @@ from service.commands.work import Note, WorkFile
 from service.errors import ConfigurationError, TextError
 from service.metrics import Metrics
 from service.settings import Settings
-from service.similarity import unit
+from service.similarity.ranking import unit
 
 BLOCK_LINES = 1024
 BLOCKS_IN_FLIGHT = 4  # so that the encoder, or the gateway, never waits for us
