@@ -142,4 +142,8 @@ async def open_store(url: str) -> Store:
         from service.similarity.sqlite import SqliteStore
 
         return await SqliteStore.open(Path(rest))
-    raise ConfigurationError(f"{url!r} is no store of collections: expected sqlite:///PATH")
+    if scheme in ("redis", "rediss", "unix"):
+        from service.similarity.redis import RedisStore
+
+        return await RedisStore.open(url)
+    raise ConfigurationError(f"{url!r} is no store of collections: expected sqlite:///PATH or redis://HOST:6379/0")

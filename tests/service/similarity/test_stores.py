@@ -20,9 +20,12 @@ DIM = 16
 C = "danmaku"
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "redis", "redis_cluster"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"sqlite://{tmp_path / 'collections'}"
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path / 'collections'}"
+    url: str = request.getfixturevalue(f"empty_{request.param}")
+    return url
 
 
 @pytest.fixture

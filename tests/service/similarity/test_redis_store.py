@@ -1,0 +1,1 @@
+"""Collections in a real Redis 8: what they have beyond the contract of every store."""
