@@ -46,7 +46,6 @@ TABLE = "danmaku:{collections}"  # hash: name → which shards
 DROPPED = "danmaku:{collections}:dropped"  # set of what was in the table and is still to be cleared away
 SWEEPER = "danmaku:{collections}:sweeper"  # is there while somebody sweeps
 ATTEMPTS = 100  # with a collection that is replaced again and again; each is quick
-SEARCHES_AT_A_TIME = 16
 SWEEP_EVERY_S, SWEEP_FOR_S = 1.0, 5
 
 DROP = """
@@ -92,7 +91,6 @@ class RedisStore:
     def __init__(self, url: str) -> None:
         self._connection = Connection(url)
         self._known: dict[str, _Collection] = {}
-        self._searches = asyncio.Semaphore(SEARCHES_AT_A_TIME)
         self._sweeper: asyncio.Task[None] | None = None
 
     @classmethod
@@ -222,9 +220,8 @@ class RedisStore:
         with_vectors: bool = False,
     ) -> builtins.list[builtins.list[Match]]:
         async def nearest(collection: _Collection, query: bytes) -> builtins.list[Match]:
-            async with self._searches:
-                search = Search(query, top_k, least, filter, with_vectors, time.time())
-                return await search.nearest(collection.shards)
+            search = Search(query, top_k, least, filter, with_vectors, time.time())
+            return await search.nearest(collection.shards)
 
         async def search(collection: _Collection) -> builtins.list[builtins.list[Match]]:
             check_dim(name, collection.dim, [*queries])

@@ -35,6 +35,7 @@ class Connection:
         self._url = url
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
+        self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # a cluster's client refuses instead of waiting
         self._is_closed = False
 
     async def call(self, *command: Any) -> Any:
@@ -47,13 +48,14 @@ class Connection:
         if self._is_closed:
             raise StoreUnavailable("the store of collections is closing")
         try:
-            client = self._client or await self._connect()
-            if len(commands) == 1:
-                return [await client.execute_command(*commands[0])]
-            pipeline = client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            return list(await pipeline.execute())
+            async with self._free:
+                client = self._client or await self._connect()
+                if len(commands) == 1:
+                    return [await client.execute_command(*commands[0])]
+                pipeline = client.pipeline(transaction=False)
+                for command in commands:
+                    pipeline.execute_command(*command)
+                return list(await pipeline.execute())
         except (RedisError, OSError, TimeoutError) as error:
             raise _translated(error) from None
 
@@ -84,15 +86,13 @@ class Connection:
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_timeout": ANSWER_TIMEOUT_S,
             "retry": Retry(NoBackoff(), 0),
+            "max_connections": MAX_CONNECTIONS,
         }
         try:
-            pool = redis.asyncio.BlockingConnectionPool.from_url(
-                self._url, max_connections=MAX_CONNECTIONS, timeout=ANSWER_TIMEOUT_S, **settings
-            )
+            server = redis.asyncio.Redis.from_url(self._url, **settings)
         except ValueError as error:
             raise ConfigurationError(f"the URL of the collections cannot be used: {error}") from None
         async with AsyncExitStack() as stack:
-            server = redis.asyncio.Redis.from_pool(pool)
             stack.push_async_callback(server.aclose)
             facts = await server.info("server")
             version = str(facts["redis_version"])
@@ -101,7 +101,7 @@ class Connection:
             if facts["redis_mode"] != "cluster":
                 stack.pop_all()
                 return server
-        cluster = redis.asyncio.cluster.RedisCluster.from_url(self._url, max_connections=MAX_CONNECTIONS, **settings)
+        cluster = redis.asyncio.cluster.RedisCluster.from_url(self._url, **settings)
         return await cluster.initialize()
 
 
