@@ -64,6 +64,10 @@ redis.call('HSET', KEYS[1], ARGV[1], new)
 redis.call('SADD', KEYS[2], old)
 return {false, old}
 """
+# Even in a full Redis, for to sweep makes room.
+TAKE_BROOM = """#!lua flags=allow-oom
+return redis.call('SET', KEYS[1], '', 'NX', 'EX', ARGV[1])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,13 +272,11 @@ class RedisStore:
         """One process at a time: each would take Redis half of its time."""
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
-            # Whoever asks Redis for something is told that it is away.
+            # Whoever asks Redis for something is told that it is away. A broom not put back is others' after a while.
             with contextlib.suppress(DanmakuError, Gone):
-                if await self._connection.call("SET", SWEEPER, "", "NX", "EX", 2 * SWEEP_FOR_S):
-                    try:
-                        await self._sweep_once(time.monotonic() + SWEEP_FOR_S)
-                    finally:
-                        await self._connection.call("DEL", SWEEPER)
+                if await self._connection.script(TAKE_BROOM, [SWEEPER], 2 * SWEEP_FOR_S):
+                    await self._sweep_once(time.monotonic() + SWEEP_FOR_S)
+                    await self._connection.call("DEL", SWEEPER)
 
     async def _sweep_once(self, deadline: float) -> None:
         """Clears away what was dropped by somebody who did not come to it, and what has expired."""

@@ -57,6 +57,8 @@ class Connection:
                     pipeline.execute_command(*command)
                 return list(await pipeline.execute())
         except (RedisError, OSError, TimeoutError) as error:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise asyncio.CancelledError from None  # which an error while the connection was closed had replaced
             raise _translated(error) from None
 
     async def script(self, source: str, keys: Sequence[str], *arguments: Any) -> Any:
@@ -81,7 +83,7 @@ class Connection:
             return self._client
 
     async def _connected(self) -> Client:
-        """Raises ConfigurationError if the URL is none, or leads to a Redis without vector sets."""
+        """Raises ConfigurationError if the URL is none, or leads to a Redis that cannot hold collections."""
         settings: dict[str, Any] = {
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_timeout": ANSWER_TIMEOUT_S,
@@ -94,10 +96,16 @@ class Connection:
             raise ConfigurationError(f"the URL of the collections cannot be used: {error}") from None
         async with AsyncExitStack() as stack:
             stack.push_async_callback(server.aclose)
-            facts = await server.info("server")
+            facts = await server.info()
             version = str(facts["redis_version"])
             if int(version.split(".")[0]) < 8:
                 raise ConfigurationError(f"collections need Redis 8, for its vector sets; this one is {version}")
+            policy = str(facts["maxmemory_policy"])
+            if facts["maxmemory"] and policy.startswith("allkeys"):
+                raise ConfigurationError(
+                    f"this Redis drops keys when it is full, and a key of collections is thousands of danmaku: "
+                    f"set its maxmemory-policy to noeviction instead of {policy}"
+                )
             if facts["redis_mode"] != "cluster":
                 stack.pop_all()
                 return server
