@@ -11,10 +11,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 PACKAGES := fonts-noto-cjk redis-server
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev classic serve test lint format train-mini tpu-check
+.PHONY: help install install-dev classic redis8 serve test lint format train-mini tpu-check
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: .venv/.service ## make .venv with the service (no TensorFlow)
 
@@ -22,10 +22,14 @@ install-dev: .venv/.dev ## add what tests and training need
 
 classic: .venv-classic/.done ## make .venv-classic with the genuine bert-serving-server (Python 3.11, TensorFlow 2.15)
 
+redis8: ## make .redis8 with a Redis 8 (Debian's own packages), unless one is installed
+	@tests/redis8.sh
+
 serve: .venv/.service ## run the gateway on 127.0.0.1; PORT=8123 to choose
 	@exec $(BIN)/danmaku serve --port $(PORT)
 
 test: lint ## lint, then run every test
+	@tests/redis8.sh >/dev/null || echo "tests that need it are skipped"
 	$(BIN)/pytest
 
 lint: .venv/.dev ## ruff and mypy
@@ -74,6 +78,7 @@ $(WORKDIR)/corpus/report.json: | .venv/.dev
 	@dpkg -s $(PACKAGES) >/dev/null 2>&1 \
 	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(PACKAGES) >/dev/null; } \
 	  || echo "the tests need Debian packages: apt-get install $(PACKAGES)"
+	@tests/redis8.sh >/dev/null || echo "tests that need it are skipped"
 	@touch $@
 
 .venv-tpu/.done: training/tpu/requirements.txt

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import IO
 
 import httpx
+import pytest
+import redis
 from bert_serving.client import BertClient
 
 from service.errors import EncoderUnavailable
@@ -118,9 +120,9 @@ class RunningRedis:
 
 
 @contextmanager
-def running_redis(*flags: str, port: int | None = None) -> Iterator[RunningRedis]:
-    """A Redis in a process of its own, empty and keeping nothing on disk."""
-    program = shutil.which("redis-server")
+def running_redis(*flags: str, port: int | None = None, program: str | None = None) -> Iterator[RunningRedis]:
+    """A Redis in a process of its own, empty and keeping nothing on disk; of whichever version is installed."""
+    program = program or shutil.which("redis-server")
     assert program, "redis-server is not installed; on Debian: apt-get install redis-server"
     (port,) = [port] if port else free_ports(1)
     command = [program, "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", *flags]
@@ -138,6 +140,43 @@ def running_redis(*flags: str, port: int | None = None) -> Iterator[RunningRedis
             process.send_signal(signal.SIGCONT)  # a stopped one does not end
             process.kill()
             process.wait(timeout=20)
+
+
+@contextmanager
+def running_redis8(*flags: str, port: int | None = None) -> Iterator[RunningRedis]:
+    """As `running_redis`, of version 8 or newer: the installed one, or what `make redis8` made. Skips without either."""
+    found = subprocess.run([ROOT / "tests" / "redis8.sh", "--find"], capture_output=True, text=True)
+    if found.returncode:
+        pytest.skip(found.stderr.strip())
+    with running_redis(*flags, port=port, program=found.stdout.strip()) as server:
+        yield server
+
+
+@contextmanager
+def running_redis_cluster() -> Iterator[list[RunningRedis]]:
+    """A Redis Cluster of three processes, which have a third of the slots each; gives all three."""
+    ports = free_ports(6)
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for port, bus in zip(ports[:3], ports[3:], strict=True):  # its usual bus, port + 10000, may be beyond 65535
+            flags = ("--cluster-enabled", "yes", "--cluster-port", str(bus))
+            nodes.append(stack.enter_context(running_redis8(*flags, port=port)))
+        clients = [stack.enter_context(redis.Redis.from_url(node.url)) for node in nodes]
+        for client, first, last in zip(clients, (0, 5461, 10922), (5460, 10921, 16383), strict=True):
+            client.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
+        for port, bus in zip(ports[1:3], ports[4:], strict=True):
+            clients[0].execute_command("CLUSTER MEET", "127.0.0.1", port, bus)
+        deadline = time.monotonic() + 60
+        while not all(_knows_three(client) for client in clients):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the Redis Cluster did not form within a minute")
+            time.sleep(0.1)
+        yield nodes
+
+
+def _knows_three(client: redis.Redis) -> bool:
+    facts = client.execute_command("CLUSTER INFO")
+    return facts["cluster_state"] == "ok" and facts["cluster_known_nodes"] == "3"
 
 
 def free_ports(count: int) -> list[int]:
