@@ -144,7 +144,7 @@ def running_redis(*flags: str, port: int | None = None, program: str | None = No
 
 @contextmanager
 def running_redis8(*flags: str, port: int | None = None) -> Iterator[RunningRedis]:
-    """As `running_redis`, of version 8 or newer: the installed one, or what `make redis8` made. Skips without either."""
+    """As `running_redis`, of version 8 or newer: one installed or made by `make redis8`. Skips without either."""
     found = subprocess.run([ROOT / "tests" / "redis8.sh", "--find"], capture_output=True, text=True)
     if found.returncode:
         pytest.skip(found.stderr.strip())
