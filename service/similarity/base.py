@@ -7,7 +7,8 @@ it gets have been checked there, too: letters, digits, `.`, `_` and `-`.
 What every store keeps to:
 
 * What `put`, `delete`, `create`, `drop` or `swap` did when it returns is there after a crash, and searches see it. One
-  call is done whole or, when it raises, not at all.
+  call is done whole or, when it raises, not at all; in Redis, which has no transactions over several servers, that is
+  true of each item of a call.
 * An item is gone at `expires_at`, whatever still lies about of it.
 * A filter is exact: an item that it excludes is never returned. Only which of the matching items are the nearest may be
   approximate, in large collections.

@@ -16,7 +16,6 @@ transactions over several servers. Expired items are removed by a sweep that tak
 from __future__ import annotations
 
 import asyncio
-import builtins
 import contextlib
 import logging
 import secrets
@@ -142,7 +141,7 @@ class RedisStore:
             raise _not_found(name)
         await self._clear(record)
 
-    async def list(self) -> builtins.list[CollectionInfo]:
+    async def list(self) -> Sequence[CollectionInfo]:
         records = await self._connection.call("HGETALL", TABLE)
         found = []
         for name, record in sorted(records.items()):
@@ -171,7 +170,7 @@ class RedisStore:
         async def put(collection: _Collection) -> Changes:
             check_dim(name, collection.dim, [item.vector for item in items])
             now = time.time()
-            parts = collection.by_shard(builtins.list(last))
+            parts = collection.by_shard([*last])
             changes = await all_of(shard.put([last[id] for id in ids], now) for shard, ids in parts.items())
             return Changes(sum(change.added for change in changes), sum(change.replaced for change in changes))
 
@@ -222,12 +221,12 @@ class RedisStore:
         min_score: float | None = None,
         filter: Filter | None = None,
         with_vectors: bool = False,
-    ) -> builtins.list[builtins.list[Match]]:
-        async def nearest(collection: _Collection, query: bytes) -> builtins.list[Match]:
+    ) -> Sequence[Sequence[Match]]:
+        async def nearest(collection: _Collection, query: bytes) -> Sequence[Match]:
             search = Search(query, top_k, least, filter, with_vectors, time.time())
             return await search.nearest(collection.shards)
 
-        async def search(collection: _Collection) -> builtins.list[builtins.list[Match]]:
+        async def search(collection: _Collection) -> Sequence[Sequence[Match]]:
             check_dim(name, collection.dim, [*queries])
             return await all_of(nearest(collection, query.tobytes()) for query in np.asarray(queries, "<f4"))
 

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from processes import RunningRedis, free_ports, running_redis, running_redis8
 
 from service.errors import ConfigurationError, InvalidRequest, NotFound, StorageFull, StoreUnavailable
 from service.similarity import redis_connection, redis_shard
-from service.similarity.base import Item, Match, open_store
+from service.similarity.base import Item, Match, Store, open_store
 from service.similarity.filters import Filter, matches, parse
 from service.similarity.ranking import unit
 from service.similarity.redis import DROPPED, TABLE, RedisStore
@@ -217,6 +218,57 @@ async def test_a_cluster_answers_as_one_server(opening: Opening, empty_redis_clu
     for found, other in zip(*answers, strict=True):
         assert ids(found) == ids(other)
         np.testing.assert_allclose([match.score for match in found], [match.score for match in other], atol=1e-6)
+
+
+async def test_redis_and_the_embedded_store_answer_alike(
+    opening: Opening, empty_redis_cluster: str, tmp_path: Path
+) -> None:
+    """After the same changes in each: what there is, what is near, with which scores, under which filters."""
+    chance = random.Random(1)
+    embedded = await open_store(f"sqlite://{tmp_path}")
+    stores: list[Store] = [await opening(), await opening(empty_redis_cluster), embedded]
+    now = time.time()
+    put = [
+        item(
+            f"d{chance.randrange(300)}",
+            vector,
+            chance.choice("草哈"),
+            metadata={"room": chance.randrange(8), "seconds": chance.random(), "up": chance.choice(["aqua", "mea"])},
+            expires_at=chance.choice([None, now - 5, now + 1000]),
+            count=chance.randint(1, 3),
+        )
+        for vector in vectors(400)
+    ]
+    sources: list[Any] = [
+        {},
+        {"room": {"in": [1, 2]}, "up": "mea"},
+        {"not": {"seconds": {"gte": 0.3}}},
+        {"or": [{"room": 3}, {"seconds": {"lt": 0.1}}]},
+    ]
+    answers = []
+    for store in stores:
+        await store.create(C, dim=DIM, fingerprint="f0")
+        said: list[Any] = []
+        for start in range(0, 400, 50):
+            await store.put(C, put[start : start + 50])
+        said.append(await store.delete_where(C, parse({"room": 7})))
+        said.append(await store.delete(C, ["d1", "d2", "none"]))
+        held = await store.get(C, [f"d{number}" for number in range(300)])
+        said.append([(each.id, each.text, each.metadata, each.expires_at, each.count) for each in held.values()])
+        page = await store.page(C, limit=1000)
+        said.append(sorted(each.id for each in page.items))
+        found = [
+            matched
+            for source in sources
+            for matched in await store.search(C, vectors(10, seed=1), top_k=20, filter=parse(source), min_score=0.1)
+        ]
+        said.append([ids(matched) for matched in found])
+        answers.append((said, [match.score for matched in found for match in matched]))
+    await embedded.close()
+
+    for said, scores in answers[1:]:
+        assert said == answers[0][0]
+        np.testing.assert_allclose(scores, answers[0][1], atol=1e-4)
 
 
 # Searches by the index
