@@ -1,4 +1,4 @@
-"""A collection of many danmaku in the embedded store: what it takes, how quickly it loads, starts, adds and finds.
+"""A collection of many danmaku in a store: what it takes, how quickly it loads, starts, adds and finds.
 
 Vectors come from a .npy file of unit vectors [n, dim], or are drawn around random centres. The last 1,000 are what is
 searched for; everything else is loaded. What is right is told by comparing all.
@@ -22,6 +22,7 @@ import psutil
 from service.similarity.base import Item, Store
 from service.similarity.filters import Filter, parse
 from service.similarity.ranking import unit
+from service.similarity.redis import RedisStore
 from service.similarity.sqlite import SqliteStore
 
 NAME, QUERIES, TOP_K = "benchmark", 1000, 10
@@ -165,6 +166,24 @@ async def bench(vectors: np.ndarray, directory: Path, exact_sizes: list[int]) ->
         await compare_all(directory / f"exact-{size}", vectors[:size], queries)
 
 
+async def bench_redis(vectors: np.ndarray, url: str) -> None:
+    """In a collection that is dropped at the end; what else that Redis does is in the figures."""
+    queries, vectors = vectors[-QUERIES:], vectors[:-QUERIES]
+    truths = {step: true_neighbours(vectors, queries, step) for step in (1, 2, 10, 100, 1000)}
+    store = await RedisStore.open(url)
+    await store.create(NAME, dim=vectors.shape[1], fingerprint="benchmark")
+    try:
+        await load(store, vectors)
+        print(f"memory: {(await store.describe(NAME)).bytes / 2**20:,.0f} MiB, as Redis estimates it")
+        await search(store, queries, "alone", truths[1], None)
+        for (name, filter), step in zip(FILTERS.items(), (2, 10, 100, 1000), strict=True):
+            await search(store, queries, f"filter that keeps {name}", truths[step], parse(filter))
+        await during_adds(store, queries, len(vectors), vectors)
+    finally:
+        await store.drop(NAME)
+        await store.close()
+
+
 def print_sizes(directory: Path) -> None:
     for path in sorted(directory.iterdir()):
         print(f"disk: {path.name} {path.stat().st_size / 2**20:,.0f} MiB")
@@ -196,6 +215,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000, help="how many to load [100000]")
     parser.add_argument("--dim", type=int, default=256, help="of drawn vectors [256]")
     parser.add_argument("--directory", type=Path, help="where the store is made, and left; default: a temporary one")
+    parser.add_argument("--redis", metavar="URL", help="measure collections in that Redis 8, not the embedded store")
     parser.add_argument(
         "--threshold", action="store_true", help="also compare a graph with comparing all, at some sizes"
     )
@@ -213,6 +233,9 @@ def main() -> None:
         end="",
     )
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}")
+    if arguments.redis:
+        asyncio.run(bench_redis(vectors, arguments.redis))
+        return
     directory = arguments.directory or Path(tempfile.mkdtemp())
     try:
         asyncio.run(bench(vectors, directory, [5_000, 10_000, 20_000, 40_000] if arguments.threshold else []))
