@@ -30,6 +30,7 @@ from pathlib import Path
 from material import random_base_model, read_texts
 
 from service.encoders.base import EncoderSettings, open_encoder
+from service.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 TEXTS_A_REQUEST = 16
@@ -75,7 +76,8 @@ def main() -> None:
         for number in range(arguments.rounds):
             figures = cached(wide, texts[:2048], arguments.seconds) | uncached(arguments.encoder, texts)
             rounds.append(figures)
-            print(f"round {number + 1}: " + ", ".join(f"{name} {value:,.2f}" for name, value in figures.items()))
+            shown = ", ".join(f"{name} {value:,.2f}" for name, value in figures.items())
+            print(f"round {number + 1}: {shown}", flush=True)
     print(f"\n{len(texts)} distinct texts of {statistics.mean(map(len, texts)):.1f} characters, medians:")
     for name in rounds[0]:
         values = [figures[name] for figures in rounds]
@@ -125,7 +127,7 @@ def uncached(encoder: str, texts: Sequence[str]) -> dict[str, float]:
 
 
 async def encode_one_by_one(url: str, texts: Sequence[str]) -> list[float]:
-    encoder = await open_encoder(url, EncoderSettings(threads=len(CORES)))
+    encoder = await open_encoder(url, EncoderSettings(threads=len(CORES)), Metrics())
     waits = []
     for text in texts:
         started = time.perf_counter()
