@@ -44,7 +44,6 @@ Answer = TypeVar("Answer")
 TABLE = "danmaku:{collections}"  # hash: name → which shards
 DROPPED = "danmaku:{collections}:dropped"  # set of what was in the table and is still to be cleared away
 SWEEPER = "danmaku:{collections}:sweeper"  # is there while somebody sweeps
-ATTEMPTS = 100  # with a collection that is replaced again and again; each is quick
 SWEEP_EVERY_S, SWEEP_FOR_S = 1.0, 5
 
 DROP = """
@@ -235,12 +234,15 @@ class RedisStore:
 
     async def _on(self, name: str, work: Callable[[_Collection], Awaitable[Answer]]) -> Answer:
         """Does it with the collection of that name; again, if another has that name by now."""
-        for _ in range(ATTEMPTS):
+        gone = None
+        while (collection := self._known.get(name) or await self._look_up(name)).record != gone:
             try:
-                return await work(self._known.get(name) or await self._look_up(name))
+                return await work(collection)
             except Gone:
+                gone = collection.record
                 self._known.pop(name, None)
-        raise StoreUnavailable(f"the collection {name} is being replaced, or Redis has lost a part of it")
+        # The table is changed before shards are cleared away, so nobody did that.
+        raise StoreUnavailable(f"Redis has lost a part of the collection {name}: drop it, or restore Redis")
 
     async def _look_up(self, name: str) -> _Collection:
         if (record := await self._connection.call("HGET", TABLE, name)) is None:

@@ -6,8 +6,9 @@
     danmaku:{ID:NUMBER}:ids       sorted set of the ids alone, to walk through in their order
     danmaku:{ID:NUMBER}:ends      sorted set: id → end, of those that have one
 
-What belongs together is changed and read by one script, which Redis carries out whole. Vectors are not quantised: a
-quarter of a vector's size would be saved, for wrong digits in scores, and two vectors of a hundred not found.
+What belongs together is changed and read by one script, which Redis carries out whole. Vectors are not quantised: with
+8 bits a number, a collection of 20,000 × 256 took 45 % less, but one neighbour in a hundred was not found however hard
+one looked, and exact scores would want the vectors kept a second time.
 """
 
 from __future__ import annotations

@@ -465,6 +465,24 @@ async def test_a_store_closes_while_its_redis_is_away_and_it_sweeps() -> None:
     await asyncio.wait_for(store.close(), 10)
 
 
+async def test_a_lost_shard_is_named_and_the_others_are_changed_once(opening: Opening, admin: redis.Redis) -> None:
+    store = await opening()
+    await store.create(C, dim=DIM, fingerprint="f0", shards=2)
+    await store.put(C, items(20))
+    lost, kept = (f"danmaku:{key.decode().split(':', 1)[1].rsplit(':', 1)[0]}" for key in admin.scan_iter("*:open"))
+    admin.delete(*admin.scan_iter(f"{lost}:*"))
+    held = dict(admin.hgetall(f"{kept}:items"))
+
+    with pytest.raises(StoreUnavailable, match=f"lost a part of the collection {C}"):
+        await store.put(C, items(20))
+    with pytest.raises(StoreUnavailable, match="lost a part"):
+        await nearest(store, vectors(1)[0])
+    counts = [redis_shard.HEADER.unpack_from(value)[1] for value in admin.hgetall(f"{kept}:items").values()]
+    assert counts == [2] * len(held)
+    await store.drop(C)
+    assert keys(admin) == []
+
+
 async def test_a_redis_that_hangs_is_given_up_on(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_connection, "ANSWER_TIMEOUT_S", 0.5)
     with running_redis8() as server:
