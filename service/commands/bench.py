@@ -76,6 +76,8 @@ def run(parsed: argparse.Namespace) -> int:
     except (ConfigurationError, GatewayError, OSError) as error:
         print(f"danmaku bench: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before there was any load; later, it ends the replay
+        return 130
     print(_told(figures))
     return 0 if figures["answered"] else 1
 
