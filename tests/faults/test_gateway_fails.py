@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from load import Expected, SteadyLoad, expected_vectors, some_texts
 from processes import serving
 
+OVERLOAD_S = float(os.environ.get("OVERLOAD_S", "8"))
 QUIET = ("--access-log", "false")
 NOTHING_LEFT = {"danmaku_queue_texts 0.0", "danmaku_in_flight_texts 0.0"}
 
@@ -50,9 +52,9 @@ async def test_ten_times_too_much_work(expected: Expected) -> None:
         whole = await asyncio.to_thread(expected_vectors, bundled, texts[:2000])
         capacity = await measured_rate(str(client.base_url), texts)
         async with SteadyLoad(str(client.base_url), whole, rate=capacity * 10 / 40, texts_a_request=40) as load:
-            await asyncio.sleep(5)
+            await asyncio.sleep(OVERLOAD_S / 4)
             early = psutil.Process(process.pid).memory_info().rss
-            await asyncio.sleep(15)
+            await asyncio.sleep(OVERLOAD_S * 3 / 4)
             late = psutil.Process(process.pid).memory_info().rss
         print(f"{capacity:.0f} texts/s at most; {load.tally}; resident {early >> 20}, then {late >> 20} MiB")
 

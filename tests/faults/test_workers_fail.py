@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 from load import Expected, SteadyLoad, expected_vectors, some_texts
 from processes import RunningWorker, serving, working
@@ -34,7 +35,10 @@ def start(tiny_model: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start_one(*flags: str, at: RunningWorker | None = None) -> RunningWorker:
+            """`at`: in the place of that one, which has been told to end."""
             ports = (at.port, at.port_out) if at else None
+            if at:
+                at.process.wait(20)  # else it would be the one that says it is ready
             return stack.enter_context(working(tiny_model, *(flags or WORKER), ports=ports))
 
         yield start_one
@@ -48,6 +52,15 @@ def gateway(*workers: RunningWorker) -> Iterator[str]:
         yield str(client.base_url)
 
 
+async def until_all_are_ready(url: str) -> None:
+    async with httpx.AsyncClient(base_url=url) as client:
+        for _ in range(300):
+            if all(worker["ready"] for worker in (await client.get("/info")).json()["workers"]):
+                return
+            await asyncio.sleep(0.1)
+    raise AssertionError("not all workers were ready within 30 s")
+
+
 async def test_one_of_two_workers_is_killed_and_comes_back(start: Start, expected: Expected) -> None:
     """Nobody notices."""
     first, second = start(), start()
@@ -57,7 +70,7 @@ async def test_one_of_two_workers_is_killed_and_comes_back(start: Start, expecte
             first.process.kill()
             await asyncio.sleep(3)
             await asyncio.to_thread(start, at=first)
-            await asyncio.sleep(2)
+            await until_all_are_ready(url)
             second.process.kill()  # now the one that came back has to do it all
             await asyncio.sleep(2)
     print(load.tally)
@@ -109,7 +122,8 @@ async def test_another_model_takes_over(start: Start, expected: Expected) -> Non
             for worker in old:
                 worker.process.terminate()
                 await asyncio.to_thread(start, *OTHER_MODEL, at=worker)
-                await asyncio.sleep(2)
+                await until_all_are_ready(url)
+                await asyncio.sleep(1)
     print(load.tally)
 
     assert (load.tally.failed, sum(load.tally.refused.values())) == ([], 0)
