@@ -85,7 +85,7 @@ async def test_a_killed_worker_costs_nobody_an_answer(tiny_model: Path) -> None:
                 statistic = (await asyncio.to_thread(client_status, again))["statistic"]
 
     assert statistic["num_data_request"] > 0
-    assert metrics.registry.get_sample_value("danmaku_calls_retried_total", {"reason": "lost"}) == 1
+    assert metrics.registry.get_sample_value("danmaku_calls_retried_total", {"reason": "lost"}) >= 1
 
 
 async def test_a_stopped_worker_is_found_out(tiny_model: Path) -> None:
