@@ -13,6 +13,7 @@ from pools import encode, pool, ready, until
 
 from service import wire
 from service.encoders.base import EncoderSettings, open_encoder
+from service.encoders.known_worker import resolve
 from service.encoders.link import Link, WorkerLost
 from service.encoders.model import Model, Prepared
 from service.encoders.remote import RemoteEncoder
@@ -257,6 +258,11 @@ async def test_a_name_that_nobody_knows_is_said() -> None:
     encoder = await RemoteEncoder.open("bert+dns://workers", Metrics(), resolve)
     assert encoder.obstacle == "no worker is ready (workers cannot be resolved: Name or service not known)"
     await encoder.aclose()
+
+
+async def test_what_cannot_be_a_name_is_said() -> None:
+    with pytest.raises(OSError, match="it is no name"):
+        await resolve("workers..example")
 
 
 @pytest.mark.parametrize("url", ["bert://", "bert://a,", "bert://a:b", "bert+dns://", "bert+dns://a,b"])
