@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import random
 import socket
@@ -47,7 +48,10 @@ async def resolve(name: str) -> list[str]:
 
     Those of IPv4 if there are any: a name that has both kinds has them for the same machines.
     """
-    found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except UnicodeError:  # what Python says of a label that is empty or has more than 63 characters
+        raise OSError(errno.EINVAL, "it is no name of a host") from None
     addresses = {family: [str(to[0]) for kind, *_, to in found if kind == family] for family, *_ in found}
     return addresses.get(socket.AF_INET) or addresses.get(socket.AF_INET6, [])
 

@@ -63,13 +63,13 @@ class RemoteEncoder:
             addresses = [Address(*wire.worker_address(part)) for part in rest.split(",")]
         except ValueError as error:
             raise ConfigurationError(f"{url!r}: {error}") from None
+        if scheme == "bert+dns" and len(addresses) > 1:
+            raise ConfigurationError(f"{url!r} has several names; expected bert+dns://NAME[:PORT[:PORT_OUT]]")
         encoder = cls(metrics, resolve)
-        if scheme == "bert":
-            encoder._want(addresses)
-        elif len(addresses) == 1:
+        if scheme == "bert+dns":
             encoder._following = asyncio.create_task(encoder._follow(addresses[0]), name="resolve")
         else:
-            raise ConfigurationError(f"{url!r} has several names; expected bert+dns://NAME[:PORT[:PORT_OUT]]")
+            encoder._want(addresses)
         try:
             async with asyncio.timeout(FIRST_WORKER_S):
                 await encoder._has_model.wait()

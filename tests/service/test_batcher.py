@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fakes import RecordingEncoder
 
 from service.batcher import Batcher
-from service.errors import EncoderFailure, EncoderUnavailable, Overloaded
+from service.errors import EncoderFailure, EncoderUnavailable, ModelGone, Overloaded
 from service.metrics import Metrics
 
 
@@ -246,6 +247,39 @@ async def test_an_encoder_that_keeps_failing_is_an_obstacle(
         assert batcher.obstacle is None
     recording_encoder.failure = None
     await ask(batcher, recording_encoder, "草")
+
+    assert batcher.obstacle is None
+
+
+async def test_a_call_is_of_one_model(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
+    """Texts that were prepared for two models may wait together, while one takes over from the other."""
+    old, new = (replace(recording_encoder.model, fingerprint=f) for f in ("f0", "f1"))
+    recording_encoder.gate.clear()
+    busy = asyncio.create_task(batcher.encode(old.prepare(["忙"])))
+    await settle()
+    waiting = []
+    for text in "草好死来":
+        for model in (old, new):
+            recording_encoder.model = model
+            waiting.append(asyncio.create_task(batcher.encode(model.prepare([text]))))
+    recording_encoder.model = old
+    await settle()
+    recording_encoder.gate.set()
+    done = await asyncio.gather(busy, *waiting, return_exceptions=True)
+
+    assert recording_encoder.calls == [["忙"], ["草", "好", "死", "来"], ["草", "好", "死", "来"]]
+    assert [isinstance(one, ModelGone) for one in done] == [False, *[False, True] * 4]
+
+
+@pytest.mark.parametrize("failure", [EncoderUnavailable("no worker is ready"), ModelGone("another has taken over")])
+async def test_an_encoder_that_is_not_there_is_not_broken(
+    batcher: Batcher, recording_encoder: RecordingEncoder, failure: EncoderUnavailable
+) -> None:
+    """It says so itself: when it is back, nothing stands in the way."""
+    recording_encoder.failure = failure
+    for _ in range(5):
+        with pytest.raises(type(failure)):
+            await ask(batcher, recording_encoder, "草")
 
     assert batcher.obstacle is None
 

@@ -20,6 +20,7 @@ from peers import client_status, peer
 from processes import ROOT, RunningWorker, free_ports, working
 
 from service import wire
+from service.tokenizer import read_vocab
 
 LENGTH = ("-max_seq_len", "12")
 
@@ -240,6 +241,15 @@ def test_the_http_endpoints_are_the_genuine_ones(worker: RunningWorker) -> None:
     np.testing.assert_allclose(tokens.json()["result"], vectors, atol=1e-6)
     assert status["server_version"] == "1.10.0" and "statistic" in status
     assert preflight.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_a_worker_tells_its_vocabulary(worker: RunningWorker, tiny_model: Path) -> None:
+    with peer(worker) as it:
+        it.requests.send_multipart(wire.write_command(b"peer", 1, wire.SHOW_VOCAB))
+        told = it.receive()
+
+    assert isinstance(told, wire.Content)
+    assert told.values == {"vocab": read_vocab(tiny_model / "vocab.txt"), "max_seq_len": 12}
 
 
 @pytest.mark.parametrize(
