@@ -121,7 +121,6 @@ async def test_another_model_takes_over(start: Start, expected: Expected) -> Non
             await asyncio.sleep(1)
             for worker in old:
                 worker.process.terminate()
-                await asyncio.to_thread(worker.process.wait)  # else it would still answer for the one that comes
                 await asyncio.to_thread(start, *OTHER_MODEL, at=worker)
                 await until_all_are_ready(url)
                 await asyncio.sleep(1)
