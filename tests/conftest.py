@@ -86,7 +86,7 @@ def client_of(recording_encoder: RecordingEncoder, monkeypatch: pytest.MonkeyPat
     async def open_it(*_: object) -> RecordingEncoder:
         return recording_encoder
 
-    monkeypatch.setattr("service.app.open_encoder", open_it)
+    monkeypatch.setattr("service.assembly.open_encoder", open_it)
 
     @asynccontextmanager
     async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
