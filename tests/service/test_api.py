@@ -207,6 +207,8 @@ async def test_the_page_of_routes_needs_no_other_host(client: httpx.AsyncClient)
     assert (await client.get("/static-offline-docs/swagger-ui-bundle.js")).status_code == 200
     assert set(paths) == {
         *("/embed", "/similar", "/tokenize", "/v1/embeddings", "/v1/models"),
+        *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku/{id}"),
+        *("/collections/{name}/delete", "/collections/{name}/rebuild"),
         *("/encode", "/status/server", "/status/client"),
         *("/healthz", "/readyz", "/info", "/metrics"),
     }
