@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,16 +13,19 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
 from service import __version__
-from service.api import compat, embed, openai, ops, similar, tokenize
+from service.api import collections, compat, embed, openai, ops, similar, tokenize
 from service.api.gzip import Gunzip
 from service.api.keys import require_keys
 from service.api.middleware import LimitBody, Observe
 from service.api.responses import answer_errors
 from service.api.state import State
 from service.assembly import open_embedder
+from service.errors import DanmakuError
 from service.log import AccessLog
 from service.metrics import Metrics
 from service.settings import Settings
+from service.similarity.collections import Collections
+from service.similarity.starting import keep_default, open_or_say
 from service.status import Status
 
 DESCRIPTION = "Turns danmaku into vectors and finds the danmaku most like a given one."
@@ -39,7 +43,16 @@ def create_app(settings: Settings) -> FastAPI:
             if access_log:
                 stack.enter_context(access_log)
             embedder, batcher = await stack.enter_async_context(open_embedder(settings, metrics))
-            app.state.danmaku = State(settings, embedder, batcher, Status({"http_port": settings.port}, {}))
+            opened = await open_or_say(settings)
+            store: Collections | DanmakuError
+            if isinstance(opened, DanmakuError):
+                store = opened
+            else:
+                stack.push_async_callback(opened.close)
+                store = Collections(opened, embedder, metrics)
+                stack.push_async_callback(_end, asyncio.create_task(keep_default(store), name="default collection"))
+            status = Status({"http_port": settings.port}, {})
+            app.state.danmaku = State(settings, embedder, batcher, status, store)
             yield
 
     # FastAPIOffline brings the files of /docs along: plain FastAPI's page would have the browser fetch them elsewhere.
@@ -49,7 +62,11 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        routes=[route for part in (embed, similar, openai, compat, tokenize, ops) for route in part.router.routes],
+        routes=[
+            route
+            for part in (embed, similar, collections, openai, compat, tokenize, ops)
+            for route in part.router.routes
+        ],
     )
     app.state.metrics = metrics
     app.state.is_stopping = False
@@ -70,3 +87,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(GZipMiddleware, compresslevel=settings.gzip_level)
     app.add_middleware(Observe, metrics=metrics, access_log=access_log)
     return app
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))

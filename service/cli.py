@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "embed": _add_embed,
         "bench": _add_bench,
         "check": _add_check,
+        "collections": _add_collections,
     }.items():
         add(commands, name)
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -182,6 +183,20 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser], na
         name,
         help="measure a gateway with a file of danmaku",
         description="Replays a file of danmaku in its own order, at a rate or with so many callers at a time.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_collections(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
+    from service.commands.collections import EXAMPLE, add_flags, run
+
+    parser = commands.add_parser(
+        name,
+        help="look after the collections of a running gateway",
+        description="Lists, makes, searches, rebuilds and drops collections of a running gateway.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -4,7 +4,7 @@ DanmakuError
 ├── MalformedRequest      400  the caller: the body is not JSON
 │   └── DamagedBody       400  the caller: the body is not the gzip that it says
 ├── Unauthorized          401  the caller: send an API key
-├── NotFound              404  the caller: no such route, no such model
+├── NotFound              404  the caller: no such route, model, collection or danmaku
 │   └── NoVocabulary      404  nobody: the encoder does not tell what it makes of a text
 ├── BodyTimeout           408  the caller: send the body faster, or in parts
 ├── Conflict              409  the caller: what is there does not go with what is asked

@@ -6,6 +6,8 @@ One object per application, with a registry of its own.
 
 from __future__ import annotations
 
+import re
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -18,14 +20,36 @@ from prometheus_client import (
 
 from service.encoders.model import Model
 
-STREAM = "/embed stream"  # apart: one may take hours, and /embed's times would tell nothing any more
+STREAM = " stream"  # apart: one may take hours, and the route's times would tell nothing any more
 ROUTES = (
-    *("/embed", STREAM, "/similar", "/v1/embeddings", "/v1/models", "/encode", "/status/server", "/status/client"),
+    *(
+        "/embed",
+        "/embed stream",
+        "/similar",
+        "/v1/embeddings",
+        "/v1/models",
+        "/encode",
+        "/status/server",
+        "/status/client",
+    ),
+    *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku stream"),
+    *("/collections/{name}/danmaku/{id}", "/collections/{name}/delete", "/collections/{name}/rebuild"),
     *("/tokenize", "/healthz", "/readyz", "/info", "/metrics", "other"),
 )
 OUTCOMES = ("ok", "invalid", "refused", "gone", "failed")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+NAMED = re.compile("/collections/[^/]+(?:(/danmaku)(/.+)?|(/delete|/rebuild))?")
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+def route_of(path: str, *, is_stream: bool) -> str:
+    """Of ROUTES: without names and ids, of which there is no end."""
+    if path.startswith("/collections/") and (parts := NAMED.fullmatch(path)):
+        danmaku, id, rest = parts.groups("")
+        path = f"/collections/{{name}}{danmaku}{'/{id}' if id else rest}"
+    if is_stream:
+        path += STREAM
+    return path if path in ROUTES else "other"
 
 
 class Metrics:
@@ -103,6 +127,12 @@ class Metrics:
             registry=registry,
         )
         self.calls_retried = {reason: retried.labels(reason) for reason in ("lost", "failed", "slow")}
+        self.search_seconds = Histogram(
+            "danmaku_search_seconds", "A search in a collection.", registry=registry, buckets=SECONDS
+        )
+        self.collections = Gauge("danmaku_collections", "Collections.", registry=registry)
+        self.collection_items = Gauge("danmaku_collection_items", "Danmaku in all collections.", registry=registry)
+        self.collection_bytes = Gauge("danmaku_collection_bytes", "What collections take.", registry=registry)
 
         self._model = Gauge(
             "danmaku_model_info", "The model in service; always 1.", ["model", "fingerprint", "dim"], registry=registry

@@ -128,6 +128,11 @@ class Settings(BaseSettings):
         "Level 1 makes 16 vectors of 256 in JSON 22 KB of 45 in 0.35 ms, in base64 17 KB of 22 in 0.2 ms: more "
         "than such an answer costs from the cache. Turn it on for clients behind a slow network.",
     )
+    collections: str = Field(
+        "sqlite://danmaku-collections",
+        description="Where collections are kept: sqlite:///DIRECTORY, of one gateway (sqlite://DIRECTORY is below "
+        "where it is started); none turns them off. The directory by default may be unusable: then there are none.",
+    )
     cache: str = Field(
         "memory://",
         description="Where vectors of texts seen before are kept: memory://, this process, or redis://HOST:6379/0, "

@@ -50,6 +50,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the person who runs the tests has set for a gateway is not meant for these."""
     for name in [name for name in os.environ if name.startswith("DANMAKU_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("DANMAKU_COLLECTIONS", "none")  # by default they stand where the gateway is started
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from service.api.responses import error_response
 from service.api.stream import is_stream
 from service.errors import BodyTimeout, ClientGone, DanmakuError, InternalError, TooLarge
 from service.log import AccessLog, Served, serving
-from service.metrics import ROUTES, STREAM, Metrics
+from service.metrics import Metrics, route_of
 
 log = logging.getLogger("danmaku")
 
@@ -76,7 +76,7 @@ class Observe:
         finally:
             seconds = time.perf_counter() - started
             path = scope["path"]
-            route = STREAM if is_stream(scope) else path if path in ROUTES else "other"
+            route = route_of(path, is_stream=is_stream(scope))
             result = "failed" if failed else outcome(status)
             self._metrics.requests[route, result].inc()
             self._metrics.request_seconds[route].observe(seconds)

@@ -11,7 +11,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from service import __version__
 from service.api.responses import ERRORS, PlainRoute, json_response
 from service.api.state import state_of
-from service.errors import EncoderUnavailable
+from service.errors import EncoderUnavailable, StoreUnavailable
+from service.similarity.collections import Collections
 
 router = APIRouter(tags=["operation"], route_class=PlainRoute)
 
@@ -62,8 +63,12 @@ async def info(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     measured = request.app.state.metrics
+    state = state_of(request)
+    if isinstance(state.store, Collections):
+        with suppress(StoreUnavailable):
+            await state.store.measure()
     with suppress(EncoderUnavailable):
-        measured.show_model(state_of(request).embedder.model)
+        measured.show_model(state.embedder.model)
     return Response(generate_latest(measured.registry), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -29,6 +29,12 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+ABOUT_COLLECTIONS: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorBody, "description": "No such collection or danmaku, or no collections here."},
+    409: {"model": ErrorBody, "description": "The collection is another model's, or is being rebuilt."},
+    507: {"model": ErrorBody, "description": "There is no room for it."},
+}
+
 
 class PlainRoute(APIRoute):
     """A route that is described as FastAPI's are and called without it: `endpoint(request)` gives the response.

@@ -137,22 +137,56 @@ Queries = Annotated[
 ]
 
 
+MOST_MATCHES = 1000  # of one query in a collection
+
+
 class SimilarRequest(Body):
-    query: Queries = Field(examples=["阿夸"], description="A text, or a list of them.")
-    candidates: list[str] = Field(examples=[["aqua", "晚安"]])
-    top_k: int | None = Field(None, ge=1, description="At most so many matches; all of them by default.")
+    """Ranks `candidates`, or searches a `collection`."""
+
+    query: Queries | None = Field(None, examples=["阿夸"], description="A text, or a list of them.")
+    candidates: list[str] | None = Field(None, examples=[["aqua", "晚安"]])
+    collection: str | None = Field(None, description="Its name; searched by `query`, `id` or `vector`.")
+    id: str | None = Field(None, description="What is most like this item of the collection, itself left out.")
+    vector: list[float] | None = Field(None, min_length=1, description="A vector of the same fingerprint.")
+    top_k: int | None = Field(
+        None,
+        ge=1,
+        description=f"At most so many matches. By default all candidates, or 10 of a collection, which gives at most "
+        f"{MOST_MATCHES}.",
+    )
     min_score: float | None = Field(None, ge=-1, le=1, description="Only matches at least this like the query.")
+    filter: dict[str, Any] | None = Field(
+        None, examples=[{"room": 3}], description="Only items of a collection whose metadata are so."
+    )
+    with_vectors: bool = Field(False, description="Whether matches of a collection come with their vectors.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.candidates is None) == (self.collection is None):
+            raise PydanticCustomError("one_of", "expected `candidates` or `collection`, one of the two")
+        if self.collection is None:
+            if self.query is None or not {"id", "vector", "filter", "with_vectors"}.isdisjoint(self.model_fields_set):
+                raise PydanticCustomError(
+                    "candidates", "`candidates` go with `query`; id, vector, filter and with_vectors with `collection`"
+                )
+        elif sum(given is not None for given in (self.query, self.id, self.vector)) != 1:
+            raise PydanticCustomError("one_of", "a collection is searched by `query`, `id` or `vector`, one of them")
+        elif (self.top_k or 0) > MOST_MATCHES:
+            raise PydanticCustomError("top_k", f"top_k: a collection gives at most {MOST_MATCHES} matches")
+        return self
 
 
 class Match(BaseModel):
-    id: str = Field(description="The candidate's place in the list, from 0.")
+    id: str = Field(description="The candidate's place in the list, from 0; or the item's own.")
     text: str
     score: float = Field(description="Cosine similarity, −1 to 1.")
     metadata: dict[str, object]
+    count: int = Field(1, description="Of a collection: how often it was added.")
+    vector: list[float] | None = Field(None, description="If asked for.")
 
 
 class SimilarResult(BaseModel):
-    query: str
+    query: str | None = Field(None, description="Absent after a search by id or vector.")
     matches: list[Match] = Field(description="Best first.")
 
 

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.responses import ERRORS, PlainRoute, json_response
+from service.api.responses import ABOUT_COLLECTIONS, ERRORS, PlainRoute, json_response
 from service.api.schemas import SimilarRequest, SimilarResponse
+from service.api.search import search
 from service.api.state import Caller, state_of
 from service.similarity.ranking import rank
 
 router = APIRouter(tags=["similarity"], route_class=PlainRoute)
 
 
-@router.post("/similar", openapi_extra=SimilarRequest.openapi(), responses={**ERRORS, 200: {"model": SimilarResponse}})
+@router.post(
+    "/similar",
+    openapi_extra=SimilarRequest.openapi(),
+    responses={**ERRORS, **ABOUT_COLLECTIONS, 200: {"model": SimilarResponse}},
+)
 async def similar(request: Request) -> Response:
-    """The candidates in order of likeness to each query.
+    """The candidates, or the items of a collection, in order of likeness to each query.
 
     A query or candidate that cannot be embedded matches nothing and has an entry in `errors`.
     """
     caller, state = Caller(request), state_of(request)
     body = await SimilarRequest.of(request)
+    if body.collection is not None:
+        return await search(caller, state, body)
+    assert body.query is not None and body.candidates is not None  # the schema sees to it
     state.accept_texts(len(body.query) + len(body.candidates))
     work = rank(state.embedder, body.query, body.candidates, top_k=body.top_k, min_score=body.min_score)
     ranking = await caller.wait(work)

@@ -12,9 +12,10 @@ from fastapi import Request
 
 from service.batcher import Batcher
 from service.embedder import Embedder
-from service.errors import ClientGone, InvalidRequest, OutOfTime, TooLarge
+from service.errors import ClientGone, DanmakuError, InvalidRequest, OutOfTime, TooLarge
 from service.log import serving
 from service.settings import Settings
+from service.similarity.collections import Collections
 from service.status import Status
 
 TIMEOUT_HEADER = "X-Timeout-Ms"
@@ -28,6 +29,14 @@ class State:
     embedder: Embedder
     batcher: Batcher
     status: Status
+    store: Collections | DanmakuError  # or what to answer in their place
+
+    @property
+    def collections(self) -> Collections:
+        """Raises NotFound if there are none here."""
+        if isinstance(self.store, DanmakuError):
+            raise type(self.store)(str(self.store))  # anew, since it takes its traceback along
+        return self.store
 
     def accept_texts(self, count: int) -> None:
         """Raises TooLarge if that many texts are more than one request may bring."""

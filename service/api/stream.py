@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
 from itertools import takewhile
@@ -42,6 +43,7 @@ log = logging.getLogger("danmaku")
 
 NDJSON = "application/x-ndjson"
 NAMES = (NDJSON.encode(), b"application/jsonl")
+ITEMS = re.compile("/collections/[^/]+/danmaku")
 SLICE_LINES = 256
 SLICES_AT_A_TIME = 2
 PIECE_BYTES = 64 * 2**10  # of an answer, so that whoever takes it slowly is seen to take it
@@ -65,7 +67,7 @@ T = TypeVar("T")
 
 def is_stream(scope: Scope) -> bool:
     """Whether a request is one: it is read as it comes, so nothing may wait for its end."""
-    if scope["path"] != "/embed" or scope["method"] != "POST":
+    if scope["method"] != "POST" or not (scope["path"] == "/embed" or ITEMS.fullmatch(scope["path"])):
         return False
     kind: bytes = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
     return kind.partition(b";")[0].strip().lower() in NAMES

@@ -141,7 +141,7 @@ async def test_no_texts_give_no_vectors(client: httpx.AsyncClient, body: object)
         ("/embed", '{"texts": [], "encoding": "hex"}', 422, "invalid_request", "'float' or 'base64'"),
         ("/embed", json.dumps(["草"] * 51), 413, "too_large", "51 texts in one request; at most 50"),
         ("/embed", json.dumps(["草" * 10_000]), 413, "too_large", "over 20000 bytes"),
-        ("/similar", '{"query": "草"}', 422, "invalid_request", "candidates: Field required"),
+        ("/similar", '{"query": "草"}', 422, "invalid_request", "`candidates` or `collection`"),
         ("/similar", '{"query": 3, "candidates": []}', 422, "invalid_request", "query: "),
         ("/similar", '{"query": "草", "candidates": [], "top_k": 0}', 422, "invalid_request", "top_k: "),
         ("/similar", '{"query": "草", "candidates": [], "min_score": 2}', 422, "invalid_request", "min_score: "),
@@ -207,6 +207,8 @@ async def test_the_page_of_routes_needs_no_other_host(client: httpx.AsyncClient)
     assert (await client.get("/static-offline-docs/swagger-ui-bundle.js")).status_code == 200
     assert set(paths) == {
         *("/embed", "/similar", "/tokenize", "/v1/embeddings", "/v1/models"),
+        *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku/{id}"),
+        *("/collections/{name}/delete", "/collections/{name}/rebuild"),
         *("/encode", "/status/server", "/status/client"),
         *("/healthz", "/readyz", "/info", "/metrics"),
     }
