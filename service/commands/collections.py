@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import sys
 import urllib.error
 import urllib.parse
@@ -17,6 +18,10 @@ EXAMPLE = """example:
   danmaku collections search default 草
   danmaku collections rebuild default --url http://127.0.0.1:8000
 """
+
+
+class Refused(Exception):
+    """What the gateway says against it."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -35,13 +40,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         if action == "search":
             command.add_argument("text")
             command.add_argument("--top-k", type=int, default=10, help="at most so many [10]")
-        command.add_argument("--url", default="http://127.0.0.1:8000", help="the gateway [http://127.0.0.1:8000]")
-        command.add_argument("--api-key", help="if the gateway asks for one")
+        command.add_argument(
+            "--url",
+            default="http://127.0.0.1:8000",
+            help="the gateway; if it wants a key, put it into the variable DANMAKU_API_KEY [http://127.0.0.1:8000]",
+        )
 
 
 def run(parsed: argparse.Namespace) -> int:
     try:
         return _run(parsed)
+    except Refused as refusal:
+        reason = str(refusal)
     except urllib.error.HTTPError as error:
         reason = _reason(error)
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
@@ -71,18 +81,19 @@ def _rebuild(parsed: argparse.Namespace, path: str) -> int:
     told: dict[str, Any] = {}
     for told in _ask(parsed, "POST", f"{path}/rebuild"):
         if "error" in told:
-            raise ValueError(told["error"])
+            raise Refused(told["error"])
         if sys.stderr.isatty():
             print(f"\r{told['done']} of {told['total']}", end="", file=sys.stderr, flush=True)
     if not told.get("finished"):
-        raise ValueError("the answer broke off; the same command goes on with what is done")
+        raise Refused("the answer broke off; the same command goes on with what is done")
     print(f"{parsed.name}: {told['done']} danmaku, {told['lost']} of which this model cannot embed")
     return 0
 
 
 def _ask(parsed: argparse.Namespace, method: str, path: str, body: object = None) -> Iterator[dict[str, Any]]:
     """The lines of the answer."""
-    headers = {"Authorization": f"Bearer {parsed.api_key}"} if parsed.api_key else {}
+    key = os.environ.get("DANMAKU_API_KEY")  # a flag would show in the list of processes
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     content = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{parsed.url.rstrip('/')}{path}", content, headers, method=method)
     with urllib.request.urlopen(request, timeout=300) as answer:
