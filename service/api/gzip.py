@@ -76,13 +76,8 @@ class _Unpacked:
         try:
             piece = self._inflate.decompress(self._packed, PIECE_BYTES)
         except zlib.error as error:
-            self._packed, self._is_full, self._more_packed, self._is_open, self._is_read = (
-                b"",
-                False,
-                False,
-                False,
-                True,
-            )
+            self._packed, self._is_full, self._more_packed = b"", False, False  # there is no reading on
+            self._is_open, self._is_read = False, True
             raise DamagedBody(f"the body says that it is gzip, but cannot be unpacked: {error}") from None
         self._is_open = not self._inflate.eof
         self._is_full = self._is_open and len(piece) == PIECE_BYTES
