@@ -78,14 +78,16 @@ def latest(corpus: Path, count: int) -> list[str]:
 def hit_rate(texts: Sequence[str], entries: int) -> float:
     tokenizer = Tokenizer.from_file(ROOT / "models" / "danmaku-bert-mini" / "vocab.txt")
     cache: OrderedDict[str, None] = OrderedDict()
-    hits = 0
-    for key in map(tokenizer.normalize, texts):
-        hits += key in cache
-        cache[key] = None
-        cache.move_to_end(key)
-        if len(cache) > entries:
-            cache.popitem(last=False)
-    return hits / len(texts)
+    hits = lookups = 0
+    for start in range(0, len(texts), TEXTS_A_REQUEST):
+        keys = set(map(tokenizer.normalize, texts[start : start + TEXTS_A_REQUEST]))  # a list's repeats are one look-up
+        hits, lookups = hits + len(keys & cache.keys()), lookups + len(keys)
+        for key in keys:
+            cache[key] = None
+            cache.move_to_end(key)
+            if len(cache) > entries:
+                cache.popitem(last=False)
+    return hits / lookups
 
 
 def of_gateway(model: Path, texts: Sequence[str], entries: int) -> tuple[float, float]:
