@@ -39,6 +39,7 @@ class Connection(HttpToolsProtocol):
         self._read_timer: asyncio.TimerHandle | None = None
         self._head_bytes: int | None = None  # of the head that is being read
 
+    # uvicorn narrows asyncio's BaseTransport in the same way.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait_for_head()
@@ -65,7 +66,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self.scope["is_whole"] = True  # type: ignore[typeddict-unknown-key]
+        self.scope["is_whole"] = True  # type: ignore[typeddict-unknown-key]  # ours, for `LimitBody`
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -153,6 +154,7 @@ def create_server(app: FastAPI, settings: Settings) -> Server:
         app,
         host=settings.host,
         port=settings.port,
+        # uvicorn calls it, whatever its type says: a class, or what makes one's objects.
         http=partial(Connection, head_timeout_s=settings.receive_timeout_s),  # type: ignore[arg-type]
         lifespan="off",
         log_config=None,  # see service/log.py

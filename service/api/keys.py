@@ -72,7 +72,7 @@ def require_keys(app: FastAPI, hashes: Sequence[str]) -> None:
                     operation["security"] = [{name: []} for name in SCHEMES]
         return document
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it
 
 
 class RequireKey:

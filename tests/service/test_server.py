@@ -45,7 +45,7 @@ async def listening(head_timeout_s: float = 0.3) -> AsyncIterator[tuple[int, set
         lambda: Connection(config, state, {}, head_timeout_s=head_timeout_s), "127.0.0.1", 0
     )
     async with server:
-        yield server.sockets[0].getsockname()[1], state.connections  # type: ignore[misc]
+        yield server.sockets[0].getsockname()[1], state.connections  # type: ignore[misc]  # uvicorn's own set
         for connection in list(state.connections):
             connection.transport.abort()
         await asyncio.sleep(0.05)
