@@ -465,6 +465,18 @@ async def test_a_store_closes_while_its_redis_is_away_and_it_sweeps() -> None:
     await asyncio.wait_for(store.close(), 10)
 
 
+async def test_a_store_closes_at_whatever_moment_of_its_sweep(
+    empty_redis_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while a command is being sent, where redis-py may lose the cancellation."""
+    monkeypatch.setattr("service.similarity.redis.SWEEP_EVERY_S", 0)
+    chance = random.Random(0)
+    for _ in range(20):
+        store = await RedisStore.open(empty_redis_cluster)
+        await asyncio.sleep(chance.random() / 200)
+        await asyncio.wait_for(store.close(), 30)
+
+
 async def test_a_lost_shard_is_named_and_the_others_are_changed_once(opening: Opening, admin: redis.Redis) -> None:
     store = await opening()
     await store.create(C, dim=DIM, fingerprint="f0", shards=2)
