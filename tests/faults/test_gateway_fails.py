@@ -15,7 +15,7 @@ import pytest
 from load import Expected, SteadyLoad, expected_vectors, some_texts
 from processes import serving
 
-OVERLOAD_S = float(os.environ.get("OVERLOAD_S", "8"))
+OVERLOAD_S = float(os.environ.get("OVERLOAD_S", "4"))
 QUIET = ("--access-log", "false")
 NOTHING_LEFT = {"danmaku_queue_texts 0.0", "danmaku_in_flight_texts 0.0"}
 
