@@ -125,8 +125,9 @@ class RedisCache:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SOCKET_TIMEOUT_S):
                     await self._to_write.join()
-            self._writer.cancel()
-            await asyncio.wait([self._writer])
+            while not self._writer.done():
+                self._writer.cancel()  # redis-py may lose one while it sends, before Python 3.12
+                await asyncio.wait([self._writer], timeout=SOCKET_TIMEOUT_S)
         if self._lookups:
             await asyncio.wait(self._lookups)
         with contextlib.suppress(RedisError, OSError):
