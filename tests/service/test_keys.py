@@ -29,7 +29,7 @@ async def client(client_of: ClientOf) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", KEYS, ids=["first", "second"])
 @pytest.mark.parametrize("header", ["Authorization: Bearer ", "authorization: bearer ", "X-API-Key: "])
 async def test_who_has_a_key_is_let_in(client: httpx.AsyncClient, header: str, key: str) -> None:
     """Each of several keys, in either header."""
