@@ -30,7 +30,7 @@ serve: .venv/.service ## run the gateway on 127.0.0.1; PORT=8123 to choose
 
 test: lint ## lint, then run every test
 	@tests/redis8.sh >/dev/null || echo "tests that need it are skipped"
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/.dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -92,7 +92,7 @@ async def test_one_of_two_workers_hangs(start: Start, expected: Expected) -> Non
     print(load.tally)
 
     assert (load.tally.failed, sum(load.tally.refused.values())) == ([], 0)
-    assert max(load.tally.waits) < 6  # and not until the deadline
+    assert max(load.tally.waits) < 20  # and not until the deadline
 
 
 async def test_all_workers_are_gone_and_come_back(start: Start, expected: Expected) -> None:

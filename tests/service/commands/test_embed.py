@@ -240,10 +240,12 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, gateway: httpx.Client) -> Non
     assert process.stdin
     process.stdin.write(("\n".join(many_lines(6000)) + "\n").encode())
     process.stdin.flush()
-    note = tmp_path / "out.npy.part.json"
-    while not note.exists() or (tmp_path / "out.npy.part").stat().st_size < 1000:
-        time.sleep(0.05)
+    note, part = tmp_path / "out.npy.part.json", tmp_path / "out.npy.part"
+    wait_for(lambda: note.exists() and part.stat().st_size > 1.5 * 1024 * DIM * 4)
+    time.sleep(0.5)  # then it has written the second block of lines, and waits for more of them
+    before = note.stat().st_ino
     process.send_signal(signal.SIGINT)
+    wait_for(lambda: note.stat().st_ino != before)  # only now is its input at its end
     _, told = process.communicate(timeout=60)
 
     assert process.returncode == 130

@@ -266,7 +266,7 @@ async def put(store: Store, count: int) -> np.ndarray:
 
 
 async def until(condition: Any) -> None:
-    for _ in range(600):
+    for _ in range(3000):
         if condition():
             return
         await asyncio.sleep(0.05)
