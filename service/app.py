@@ -17,7 +17,7 @@ from service.api import collections, compat, embed, openai, ops, similar, tokeni
 from service.api.gzip import Gunzip
 from service.api.keys import require_keys
 from service.api.middleware import LimitBody, Observe
-from service.api.responses import answer_errors
+from service.api.responses import PlainRoutes, answer_errors
 from service.api.state import State
 from service.assembly import open_embedder
 from service.errors import DanmakuError
@@ -71,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.state.is_stopping = False
     answer_errors(app)
+    app.add_middleware(PlainRoutes, routes=app.routes)
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes, timeout_s=settings.receive_timeout_s)
     app.add_middleware(Gunzip)
     if settings.api_key_hashes:

@@ -129,7 +129,7 @@ async def test_no_texts_give_no_vectors(client: httpx.AsyncClient, body: object)
     ("path", "body", "status", "error_type", "message"),
     [
         ("/embed", "", 400, "malformed_json", "not JSON"),
-        ("/embed", '{"texts": ["草"', 400, "malformed_json", "not JSON: EOF"),
+        ("/embed", '{"texts": ["草"', 400, "malformed_json", "not JSON: unexpected end of data"),
         ("/embed", b"\xff\xfe", 400, "malformed_json", "not JSON"),
         ("/embed", '["\\ud800"]', 400, "malformed_json", "not JSON"),
         ("/embed", "[" * 5000, 400, "malformed_json", "not JSON"),
