@@ -46,5 +46,6 @@ async def open_embedder(settings: Settings, metrics: Metrics) -> AsyncIterator[t
                 metrics=metrics,
             )
         )
+        metrics.queue_limit_texts.set(settings.max_queue_texts)
         embedder = Embedder(encoder, cache, batcher, metrics, max_text_characters=settings.max_text_characters)
         yield embedder, batcher
