@@ -20,10 +20,13 @@ DIRECTORY = Path(__file__).parent / "grafana" / "dashboards"
 
 def generated() -> dict[str, str]:
     """By file name."""
-    pages = {"overview.json": overview(), "workers.json": workers()}
-    return {
-        name: json.dumps(page.build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n" for name, page in pages.items()
-    }
+    texts = {}
+    for name, page in (("overview.json", overview()), ("workers.json", workers())):
+        built = page.build()
+        for number, panel in enumerate(built.panels or (), 1):
+            panel.id_val = number  # that a link to a panel goes by
+        texts[name] = json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+    return texts
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def overview() -> builders.Dashboard:
         ),
         lines(
             "Requests by outcome",
-            "invalid is the callers' doing, gone are those who hung up; refused, expired and failed are ours.",
+            "Those that are invalid are the callers' doing, gone are those who hung up; the rest is ours.",
             {"{{outcome}}": "sum by (outcome) (rate(danmaku_requests_total{USERS}[RATE]))"},
             REQUESTS_PER_SECOND,
             stacked=True,
@@ -261,7 +261,7 @@ def overview() -> builders.Dashboard:
         ),
         lines(
             "Padding",
-            "Share of padding in what is encoded. Little: texts of like length go together.",
+            "Share of padding beside the tokens of a call. Little, if texts of like length come together.",
             {
                 "padding": "sum(rate(danmaku_padding_tokens_total{GATEWAYS}[RATE]))"
                 " / (sum(rate(danmaku_padding_tokens_total{GATEWAYS}[RATE]))"
@@ -279,6 +279,7 @@ def overview() -> builders.Dashboard:
             "In memory, and what memory misses in Redis; skipped while Redis is left alone.",
             {"{{tier}} {{result}}": "sum by (tier, result) (rate(danmaku_cache_lookups_total{GATEWAYS}[RATE]))"},
             PER_SECOND,
+            width=6,
             stacked=True,
         ),
         lines(
@@ -290,13 +291,22 @@ def overview() -> builders.Dashboard:
             },
             PER_SECOND,
             ((1, WARNING),),
+            width=6,
+        ),
+        lines(
+            "Texts in memory",
+            "That a gateway's own cache holds; it gives up those that were not asked for longest.",
+            {"{{instance}}": "danmaku_cache_texts{GATEWAYS}"},
+            COUNT,
+            width=6,
         ),
         lines(
             "Redis left alone",
-            "1 while the circuit breaker is open after failures.",
+            "It is 1 while the circuit breaker is open after failures.",
             {"{{instance}}": "danmaku_redis_breaker_open{GATEWAYS}"},
             COUNT,
             ((1, BAD),),
+            width=6,
         ),
     )
     return row(

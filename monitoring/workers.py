@@ -74,7 +74,7 @@ def workers() -> builders.Dashboard:
         ),
         lines(
             "Requests by outcome",
-            "invalid is the callers' doing; unclaimed: nobody listened to the answer.",
+            "Those that are invalid are the callers' doing; unclaimed: nobody listened to the answer.",
             {"{{outcome}}": "sum by (outcome) (rate(danmaku_worker_requests_total{WORKERS}[RATE]))"},
             REQUESTS_PER_SECOND,
             stacked=True,
@@ -122,8 +122,11 @@ def workers() -> builders.Dashboard:
         "What fills up?",
         lines(
             "Queue",
-            "Texts waiting for the model. A worker refuses none.",
-            {"{{instance}}": "danmaku_worker_queue_texts{WORKERS}"},
+            "Texts waiting for the model, and in it. A worker refuses none.",
+            {
+                "{{instance}}": "danmaku_worker_queue_texts{WORKERS}",
+                "{{instance}}, in the model": "danmaku_worker_in_flight_texts{WORKERS}",
+            },
             COUNT,
         ),
         lines(
@@ -150,7 +153,7 @@ def workers() -> builders.Dashboard:
         ),
         lines(
             "Padding",
-            "Share of padding in what is encoded.",
+            "Share of padding beside the tokens of a call, which only attention and pooling see.",
             {
                 "{{instance}}": "rate(danmaku_worker_padding_tokens_total{WORKERS}[RATE])"
                 " / (rate(danmaku_worker_padding_tokens_total{WORKERS}[RATE])"
@@ -160,7 +163,7 @@ def workers() -> builders.Dashboard:
             ((0.3, WARNING), (0.6, BAD)),
         ),
         lines(
-            "Cores and memory",
+            "Cores",
             "Cores in use; near the number that the worker has, it is at its limit.",
             {
                 "{{instance}}": "rate(process_cpu_seconds_total{WORKERS}[RATE])"
