@@ -5,6 +5,7 @@ wait, what fills up, what does the cache do, which model is it. Numbers are of a
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard as builders
+from grafana_foundation_sdk.builders import timeseries
 
 from monitoring.panels import (
     BAD,
@@ -82,32 +83,16 @@ def overview() -> builders.Dashboard:
             COUNT,
             ((2, WARNING),),
         ),
-        lines(
+        _budget(
             "Budget spent: availability",
             "How many times as quickly as allowed the error budget of 30 days is spent: 1 just lasts, 14.4 for an "
             "hour wakes somebody.",
-            {
-                "5 minutes": "danmaku:unanswered:ratio_rate5m / 0.001",
-                "1 hour": "danmaku:unanswered:ratio_rate1h / 0.001",
-                "6 hours": "danmaku:unanswered:ratio_rate6h / 0.001",
-                "3 days": "danmaku:unanswered:ratio_rate3d / 0.001",
-            },
-            COUNT,
-            ((1, WARNING), (14.4, BAD)),
-            width=12,
+            "danmaku:unanswered:ratio_rate{} / 0.001",
         ),
-        lines(
+        _budget(
             "Budget spent: latency",
             "The same for requests for vectors that took more than 250 ms, of which 1 % are allowed.",
-            {
-                "5 minutes": "danmaku:slow:ratio_rate5m / 0.01",
-                "1 hour": "danmaku:slow:ratio_rate1h / 0.01",
-                "6 hours": "danmaku:slow:ratio_rate6h / 0.01",
-                "3 days": "danmaku:slow:ratio_rate3d / 0.01",
-            },
-            COUNT,
-            ((1, WARNING), (14.4, BAD)),
-            width=12,
+            "danmaku:slow:ratio_rate{} / 0.01",
         ),
     )
     row(
@@ -320,3 +305,9 @@ def overview() -> builders.Dashboard:
         ),
         facts("Versions", "Of this software, and of Python.", ("danmaku_build_info{GATEWAYS}",), width=10),
     )
+
+
+def _budget(title: str, description: str, expression: str) -> timeseries.Panel:
+    windows = {"5 minutes": "5m", "1 hour": "1h", "6 hours": "6h", "3 days": "3d"}
+    expressions = {name: expression.format(window) for name, window in windows.items()}
+    return lines(title, description, expressions, COUNT, ((1, WARNING), (14.4, BAD)), width=12)

@@ -27,7 +27,8 @@ from prometheus_client import (
 from service import __version__
 from service.encoders.model import Model
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for every counter and histogram, which nobody reads
+# They would be a series more for every counter and histogram, which nobody reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 STREAM = " stream"  # apart: one may take hours, and the route's times would tell nothing any more
 ROUTES = (
