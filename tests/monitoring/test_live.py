@@ -18,7 +18,7 @@ import orjson
 import pytest
 from load import some_texts
 from processes import ROOT, RunningWorker, free_ports, running_redis, serving, working
-from prometheus import RunningPrometheus, expressions, panels, running_prometheus, wait_for, with_variables
+from prometheus import RunningPrometheus, expressions, panels, program, running_prometheus, wait_for, with_variables
 
 from service.commands.load import Request, open_load
 from service.metrics import SECONDS
@@ -38,6 +38,7 @@ class Installation:
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Under load until a moment ago, and scraped since."""
+    program("prometheus")  # or there is no need to start the others
     directory = tmp_path_factory.mktemp("monitoring")
     ports = free_ports(2)
     model = ROOT / "models" / "danmaku-bert-mini"
