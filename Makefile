@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 PACKAGES := fonts-noto-cjk redis-server
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev classic redis8 serve test lint format train-mini tpu-check
+.PHONY: help install install-dev classic redis8 prometheus serve test lint format dashboards train-mini tpu-check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,11 +25,15 @@ classic: .venv-classic/.done ## make .venv-classic with the genuine bert-serving
 redis8: ## make .redis8 with a Redis 8 (Debian's own packages), unless one is installed
 	@tests/redis8.sh
 
+prometheus: ## make .prometheus with a Prometheus and promtool (Debian's own package), unless they are installed
+	@tests/prometheus.sh
+
 serve: .venv/.service ## run the gateway on 127.0.0.1; PORT=8123 to choose
 	@exec $(BIN)/danmaku serve --port $(PORT)
 
 test: lint ## lint, then run every test
 	@tests/redis8.sh >/dev/null || echo "tests that need it are skipped"
+	@tests/prometheus.sh >/dev/null || echo "tests that need it are skipped"
 	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/.dev ## ruff and mypy
@@ -40,6 +44,9 @@ lint: .venv/.dev ## ruff and mypy
 format: .venv/.dev ## put the code into the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dashboards: .venv/.dev ## generate monitoring/grafana/dashboards anew
+	$(BIN)/python -m monitoring.dashboards
 
 train-mini: $(WORKDIR)/examples/examples.json ## train the bundled model again; CORPUS=DIR of danmaku CSV files
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini.toml --workdir $(WORKDIR)
@@ -79,6 +86,7 @@ $(WORKDIR)/corpus/report.json: | .venv/.dev
 	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(PACKAGES) >/dev/null; } \
 	  || echo "the tests need Debian packages: apt-get install $(PACKAGES)"
 	@tests/redis8.sh >/dev/null || echo "tests that need it are skipped"
+	@tests/prometheus.sh >/dev/null || echo "tests that need it are skipped"
 	@touch $@
 
 .venv-tpu/.done: training/tpu/requirements.txt

@@ -35,6 +35,11 @@ EXPOSED_HEADERS = ("Retry-After", "X-Request-ID", "X-Danmaku-Fingerprint", "X-Da
 def create_app(settings: Settings) -> FastAPI:
     """The gateway. What it needs is opened when its lifespan starts, which may raise ConfigurationError."""
     metrics = Metrics()
+    tracing = None
+    if settings.tracing:
+        from service.tracing import TraceRequests, Tracing
+
+        tracing = Tracing()
     access_log = AccessLog() if settings.access_log and sys.stdout else None  # stdout may be closed
 
     @asynccontextmanager
@@ -42,7 +47,10 @@ def create_app(settings: Settings) -> FastAPI:
         async with AsyncExitStack() as stack:
             if access_log:
                 stack.enter_context(access_log)
-            embedder, batcher = await stack.enter_async_context(open_embedder(settings, metrics))
+            if tracing:
+                stack.enter_context(tracing)
+            tracer = tracing.tracer if tracing else None
+            embedder, batcher = await stack.enter_async_context(open_embedder(settings, metrics, tracer))
             opened = await open_or_say(settings)
             store: Collections | DanmakuError
             if isinstance(opened, DanmakuError):
@@ -86,6 +94,8 @@ def create_app(settings: Settings) -> FastAPI:
         )
     if settings.gzip_level:
         app.add_middleware(GZipMiddleware, compresslevel=settings.gzip_level)
+    if tracing:
+        app.add_middleware(TraceRequests, tracer=tracing.tracer)
     app.add_middleware(Observe, metrics=metrics, access_log=access_log)
     return app
 

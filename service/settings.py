@@ -167,6 +167,11 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="Of all other logs, on stderr: text for a person, json lines for a collector of logs."
     )
+    tracing: bool = Field(
+        False,
+        description="Whether to send spans of requests by OpenTelemetry, to where OTEL_EXPORTER_OTLP_ENDPOINT says. "
+        "Needs pip install 'danmaku-embedding[otel]'. Turn it on to see requests among those of other services.",
+    )
     drain_s: float = Field(
         0.0,
         ge=0,

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.reading import header, read_body, too_large
 from service.api.responses import error_response
 from service.api.stream import is_stream
-from service.errors import BodyTimeout, ClientGone, DanmakuError, InternalError
+from service.errors import BodyTimeout, ClientGone, DanmakuError, InternalError, OutOfTime
 from service.log import AccessLog, Served, serving
 from service.metrics import Metrics, route_of
 
@@ -110,13 +110,17 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def outcome(status: int | None) -> str:
-    """ok; invalid: the caller's doing; refused: too busy, come back; gone: the caller hung up; failed: ours."""
+    """ok; invalid: the caller's doing; refused: too busy, come back; expired: not done in time;
+    gone: the caller hung up; failed: ours.
+    """
     if status is None or status == ClientGone.status:
         return "gone"
     if status < 400:
         return "ok"
     if status in (429, 503):
         return "refused"
+    if status == OutOfTime.status:
+        return "expired"
     return "invalid" if status < 500 else "failed"
 
 
