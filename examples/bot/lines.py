@@ -1,0 +1,111 @@
+"""What a recorder writes, chunk by chunk, as lines: XML of blrec, BililiveRecorder or Bilibili, NDJSON, or plain text.
+
+The format is told from the first character. A recorder is still writing, so a chunk may end anywhere, even within a
+character; what is not whole yet waits for the next chunk. What is no danmaku (gifts, scripts) is passed over.
+"""
+
+from __future__ import annotations
+
+import codecs
+import html
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+DANMAKU = re.compile(r"""<d\s((?:[^<>"']|"[^"]*"|'[^']*')*)>([^<]*)</d>""")
+P = re.compile(r"""\bp=["']([^"']*)["']""")
+SCRIPT_MODES = ("7", "8", "9")
+SCRIPT_POOLS = ("1", "2")  # subtitles are in the first
+IN_MILLISECONDS = 10**11  # a Unix time beyond is not in seconds
+
+
+@dataclass(frozen=True)
+class Line:
+    text: str
+    at_s: float | None = None  # into the stream, or of posting: only differences count; None: it was not told
+
+
+class Format(Protocol):
+    def lines(self, text: str) -> Iterator[Line]: ...
+
+
+class Reader:
+    """Bytes in, lines out. Who begins in the middle of a file gives its head, by which the format is known."""
+
+    def __init__(self, head: bytes = b"") -> None:
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")(errors="replace").decode
+        self._format = _format_of(head.decode("utf-8-sig", errors="replace"))
+
+    def feed(self, chunk: bytes, *, is_last: bool = False) -> Iterator[Line]:
+        text = self._decode(chunk, is_last)
+        self._format = self._format or _format_of(text)
+        if self._format:
+            yield from self._format.lines(text + "\n" if is_last else text)
+
+
+def _format_of(head: str) -> Format | None:
+    match head.lstrip()[:1]:
+        case "":
+            return None
+        case "<":
+            return Xml()
+        case first:
+            return Rows(is_json=first in '{"')
+
+
+class Xml:
+    """Not parsed as XML: there is no end of the file yet, and what viewers write breaks the rules of XML."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def lines(self, text: str) -> Iterator[Line]:
+        text = self._rest + text
+        end = 0
+        for match in DANMAKU.finditer(text):
+            end = match.end()
+            p = P.search(match[1])
+            fields = p[1].split(",") if p else []
+            if len(fields) > 5 and fields[1] not in SCRIPT_MODES and fields[5] not in SCRIPT_POOLS:
+                yield Line(html.unescape(match[2]), _seconds(fields[0]))
+        begun = text.rfind("<d", end)  # perhaps a danmaku of which the rest is to come
+        self._rest = text[begun:] if begun >= 0 else text[-1:] if text.endswith("<") else ""
+
+
+class Rows:
+    """A danmaku a line: as it is, or as JSON, a string or an object with `text` and perhaps `time` or `ts`."""
+
+    def __init__(self, *, is_json: bool) -> None:
+        self._is_json = is_json
+        self._rest = ""
+
+    def lines(self, text: str) -> Iterator[Line]:
+        *rows, self._rest = (self._rest + text).split("\n")
+        for row in rows:
+            if not self._is_json:
+                if row.strip():
+                    yield Line(row.removesuffix("\r"))
+            elif line := _of_json(row):
+                yield line
+
+
+def _of_json(row: str) -> Line | None:
+    try:
+        content = json.loads(row)
+    except ValueError:
+        return None
+    if isinstance(content, str):
+        return Line(content)
+    if not isinstance(content, dict) or not isinstance(text := content.get("text"), str):
+        return None
+    return Line(text, _seconds(content.get("time", content.get("ts"))))
+
+
+def _seconds(value: object) -> float | None:
+    try:
+        seconds = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return seconds / 1000 if seconds > IN_MILLISECONDS else seconds
