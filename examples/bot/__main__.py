@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from service.client import AsyncClient, GatewayError
@@ -23,10 +24,10 @@ EXAMPLE = """example:
 TIMEOUT_S = 10.0  # of a call, before the view is told
 
 
-def main() -> int:
-    parsed = parser().parse_args()
-    if parsed.speed is not None and (parsed.source == "-" or parsed.source.startswith("room:")):
-        print("bot: --speed replays a file; standard input and rooms come at their own speed", file=sys.stderr)
+def main(arguments: Sequence[str] | None = None) -> int:
+    parsed = parser().parse_args(arguments)
+    if fault := fault_of(parsed):
+        print(f"bot: {fault}", file=sys.stderr)
         return 2
     try:
         script = read_script(parsed.script) if parsed.script else []
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("source", help="a file that a recorder is writing, - for standard input, or room:NUMBER")
     parser.add_argument("--speed", type=float, metavar="N", help="replay the file N times as fast as it was recorded")
     parser.add_argument("--script", type=Path, metavar="FILE", help="what to reply: heard, tab, said; a pair a line")
-    parser.add_argument("--reply-score", type=float, default=0.8, help="how near a line has to be to one heard [0.8]")
+    parser.add_argument("--reply-score", type=float, default=0.85, help="how near a line has to be to one heard [0.85]")
     parser.add_argument("--watch", metavar="LINE", help="count the copies of this line")
     parser.add_argument("--copy-score", type=float, default=0.9, help="how near a copy has to be to it [0.9]")
     parser.add_argument("--collection", default="chat", help="where the lines are kept for a while [chat]")
@@ -62,6 +63,14 @@ def parser() -> argparse.ArgumentParser:
         help="the gateway; if it wants a key, put it into the variable DANMAKU_API_KEY [http://127.0.0.1:8000]",
     )
     return parser
+
+
+def fault_of(parsed: argparse.Namespace) -> str | None:
+    if parsed.speed is None:
+        return None
+    if parsed.source == "-" or parsed.source.startswith("room:"):
+        return "--speed replays a file; standard input and rooms come at their own speed"
+    return None if parsed.speed > 0 else f"--speed: expected a number above 0, not {parsed.speed:g}"
 
 
 async def follow(parsed: argparse.Namespace, script: list[tuple[str, str]]) -> None:

@@ -35,7 +35,7 @@ class Settings:
     ttl_s: float = 600.0  # of this machine's clock
     report_every_s: float = 60.0  # of the stream's
     script: Sequence[tuple[str, str]] = ()  # what is heard, and what to say to it
-    reply_score: float = 0.8
+    reply_score: float = 0.85
     watch: str | None = None  # a line whose copies are counted
     copy_score: float = 0.9
 

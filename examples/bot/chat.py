@@ -66,7 +66,7 @@ class Chat:
         self._count += 1
 
     def lines(self, now_s: float) -> int:
-        while self._window and self._window[0][0] < now_s - WINDOW_S:
+        while self._window and self._window[0][0] <= now_s - WINDOW_S:
             self._window.popleft()
         return len(self._window)
 
@@ -80,6 +80,7 @@ class Chat:
         vectors = np.stack([vector_of[wording] for wording in wordings]) - self._sum / self._count  # [n, dim]
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-9
         alike = vectors @ vectors.T >= SAME_TOPIC  # [n, n]
+        np.fill_diagonal(alike, True)  # also where nothing is left of a vector without the mean
         topics: list[Topic] = []
         while len(topics) < MOST_TOPICS:
             sizes = alike @ times  # of the group around each, of what is left

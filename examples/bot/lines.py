@@ -14,7 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-DANMAKU = re.compile(r"""<d\s((?:[^<>"']|"[^"]*"|'[^']*')*)>([^<]*)</d>""")
+# A danmaku; or the style sheet of BililiveRecorder, which speaks of danmaku, too, and may not have ended yet.
+ELEMENT = re.compile(
+    r"""<d\s(?P<attributes>(?:[^<>"']|"[^"]*"|'[^']*')*)>(?P<text>[^<]*)</d>"""
+    r"""|<BililiveRecorderXmlStyle>(?:.*?(?P<end></BililiveRecorderXmlStyle>))?""",
+    re.DOTALL,
+)
 P = re.compile(r"""\bp=["']([^"']*)["']""")
 SCRIPT_MODES = ("7", "8", "9")
 SCRIPT_POOLS = ("1", "2")  # subtitles are in the first
@@ -64,14 +69,20 @@ class Xml:
     def lines(self, text: str) -> Iterator[Line]:
         text = self._rest + text
         end = 0
-        for match in DANMAKU.finditer(text):
+        for match in ELEMENT.finditer(text):
+            if match["text"] is not None:
+                p = P.search(match["attributes"])
+                fields = p[1].split(",") if p else []
+                if len(fields) > 5 and fields[1] not in SCRIPT_MODES and fields[5] not in SCRIPT_POOLS:
+                    yield Line(html.unescape(match["text"]), _seconds(fields[0]))
+            elif not match["end"]:
+                self._rest = text[match.start() :]
+                return
             end = match.end()
-            p = P.search(match[1])
-            fields = p[1].split(",") if p else []
-            if len(fields) > 5 and fields[1] not in SCRIPT_MODES and fields[5] not in SCRIPT_POOLS:
-                yield Line(html.unescape(match[2]), _seconds(fields[0]))
         begun = text.rfind("<d", end)  # perhaps a danmaku of which the rest is to come
-        self._rest = text[begun:] if begun >= 0 else text[-1:] if text.endswith("<") else ""
+        if begun < 0:
+            begun = text.rfind("<", end)  # perhaps of its first character
+        self._rest = text[begun:] if begun >= 0 else ""
 
 
 class Rows:

@@ -118,8 +118,8 @@ async def replay(path: Path, speed: float) -> AsyncIterator[Said]:
     timed = sorted((line.at_s, place, line.text) for place, line in enumerate(lines) if line.at_s is not None)
     if not timed:
         raise SourceError(
-            f"{path}: {len(lines)} danmaku, none with a time to replay it by. XML has one, NDJSON needs `time` or `ts`; "
-            "without --speed lines are taken as they come"
+            f"{path}: {len(lines)} danmaku, none with a time to replay it by. XML has, NDJSON needs `time` or `ts`. "
+            "Without --speed they are taken as they come"
         )
     first, began = timed[0][0], time.monotonic()
     for at_s, _, text in timed:
