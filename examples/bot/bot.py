@@ -1,6 +1,6 @@
 """The bot: lines come in, are embedded, kept in a collection for a while, and answered.
 
-    source ─▶ queue ─▶ all that waits, as one batch ─▶ embed ─▶ add to the collection ─▶ chat, script ─▶ views
+    source ─▶ queue ─▶ all that waits, as one batch ─▶ embed, and add to the collection ─▶ chat, script ─▶ views
 
 Batches form by themselves while the gateway is busy. It says when to come back, and the client does; a gateway that is
 gone for longer is waited for, with the lines kept. So no line is lost, and a line may be answered late.
@@ -88,16 +88,16 @@ class Bot:
         return batch
 
     async def _take_in(self, batch: Sequence[Said]) -> None:
-        embedded = await self._patiently(lambda: self._client.embed([said.text for said in batch], normalize=True))
+        texts, ttl_s = [said.text for said in batch], self._settings.ttl_s
+        embedded, _ = await asyncio.gather(  # at once: a text that is on its way is not encoded twice
+            self._patiently(lambda: self._client.embed(texts, normalize=True)),
+            self._patiently(lambda: self._add([Item(text, ttl_s=ttl_s) for text in texts])),
+        )
         if embedded.fingerprint != self._fingerprint:
             await self._begin(embedded)
         has_vector = ~np.isnan(embedded.vectors[:, 0])
-        items = [
-            Item(said.text, ttl_s=self._settings.ttl_s) for said, good in zip(batch, has_vector, strict=True) if good
-        ]
-        await self._patiently(lambda: self._add(items))
-        self.counts.embedded += len(items)
-        self.counts.without_vector += len(batch) - len(items)
+        self.counts.embedded += int(has_vector.sum())
+        self.counts.without_vector += int((~has_vector).sum())
         now = time.monotonic()
         for said, vector, good in zip(batch, embedded.vectors, has_vector, strict=True):
             self.counts.delays_s.append(now - said.came_s)

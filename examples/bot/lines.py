@@ -1,6 +1,6 @@
-"""What a recorder writes, chunk by chunk, as lines: XML of blrec, BililiveRecorder or Bilibili, NDJSON, or plain text.
+"""What a recorder writes, chunk by chunk, as lines: XML of blrec, BililiveRecorder or Bilibili, NDJSON, CSV or text.
 
-The format is told from the first character. A recorder is still writing, so a chunk may end anywhere, even within a
+The format is told from the beginning. A recorder is still writing, so a chunk may end anywhere, even within a
 character; what is not whole yet waits for the next chunk. What is no danmaku (gifts, scripts) is passed over.
 """
 
@@ -10,7 +10,7 @@ import codecs
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,8 @@ ELEMENT = re.compile(
     re.DOTALL,
 )
 P = re.compile(r"""\bp=["']([^"']*)["']""")
+# text,seconds into the video,posted at; without quotes, and the text may hold commas
+CSV = re.compile(r"^(.*),(\d+(?:\.\d+)?),\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\r?$", re.MULTILINE)
 SCRIPT_MODES = ("7", "8", "9")
 SCRIPT_POOLS = ("1", "2")  # subtitles are in the first
 IN_MILLISECONDS = 10**11  # a Unix time beyond is not in seconds
@@ -51,13 +53,17 @@ class Reader:
 
 
 def _format_of(head: str) -> Format | None:
+    if CSV.search(head):
+        return Rows(_of_csv)
     match head.lstrip()[:1]:
         case "":
             return None
         case "<":
             return Xml()
-        case first:
-            return Rows(is_json=first in '{"')
+        case "{" | '"':
+            return Rows(_of_json)
+        case _:
+            return Rows(_of_text)
 
 
 class Xml:
@@ -86,23 +92,30 @@ class Xml:
 
 
 class Rows:
-    """A danmaku a line: as it is, or as JSON, a string or an object with `text` and perhaps `time` or `ts`."""
+    """A danmaku a line, which `read` knows to read."""
 
-    def __init__(self, *, is_json: bool) -> None:
-        self._is_json = is_json
+    def __init__(self, read: Callable[[str], Line | None]) -> None:
+        self._read = read
         self._rest = ""
 
     def lines(self, text: str) -> Iterator[Line]:
         *rows, self._rest = (self._rest + text).split("\n")
         for row in rows:
-            if not self._is_json:
-                if row.strip():
-                    yield Line(row.removesuffix("\r"))
-            elif line := _of_json(row):
+            if line := self._read(row.removesuffix("\r")):
                 yield line
 
 
+def _of_text(row: str) -> Line | None:
+    return Line(row) if row.strip() else None
+
+
+def _of_csv(row: str) -> Line | None:
+    match = CSV.match(row)
+    return Line(match[1], float(match[2])) if match else None
+
+
 def _of_json(row: str) -> Line | None:
+    """A string, or an object with `text` and perhaps `time` or `ts`."""
     try:
         content = json.loads(row)
     except ValueError:

@@ -51,6 +51,13 @@ def test_json_may_be_texts_or_objects() -> None:
     assert lines(content.encode()) == [Line("草"), Line("awsl", 2)]
 
 
+def test_the_csv_of_a_video_is_read() -> None:
+    """Its texts may hold commas, and some rows are pieces of scripts."""
+    content = "{var a,\n草,12.5,2019-05-01 12:00:00\n来了,来了,3,2019-05-01 12:00:01\r\n}catch(e),\n"
+
+    assert lines(content.encode()) == [Line("草", 12.5), Line("来了,来了", 3.0)]
+
+
 def test_plain_lines_have_no_time() -> None:
     assert lines("\ufeff草\r\n\nawsl < 3\n晚安".encode()) == [Line("草"), Line("awsl < 3"), Line("晚安")]
 
