@@ -70,14 +70,16 @@ class Tail:
         try:
             if self._file and (chunk := self._file.read(CHUNK_BYTES)):
                 return list(self._reader.feed(chunk))
-            if self._path.exists() and self._is_another():
-                self.close()
-                self._file, self._reader = self._path.open("rb", buffering=0), Reader()
-                if self._is_first:
-                    self._reader = Reader(head=self._file.read(HEAD_BYTES))
-                    self._file.seek(0, os.SEEK_END)
-                    self._is_first = False
-            return []
+            if not self._path.exists() or not self._is_another():
+                return []
+            self.close()
+            lines = list(self._reader.feed(b"", is_last=True))  # the last one of a file may have no end
+            self._file, self._reader = self._path.open("rb", buffering=0), Reader()
+            if self._is_first:
+                self._reader = Reader(head=self._file.read(HEAD_BYTES))
+                self._file.seek(0, os.SEEK_END)
+                self._is_first = False
+            return lines
         except OSError as error:
             raise SourceError(f"{self._path} cannot be read: {error.strerror}") from None
 

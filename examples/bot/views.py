@@ -52,11 +52,7 @@ class Plain:
         if report.watch is not None:
             count = sum(copy.count for copy in report.copies)
             wordings = " ".join(f"「{copy.text}」" for copy in report.copies[:5])
-            print(
-                f"  copies of 「{report.watch}」: {count}, as {wordings}"
-                if count
-                else f"  no copies of 「{report.watch}」"
-            )
+            print(f"  copies of 「{report.watch}」: {f'{count}, as {wordings}' if count else 'none'}")
 
     def reply(self, at_s: float, reply: Reply) -> None:
         print(f"{clock(at_s)}  「{reply.line}」 → 「{reply.says}」", flush=True)

@@ -270,6 +270,8 @@ def test_nobody_there_is_told_at_the_deadline() -> None:
     (port,) = free_ports(1)
     with Client(f"http://127.0.0.1:{port}", timeout_s=0.5) as client, pytest.raises(GatewayError) as caught:
         client.info()
+    with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(GatewayError, match="rebuild cannot be reached"):
+        list(client.rebuild("room"))  # asked once: it may be gone on with later
 
     assert caught.value.error_type == "unreachable"
     assert f"http://127.0.0.1:{port}/info cannot be reached" in str(caught.value)
