@@ -7,11 +7,11 @@ CONFIG ?= training/configs/chinese-base-v3-8.toml
 LENGTH ?= 64
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Debian packages of the tests: a font that has Chinese, a Redis.
-PACKAGES := fonts-noto-cjk redis-server
+# Debian packages of the tests: a font that has Chinese, a Redis, and what the commands of the documents use.
+PACKAGES := curl fonts-noto-cjk redis-server
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev classic redis8 prometheus serve test lint format dashboards train-mini tpu-check
+.PHONY: help install install-dev classic redis8 prometheus serve test lint format dashboards docs train-mini tpu-check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ format: .venv/.dev ## put the code into the one format
 
 dashboards: .venv/.dev ## generate monitoring/grafana/dashboards anew
 	$(BIN)/python -m monitoring.dashboards
+
+docs: .venv/.dev ## write anew what README and docs show of the gateway's answers, and docs/http.md
+	PYTHONPATH=. $(BIN)/python tests/renew_docs.py
 
 train-mini: $(WORKDIR)/examples/examples.json ## train the bundled model again; CORPUS=DIR of danmaku CSV files
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini.toml --workdir $(WORKDIR)

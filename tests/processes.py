@@ -201,9 +201,10 @@ def serving(
     model: str = "onnx://models/danmaku-bert-mini",
     variables: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] | None = None,
+    port: int | None = None,
 ) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
     """A gateway in a process of its own, ready; ended with SIGTERM if it still runs."""
-    (port,) = free_ports(1)
+    (port,) = [port] if port else free_ports(1)
     command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--encoder", model, *flags]
     environment = os.environ | (variables or {})
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True)

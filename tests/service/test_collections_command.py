@@ -29,4 +29,6 @@ def test_collections_are_looked_after_from_a_shell(tiny_model: Path, tmp_path: P
         assert "room: 2 danmaku, 0 of which" in danmaku("rebuild", "room", *url).stdout
         assert danmaku("search", "room", "草", "--top-k", "1", *url).stdout == "1.000\t草\n"
         assert danmaku("drop", "room", *url).returncode == 0
-        assert danmaku("drop", "room", *url).stderr == "danmaku collections: there is no collection room\n"
+        assert (
+            danmaku("drop", "room", *url).stderr == "danmaku collections: 404 not_found: there is no collection room\n"
+        )
