@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service import __version__
@@ -70,8 +69,3 @@ async def metrics(request: Request) -> Response:
     with suppress(EncoderUnavailable):
         measured.show_model(state.embedder.model)
     return Response(generate_latest(measured.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/", include_in_schema=False)
-async def root(request: Request) -> Response:
-    return RedirectResponse("/docs")
