@@ -97,6 +97,7 @@ function showNothing() {
   $("seen").hidden = true;
   $("matches").replaceChildren();
   $("no-matches").hidden = false;
+  $("no-matches").textContent = say("noMatches");
   $("status").textContent = "";
   atlas.land("", null, []);
   describeMap();
@@ -114,7 +115,7 @@ function show() {
   $("no-matches").hidden = Boolean(matches?.length);
   const [failure] = embedded.errors;
   if (failure) $("no-matches").textContent = sayError(failure.error_type);
-  else $("no-matches").textContent = say(matches ? "foundNone" : "noMatches");
+  else $("no-matches").textContent = say(matches ? "foundNone" : "noCollection");
   $("status").textContent = failure
     ? sayError(failure.error_type)
     : matches?.length
@@ -160,13 +161,24 @@ function askFor(text) {
 }
 
 async function openCollections() {
-  const { collections } = await api.collections();
+  const collections = await listed();
+  $("collection").parentElement.hidden = !collections.length;
   const chosen = $("collection").value;
   $("collection").replaceChildren(
     ...collections.map(({ name, count }) => make("option", { value: name, textContent: `${name} · ${count}` })),
   );
   const names = collections.map(({ name }) => name);
   $("collection").value = [chosen, "default", names[0]].find((name) => names.includes(name)) ?? "";
+}
+
+// None, if this gateway keeps none.
+async function listed() {
+  try {
+    return (await api.collections()).collections;
+  } catch (error) {
+    if (error.type === "not_found") return [];
+    throw error;
+  }
 }
 
 async function openMap() {
@@ -247,10 +259,11 @@ async function open() {
   await attempt(open, async () => {
     model = await api.info();
     showWords();
+    compareLines();
     await openCollections();
     await openMap();
     greet(map?.danmaku.map(({ text }) => text) ?? []);
-    await Promise.all([compareLines(), search()]);
+    await search();
   });
 }
 
