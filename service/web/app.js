@@ -5,7 +5,7 @@ import * as api from "./api.js";
 import { compare, linesOf } from "./compare.js";
 import { offer } from "./copy.js";
 import { fly, greet } from "./fly.js";
-import { Atlas } from "./map.js";
+import { Atlas, ZOOM } from "./map.js";
 import { keep, language, say, sayError, switchLanguage, translate } from "./words.js";
 
 const EXAMPLES = ["阿夸", "awsl", "草", "23333", "下次一定", "这是什么歌，好好听", "一碗𰻝𰻝面"];
@@ -282,8 +282,8 @@ $("ask").addEventListener("submit", (event) => {
   search();
 });
 $("collection").addEventListener("change", () => attempt(openMap, openMap).then(search));
-$("zoom-in").addEventListener("click", () => atlas.zoom(1.4));
-$("zoom-out").addEventListener("click", () => atlas.zoom(1 / 1.4));
+$("zoom-in").addEventListener("click", () => atlas.zoom(ZOOM));
+$("zoom-out").addEventListener("click", () => atlas.zoom(1 / ZOOM));
 $("zoom-reset").addEventListener("click", () => atlas.reset());
 $("language").addEventListener("click", () => {
   switchLanguage();

@@ -4,6 +4,7 @@
 const { Chart } = window;
 
 const STEP = 60; // px
+export const ZOOM = 1.4;
 const MOST_TEXTS = 300; // that a place is looked for
 const SHAPES = ["circle", "rectRot", "triangle", "rect"];
 const isCalm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -85,7 +86,7 @@ export class Atlas {
   }
 
   zoom(factor) {
-    this.#chart.zoom(factor, "none");
+    this.#chart.zoom(2 - 1 / factor, "none"); // its word for it: what is seen shrinks by so much less 1
   }
 
   reset() {
@@ -230,9 +231,9 @@ export class Atlas {
       ArrowRight: () => this.#chart.pan({ x: -STEP }, undefined, "none"),
       ArrowUp: () => this.#chart.pan({ y: STEP }, undefined, "none"),
       ArrowDown: () => this.#chart.pan({ y: -STEP }, undefined, "none"),
-      "+": () => this.zoom(1.3),
-      "=": () => this.zoom(1.3),
-      "-": () => this.zoom(1 / 1.3),
+      "+": () => this.zoom(ZOOM),
+      "=": () => this.zoom(ZOOM),
+      "-": () => this.zoom(1 / ZOOM),
       0: () => this.reset(),
     };
     if (event.ctrlKey || event.metaKey || event.altKey || !moves[event.key]) return;
