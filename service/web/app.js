@@ -67,7 +67,7 @@ async function tokensOf(text, signal) {
 async function attempt(again, work) {
   try {
     await work();
-    hideError();
+    if (retry === again) hideError();
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!(error instanceof api.Refusal)) throw error;
@@ -93,7 +93,7 @@ function hideError() {
 
 function showNothing() {
   last = null;
-  hideError();
+  if (retry === search) hideError();
   $("seen").hidden = true;
   $("matches").replaceChildren();
   $("no-matches").hidden = false;
@@ -189,7 +189,8 @@ async function openMap() {
     if (name) map = await api.mapOf(name);
   } finally {
     atlas.show(map);
-    describeMap();
+    if (last) show();
+    else describeMap();
   }
 }
 
@@ -257,13 +258,12 @@ function showWords() {
 
 async function open() {
   await attempt(open, async () => {
-    model = await api.info();
-    showWords();
     compareLines();
-    await openCollections();
+    [model] = await Promise.all([api.info(), openCollections()]);
+    showWords();
+    search();
     await openMap();
     greet(map?.danmaku.map(({ text }) => text) ?? []);
-    await search();
   });
 }
 

@@ -5,6 +5,7 @@ const { Chart } = window;
 
 const STEP = 60; // px
 export const ZOOM = 1.4;
+const CROWD = 150; // points, in which there is no room between them
 const MOST_TEXTS = 300; // that a place is looked for
 const SHAPES = ["circle", "rectRot", "triangle", "rect"];
 const isCalm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -132,7 +133,7 @@ export class Atlas {
         pointStyle: SHAPES[cluster % SHAPES.length],
         backgroundColor: colour(isFaint ? "line" : `cluster-${cluster}`),
         borderWidth: 0,
-        pointRadius: data.map((point) => (near.has(point.id) ? 7 : danmaku.length > 400 ? 3.5 : 5)),
+        pointRadius: data.map((point) => (near.has(point.id) ? 7 : danmaku.length > 400 ? 3 : 5)),
         pointHoverRadius: 8,
         pointHitRadius: 6,
       };
@@ -179,42 +180,52 @@ export class Atlas {
     return this.#chart.data.datasets[datasetIndex].data[index];
   }
 
-  // Texts, the most telling first: each beside its point, where it covers neither a text before it nor a point.
+  // Texts, the most telling first, each beside its point where it covers no text before it, and no point if possible.
+  // Where points are many they are written over, and common texts keep a distance from each other.
   #write(chart) {
     const { ctx, chartArea, scales } = chart;
     const { danmaku = [], clusters = [] } = this.#map ?? {};
     const near = new Set(this.#yours?.near);
-    const placed = [...(this.#yours ? [this.#yours] : []), ...danmaku]
-      .filter((point) => this.#cluster === null || point === this.#yours || point.cluster === this.#cluster)
-      .map((point) => ({ point, x: scales.x.getPixelForValue(point.x), y: scales.y.getPixelForValue(point.y) }))
-      .filter(({ x, y }) => x > chartArea.left && x < chartArea.right && y > chartArea.top && y < chartArea.bottom);
     const centres = new Set(clusters.map(({ centre }) => danmaku[centre]));
-    const weight = ({ point }) => (point === this.#yours ? 3 : near.has(point.id) ? 2 : centres.has(point) ? 1 : 0);
-    placed.sort((a, b) => weight(b) - weight(a));
-    const taken = placed.map(({ x, y }) => [x - 5, y - 5, x + 5, y + 5]);
+    const weight = (point) => (point === this.#yours ? 3 : near.has(point.id) ? 2 : centres.has(point) ? 1 : 0);
+    const seen = [...(this.#yours ? [this.#yours] : []), ...danmaku]
+      .filter((point) => this.#cluster === null || point === this.#yours || point.cluster === this.#cluster)
+      .map((point) => ({
+        point,
+        weight: weight(point),
+        x: scales.x.getPixelForValue(point.x),
+        y: scales.y.getPixelForValue(point.y),
+      }))
+      .filter(({ x, y }) => x > chartArea.left && x < chartArea.right && y > chartArea.top && y < chartArea.bottom)
+      .sort((one, other) => other.weight - one.weight);
+    const isCrowded = seen.length > CROWD;
+    const points = isCrowded ? [] : seen.map(({ x, y }) => [x - 5, y - 5, x + 5, y + 5]);
+    const taken = [];
     const family = getComputedStyle(document.body).fontFamily;
     ctx.save();
-    ctx.textBaseline = "middle";
-    ctx.lineJoin = "round";
-    ctx.lineWidth = 4;
-    ctx.strokeStyle = this.#colours.surface;
-    for (const { point, x, y } of placed.slice(0, MOST_TEXTS)) {
-      const isYours = point === this.#yours;
-      const isBold = isYours || near.has(point.id);
-      ctx.font = `${isBold ? 600 : 400} ${isYours ? 15 : 13}px ${family}`;
+    Object.assign(ctx, { textBaseline: "middle", lineJoin: "round", lineWidth: 4, strokeStyle: this.#colours.surface });
+    for (const { point, weight, x, y } of seen.slice(0, MOST_TEXTS)) {
+      ctx.font = `${weight > 1 ? 600 : 400} ${weight > 2 ? 15 : 13}px ${family}`;
       const text = point.text.length > 16 ? `${point.text.slice(0, 15)}…` : point.text;
       const width = this.#width(ctx, text);
-      const starts = [[x + 11, y], [x - 11 - width, y], [x - width / 2, y - 17], [x - width / 2, y + 17]];
-      const boxes = starts.map(([left, middle]) => [left - 1, middle - 9, left + width + 1, middle + 9]);
-      const isFree = (box) =>
-        box[0] >= 0 && box[2] <= chart.width && box[1] >= 0 && box[3] <= chart.height && !taken.some((other) => meets(box, other));
-      const best = boxes.findIndex(isFree);
-      if (best < 0 && !isBold) continue;
-      const [left, middle] = starts[Math.max(best, 0)];
-      taken.push(boxes[Math.max(best, 0)]);
-      ctx.strokeText(text, left, middle);
-      ctx.fillStyle = isYours ? this.#colours.yours : isBold ? this.#colours.ink : this.#colours.muted;
-      ctx.fillText(text, left, middle);
+      const margin = isCrowded && !weight ? 16 : 1;
+      const places = [[x + 11, y], [x - 11 - width, y], [x - width / 2, y - 17], [x - width / 2, y + 17]].map(([left, middle]) => ({
+        left,
+        middle,
+        box: [left - margin, middle - 8 - margin, left + width + margin, middle + 8 + margin],
+      }));
+      const isFree = ({ left, middle, box }) =>
+        left >= 0 && left + width <= chart.width && middle >= 9 && middle <= chart.height - 9 && !taken.some((other) => meets(box, other));
+      const free = places.filter(isFree);
+      const place =
+        free.find(({ box }) => !points.some((point) => meets(box, point))) ??
+        (weight || isCrowded ? free[0] : null) ??
+        (weight > 2 ? places[0] : null);
+      if (!place) continue;
+      taken.push(place.box);
+      ctx.strokeText(text, place.left, place.middle);
+      ctx.fillStyle = [this.#colours.muted, this.#colours.ink, this.#colours.ink, this.#colours.yours][weight];
+      ctx.fillText(text, place.left, place.middle);
     }
     ctx.restore();
   }
