@@ -7,8 +7,8 @@ CONFIG ?= training/configs/chinese-base-v3-8.toml
 LENGTH ?= 64
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Debian packages of the tests: a font that has Chinese, a Redis, and what the commands of the documents use.
-PACKAGES := curl fonts-noto-cjk redis-server
+# Debian packages of the tests: a browser, a font that has Chinese, a Redis, and what the commands of the documents use.
+PACKAGES := chromium curl fonts-noto-cjk redis-server
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev classic redis8 prometheus serve test lint format dashboards docs train-mini tpu-check

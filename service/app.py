@@ -13,7 +13,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
 from service import __version__
-from service.api import collections, compat, embed, openai, ops, similar, tokenize
+from service.api import collections, compat, embed, map, openai, ops, playground, similar, tokenize
 from service.api.gzip import Gunzip
 from service.api.keys import require_keys
 from service.api.middleware import LimitBody, Observe
@@ -72,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         routes=[
             route
-            for part in (embed, similar, collections, openai, compat, tokenize, ops)
+            for part in (embed, similar, collections, map, openai, compat, tokenize, ops, playground)
             for route in part.router.routes
         ],
     )

@@ -44,12 +44,13 @@ ROUTES = (
     ),
     *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku stream"),
     *("/collections/{name}/danmaku/{id}", "/collections/{name}/delete", "/collections/{name}/rebuild"),
+    *("/collections/{name}/map", "/", "/static", "/playground/embed"),
     *("/tokenize", "/healthz", "/readyz", "/info", "/metrics", "other"),
 )
 OUTCOMES = ("ok", "invalid", "refused", "expired", "gone", "failed")
 WORKER_OUTCOMES = ("ok", "invalid", "failed", "unclaimed")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-NAMED = re.compile("/collections/[^/]+(?:(/danmaku)(/.+)?|(/delete|/rebuild))?")
+NAMED = re.compile("/collections/[^/]+(?:(/danmaku)(/.+)?|(/delete|/rebuild|/map))?")
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -58,6 +59,8 @@ def route_of(path: str, *, is_stream: bool) -> str:
     if path.startswith("/collections/") and (parts := NAMED.fullmatch(path)):
         danmaku, id, rest = parts.groups("")
         path = f"/collections/{{name}}{danmaku}{'/{id}' if id else rest}"
+    elif path.startswith("/static/"):
+        path = "/static"
     if is_stream:
         path += STREAM
     return path if path in ROUTES else "other"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import __version__
@@ -76,8 +75,3 @@ def _obstacle(request: Request) -> str | None:
     if request.app.state.is_stopping:
         return "the service is stopping"
     return state.embedder.encoder.obstacle or state.batcher.obstacle
-
-
-@router.get("/", include_in_schema=False)
-async def root(request: Request) -> Response:
-    return RedirectResponse("/docs")

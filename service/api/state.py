@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from fastapi import Request
@@ -17,6 +17,7 @@ from service.errors import ClientGone, DanmakuError, InvalidRequest, OutOfTime, 
 from service.log import serving
 from service.settings import Settings
 from service.similarity.collections import Collections
+from service.similarity.maps import Maps
 from service.status import Status
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ class State:
     batcher: Batcher
     status: Status
     store: Collections | DanmakuError  # or what to answer in their place
+    maps: Maps = field(default_factory=Maps)
 
     @property
     def collections(self) -> Collections:
