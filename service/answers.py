@@ -116,6 +116,14 @@ class Added:
 
 
 @dataclass(frozen=True)
+class Page:
+    """Of the danmaku of a collection, each with id, text, metadata, count and expires_at."""
+
+    danmaku: list[dict[str, Any]]
+    next: str | None  # what to ask with as `after`; None: this was the last
+
+
+@dataclass(frozen=True)
 class Rebuilding:
     """How far a collection is rebuilt; `lost`, at the end, are items that the present model cannot embed."""
 
@@ -160,6 +168,10 @@ def read_collections(answer: Any) -> list[Collection]:
 def read_added(answer: Any) -> Added:
     reasons = [_text_error(error) for error in answer["reasons"]]
     return Added(answer["added"], answer["replaced"], answer["refused"], reasons)
+
+
+def read_page(answer: Any) -> Page:
+    return _known(Page, answer)
 
 
 def read_deleted(answer: Any) -> int:

@@ -18,7 +18,7 @@ from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import numpy as np
@@ -31,6 +31,7 @@ from service.answers import (
     Info,
     Item,
     Match,
+    Page,
     Rebuilding,
     Similar,
     read_added,
@@ -39,6 +40,7 @@ from service.answers import (
     read_deleted,
     read_embedded,
     read_info,
+    read_page,
     read_rebuilding,
     read_similar,
 )
@@ -55,6 +57,7 @@ __all__ = [
     "Info",
     "Item",
     "Match",
+    "Page",
     "Rebuilding",
     "Similar",
     "TextError",
@@ -136,14 +139,23 @@ class AsyncClient:
         """Drops it with all its danmaku; describes what it was."""
         return await self._asking.ask("DELETE", _path(collection), None, self._deadline(), read_collection)
 
-    async def add(self, collection: str, items: Sequence[str | Item]) -> Added:
-        """Adds danmaku, or replaces those of the same id.
+    async def describe(self, collection: str) -> Collection:
+        return await self._asking.ask("GET", _path(collection), None, self._deadline(), read_collection)
+
+    async def page(self, collection: str, *, after: str | None = None, limit: int = 1000) -> Page:
+        """The danmaku behind a page; each that stays is seen once, whatever happens meanwhile."""
+        options = urlencode({"limit": limit} | ({} if after is None else {"after": after}))
+        path = f"{_path(collection, 'danmaku')}?{options}"
+        return await self._asking.ask("GET", path, None, self._deadline(), read_page)
+
+    async def add(self, collection: str, items: Sequence[str | Item | Mapping[str, Any]]) -> Added:
+        """Adds danmaku, or replaces those of the same id. Mappings are sent as they are.
 
         Of an item that is there with the same text the counts add up; so if a connection breaks and the items are sent
         again, a count may be too high.
         """
         deadline = self._deadline()
-        bodies = [item if isinstance(item, str) else asdict(item) for item in items]
+        bodies = [asdict(item) if isinstance(item, Item) else item for item in items]
         done: list[Added] = []
         first = 0
         for part in await self._in_parts(bodies, deadline):
@@ -246,7 +258,13 @@ class Client:
     def drop(self, collection: str) -> Collection:
         return self._wait(self._client.drop(collection))
 
-    def add(self, collection: str, items: Sequence[str | Item]) -> Added:
+    def describe(self, collection: str) -> Collection:
+        return self._wait(self._client.describe(collection))
+
+    def page(self, collection: str, *, after: str | None = None, limit: int = 1000) -> Page:
+        return self._wait(self._client.page(collection, after=after, limit=limit))
+
+    def add(self, collection: str, items: Sequence[str | Item | Mapping[str, Any]]) -> Added:
         return self._wait(self._client.add(collection, items))
 
     def delete(self, collection: str, id: str) -> bool:

@@ -189,7 +189,7 @@ async def delete(request: Request) -> Response:
 )
 async def delete_where(request: Request) -> Response:
     """Deletes all danmaku whose metadata match the filter."""
-    caller, state, name = await asked(request)
+    caller, state, name = Caller(request), state_of(request), check_name(request.path_params["name"])
     body = await DeleteRequest.of(request)
     return json_response({"deleted": await caller.wait(state.collections.delete_where(name, parse(body.filter)))})
 
