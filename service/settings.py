@@ -131,7 +131,8 @@ class Settings(BaseSettings):
     collections: str = Field(
         "sqlite://danmaku-collections",
         description="Where collections are kept: sqlite:///DIRECTORY, of one gateway (sqlite://DIRECTORY is below "
-        "where it is started); none turns them off. The directory by default may be unusable: then there are none.",
+        "where it is started); redis://HOST:6379/0, a Redis 8 or a cluster that several gateways share; none turns "
+        "them off. The directory by default may be unusable: then there are none.",
     )
     cache: str = Field(
         "memory://",
