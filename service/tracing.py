@@ -33,6 +33,8 @@ except ImportError:
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+EXPORT_TIMEOUT_S = 2  # the end of the gateway waits so long for a collector that is gone
+
 
 class Tracing:
     """A context manager; spans are sent from when it is entered, and the last ones when it is left.
@@ -55,7 +57,7 @@ class Tracing:
 
 
 def open_exporter() -> SpanExporter:
-    return OTLPSpanExporter()
+    return OTLPSpanExporter(timeout=EXPORT_TIMEOUT_S)
 
 
 class TraceRequests:

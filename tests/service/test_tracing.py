@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from conftest import ClientOf
@@ -71,6 +73,35 @@ async def test_a_failure_is_one_in_its_span(
     assert spans["POST /embed"].status.status_code is spans["encode"].status.status_code is StatusCode.ERROR
     assert spans["GET /collections/{name}"].status.status_code is StatusCode.UNSET
     assert "secret-name" not in "".join(span.to_json() for span in exporter.get_finished_spans())
+
+
+async def test_spans_arrive_where_opentelemetry_s_variable_says(
+    client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a collector; the last ones when the gateway ends."""
+    received: list[tuple[str, bytes]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        try:
+            async with client_of(Settings(tracing=True)) as http:
+                assert (await http.post("/embed", json=["草"])).status_code == 200
+        finally:
+            server.shutdown()
+            thread.join()
+
+    assert {path for path, _ in received} == {"/v1/traces"}
+    assert all(name in b"".join(body for _, body in received) for name in (b"POST /embed", b"cache", b"encode"))
 
 
 def test_without_it_nothing_of_it_is_loaded() -> None:
