@@ -48,6 +48,9 @@ EXAMPLES = {
     ],
     "GET /collections": [f"{GET}/collections"],
     "GET /collections/{name}": [f"{GET}/collections/room"],
+    "GET /collections/{name}/map": [
+        f"""{GET}'/collections/default/map?limit=3' | grep -o '"danmaku":.*'""",
+    ],
     "GET /collections/{name}/danmaku": [f"{GET}'/collections/room/danmaku?limit=1'"],
     "GET /collections/{name}/danmaku/{id}": [f"{GET}/collections/room/danmaku/n1"],
     "DELETE /collections/{name}/danmaku/{id}": [f"{DELETE}/collections/room/danmaku/n1"],

@@ -190,7 +190,7 @@ async def delete(request: Request) -> Response:
 async def delete_where(request: Request) -> Response:
     """Deletes all danmaku whose metadata match the filter."""
     caller, state, name = Caller(request), state_of(request), check_name(request.path_params["name"])
-    body = await DeleteRequest.of(request)
+    body = await DeleteRequest.of(request)  # which reads it: `asked` would leave nothing to wait for
     return json_response({"deleted": await caller.wait(state.collections.delete_where(name, parse(body.filter)))})
 
 

@@ -1,6 +1,7 @@
 // START HERE: what is typed goes to the gateway, what it answers into the page. Only the last thing typed counts: an
 // answer to anything before it is dropped.
 
+import { chips, make, match, ms } from "./answers.js";
 import * as api from "./api.js";
 import { compare, linesOf } from "./compare.js";
 import { offer } from "./copy.js";
@@ -15,24 +16,20 @@ const NEAR = 5; // of them, shown on the map
 const PAUSE_MS = 160;
 
 const $ = (id) => document.getElementById(id);
-const make = (tag, properties = {}, ...children) => {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-};
 
 const atlas = new Atlas($("map"), {
   onPick: (text) => askFor(text),
   onZoom: (level) => ($("zoom-level").textContent = `${Math.round(level * 100)}%`),
 });
-let map = null;
+let map; // undefined: being drawn; null: there is none
+let picked = null; // the cluster that is shown alone
 let last = null; // what was answered last: {text, tokens, embedded, matches, searchMs}
 let asking = new AbortController();
 let retry = null;
 
 const query = () => ({ query: $("text").value.trim(), collection: $("collection").value, top_k: TOP_K });
 
-// One text: tokens beside the vector; the search after it, so that it is the vector's time that is told.
+// One text: its tokens, and beside them its vector and what is near.
 async function search() {
   asking.abort();
   asking = new AbortController();
@@ -40,17 +37,19 @@ async function search() {
   const { query: text, collection } = query();
   if (!text) return showNothing();
   await attempt(search, async () => {
-    const [tokens, embedded] = await Promise.all([tokensOf(text, signal), api.embed([text], signal)]);
-    let matches = null;
-    let searchMs = null;
-    if (collection && embedded.embeddings[0]) {
-      const started = performance.now();
-      matches = (await api.similar(query(), signal)).results[0].matches;
-      searchMs = performance.now() - started;
-    }
-    last = { text, tokens, embedded, matches, searchMs };
+    const [tokens, found] = await Promise.all([tokensOf(text, signal), nearest(text, collection, signal)]);
+    last = { text, tokens, ...found };
     show();
   });
+}
+
+// The search comes after the vector: at the same time, either might find in the cache what the other has just put there.
+async function nearest(text, collection, signal) {
+  const embedded = await api.embed([text], signal);
+  if (!collection || !embedded.embeddings[0]) return { embedded, matches: null, searchMs: null };
+  const started = performance.now();
+  const { results } = await api.similar({ query: text, collection, top_k: TOP_K }, signal);
+  return { embedded, matches: results[0].matches, searchMs: performance.now() - started };
 }
 
 // Null, if the model is a genuine bert-serving-server's, which does not tell.
@@ -111,7 +110,7 @@ function show() {
   const how = make("b", { textContent: say(embedded.is_cached ? "cached" : "encoded") });
   const times = [say("embedTook", ms(embedded.seconds * 1000)), ...(searchMs === null ? [] : [say("searchTook", ms(searchMs))])];
   $("meter").replaceChildren(how, ...times.map((words) => make("span", { textContent: words })));
-  $("matches").replaceChildren(...(matches ?? []).map(row));
+  $("matches").replaceChildren(...(matches ?? []).map((each) => match(each, askFor)));
   $("no-matches").hidden = Boolean(matches?.length);
   const [failure] = embedded.errors;
   if (failure) $("no-matches").textContent = sayError(failure.error_type);
@@ -124,35 +123,6 @@ function show() {
   const isSame = map && map.fingerprint === embedded.fingerprint;
   atlas.land(text, isSame ? embedded.embeddings[0] : null, (matches ?? []).slice(0, NEAR).map(({ id }) => id));
   describeMap();
-}
-
-const ms = (value) => (value < 0.1 ? "<0.1" : value < 10 ? value.toFixed(1) : Math.round(value));
-
-function chips({ tokens, unknown, truncated }) {
-  let next = 0;
-  const all = tokens.map((token) => {
-    const isFrame = token === "[CLS]" || token === "[SEP]";
-    const chip = make("li", { className: isFrame ? "frame" : token.startsWith("##") ? "rest" : "", textContent: token });
-    if (token === "[UNK]" && unknown[next]) {
-      const { text } = unknown[next++];
-      chip.className = "unknown";
-      chip.title = say("unknownToken", text);
-      chip.prepend(make("span", { textContent: text }), " ");
-    }
-    return chip;
-  });
-  if (truncated) all.push(make("li", { className: "cut", textContent: say("truncated", [...truncated].length), title: truncated }));
-  return all;
-}
-
-function row({ text, score, count }) {
-  const button = make("button", { type: "button", textContent: text, title: say("ask", text) });
-  button.addEventListener("click", () => askFor(text));
-  const bar = make("i");
-  bar.style.setProperty("--score", `${Math.max(0, score) * 100}%`);
-  bar.setAttribute("aria-hidden", "true");
-  const seen = count > 1 ? [make("small", { textContent: `×${count}`, title: say("times", count) })] : [];
-  return make("li", {}, button, ...seen, bar, make("data", { value: score, textContent: score.toFixed(3) }));
 }
 
 function askFor(text) {
@@ -182,41 +152,53 @@ async function listed() {
 }
 
 async function openMap() {
-  map = null;
-  $("map-note").textContent = say("drawing");
   const name = $("collection").value;
+  placeMap(undefined);
+  let drawn = null;
   try {
-    if (name) map = await api.mapOf(name);
+    if (name) drawn = await api.mapOf(name);
   } finally {
-    atlas.show(map);
-    if (last) show();
-    else describeMap();
+    if (name === $("collection").value) placeMap(drawn); // else another one is on its way
   }
 }
 
-function describeMap() {
-  const { danmaku = [], clusters = [], share = [], count = 0 } = map ?? {};
-  const kept = Math.round(100 * share.reduce((sum, part) => sum + part, 0));
-  const near = danmaku.find(({ id }) => id === last?.matches?.[0]?.id);
-  const notes = [danmaku.length ? say("mapNote", danmaku.length, count, clusters.length, kept) : say(map ? "mapEmpty" : "noMap")];
-  if (near) notes.push(say("landed", last.text, danmaku[clusters[near.cluster].centre].text));
-  $("map-note").textContent = notes.join(language() === "en" ? " " : "");
-  const pressed = $("clusters").querySelector("[aria-pressed=true]")?.dataset.cluster;
-  $("clusters").replaceChildren(
-    ...clusters.map(({ size, centre }, cluster) => {
-      const button = make("button", { type: "button", className: "cluster", textContent: say("cluster", danmaku[centre].text, size) });
-      button.dataset.cluster = cluster;
-      button.setAttribute("aria-pressed", String(cluster) === pressed);
-      button.addEventListener("click", () => pickCluster(button));
-      return make("li", {}, button);
-    }),
-  );
+function placeMap(drawn) {
+  map = drawn;
+  picked = null;
+  atlas.show(map);
+  listClusters();
+  if (last) show();
+  else describeMap();
 }
 
-function pickCluster(button) {
-  const isPicked = button.getAttribute("aria-pressed") === "true";
-  for (const each of $("clusters").querySelectorAll("button")) each.setAttribute("aria-pressed", each === button && !isPicked);
-  atlas.pick(isPicked ? null : Number(button.dataset.cluster));
+function describeMap() {
+  $("map-note").textContent = notesOfMap().join(language() === "en" ? " " : "");
+}
+
+function notesOfMap() {
+  if (!map) return [say(map === null ? "noMap" : "drawing")];
+  const { danmaku, clusters, share, count } = map;
+  if (!danmaku.length) return [say("mapEmpty")];
+  const kept = Math.round(100 * share.reduce((sum, part) => sum + part, 0));
+  const near = danmaku.find(({ id }) => id === last?.matches?.[0]?.id);
+  const landed = near ? [say("landed", last.text, danmaku[clusters[near.cluster].centre].text)] : [];
+  return [say("mapNote", danmaku.length, count, clusters.length, kept), ...landed];
+}
+
+function listClusters() {
+  const { danmaku, clusters = [] } = map ?? {};
+  const buttons = clusters.map(({ size, centre }, cluster) => {
+    const button = make("button", { type: "button", className: "cluster", textContent: say("cluster", danmaku[centre].text, size) });
+    button.dataset.cluster = cluster;
+    button.setAttribute("aria-pressed", cluster === picked);
+    button.addEventListener("click", () => {
+      picked = cluster === picked ? null : cluster;
+      for (const [index, each] of buttons.entries()) each.setAttribute("aria-pressed", index === picked);
+      atlas.pick(picked);
+    });
+    return button;
+  });
+  $("clusters").replaceChildren(...buttons.map((button) => make("li", {}, button)));
 }
 
 let comparing = new AbortController();
@@ -253,15 +235,21 @@ function showWords() {
   $("language").lang = language() === "en" ? "zh-CN" : "en";
   if (model) $("model").textContent = say("model", model.model, model.dim, model.fingerprint);
   show();
-  if (map) describeMap();
+  describeMap();
+  listClusters();
 }
 
 async function open() {
   await attempt(open, async () => {
-    compareLines();
-    [model] = await Promise.all([api.info(), openCollections()]);
+    try {
+      [model] = await Promise.all([api.info(), openCollections()]);
+    } catch (error) {
+      placeMap(null);
+      throw error;
+    }
     showWords();
-    search();
+    await search(); // somebody may have typed already
+    compareLines();
     await openMap();
     greet(map?.danmaku.map(({ text }) => text) ?? []);
   });

@@ -8,12 +8,11 @@ export const ZOOM = 1.4;
 const CROWD = 150; // points, in which there is no room between them
 const MOST_TEXTS = 300; // that a place is looked for
 const SHAPES = ["circle", "rectRot", "triangle", "rect"];
-const isCalm = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Atlas {
   #chart;
   #box;
-  #map = null;
+  #map;
   #yours = null; // {text, x, y, near: ids}
   #cluster = null; // the only one in full colour
   #whole = 0; // what the x axis spans when all is seen
@@ -50,7 +49,14 @@ export class Atlas {
           tooltip: { displayColors: false, callbacks: { label: ({ raw }) => raw.text } },
           zoom: {
             pan: { enabled: true, onPan: moved },
-            zoom: { wheel: { enabled: true }, pinch: { enabled: true }, mode: "xy", onZoom: moved },
+            zoom: {
+              wheel: { enabled: true },
+              pinch: { enabled: true },
+              mode: "xy",
+              onZoom: moved,
+              // Who scrolls the page past the map does not mean it; who was at it, or holds Ctrl, does.
+              onZoomStart: ({ event }) => event.type !== "wheel" || event.ctrlKey || box.contains(document.activeElement),
+            },
           },
         },
       },
@@ -59,7 +65,7 @@ export class Atlas {
     box.addEventListener("keydown", (event) => this.#onKey(event));
   }
 
-  // As GET /collections/{name}/map gives it; null: there is none.
+  // As GET /collections/{name}/map gives it; or none.
   show(map) {
     this.#map = map;
     this.#yours = this.#cluster = null;
@@ -170,7 +176,6 @@ export class Atlas {
       bodyFont: { family: getComputedStyle(document.body).fontFamily, size: 14 },
       padding: 8,
     });
-    options.animation = isCalm.matches ? false : { duration: 250 };
     this.#colours = { ink: colour("ink"), muted: colour("muted"), surface: colour("surface"), yours: colour("yours") };
     this.#chart.data.datasets = datasets;
     this.#chart.update("none");

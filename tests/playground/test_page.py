@@ -144,9 +144,6 @@ def test_the_map_is_moved_by_mouse_keys_and_buttons(browser: Browser, gateway: h
         level, chart = page.locator("#zoom-level"), page.locator("#map")
         expect(page.locator("#map-note")).to_contain_text("落在")
         expect(level).to_have_text("100%")
-        box = chart.bounding_box()
-        assert box
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         seen = [picture(page)]
 
         def moved() -> None:
@@ -155,6 +152,13 @@ def test_the_map_is_moved_by_mouse_keys_and_buttons(browser: Browser, gateway: h
             )
             seen.append(picture(page))
 
+        chart.hover()
+        page.mouse.wheel(0, 150)  # passes by
+        page.wait_for_function("() => scrollY > 0")
+        expect(level).to_have_text("100%")
+        box = chart.bounding_box()
+        assert box
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         page.mouse.move(x, y)
         page.mouse.down()
         page.mouse.move(x + 90, y + 40, steps=4)
@@ -259,7 +263,7 @@ def test_without_collections_it_still_shows_tokens_and_compares(
     gateway, key = strict
     with opened(browser, gateway.base_url, refused=True) as page:
         give_key(page, key)
-        expect(page.locator("#map-note")).to_contain_text("没有集合")
+        expect(page.locator("#map-note")).to_contain_text("没有地图")
         ask(page, "草")
         expect(page.locator("#no-matches")).to_contain_text("没有集合")
         expect(page.locator("#tokens li")).to_have_count(3)
