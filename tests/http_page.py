@@ -67,7 +67,7 @@ EXAMPLES = {
     "GET /healthz": [f"{GET}/healthz"],
     "GET /readyz": [f"{GET}/readyz"],
     "GET /info": [f"{GET}/info"],
-    "GET /metrics": [f"{GET}/metrics | grep -m 2 danmaku_cache_lookups"],
+    "GET /metrics": [f"{GET}/metrics | grep '^# .* danmaku_cache_lookups_total '"],
 }
 
 

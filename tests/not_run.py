@@ -17,6 +17,7 @@ NOT_RUN = {
     "bert-serving-start": "the genuine server; run by tests/classic in its own environment",
     # What takes too long, or a machine that is not here.
     "make train-mini": "more than an hour, with the corpus",
+    ".venv/bin/python -m examples.bot danmaku_dataset/": "a minute, with the corpus",
     "gcloud": "an account of Google's cloud",
     "git clone": "the network, and an address that is the reader's",
     "python3.11 -m venv": "part of a block for a TPU's own machine",

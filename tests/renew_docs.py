@@ -26,6 +26,7 @@ def main() -> None:
             http.get("/collections/default").raise_for_status()
             page = render(http.get("/openapi.json").json(), lambda text: ask(Command(HTTP_PAGE, text)))
             _write(ROOT / HTTP_PAGE, page)
+            told: dict[str, str] = {}  # by command: a page in another language shows what the first one does
             for name in PAGES:
                 if name == HTTP_PAGE:
                     continue
@@ -33,7 +34,9 @@ def main() -> None:
                 text = before = (ROOT / name).read_text(encoding="utf-8")
                 for command in commands(name):
                     if command.shown and is_run(command):
-                        shown, given = f"$ {command.text}\n{command.shown}", f"$ {command.text}\n{ask(command)}"
+                        if command.text not in told:
+                            told[command.text] = ask(command)
+                        shown, given = f"{command.text}\n{command.shown}", f"{command.text}\n{told[command.text]}"
                         text = text.replace(shown, given)
                 if text != before:
                     _write(ROOT / name, text)
