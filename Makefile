@@ -5,6 +5,7 @@ CORPUS ?=
 WORKDIR ?= runs/danmaku-bert-mini
 CONFIG ?= training/configs/chinese-base-v3-8.toml
 LENGTH ?= 64
+IMAGES ?= gateway worker
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Debian packages of the tests: a browser, a font that has Chinese, a Redis, and what the commands of the documents use.
@@ -57,6 +58,10 @@ train-mini: $(WORKDIR)/examples/examples.json ## train the bundled model again; 
 
 tpu-check: .venv/.dev .venv-tpu/.done ## compile the recipe's step for a TPU v3-8, without one; CONFIG=FILE, LENGTH=128
 	$(BIN)/danmaku-train tpu-check $(CONFIG) --max-seq-length $(LENGTH)
+
+.PHONY: image-check
+image-check: ## build the images without a Docker engine and start them (root, Debian); IMAGES="gateway worker training classic"
+	@tests/image.sh $(IMAGES)
 
 $(WORKDIR)/examples/examples.json: $(WORKDIR)/corpus/report.json
 	$(BIN)/danmaku-train examples --input $(WORKDIR)/corpus --output $(WORKDIR)/examples
