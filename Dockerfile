@@ -46,7 +46,7 @@ FROM runtime AS gateway
 COPY models models
 COPY --from=build-service /opt/danmaku /opt/danmaku
 # Reached from outside its container by nature, so it wants API keys: DANMAKU_API_KEY_HASHES, or DANMAKU_ALLOW_ANONYMOUS.
-ENV DANMAKU_HOST=0.0.0.0 DANMAKU_COLLECTIONS=sqlite:////var/lib/danmaku/collections
+ENV DANMAKU_HOST=0.0.0.0 DANMAKU_COLLECTIONS=sqlite:///var/lib/danmaku/collections
 VOLUME /var/lib/danmaku/collections
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["danmaku", "check", "http://127.0.0.1:8000"]
