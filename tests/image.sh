@@ -45,20 +45,16 @@ make_base() {
   rm -rf "$WORK/base"
 }
 
-# What this machine's pip was told in variables, as a file that is there while an image is built.
-pip_settings() {
-  echo "[global]"
-  certificates=${PIP_CERT:-${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}}
-  echo "cert = /run/certificates.crt"
-  env | sed -n 's/^PIP_INDEX_URL=/index-url = /p'
-}
-
 build() { # TARGET
+  certificates=${PIP_CERT:-${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}}
   settings=$PWD/$WORK/pip.conf
-  pip_settings >"$settings"
+  {
+    printf '[global]\ncert = /run/certificates.crt\n'
+    env | sed -n 's/^PIP_INDEX_URL=/index-url = /p'
+  } >"$settings"
   images bud --quiet --format docker --isolation chroot --pull-never --network host \
     --volume "$settings:/etc/pip.conf:ro" \
-    --volume "${PIP_CERT:-${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}}:/run/certificates.crt:ro" \
+    --volume "$certificates:/run/certificates.crt:ro" \
     --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || true)" \
     --target "$1" --tag "danmaku-embedding-$1" . >/dev/null
 }
@@ -145,7 +141,8 @@ check_training() {
     mkdir "$ROOT/tmp/danmaku"
     printf "%s\n" 草 awsl 阿夸 晚安 草草草 来了 >"$ROOT/tmp/danmaku/room.txt"
     (inside danmaku-train clean --input /tmp/danmaku --vocab models/danmaku-bert-mini/vocab.txt --output /tmp/corpus)
-    (inside danmaku-train evaluate --model models/danmaku-bert-mini --corpus /tmp/danmaku/room.txt)'
+    printf "%s\n" 草 awsl 阿夸 晚安 "" 草草草 来了 awsl >"$ROOT/tmp/two-rooms.txt"
+    (inside danmaku-train evaluate --model models/danmaku-bert-mini --corpus /tmp/two-rooms.txt)'
 }
 
 check_classic() {
