@@ -51,6 +51,7 @@ dashboards: .venv/.dev ## generate monitoring/grafana/dashboards anew
 
 docs: .venv/.dev ## write anew what README and docs show of the gateway's answers, and docs/http.md
 	PYTHONPATH=. $(BIN)/python tests/renew_docs.py
+	$(BIN)/python -m docs.settings
 
 train-mini: $(WORKDIR)/examples/examples.json ## train the bundled model again; CORPUS=DIR of danmaku CSV files
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini.toml --workdir $(WORKDIR)
