@@ -60,7 +60,10 @@ train-mini: $(WORKDIR)/examples/examples.json ## train the bundled model again; 
 tpu-check: .venv/.dev .venv-tpu/.done ## compile the recipe's step for a TPU v3-8, without one; CONFIG=FILE, LENGTH=128
 	$(BIN)/danmaku-train tpu-check $(CONFIG) --max-seq-length $(LENGTH)
 
-.PHONY: image-check
+.PHONY: image-check k8s-rules
+k8s-rules: ## write the rules of monitoring/ anew as k8s/components/monitoring/prometheus-rules.yaml
+	@$(PYTHON) k8s/components/monitoring/rules.py >k8s/components/monitoring/prometheus-rules.yaml
+
 image-check: ## build the images without a Docker engine and start them (root, Debian); IMAGES="gateway worker training classic"
 	@tests/image.sh $(IMAGES)
 

@@ -1,4 +1,4 @@
-"""Writes the table of settings in docs/operations.md anew, from service/settings.py: `make docs-settings`.
+"""Writes the table of settings in docs/operations.md anew, from service/settings.py: `make docs`.
 
 What a setting is for stands in one place, its description, which `danmaku serve --help` prints as well.
 """
@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from service.settings import Settings
 
 PAGE = Path(__file__).with_name("operations.md")
-BEGIN, END = "<!-- The table is written by `make docs-settings`. -->\n", "<!-- The end of the table. -->"
+BEGIN, END = "<!-- The table is written by `make docs`. -->\n", "<!-- The end of the table. -->"
 
 
 def table() -> str:

@@ -4,8 +4,9 @@
 #     tests/image.sh [gateway] [worker] [training] [classic]        the first two unless told; `make image-check`
 #
 # buildah builds, as root of Debian 12. For the base that the Dockerfile names stands a Debian made by debootstrap, with
-# Debian's Python. A container is started as Kubernetes would: as the image's own user, with a root file system that is
-# read-only, /tmp and the image's volumes apart; in a network of its own, where the image's health check has to pass.
+# Debian's Python. A container is started as Kubernetes would: as the image's own user, without capabilities, with a root
+# file system that is read-only, but for /tmp and the image's volumes; in a network of its own, where the image's health
+# check has to pass.
 # pip inside finds what this machine's pip finds: PIP_INDEX_URL and certificates reach the build, and no image.
 # Leaves out: pushing, other processors, the images that docker-compose.yml takes from others.
 set -eu
@@ -74,6 +75,7 @@ contain() { # TARGET VARIABLES SCRIPT
   START=$(told "$1" '{{range .Docker.Config.Entrypoint}}{{.}} {{end}}{{range .Docker.Config.Cmd}}{{.}} {{end}}')
   CHECK=$(told "$1" '{{with .Docker.Config.Healthcheck}}{{range $i, $word := .Test}}{{if $i}}{{$word}} {{end}}{{end}}{{end}}')
   VOLUMES=$(told "$1" '{{range $path, $_ := .Docker.Config.Volumes}}{{$path}} {{end}}')
+  echo "127.0.0.1 localhost" >"$ROOT/etc/hosts" # whatever runs containers writes it
   export ROOT USER_IDS WORKDIR VARIABLES START CHECK VOLUMES
   status=0
   unshare --mount --net --pid --fork --kill-child sh -euc '
@@ -84,7 +86,10 @@ contain() { # TARGET VARIABLES SCRIPT
     mount -t proc proc "$ROOT/proc"
     for path in /tmp $VOLUMES; do mount -t tmpfs -o "uid=${USER_IDS%:*},gid=${USER_IDS#*:}" tmpfs "$ROOT$path"; done
     mount -o remount,bind,ro "$ROOT"
-    inside() { exec env -i $VARIABLES chroot --userspec="$USER_IDS" "$ROOT" sh -c "cd $WORKDIR && exec \"\$@\"" sh "$@"; }
+    inside() {
+      exec env -i $VARIABLES chroot "$ROOT" setpriv --reuid="${USER_IDS%:*}" --regid="${USER_IDS#*:}" --clear-groups \
+        --bounding-set=-all --no-new-privs sh -c "cd $WORKDIR && exec \"\$@\"" sh "$@"
+    }
     check() { (inside $CHECK); }
     start() { (inside $START) & STARTED=$!; }
     until_healthy() {
@@ -159,4 +164,5 @@ for target; do
   check_lean "$target"
   "check_$target"
 done
+images rmi --prune >/dev/null # what earlier builds left
 images images --format '{{.Name}} {{.Size}}'

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,10 +20,12 @@ import yaml
 from deploy.images import PREFIX, ROOT, stages, understand
 
 import service
+from service.metrics import Metrics
 from training import cli as training_cli
 
 K8S = ROOT / "k8s"
 OVERLAYS = ("single", "production")
+OBSERVED = ("single observed", "production observed")  # with the component, as an overlay of one's own names it
 VERSIONS = ("1.30", kubernetes_validate.latest_version())  # of Kubernetes: matchLabelKeys is on by default since 1.27
 MADE_BY_HAND = {("Secret", "danmaku-api-keys")}
 STAGES = stages()
@@ -32,10 +38,21 @@ def manifests(overlay: str) -> list[Manifest]:
     """Of an overlay; `clean` is the job that stands by itself."""
     if overlay == "clean":
         return list(yaml.safe_load_all((K8S / "clean-job.yaml").read_text(encoding="utf-8")))
+    name, _, is_observed = overlay.partition(" ")
+    if not is_observed:
+        return built(K8S / "overlays" / name)
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.relpath(K8S, os.path.realpath(directory))
+        own = {"resources": [f"{path}/overlays/{name}"], "components": [f"{path}/components/monitoring"]}
+        (Path(directory) / "kustomization.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+        return built(Path(directory))
+
+
+def built(directory: Path) -> list[Manifest]:
     kubectl = Path(sys.executable).parent / "kubectl"
-    built = subprocess.run([kubectl, "kustomize", K8S / "overlays" / overlay], capture_output=True, text=True)
-    assert (built.returncode, built.stderr) == (0, "")
-    return list(yaml.safe_load_all(built.stdout))
+    done = subprocess.run([kubectl, "kustomize", directory], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return list(yaml.safe_load_all(done.stdout))
 
 
 def of_kind(overlay: str, *kinds: str) -> list[Manifest]:
@@ -80,14 +97,16 @@ def selected(overlay: str, selector: dict[str, Any]) -> list[Pod]:
 
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 everything = pytest.mark.parametrize("overlay", [*OVERLAYS, "clean"])
+observed = pytest.mark.parametrize("overlay", OBSERVED)
 
 
-@everything
+@pytest.mark.parametrize("overlay", [*OVERLAYS, *OBSERVED, "clean"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_it_is_what_kubernetes_takes(overlay: str, version: str) -> None:
-    """Strictly: a field it does not know is an error."""
-    assert manifests(overlay)
-    for manifest in manifests(overlay):
+    """Strictly: a field it does not know is an error. The operator's kinds are not among those it has schemas of."""
+    known = [each for each in manifests(overlay) if not each["apiVersion"].startswith("monitoring.coreos.com/")]
+    assert known
+    for manifest in known:
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
@@ -229,7 +248,8 @@ def test_only_gateways_reach_workers_and_redis() -> None:
             if pod in selected("production", policy["podSelector"])
             for rule in policy.get("ingress", ())
         ]
-        assert {port["port"] for rule in rules for port in rule["ports"]} == set(pod.ports.values())
+        served = {port for name, port in pod.ports.items() if name != "metrics"}
+        assert {port["port"] for rule in rules for port in rule["ports"]} == served
         if pod != gateway:
             callers = [caller["podSelector"] for rule in rules for caller in rule["from"]]
             assert [selected("production", caller) for caller in callers] == [[gateway]]
@@ -258,3 +278,67 @@ def test_a_single_gateway_keeps_collections_on_its_volume() -> None:
 
     assert collections.removeprefix("sqlite://") in mounts
     assert "/tmp" in mounts
+
+
+@observed
+def test_the_operator_finds_what_to_scrape(overlay: str) -> None:
+    services = of_kind(overlay, "Service")
+    scraped = {
+        (service["metadata"]["name"], endpoint["port"])
+        for monitor in of_kind(overlay, "ServiceMonitor")
+        for endpoint in monitor["spec"]["endpoints"]
+        for service in services
+        if monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+        and endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+    }
+
+    assert scraped == {("gateway", "http"), ("workers", "metrics")} & {
+        (service["metadata"]["name"], port["name"]) for service in services for port in service["spec"]["ports"]
+    }
+
+
+def test_prometheus_is_let_in_to_workers() -> None:
+    let_in = {
+        port["port"]
+        for policy in of_kind("production observed", "NetworkPolicy")
+        for rule in policy["spec"].get("ingress", ())
+        for caller in rule.get("from", ())
+        if "namespaceSelector" in caller
+        for port in rule["ports"]
+    }
+    (worker,) = selected("production observed", {"matchLabels": {"app.kubernetes.io/component": "worker"}})
+
+    assert let_in == {worker.ports["metrics"]}
+
+
+@observed
+def test_rules_and_dashboards_are_those_of_monitoring(overlay: str) -> None:
+    """`make k8s-rules` writes the rules anew."""
+    rules = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "monitoring" / "rules").glob("*.yml")}
+    dashboards = {path.name for path in (ROOT / "monitoring" / "grafana" / "dashboards").glob("*.json")}
+    (config,) = of_kind(overlay, "ConfigMap")
+
+    assert {each["metadata"]["name"]: each["spec"] for each in of_kind(overlay, "PrometheusRule")} == {
+        f"danmaku-{name}": yaml.safe_load(text) for name, text in rules.items()
+    }
+    assert config["data"].keys() == dashboards
+    assert all(json.loads(text)["uid"] for text in config["data"].values())
+    assert config["metadata"]["labels"] == {"grafana_dashboard": "1"}
+
+
+def test_workers_are_scaled_by_a_metric_that_there_is() -> None:
+    """The autoscaler's name for it is the adapter's, and that is made of a gateway's own."""
+    (scaler,) = [
+        each
+        for each in of_kind("production observed", "HorizontalPodAutoscaler")
+        if each["metadata"]["name"] == "workers"
+    ]
+    by_processor, by_wait = scaler["spec"]["metrics"]
+    values = yaml.safe_load((K8S / "components" / "monitoring" / "prometheus-adapter.yaml").read_text(encoding="utf-8"))
+    (rule,) = values["rules"]["external"]
+    told = Metrics().text().decode()
+
+    assert by_processor["resource"]["name"] == "cpu"
+    assert by_wait["external"]["metric"]["name"] == rule["name"]["as"]
+    for name in (rule["seriesQuery"], *re.findall(r"danmaku_\w+", rule["metricsQuery"])):
+        assert f"\n{name} " in told, name

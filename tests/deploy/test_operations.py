@@ -17,7 +17,7 @@ KEPT_AT = "/var/lib/danmaku/collections"
 
 
 def test_the_table_of_settings_is_up_to_date() -> None:
-    assert with_table(TEXT) == TEXT, "make docs-settings"
+    assert with_table(TEXT) == TEXT, "make docs"
 
 
 def test_a_backup_made_while_danmaku_come_in_can_be_searched(tiny_model: Path, tmp_path: Path) -> None:
