@@ -4,7 +4,7 @@
 #     docker run --rm --read-only --tmpfs /tmp --publish 127.0.0.1:8000:8000 --env DANMAKU_ALLOW_ANONYMOUS=true \
 #       danmaku-embedding-gateway
 #
-# A virtual environment is made in one stage and copied into another, which has no pip, runs as user 10001 and writes to
+# A virtual environment is made in one stage and copied, without pip, into another, which runs as user 10001 and writes to
 # /tmp and /var/lib/danmaku only. Packages are of the versions that constraints.txt names, and come as wheels: there is no
 # compiler in either stage. One release of Python for all, since TensorFlow 2.15, of the genuine server, has no newer one.
 ARG PYTHON=python:3.11-slim-bookworm

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,19 +13,17 @@ import kubernetes_validate
 import pytest
 import yaml
 from deploy.images import PREFIX, ROOT, stages, understand
+from deploy.kustomize import K8S, Manifest, build, build_own
 
 import service
 from service.metrics import Metrics
 from training import cli as training_cli
 
-K8S = ROOT / "k8s"
 OVERLAYS = ("single", "production")
 OBSERVED = ("single observed", "production observed")  # with the component, as an overlay of one's own names it
 VERSIONS = ("1.30", kubernetes_validate.latest_version())  # of Kubernetes: matchLabelKeys is on by default since 1.27
 MADE_BY_HAND = {("Secret", "danmaku-api-keys")}
 STAGES = stages()
-
-Manifest = dict[str, Any]
 
 
 @cache
@@ -39,20 +32,9 @@ def manifests(overlay: str) -> list[Manifest]:
     if overlay == "clean":
         return list(yaml.safe_load_all((K8S / "clean-job.yaml").read_text(encoding="utf-8")))
     name, _, is_observed = overlay.partition(" ")
-    if not is_observed:
-        return built(K8S / "overlays" / name)
-    with tempfile.TemporaryDirectory() as directory:
-        path = os.path.relpath(K8S, os.path.realpath(directory))
-        own = {"resources": [f"{path}/overlays/{name}"], "components": [f"{path}/components/monitoring"]}
-        (Path(directory) / "kustomization.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
-        return built(Path(directory))
-
-
-def built(directory: Path) -> list[Manifest]:
-    kubectl = Path(sys.executable).parent / "kubectl"
-    done = subprocess.run([kubectl, "kustomize", directory], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    return list(yaml.safe_load_all(done.stdout))
+    if is_observed:
+        return build_own({"resources": [f"../{name}"], "components": ["../../components/monitoring"]})
+    return build(K8S / "overlays" / name)
 
 
 def of_kind(overlay: str, *kinds: str) -> list[Manifest]:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+from deploy.kustomize import build_own
 from processes import serving
 
 from docs.settings import PAGE, with_table
@@ -37,3 +39,18 @@ def test_a_backup_made_while_danmaku_come_in_can_be_searched(tiny_model: Path, t
 
     (result,) = answer["results"]
     assert [match["text"] for match in result["matches"]] == ["草", "晚安"]
+
+
+def test_the_overlay_of_a_new_model_changes_the_workers_model_and_image() -> None:
+    (block,) = re.findall(r"```yaml\n(resources: .*?)```", TEXT, re.DOTALL)
+
+    (workers,) = [
+        manifest
+        for manifest in build_own(yaml.safe_load(block))
+        if (manifest["kind"], manifest["metadata"]["name"]) == ("Deployment", "workers")
+    ]
+
+    (container,) = workers["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example/danmaku-bert-2:1"
+    assert {"name": "MODEL", "value": "danmaku-bert-2"} in container["env"]
+    assert "-model_dir=models/$(MODEL)" in container["args"]
