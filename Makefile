@@ -5,6 +5,7 @@ CORPUS ?=
 WORKDIR ?= runs/danmaku-bert-mini
 CONFIG ?= training/configs/chinese-base-v3-8.toml
 LENGTH ?= 64
+IMAGES ?= gateway worker
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Debian packages of the tests: a browser, a font that has Chinese, a Redis, and what the commands of the documents use.
@@ -50,6 +51,7 @@ dashboards: .venv/.dev ## generate monitoring/grafana/dashboards anew
 
 docs: .venv/.dev ## write anew what README and docs show of the gateway's answers, and docs/http.md
 	PYTHONPATH=. $(BIN)/python tests/renew_docs.py
+	$(BIN)/python -m docs.settings
 
 train-mini: $(WORKDIR)/examples/examples.json ## train the bundled model again; CORPUS=DIR of danmaku CSV files
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini.toml --workdir $(WORKDIR)
@@ -57,6 +59,13 @@ train-mini: $(WORKDIR)/examples/examples.json ## train the bundled model again; 
 
 tpu-check: .venv/.dev .venv-tpu/.done ## compile the recipe's step for a TPU v3-8, without one; CONFIG=FILE, LENGTH=128
 	$(BIN)/danmaku-train tpu-check $(CONFIG) --max-seq-length $(LENGTH)
+
+.PHONY: image-check k8s-rules
+k8s-rules: ## write the rules of monitoring/ anew as k8s/components/monitoring/prometheus-rules.yaml
+	@$(PYTHON) k8s/components/monitoring/rules.py >k8s/components/monitoring/prometheus-rules.yaml
+
+image-check: ## build the images without a Docker engine and start them (root, Debian); IMAGES="gateway worker training classic"
+	@tests/image.sh $(IMAGES)
 
 $(WORKDIR)/examples/examples.json: $(WORKDIR)/corpus/report.json
 	$(BIN)/danmaku-train examples --input $(WORKDIR)/corpus --output $(WORKDIR)/examples

@@ -128,3 +128,24 @@ async def test_another_model_takes_over(start: Start, expected: Expected) -> Non
 
     assert (load.tally.failed, sum(load.tally.refused.values())) == ([], 0)
     assert all(load.tally.fingerprints[fingerprint] > 20 for fingerprint in expected)
+
+
+async def test_another_model_takes_over_beside_the_old_one(start: Start, expected: Expected) -> None:
+    """As Kubernetes rolls it out: all new workers first, then the old ones leave, while the load goes on."""
+    old, new = [start(), start()], [start(*OTHER_MODEL), start(*OTHER_MODEL)]
+    for worker in new:  # known of, and not there yet
+        worker.process.send_signal(signal.SIGSTOP)
+    with gateway(*old, *new) as url:
+        async with SteadyLoad(url, expected) as load:
+            await asyncio.sleep(1)
+            for worker in new:
+                worker.process.send_signal(signal.SIGCONT)
+            await until_all_are_ready(url)
+            await asyncio.sleep(1)
+            for worker in old:
+                worker.process.terminate()
+            await asyncio.sleep(2)
+    print(load.tally)
+
+    assert (load.tally.failed, sum(load.tally.refused.values())) == ([], 0)
+    assert all(load.tally.fingerprints[fingerprint] > 20 for fingerprint in expected)
