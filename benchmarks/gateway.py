@@ -3,7 +3,8 @@
 Per round, one after another, each against a server started afresh:
   cached       lists of 16 texts that the gateway knows, 768 dimensions, from memory and from Redis; the reference is a
                plain ASGI application in the same uvicorn that reads the body and sends as many bytes, and nothing more
-  not cached   one text never seen before at a time, against the bare encoder in this process; and lists of 64
+  not cached   one text never seen before at a time, against the bare encoder in this process, and against the trip of
+               as many bytes to the plain application; and lists of 64
 """
 
 from __future__ import annotations
@@ -99,11 +100,10 @@ def cached(model: Path, texts: Sequence[str], seconds: int) -> dict[str, float]:
                     time.sleep(1)  # Redis is written to behind the answers
                     rate = wrk(port, these, seconds)
                     figures[f"cached in {name}, {encoding}, texts/s"] = rate
-                    if name == "memory":
-                        with serving(["-c", REFERENCE, "{port}", str(size)]) as reference:
-                            plain = wrk(reference, these, seconds)
-                        figures[f"plain ASGI, as many bytes, {encoding}, texts/s"] = plain
-                        figures[f"cached in memory, {encoding}, of plain ASGI"] = rate / plain
+                    with serving(["-c", REFERENCE, "{port}", str(size)]) as reference:
+                        plain = wrk(reference, these, seconds)
+                    figures[f"plain ASGI, as many bytes, {encoding}, beside {name}, texts/s"] = plain
+                    figures[f"cached in {name}, {encoding}, of plain ASGI"] = rate / plain
     return figures
 
 
@@ -111,19 +111,47 @@ def uncached(encoder: str, texts: Sequence[str]) -> dict[str, float]:
     singles, lists = texts[:SINGLES], [texts[start : start + 64] for start in range(SINGLES, len(texts), 64)]
     bare = asyncio.run(encode_one_by_one(encoder, singles))
     with serving(["-m", "service", "serve", "--port", "{port}", "--encoder", encoder], cores=CORES) as port:
-        alone = connect(port)
-        waits = [timed(partial(post, alone, [text])) for text in singles]
+        size, waits = one_by_one(port, singles)
         started = time.perf_counter()
         with ThreadPoolExecutor(CLIENTS) as clients:
             list(clients.map(partial(ask_in_turn, port), [lists[client::CLIENTS] for client in range(CLIENTS)]))
         elapsed = time.perf_counter() - started
+    with serving(["-c", REFERENCE, "{port}", str(size)], cores=CORES) as port:
+        _, trips = one_by_one(port, singles)
     figures = {}
     for name, quantile in (("p50", 49), ("p99", 98)):
-        of_gateway, of_encoder = (1000 * statistics.quantiles(values, n=100)[quantile] for values in (waits, bare))
+        of_gateway, of_encoder, of_trip = (
+            1000 * statistics.quantiles(values, n=100)[quantile] for values in (waits, bare, trips)
+        )
         figures[f"one text not cached, {name} ms"] = of_gateway
         figures[f"the same by the bare encoder, {name} ms"] = of_encoder
-        figures[f"the gateway's part, {name} ms"] = of_gateway - of_encoder
+        figures[f"client, HTTP and plain ASGI, {name} ms"] = of_trip
+        figures[f"over the bare encoder, {name} ms"] = of_gateway - of_encoder
     return figures | {"not cached, lists of 64, texts/s": sum(map(len, lists)) / elapsed}
+
+
+def one_by_one(port: int, texts: Sequence[str]) -> tuple[int, list[float]]:
+    """The bytes of the last answer, and the seconds of each, by a client that does as little as HTTP allows."""
+    head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    waits, length = [], 0
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        for text in texts:
+            body = json.dumps([text]).encode()
+            started = time.perf_counter()
+            connection.sendall(head % len(body) + body)
+            answer, whole = b"", sys.maxsize
+            while len(answer) < whole:
+                piece = connection.recv(2**16)
+                if not piece:
+                    raise RuntimeError(f"the connection ended after {answer[:200]!r}")
+                answer += piece
+                if whole == sys.maxsize and (end := answer.find(b"\r\n\r\n")) >= 0:
+                    length = int(answer[:end].lower().partition(b"content-length: ")[2].split(b"\r")[0])
+                    whole = end + 4 + length
+            waits.append(time.perf_counter() - started)
+            if not answer.startswith(b"HTTP/1.1 200 "):
+                raise RuntimeError(answer[:200])
+    return length, waits
 
 
 async def encode_one_by_one(url: str, texts: Sequence[str]) -> list[float]:
