@@ -7,11 +7,9 @@ from pydantic import BaseModel, Field
 
 from service.api.collections import ANSWERS, asked, in_path, in_query, options_of
 from service.api.responses import PlainRoute
+from service.similarity.maps import MOST_CHARACTERS
 
 MOST_DANMAKU = 2000
-PAGE = 1000
-MOST_MAPS = 8  # that are kept, 1 MB each at most
-KEPT_S = 60.0
 
 router = APIRouter(tags=["collections"], route_class=PlainRoute)
 
@@ -22,7 +20,7 @@ class MapOptions(BaseModel, extra="forbid"):
 
 class PlaceBody(BaseModel):
     id: str
-    text: str
+    text: str = Field(description=f"Its first {MOST_CHARACTERS} characters.")
     x: float
     y: float
     cluster: int

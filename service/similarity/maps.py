@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import orjson
 
+from service.errors import ModelChanged
 from service.similarity.base import CollectionInfo, Item
 from service.similarity.collections import Collections
 from service.similarity.map import draw
 
 PAGE = 1000
-MOST_MAPS = 8  # that are kept, less than 1 MB each
+MOST_MAPS = 8  # that are kept
+MOST_CHARACTERS = 200  # of a text; so a map of 2,000 has some 2 MB at most
 KEPT_S = 60.0
 
 
@@ -36,13 +38,18 @@ class Maps:
     _kept: dict[str, _Kept] = field(default_factory=dict)
 
     async def of(self, collections: Collections, name: str, limit: int) -> bytes:
-        """A `MapBody`. It follows a change of the collection's size at once, another change within a minute."""
+        """A `MapBody`. It follows a change of the collection's size at once, another change within a minute.
+
+        Raises ModelChanged if the collection was rebuilt meanwhile.
+        """
         async with self._lock:
             info = await collections.describe(name)
             of = (info.created_at, info.fingerprint, info.count, limit)
             kept = self._kept.pop(name, None)
             if kept is None or kept.of != of or kept.until < time.monotonic():
                 items = await _first(collections, name, limit)
+                if (await collections.describe(name)).fingerprint != info.fingerprint:
+                    raise ModelChanged(f"the collection {name} was rebuilt in the middle; ask again")
                 body = await asyncio.to_thread(_drawn, info, items)
                 kept = _Kept(of, time.monotonic() + KEPT_S, body)
             self._kept[name] = kept
@@ -75,7 +82,7 @@ def _drawn(info: CollectionInfo, items: list[Item]) -> bytes:
         "share": [round(share, 4) for share in drawn.share],
         "clusters": [{"size": size, "centre": centre} for size, centre in zip(sizes, drawn.centres, strict=True)],
         "danmaku": [
-            {"id": item.id, "text": item.text, "x": round(x, 4), "y": round(y, 4), "cluster": cluster}
+            {"id": item.id, "text": item.text[:MOST_CHARACTERS], "x": round(x, 4), "y": round(y, 4), "cluster": cluster}
             for item, (x, y), cluster in zip(items, drawn.places.tolist(), drawn.clusters.tolist(), strict=True)
         ],
     }

@@ -8,7 +8,14 @@ export const make = (tag, properties = {}, ...children) => {
   return element;
 };
 
-export const ms = (value) => (value < 0.1 ? "<0.1" : value < 10 ? value.toFixed(1) : Math.round(value));
+const ms = (value) => (value < 0.1 ? "<0.1" : value < 10 ? value.toFixed(1) : Math.round(value));
+
+// Of POST /playground/embed, what the gateway took; of the search, if there was one, what the browser saw.
+export function times({ is_cached, seconds }, searchMs) {
+  const how = make("b", { textContent: say(is_cached ? "cached" : "encoded") });
+  const all = [say("embedTook", ms(seconds * 1000)), ...(searchMs === null ? [] : [say("searchTook", ms(searchMs))])];
+  return [how, ...all.map((words) => make("span", { textContent: words }))];
+}
 
 // Of POST /tokenize: a chip a token, as the model sees it; a word that it cannot spell stands struck out beside its [UNK].
 export function chips({ tokens, unknown, truncated }) {

@@ -1,13 +1,13 @@
 // START HERE: what is typed goes to the gateway, what it answers into the page. Only the last thing typed counts: an
 // answer to anything before it is dropped.
 
-import { chips, make, match, ms } from "./answers.js";
+import { chips, make, match, times } from "./answers.js";
 import * as api from "./api.js";
 import { compare, linesOf } from "./compare.js";
 import { offer } from "./copy.js";
 import { fly, greet } from "./fly.js";
 import { Atlas, ZOOM } from "./map.js";
-import { keep, language, say, sayError, switchLanguage, translate } from "./words.js";
+import { keep, language, say, sayError, short, switchLanguage, translate } from "./words.js";
 
 const EXAMPLES = ["阿夸", "awsl", "草", "23333", "下次一定", "这是什么歌，好好听", "一碗𰻝𰻝面"];
 const LINES = ["阿夸", "aqua", "夸哥", "草", "哈哈哈哈", "233333", "awsl", "晚安", "来了来了", "8888"];
@@ -107,9 +107,7 @@ function show() {
   const { text, tokens, embedded, matches, searchMs } = last;
   $("seen").hidden = false;
   $("tokens").replaceChildren(...(tokens ? chips(tokens) : []));
-  const how = make("b", { textContent: say(embedded.is_cached ? "cached" : "encoded") });
-  const times = [say("embedTook", ms(embedded.seconds * 1000)), ...(searchMs === null ? [] : [say("searchTook", ms(searchMs))])];
-  $("meter").replaceChildren(how, ...times.map((words) => make("span", { textContent: words })));
+  $("meter").replaceChildren(...(embedded.embeddings[0] ? times(embedded, searchMs) : []));
   $("matches").replaceChildren(...(matches ?? []).map((each) => match(each, askFor)));
   $("no-matches").hidden = Boolean(matches?.length);
   const [failure] = embedded.errors;
@@ -118,7 +116,7 @@ function show() {
   $("status").textContent = failure
     ? sayError(failure.error_type)
     : matches?.length
-      ? say("found", matches.length, matches[0].text, matches[0].score.toFixed(2))
+      ? say("found", matches.length, short(matches[0].text), matches[0].score.toFixed(2))
       : say("foundNone");
   const isSame = map && map.fingerprint === embedded.fingerprint;
   atlas.land(text, isSame ? embedded.embeddings[0] : null, (matches ?? []).slice(0, NEAR).map(({ id }) => id));
@@ -181,14 +179,14 @@ function notesOfMap() {
   if (!danmaku.length) return [say("mapEmpty")];
   const kept = Math.round(100 * share.reduce((sum, part) => sum + part, 0));
   const near = danmaku.find(({ id }) => id === last?.matches?.[0]?.id);
-  const landed = near ? [say("landed", last.text, danmaku[clusters[near.cluster].centre].text)] : [];
+  const landed = near ? [say("landed", short(last.text), short(danmaku[clusters[near.cluster].centre].text))] : [];
   return [say("mapNote", danmaku.length, count, clusters.length, kept), ...landed];
 }
 
 function listClusters() {
   const { danmaku, clusters = [] } = map ?? {};
   const buttons = clusters.map(({ size, centre }, cluster) => {
-    const button = make("button", { type: "button", className: "cluster", textContent: say("cluster", danmaku[centre].text, size) });
+    const button = make("button", { type: "button", className: "cluster", textContent: say("cluster", short(danmaku[centre].text), size) });
     button.dataset.cluster = cluster;
     button.setAttribute("aria-pressed", cluster === picked);
     button.addEventListener("click", () => {

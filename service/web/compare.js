@@ -1,7 +1,7 @@
 // The heat map: cosine similarity of every two lines. A table, so that every number can be read, also by a screen reader.
 
 import { embed } from "./api.js";
-import { say } from "./words.js";
+import { say, short } from "./words.js";
 
 export const MOST = 24;
 
@@ -15,10 +15,10 @@ export async function compare(text, signal) {
   const all = linesOf(text);
   const lines = all.slice(0, MOST);
   const { embeddings, errors } = await embed(lines, signal);
-  const notes = errors.map(({ index, error }) => say("noVector", lines[index], error));
+  const notes = errors.map(({ index, error }) => say("noVector", short(lines[index]), error));
   const scores = embeddings.map((a) => embeddings.map((b) => (a && b ? dot(a, b) : null)));
   const pair = closest(scores);
-  if (pair) notes.unshift(say("alike", lines[pair[0]], lines[pair[1]], scores[pair[0]][pair[1]].toFixed(2)));
+  if (pair) notes.unshift(say("alike", short(lines[pair[0]]), short(lines[pair[1]]), scores[pair[0]][pair[1]].toFixed(2)));
   if (lines.length < 2) notes.push(say("tooFew"));
   if (all.length > MOST) notes.push(say("tooMany", all.length - MOST));
   heat.replaceChildren(table(lines, scores));

@@ -1,6 +1,8 @@
 // The map of a collection: Chart.js draws it, its zoom plugin moves it. What is added here: one scale for both axes, since
 // distances are to be compared; texts beside their points where there is room; the way to what is nearest.
 
+import { short } from "./words.js";
+
 const { Chart } = window;
 
 const STEP = 60; // px
@@ -211,7 +213,7 @@ export class Atlas {
     Object.assign(ctx, { textBaseline: "middle", lineJoin: "round", lineWidth: 4, strokeStyle: this.#colours.surface });
     for (const { point, weight, x, y } of seen.slice(0, MOST_TEXTS)) {
       ctx.font = `${weight > 1 ? 600 : 400} ${weight > 2 ? 15 : 13}px ${family}`;
-      const text = point.text.length > 16 ? `${point.text.slice(0, 15)}…` : point.text;
+      const text = short(point.text);
       const width = this.#width(ctx, text);
       const margin = isCrowded && !weight ? 16 : 1;
       const places = [[x + 11, y], [x - 11 - width, y], [x - width / 2, y - 17], [x - width / 2, y + 17]].map(([left, middle]) => ({

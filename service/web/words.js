@@ -157,6 +157,9 @@ const WORDS = {
   },
 };
 
+// A text within a sentence or on the map.
+export const short = (text) => (text.length > 16 ? `${text.slice(0, 15)}…` : text);
+
 export const language = () => (document.documentElement.lang === "en" ? "en" : "zh");
 
 export const say = (key, ...values) => {

@@ -82,7 +82,7 @@ TEXTS = ["草", "awsl", "阿夸", "哈哈哈", "晚安", "好好好"]
 
 async def test_a_collection_has_a_map(client_of: ClientOf, tmp_path: Path) -> None:
     """Where a vector lands in it is for the caller to say, by the axes; it follows what is added."""
-    async with client_of(Settings(collections=f"sqlite:///{tmp_path}")) as http:
+    async with client_of(Settings(collections=f"sqlite://{tmp_path}/c")) as http:
         await http.put("/collections/room")
         empty = (await http.get("/collections/room/map")).json()
         await http.post("/collections/room/danmaku", json=TEXTS)
@@ -102,11 +102,20 @@ async def test_a_collection_has_a_map(client_of: ClientOf, tmp_path: Path) -> No
     assert (some["count"], len(some["danmaku"])) == (len(TEXTS), 4)
 
 
+async def test_a_map_holds_the_beginning_of_a_long_text(client_of: ClientOf, tmp_path: Path) -> None:
+    async with client_of(Settings(collections=f"sqlite://{tmp_path}/c")) as http:
+        await http.put("/collections/room")
+        await http.post("/collections/room/danmaku", json=["哈" * 9000])
+        (danmaku,) = (await http.get("/collections/room/map")).json()["danmaku"]
+
+    assert danmaku["text"] == "哈" * 200
+
+
 @pytest.mark.parametrize(
     ("path", "status"), [("none/map", 404), ("room/map?limit=0", 422), ("room/map?limit=x", 422), ("NO/map", 422)]
 )
 async def test_what_has_no_map_is_refused(client_of: ClientOf, tmp_path: Path, path: str, status: int) -> None:
-    async with client_of(Settings(collections=f"sqlite:///{tmp_path}")) as http:
+    async with client_of(Settings(collections=f"sqlite://{tmp_path}/c")) as http:
         await http.put("/collections/room")
         answer = await http.get(f"/collections/{path}")
 

@@ -40,7 +40,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    collections = f"sqlite:///{tmp_path_factory.mktemp('collections')}"
+    collections = f"sqlite://{tmp_path_factory.mktemp('collections')}"
     with serving("--collections", collections, "--access-log", "false") as (client, _):
         yield client
 
@@ -135,6 +135,7 @@ def test_what_the_model_cannot_read_is_shown(browser: Browser, gateway: httpx.Cl
         page.locator("#text").fill(UNKNOWN)
         expect(page.locator("#no-matches")).to_contain_text("词表里没有")
         expect(page.locator("#matches li")).to_have_count(0)
+        expect(page.locator("#meter")).to_be_empty()
 
 
 def test_the_map_is_moved_by_mouse_keys_and_buttons(browser: Browser, gateway: httpx.Client) -> None:
