@@ -137,7 +137,7 @@ def _steady(text: str) -> str:
     text = re.sub(r"\b[0-9a-f]{16}\b", "FINGERPRINT", text)
     text = re.sub(r"[-\d.,]+$", "", text)  # a number that is cut short
     text = re.sub(rf"{NUMBER}(,{NUMBER})*,?", "#", text)  # however many there was room for
-    return re.sub(r'"(bytes|created_at|seconds)":\d+', r'"\1":#', text)
+    return re.sub(r'"(bytes|created_at|seconds|cluster)":\d+', r'"\1":#', text)
 
 
 def look_up(command: Command) -> str | None:
@@ -150,6 +150,8 @@ def look_up(command: Command) -> str | None:
         if words[1] == "worker" and "--classic" in words:
             return None
         known = _help(program, words[1])
+        if len(words) > 2 and re.search(rf"[{{,]{re.escape(words[2])}[,}}]", known):  # a sub-command has one, too
+            known = _help(program, words[1], words[2])
         return known and _unknown_flags(words, known)
     if program.startswith("python") and len(words) > 1 and words[1].endswith(".py"):
         path = ROOT / words[1]
@@ -171,8 +173,8 @@ def _unknown_flags(words: list[str], known: str) -> str | None:
 
 
 @cache
-def _help(program: str, name: str) -> str:
+def _help(program: str, *names: str) -> str:
     told = io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
-        (danmaku if program == "danmaku" else danmaku_train)([name, "--help"])
+        (danmaku if program == "danmaku" else danmaku_train)([*names, "--help"])
     return told.getvalue()

@@ -83,7 +83,7 @@ async def follow(parsed: argparse.Namespace, script: list[tuple[str, str]]) -> N
         watch=parsed.watch,
         copy_score=parsed.copy_score,
     )
-    source = open_source(parsed.source, parsed.speed)
+    source = await open_source(parsed.source, parsed.speed)
     async with AsyncClient(parsed.url, os.environ.get("DANMAKU_API_KEY"), timeout_s=TIMEOUT_S) as client:
         with open_view(is_plain=parsed.plain) as view:
             bot = Bot(client, settings, view)

@@ -50,6 +50,7 @@ class Bot:
 
     async def run(self, source: AsyncIterator[Said]) -> None:
         """Until the source ends. Raises SourceError, and GatewayError for what waiting does not mend."""
+        await self._patiently(self._make_collection)  # before the first line comes
         reading = asyncio.create_task(self._read(source))
         try:
             while batch := await self._next_batch():
@@ -118,16 +119,24 @@ class Bot:
         self._script = Script(heard, says, np.nan_to_num(of_script.vectors), min_score=self._settings.reply_score)
 
     async def _add(self, items: Sequence[Item]) -> None:
-        name = self._settings.collection
         try:
-            await self._client.add(name, items)
+            await self._client.add(self._settings.collection, items)
         except GatewayError as error:
             if error.error_type not in ("not_found", "fingerprint_mismatch"):
                 raise
-            if error.error_type == "fingerprint_mismatch":  # it only holds the last minutes
-                await self._client.drop(name)
+            await self._make_collection()
+            await self._client.add(self._settings.collection, items)
+
+    async def _make_collection(self) -> None:
+        """Another model's is dropped: it only holds the last minutes."""
+        name = self._settings.collection
+        try:
             await self._client.create(name)
-            await self._client.add(name, items)
+        except GatewayError as error:
+            if error.error_type != "collection_exists":
+                raise
+            await self._client.drop(name)
+            await self._client.create(name)
 
     async def _report(self, at_s: float) -> None:
         """What the chat is about now; of a silent one there is nothing to say."""

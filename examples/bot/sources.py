@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +34,16 @@ class Said:
     came_s: float  # by `time.monotonic`: when it came, or in a replay when it was due
 
 
-def open_source(source: str, speed: float | None) -> AsyncIterator[Said]:
-    """`-` is standard input, `room:123` a room, all else a file: followed, or with a speed replayed."""
+async def open_source(source: str, speed: float | None) -> AsyncIterator[Said]:
+    """`-` is standard input, `room:123` a room, all else a file: followed, or with a speed replayed.
+
+    Raises SourceError. A replay begins with its first line's being asked for.
+    """
     if source == "-":
         return standard_input()
     if source.startswith("room:"):
         return room(source.removeprefix("room:"))
-    return follow(Path(source)) if speed is None else replay(Path(source), speed)
+    return follow(Path(source)) if speed is None else replay(await recording(Path(source)), speed)
 
 
 async def follow(path: Path) -> AsyncIterator[Said]:
@@ -110,8 +113,8 @@ async def standard_input() -> AsyncIterator[Said]:
         yield _now(line)
 
 
-async def replay(path: Path, speed: float) -> AsyncIterator[Said]:
-    """A recording by its own clock, so many times as fast; the lines in order of their times."""
+async def recording(path: Path) -> list[tuple[float, str]]:
+    """Its lines, in order of their times."""
     try:
         content = await asyncio.to_thread(path.read_bytes)
     except OSError as error:
@@ -123,8 +126,13 @@ async def replay(path: Path, speed: float) -> AsyncIterator[Said]:
             f"{path}: {len(lines)} danmaku, none with a time to replay it by. XML has, NDJSON needs `time` or `ts`. "
             "Without --speed they are taken as they come"
         )
-    first, began = timed[0][0], time.monotonic()
-    for at_s, _, text in timed:
+    return [(at_s, text) for at_s, _, text in timed]
+
+
+async def replay(lines: Sequence[tuple[float, str]], speed: float) -> AsyncIterator[Said]:
+    """By the recording's own clock, so many times as fast."""
+    first, began = lines[0][0], time.monotonic()
+    for at_s, text in lines:
         due = began + (at_s - first) / speed
         if (wait_s := due - time.monotonic()) > 0:
             await asyncio.sleep(wait_s)

@@ -59,7 +59,7 @@ def test_a_file_is_followed_from_where_it_is(tmp_path: Path) -> None:
 
 async def test_a_recording_that_is_still_to_begin_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "room.xml"
-    source = open_source(str(path), None)
+    source = await open_source(str(path), None)
     first = asyncio.ensure_future(anext(source))
     await asyncio.sleep(0)
     draft = tmp_path / "draft"
@@ -76,7 +76,7 @@ async def test_a_recording_is_replayed_in_its_order_at_a_speed(tmp_path: Path) -
     """No line comes before it is due; that one is late does not move the next."""
     path = tmp_path / "chat.ndjson"
     path.write_text('{"text": "b", "time": 106}\n{"text": "a", "time": 100}\n{"text": "c", "time": 112}\n')
-    said = [each async for each in open_source(str(path), 60)]
+    said = [each async for each in await open_source(str(path), 60)]
 
     assert [(each.text, each.at_s) for each in said] == [("a", 100), ("b", 106), ("c", 112)]
     assert [round(each.came_s - said[0].came_s, 6) for each in said] == [0, 0.1, 0.2]
@@ -95,7 +95,7 @@ async def test_a_source_that_gives_nothing_says_why(tmp_path: Path, source: str,
     source = source if source.startswith("room:") else str(tmp_path / source)
 
     with pytest.raises(SourceError, match=why):
-        await anext(open_source(source, speed))
+        await anext(await open_source(source, speed))
 
 
 async def test_a_room_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,8 +117,8 @@ async def test_a_room_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
         self.err_reason = "no host left"
 
     monkeypatch.setattr(LiveDanmaku, "connect", connect)
-    source = open_source("room:21452505", None)
+    source = await open_source("room:21452505", None)
 
     assert await of(source, 2) == ["阿夸", "awsl"]
     with pytest.raises(SourceError, match="room:21452505 is over: no host left"):
-        await of(open_source("room:21452505", None), 3)
+        await of(await open_source("room:21452505", None), 3)
