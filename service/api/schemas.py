@@ -20,9 +20,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+from starlette.requests import ClientDisconnect
 
-from service.api.reading import read_body
-from service.errors import DanmakuError, InvalidRequest, MalformedRequest
+from service.errors import ClientGone, DanmakuError, InvalidRequest, MalformedRequest
 
 TEXT_LIST = {"type": "array", "items": {"type": "string"}}
 
@@ -38,7 +38,10 @@ class Body(BaseModel):
 
         Raises ClientGone if the body breaks off.
         """
-        body = await read_body(request.receive)
+        try:
+            body = await request.body()  # which some routes have read by now
+        except ClientDisconnect:
+            raise ClientGone("the caller hung up in the middle of the body") from None
         try:
             return cls.model_validate(orjson.loads(body))  # in half the time of `model_validate_json`
         except orjson.JSONDecodeError as error:
