@@ -19,7 +19,7 @@ COPY training training
 
 FROM build AS build-service
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt . && pip uninstall --quiet --yes pip setuptools
+    pip install --constraint constraints.txt '.[otel]' && pip uninstall --quiet --yes pip setuptools
 
 FROM build AS build-training
 RUN --mount=type=cache,target=/root/.cache/pip \
