@@ -23,19 +23,24 @@ from gateway import CORES, serving
 from material import ROOT, read_texts
 from metrics import listening
 
-from service.client import AsyncClient
+from service.client import AsyncClient, GatewayError
 
 NAME = "bot"
 
 
 async def loop(url: str, gateway: int, lines: list[str], rate: float) -> None:
     times: list[float] = []
+    failures: list[str] = []
     tasks: set[asyncio.Task[None]] = set()
     async with AsyncClient(url) as client:
 
         async def step(line: str, query: str, due: float) -> None:
-            await client.add(NAME, [line])
-            await client.search(NAME, query, top_k=10)
+            try:
+                await client.add(NAME, [line])
+                await client.search(NAME, query, top_k=10)
+            except GatewayError as error:
+                failures.append(error.error_type)
+                return
             times.append(1000 * (time.perf_counter() - due))
 
         started = time.perf_counter()
@@ -52,6 +57,7 @@ async def loop(url: str, gateway: int, lines: list[str], rate: float) -> None:
         taken = time.perf_counter() - started
     p50, p99 = np.percentile(times, [50, 99])
     print(f"{len(times) / taken:.0f} lines a second added and looked up: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    print(f"failed: {len(failures)} {set(failures) or ''}")
 
 
 def load(url: str, lines: list[str], directory: Path) -> None:
