@@ -47,7 +47,7 @@ def _fail(message: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="danmaku-train",
-        description="Trains a BERT on danmaku: clean, examples, train, evaluate, export, visualise; tpu-check.",
+        description="Trains a BERT on danmaku: clean, examples, train, align, evaluate, export, visualise; tpu-check.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -137,6 +137,21 @@ def _parser() -> argparse.ArgumentParser:
         help="instead of the config's, as model.hidden_size=64",
     )
     command.add_argument("--tpu", nargs="?", const="local", metavar="NAME", help="train on a TPU (this machine's)")
+
+    command = _command(
+        commands,
+        _align,
+        "trains a model on what is said at the same moments, so that near vectors mean alike",
+        "align training/configs/danmaku-bert-mini-align.toml --model models/danmaku-bert-mini --input danmaku_dataset "
+        "--workdir runs/aligned",
+    )
+    command.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in training/configs/")
+    command.add_argument("--model", type=Path, required=True, metavar="DIR", help="a pre-trained model, or a workdir")
+    _paths(command, "--input", "recordings, as for `clean`, with the seconds of their danmaku")
+    command.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of this run, and of no other")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="instead of the config's, as temperature=0.1"
+    )
 
     command = _command(
         commands,
@@ -283,7 +298,19 @@ def _train(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config, arguments.set)
     examples = arguments.examples or arguments.workdir / "examples"
     newest = train(config, arguments.workdir, examples, strategy=open_strategy(arguments.tpu))
-    finished = newest.name.endswith(f"-{config.num_train_steps}")
+    return _ended(newest, config.num_train_steps)
+
+
+def _align(arguments: argparse.Namespace) -> int:
+    from training.align import align
+    from training.config import read_align_config
+
+    config = read_align_config(arguments.config, arguments.set)
+    return _ended(align(config, arguments.workdir, arguments.model, arguments.input), config.num_train_steps)
+
+
+def _ended(newest: Path, num_train_steps: int) -> int:
+    finished = newest.name.endswith(f"-{num_train_steps}")
     print(f"{newest}: {'finished' if finished else 'stopped; the same command goes on from here'}")
     return 0 if finished else STOPPED
 
