@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from service.model_directory import BertConfig, ModelDirectory, open_model_directory
-from training import checkpoint, cooccurrence, loop, model
+from training import checkpoint, cooccurrence, loop, model, moments
 from training.alignment_batches import AlignmentBatches, Batch
 from training.config import AlignConfig
 from training.cooccurrence import Cooccurrence, CooccurrenceSettings
@@ -30,14 +30,15 @@ from training.corpus import find_sources
 from training.files import write_text
 from training.loop import MismatchedRun, Ran, RunSteps, State
 from training.model import Params
-from training.moments import TimedLines, read_moments
+from training.moments import TimedLines
 from training.optimizer import OPTIMIZERS, Moments, Tensors, clip, learning_rate
 
 NUMBERS = ("loss", "gradient_norm", "contrastive_loss", "contrastive_accuracy", "masked_lm_loss", "masked_lm_accuracy")
-LINES, TEACHER = "lines.npz", "cooccurrence.npz"
 
 
-def align(config: AlignConfig, workdir: Path, model_directory: Path, recordings: list[Path]) -> Path:
+def align(
+    config: AlignConfig, workdir: Path, model_directory: Path, recordings: list[Path], *, heldout: float = 0.05
+) -> Path:
     """Trains until `num_train_steps`, SIGTERM or SIGINT; returns the prefix of the newest checkpoint.
 
     Learns from the recordings that `clean` does not hold out. Raises MismatchedRun for a workdir of another run.
@@ -47,8 +48,8 @@ def align(config: AlignConfig, workdir: Path, model_directory: Path, recordings:
     opened = open_model_directory(model_directory, model.variable_shapes)
     if config.dims[-1] != opened.config.hidden_size:
         raise ValueError(f"the last of dims is {config.dims[-1]}; it must be hidden_size, {opened.config.hidden_size}")
-    _prepare(config, workdir, opened, recordings)
-    teacher = _teacher(config, workdir, opened, recordings)
+    _prepare(config, workdir, opened, recordings, heldout)
+    teacher = _teacher(config, workdir, opened, recordings, heldout)
     batches = AlignmentBatches(config, teacher, opened.tokenizer, opened.config.max_position_embeddings)
     state = State.restore(workdir, model.variable_shapes(opened.config), lambda: dict(opened.weights))
     coming = batches.batches(state.step)
@@ -61,11 +62,11 @@ def align(config: AlignConfig, workdir: Path, model_directory: Path, recordings:
 def compile_steps(config: AlignConfig, bert_config: BertConfig, state: State, batches: Iterator[Batch]) -> RunSteps:
     """Steps on the batches to come, which move the variables. A step is compiled for each length of danmaku."""
     update = OPTIMIZERS[config.optimizer]
-    variables, moments = state.variables, state.moments
+    variables, averages = state.variables, state.moments
 
     @tf.function(autograph=False)
     def step_of(features: Tensors, step: tf.Tensor) -> tf.Tensor:
-        params, before = tf.nest.map_structure(tf.convert_to_tensor, (variables, moments))
+        params, before = tf.nest.map_structure(tf.convert_to_tensor, (variables, averages))
         with tf.GradientTape() as tape:
             tape.watch(params)
             numbers = losses(params, config, bert_config, features, step)
@@ -78,8 +79,8 @@ def compile_steps(config: AlignConfig, bert_config: BertConfig, state: State, ba
         new, after = update(touched, of_known, gradients, rate, step, config.weight_decay_rate)
         for name in known:
             variables[name].assign(new[name])
-            moments.m[name].assign(after.m[name])
-            moments.v[name].assign(after.v[name])
+            averages.m[name].assign(after.m[name])
+            averages.v[name].assign(after.v[name])
         numbers["gradient_norm"] = norm
         return tf.stack([numbers[name] for name in NUMBERS])
 
@@ -165,10 +166,12 @@ def _masked_lm(
     }
 
 
-def _prepare(config: AlignConfig, workdir: Path, opened: ModelDirectory, recordings: list[Path]) -> None:
+def _prepare(
+    config: AlignConfig, workdir: Path, opened: ModelDirectory, recordings: list[Path], heldout: float
+) -> None:
     """Makes the workdir self-contained, or checks that what it holds is this very run."""
     sources, _ = find_sources(recordings)
-    learned = {"recordings": len(sources), "bytes": sum(source.num_bytes for source in sources)}
+    learned = {"recordings": len(sources), "bytes": sum(source.num_bytes for source in sources), "heldout": heldout}
     description = {"config": asdict(config), "learns from": {"model": opened.digest, **learned}}
     description = json.loads(json.dumps(description))  # as it will be read: tuples are lists
     path = workdir / "run.json"
@@ -177,7 +180,7 @@ def _prepare(config: AlignConfig, workdir: Path, opened: ModelDirectory, recordi
         write_text(workdir / "vocab.txt", "\n".join(opened.tokenizer.vocab) + "\n")
         write_text(workdir / "bert_config.json", opened.config.to_json())
         write_text(path, json.dumps(description, indent=2) + "\n")
-        for name in (LINES, TEACHER):  # of a start that failed, with other recordings perhaps
+        for name in (moments.FILE, cooccurrence.FILE):  # of a start that failed, with other recordings perhaps
             (workdir / name).unlink(missing_ok=True)
     elif not path.exists():
         raise MismatchedRun(f"{workdir} holds a checkpoint but no run.json, so it is not the workdir of a run")
@@ -185,14 +188,17 @@ def _prepare(config: AlignConfig, workdir: Path, opened: ModelDirectory, recordi
         raise MismatchedRun(f"{path} describes another run ({different}): restore what it had, or use a new workdir")
 
 
-def _teacher(config: AlignConfig, workdir: Path, opened: ModelDirectory, recordings: list[Path]) -> Cooccurrence:
+def _teacher(
+    config: AlignConfig, workdir: Path, opened: ModelDirectory, recordings: list[Path], heldout: float
+) -> Cooccurrence:
     """Read and fitted once, and kept in the workdir: a run that goes on begins at once."""
-    if not (workdir / LINES).exists():
-        read_moments(recordings, opened.tokenizer, split="train").save(workdir / LINES)
-    lines = TimedLines.load(workdir / LINES)
-    settings = CooccurrenceSettings(
-        config.window_s, config.max_neighbours, config.min_count, dim=opened.config.hidden_size
-    )
-    if not (workdir / TEACHER).exists():
-        cooccurrence.save(workdir / TEACHER, cooccurrence.fit(lines, settings, seed=config.seed))
-    return cooccurrence.load(workdir / TEACHER, lines, settings)
+    lines_path, path = workdir / moments.FILE, workdir / cooccurrence.FILE
+    if not lines_path.exists():
+        moments.read_moments(recordings, opened.tokenizer, split="train", heldout=heldout).save(lines_path)
+    lines = TimedLines.load(lines_path)
+    if not path.exists():
+        settings = CooccurrenceSettings(
+            config.window_s, config.max_neighbours, config.min_count, dim=opened.config.hidden_size
+        )
+        cooccurrence.save(path, cooccurrence.fit(lines, settings, seed=config.seed))
+    return cooccurrence.load(path, lines)

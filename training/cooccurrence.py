@@ -12,7 +12,8 @@ Dimensions come in the order of their singular values, so the first 64 of 256 ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from sklearn.utils.extmath import randomized_svd
 from training.files import temporary_name
 from training.moments import TimedLines
 
+FILE = "cooccurrence.npz"  # in the workdir of a run
+FITTED = ("log_share", "reduction", "rows", "vectors")
 SMOOTHING = 0.75
 CENTRE_LINES = 4_000  # moments whose mean is the middle of all
 
@@ -124,15 +127,17 @@ def fit(lines: TimedLines, settings: CooccurrenceSettings, *, seed: int = 1) -> 
 
 
 def save(path: Path, model: Cooccurrence) -> None:
+    settings = np.array(json.dumps(asdict(model.settings)))
     with temporary_name(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, log_share=model.log_share, reduction=model.reduction, rows=model.rows, vectors=model.vectors)
+        np.savez(file, settings=settings, **{name: getattr(model, name) for name in FITTED})
 
 
-def load(path: Path, lines: TimedLines, settings: CooccurrenceSettings) -> Cooccurrence:
+def load(path: Path, lines: TimedLines) -> Cooccurrence:
     """The model that was fitted to these lines: what is quickly counted is counted again."""
-    contexts, families = _contexts(lines, settings)
     with np.load(path) as stored:
-        return Cooccurrence(settings, lines, contexts, families, **{name: stored[name] for name in stored.files})
+        settings = CooccurrenceSettings(**json.loads(str(stored["settings"])))
+        fitted = {name: stored[name] for name in FITTED}
+    return Cooccurrence(settings, lines, *_contexts(lines, settings), **fitted)
 
 
 def _contexts(lines: TimedLines, settings: CooccurrenceSettings) -> tuple[sparse.csr_matrix, np.ndarray]:

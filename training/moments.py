@@ -23,6 +23,7 @@ from training.files import temporary_name
 from training.progress import Progress
 from training.readers.base import ReaderSettings
 
+FILE = "lines.npz"  # in the workdir of a run
 TEXTS_PER_CALL = 20_000  # of the tokenizer
 MARKS = re.compile(r"[\W_]+")
 REPEATS = re.compile(r"(.+?)\1+")
