@@ -14,7 +14,7 @@ bert-as-service computes unless told otherwise. The loop, what is kept and how i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -84,11 +84,17 @@ def compile_steps(config: AlignConfig, bert_config: BertConfig, state: State, ba
         numbers["gradient_norm"] = norm
         return tf.stack([numbers[name] for name in NUMBERS])
 
+    compiled: dict[int, Callable[..., tf.Tensor]] = {}
+
     def run_steps(first: int, count: int) -> Ran:
         rows, tokens = [], 0
         for step in range(first, first + count):
             batch = next(batches)
-            rows.append(step_of({name: tf.constant(values) for name, values in batch.items()}, tf.constant(step)))
+            features = {name: tf.constant(values) for name, values in batch.items()}
+            length = features["input_ids"].shape[1]
+            if length not in compiled:
+                compiled[length] = step_of.get_concrete_function(features, tf.TensorSpec([], tf.int32))
+            rows.append(compiled[length](features, tf.constant(step)))
             tokens += int(batch["input_mask"].sum())
         return Ran(np.stack(rows), tokens)
 
@@ -172,7 +178,7 @@ def _prepare(
     """Makes the workdir self-contained, or checks that what it holds is this very run."""
     sources, _ = find_sources(recordings)
     learned = {"recordings": len(sources), "bytes": sum(source.num_bytes for source in sources), "heldout": heldout}
-    description = {"config": asdict(config), "learns from": {"model": opened.digest, **learned}}
+    description = {"config": asdict(config), "inputs": {"model": opened.digest, **learned}}
     description = json.loads(json.dumps(description))  # as it will be read: tuples are lists
     path = workdir / "run.json"
     if checkpoint.latest_step(workdir) is None:
@@ -184,7 +190,7 @@ def _prepare(
             (workdir / name).unlink(missing_ok=True)
     elif not path.exists():
         raise MismatchedRun(f"{workdir} holds a checkpoint but no run.json, so it is not the workdir of a run")
-    elif different := loop.differences(json.loads(path.read_text(encoding="utf-8")), description, "learns from"):
+    elif different := loop.differences(json.loads(path.read_text(encoding="utf-8")), description, "inputs"):
         raise MismatchedRun(f"{path} describes another run ({different}): restore what it had, or use a new workdir")
 
 
