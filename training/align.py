@@ -33,7 +33,10 @@ from training.model import Params
 from training.moments import TimedLines
 from training.optimizer import OPTIMIZERS, Moments, Tensors, clip, learning_rate
 
-NUMBERS = ("loss", "gradient_norm", "contrastive_loss", "contrastive_accuracy", "masked_lm_loss", "masked_lm_accuracy")
+NUMBERS = (
+    *("loss", "gradient_norm", "moment_loss", "moment_accuracy", "pair_loss", "pair_accuracy"),
+    *("masked_lm_loss", "masked_lm_accuracy"),
+)
 
 
 def align(
@@ -118,11 +121,13 @@ def losses(
         dropout_seed=seed,
     )
     vectors = mean_over_tokens(outputs[-1], mask)  # [b, d]
-    found = contrastive(vectors, features["targets"], features["is_wrong"], config)
+    found = moment_loss(vectors, features["targets"], features["is_wrong"], config)
+    found |= pair_loss(vectors, features["is_pair"], features["is_wrong"], config)
     found["masked_lm_loss"] = found["masked_lm_accuracy"] = tf.constant(0.0)
     if "masked_lm_ids" in features:
         found |= _masked_lm(params, bert_config, features, outputs[-1], depth)
-    found["loss"] = found["contrastive_loss"] + config.masked_lm_weight * found["masked_lm_loss"]
+    weighted = config.pair_weight * found["pair_loss"] + config.masked_lm_weight * found["masked_lm_loss"]
+    found["loss"] = found["moment_loss"] + weighted
     return found
 
 
@@ -132,26 +137,43 @@ def mean_over_tokens(hidden: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(hidden * weights, 1) / tf.reduce_sum(weights, 1)
 
 
-def contrastive(
+def moment_loss(
     vectors: tf.Tensor, targets: tf.Tensor, is_wrong: tf.Tensor, config: AlignConfig
 ) -> dict[str, tf.Tensor]:
-    """InfoNCE of each prefix of the vectors in `dims`, their mean; how often the right target is the nearest.
+    """InfoNCE of vectors [b, d] with targets [b, d], each its own against the wrong ones [b, b]."""
+    return _contrast("moment", vectors, targets, tf.eye(vectors.shape[0], dtype=tf.bool), is_wrong, config)
 
-    [b, d] each, and bool [b, b]: which targets a vector is told apart from, beside its own.
+
+def pair_loss(vectors: tf.Tensor, is_pair: tf.Tensor, is_wrong: tf.Tensor, config: AlignConfig) -> dict[str, tf.Tensor]:
+    """The same of vectors with each other: those of one moment against the wrong ones."""
+    return _contrast("pair", vectors, vectors, is_pair, is_wrong, config)
+
+
+def _contrast(
+    name: str, ours: tf.Tensor, theirs: tf.Tensor, is_right: tf.Tensor, is_wrong: tf.Tensor, config: AlignConfig
+) -> dict[str, tf.Tensor]:
+    """Mean over the prefixes in `dims`, and over the rows that have a right one; of several, their mean.
+
+    And how often a right one is the nearest.
     """
-    b = vectors.shape[0]
-    labels = tf.range(b)
-    left_out = tf.cast(~(is_wrong | tf.eye(b, dtype=tf.bool)), tf.float32) * model.MASKED_SCORE
+    right, wrong = tf.cast(is_right, tf.float32), tf.cast(is_wrong, tf.float32)
+    counts = tf.reduce_sum(right, 1)  # [b]
+    rows = tf.cast(counts > 0, tf.float32)
     total = tf.constant(0.0)
     for dim in config.dims:
-        ours = tf.math.l2_normalize(vectors[:, :dim], -1)
-        theirs = tf.math.l2_normalize(targets[:, :dim], -1)
-        scores = tf.matmul(ours, theirs, transpose_b=True) / config.temperature + left_out  # [b, b]
-        total += tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, scores))
-    right = tf.argmax(scores, -1, tf.int32) == labels
+        ours_unit, theirs_unit = (tf.math.l2_normalize(side[:, :dim], -1) for side in (ours, theirs))
+        scores = tf.matmul(ours_unit, theirs_unit, transpose_b=True) / config.temperature  # [b, b]
+        against = tf.reduce_logsumexp(scores + (1.0 - wrong) * model.MASKED_SCORE, 1, keepdims=True)
+        loss = tf.nn.softplus(against - scores) * right  # -log of exp(right) / (exp(right) + sum of exp(wrong))
+        total += tf.reduce_sum(tf.math.divide_no_nan(tf.reduce_sum(loss, 1), counts)) / tf.maximum(
+            tf.reduce_sum(rows), 1.0
+        )
+    nearest = tf.reduce_max(scores + (1.0 - wrong) * model.MASKED_SCORE, 1)
+    best = tf.reduce_max(scores + (1.0 - right) * model.MASKED_SCORE, 1)
+    first = tf.cast(best > nearest, tf.float32) * rows
     return {
-        "contrastive_loss": total / len(config.dims),
-        "contrastive_accuracy": tf.reduce_mean(tf.cast(right, tf.float32)),
+        f"{name}_loss": total / len(config.dims),
+        f"{name}_accuracy": tf.reduce_sum(first) / tf.maximum(tf.reduce_sum(rows), 1.0),
     }
 
 

@@ -3,10 +3,11 @@
 A batch has danmaku of one number of tokens (longer ones: of nearly one), so hardly anything is padding, and length
 cannot tell a right answer from a wrong one. Batch k is a function of (seed, k) alone. Half of it, unless told
 otherwise, are danmaku that are frequent, whose meaning all their occurrences tell; the rest are drawn evenly from all
-others, of which most stand there once.
+others, of which most stand there once. Each brings those that follow it in its video and are as long: `lines_per_video`
+in all. What of them is of one moment is a pair; what is far apart is a hard negative.
 
-Which danmaku of a batch are wrong answers for which: those of other videos, and of the same video only if they are
-far apart and `lines_per_video` asks for such. Copies and near-copies never are.
+Which danmaku of a batch are wrong answers for which: those of other videos, and of the same video only from
+`hard_negative_gap_s` on. Copies and near-copies never are.
 
 Shapes: b danmaku, of which the first q have masks; t tokens, p masked ones; d dimensions.
 """
@@ -57,9 +58,9 @@ class AlignmentBatches:
                     batch.cancel()
 
     def batch(self, step: int) -> Batch:
-        """input_ids, input_mask int32 [b, t]; targets float32 [b, d]; is_wrong bool [b, b]; and, of the masked ones,
+        """input_ids, input_mask int32 [b, t]; targets float32 [b, d]; is_wrong and is_pair bool [b, b]; and, of the
 
-        masked_lm_positions, masked_lm_ids int32 [q, p] and masked_lm_weights float32 [q, p].
+        masked ones, masked_lm_positions, masked_lm_ids int32 [q, p] and masked_lm_weights float32 [q, p].
         """
         rng = np.random.default_rng([self.config.seed, step])
         shares = self._bucket_shares
@@ -81,7 +82,8 @@ class AlignmentBatches:
             )
             features["input_ids"] = np.concatenate([hidden["input_ids"], features["input_ids"][count:]])
             features |= {name: hidden[name] for name in hidden if name.startswith("masked_lm")}
-        return {**features, "targets": self.teacher.targets(numbers), "is_wrong": self._is_wrong(numbers)}
+        is_wrong, is_pair = self._relations(numbers)
+        return {**features, "targets": self.teacher.targets(numbers), "is_wrong": is_wrong, "is_pair": is_pair}
 
     @property
     def num_masked(self) -> int:
@@ -107,14 +109,16 @@ class AlignmentBatches:
         mask = (np.arange(length) < (sizes + 2)[:, None]).astype(np.int32)
         return {"input_ids": ids, "input_mask": mask}
 
-    def _is_wrong(self, numbers: np.ndarray) -> np.ndarray:
+    def _relations(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which are wrong for which, and which are of one moment: bool [b, b] each."""
         lines = self.teacher.lines
         videos, seconds = lines.document_of[numbers], lines.seconds[numbers]
         kinds = lines.kinds[lines.text_of[numbers]]
-        wrong = videos[:, None] != videos
-        if self.config.lines_per_video > 1:
-            wrong |= np.abs(seconds[:, None] - seconds) >= self.config.hard_negative_gap_s
-        return np.asarray(wrong & (kinds[:, None] != kinds))
+        others = kinds[:, None] != kinds
+        same_video, apart = videos[:, None] == videos, np.abs(seconds[:, None] - seconds)
+        return others & (~same_video | (apart >= self.config.hard_negative_gap_s)), (
+            others & same_video & (apart <= self.config.window_s)
+        )
 
     @cached_property
     def _lengths(self) -> np.ndarray:

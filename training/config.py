@@ -102,7 +102,8 @@ class AlignConfig(RunConfig):
     pooling_layer: int = -2  # whose mean over tokens is the vector: bert-as-service's default
     masked_lm_weight: float = 0.1  # of the masked-LM loss beside the contrastive one; 0 leaves it out
     masked_share: float = 0.25  # of a batch's danmaku, read with masks
-    lines_per_video: int = 1  # of a batch, in a row: from 2 on there are hard negatives, of the same video
+    pair_weight: float = 1.0  # of the loss between danmaku of one moment, beside that to the moment itself
+    lines_per_video: int = 2  # of a batch, one after the other: 1 makes no pairs, more also hard negatives
     hard_negative_gap_s: float = 60.0  # how far apart two moments of a video must be to be told apart
 
     def __post_init__(self) -> None:
@@ -110,7 +111,7 @@ class AlignConfig(RunConfig):
         object.__setattr__(self, "dims", tuple(self.dims))
         for name in ("max_neighbours", "min_count", "lines_per_video"):
             self._at_least(name, 1)
-        for name in ("window_s", "masked_lm_weight", "hard_negative_gap_s"):
+        for name in ("window_s", "masked_lm_weight", "pair_weight", "hard_negative_gap_s"):
             self._at_least(name, 0)
         for name in ("frequent_share", "masked_share"):
             if not 0 <= getattr(self, name) <= 1:

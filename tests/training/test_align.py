@@ -17,7 +17,7 @@ from service.encoders.options import EncoderOptions
 from service.model_directory import open_model_directory
 from training import align as align_module
 from training import cooccurrence, model, moments
-from training.align import align, contrastive, mean_over_tokens
+from training.align import align, mean_over_tokens, moment_loss, pair_loss
 from training.alignment_batches import AlignmentBatches
 from training.config import AlignConfig
 from training.loop import MismatchedRun
@@ -102,9 +102,11 @@ def test_the_last_of_dims_is_the_whole_vector(danmaku: Path, models: tuple[Path,
 def test_every_number_of_a_step_is_logged(run: Path) -> None:
     rows = [json.loads(line) for line in (run / "train_log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert {"contrastive_loss", "contrastive_accuracy", "masked_lm_loss", "tokens_per_s"} <= rows[0].keys()
+    assert {"moment_loss", "moment_accuracy", "pair_loss", "masked_lm_loss", "tokens_per_s"} <= rows[0].keys()
     for row in rows:
-        assert row["loss"] == pytest.approx(row["contrastive_loss"] + 0.1 * row["masked_lm_loss"], rel=1e-5)
+        assert row["loss"] == pytest.approx(
+            row["moment_loss"] + row["pair_loss"] + 0.1 * row["masked_lm_loss"], rel=1e-5
+        )
 
 
 def test_what_is_trained_is_what_is_served(run: Path) -> None:
@@ -140,36 +142,52 @@ def test_a_batch_has_masks_in_its_first_part_only(batches_of: Callable[[AlignCon
     assert set(rows) == {0, 1}
 
 
-def test_only_danmaku_of_other_videos_are_wrong(batches_of: Callable[[AlignConfig], AlignmentBatches]) -> None:
-    """Unless hard negatives are asked for; never copies."""
-    batches = batches_of(CONFIG)
-    lines = batches.teacher.lines
-    same_video = np.flatnonzero(lines.document_of == lines.document_of[0])
-    elsewhere = np.flatnonzero(lines.document_of != lines.document_of[0])
-    kinds = lines.kinds[lines.text_of]
-    numbers = np.concatenate([same_video[:1], same_video[-1:], elsewhere[:20]])
-    wrong = batches._is_wrong(numbers)
-    assert not wrong[0, 1]
-    np.testing.assert_array_equal(wrong[0, 2:], kinds[elsewhere[:20]] != kinds[same_video[0]])
-    gap = float(lines.seconds[same_video[-1]] - lines.seconds[same_video[0]])
-    hard = batches_of(replace(CONFIG, lines_per_video=2, hard_negative_gap_s=gap))._is_wrong(numbers)
-    assert hard[0, 1] == (kinds[numbers[0]] != kinds[numbers[1]])
-    assert not batches_of(replace(CONFIG, lines_per_video=2, hard_negative_gap_s=gap + 1))._is_wrong(numbers)[0, 1]
+def test_what_is_wrong_and_what_is_a_pair(batches_of: Callable[[AlignConfig], AlignmentBatches]) -> None:
+    """Danmaku of other videos, or far apart, are wrong; those of one moment a pair; copies neither."""
+    lines = batches_of(CONFIG).teacher.lines
+    video = np.flatnonzero(lines.document_of == lines.document_of[0])
+    elsewhere = np.flatnonzero(lines.document_of != lines.document_of[0])[:20]
+    seconds, kinds = lines.seconds, lines.kinds[lines.text_of]
+    last = next(n for n in video[::-1] if kinds[n] != kinds[video[0]])
+    gap = float(seconds[last] - seconds[video[0]])
+    numbers = np.concatenate([[video[0], last], elsewhere])
+
+    def relations(**settings: float) -> tuple[np.ndarray, np.ndarray]:
+        return batches_of(replace(CONFIG, **settings))._relations(numbers)  # type: ignore[arg-type]
+
+    is_wrong, is_pair = relations(hard_negative_gap_s=gap + 1, window_s=gap - 1)
+    np.testing.assert_array_equal(is_wrong[0, 2:], kinds[elsewhere] != kinds[video[0]])
+    assert not is_wrong[0, 1] and not is_pair[0].any()
+    is_wrong, is_pair = relations(hard_negative_gap_s=gap, window_s=gap - 1)
+    assert is_wrong[0, 1] and not is_pair[0, 1]
+    is_wrong, is_pair = relations(hard_negative_gap_s=gap + 1, window_s=gap)
+    assert is_pair[0, 1] and not is_wrong[0, 1] and not is_pair[0, 2:].any()
 
 
-def test_the_loss_is_that_of_each_prefix_over_what_is_wrong() -> None:
-    """InfoNCE, computed once more by numpy."""
+def test_the_losses_are_those_of_each_prefix_over_what_is_wrong() -> None:
+    """InfoNCE, computed once more by numpy; a row without a pair does not count."""
     rng = np.random.default_rng(5)
     vectors, targets = rng.standard_normal((2, 4, 32)).astype(np.float32)
     wrong = rng.random((4, 4)) < 0.6
-    found = contrastive(tf.constant(vectors), tf.constant(targets), tf.constant(wrong), CONFIG)
-    expected = []
-    for dim in CONFIG.dims:
-        ours, theirs = (v[:, :dim] / np.linalg.norm(v[:, :dim], axis=1, keepdims=True) for v in (vectors, targets))
-        scores = np.exp(ours @ theirs.T / CONFIG.temperature)
-        right = np.diag(scores)
-        expected.append(-np.log(right / (right + (scores * (wrong & ~np.eye(4, dtype=bool))).sum(1))).mean())
-    assert float(found["contrastive_loss"]) == pytest.approx(np.mean(expected), rel=1e-4)
+    right = np.zeros((4, 4), bool)
+    right[0, [1, 2]] = right[1, 0] = True
+    wrong &= ~right & ~np.eye(4, dtype=bool)
+
+    def expected(theirs: np.ndarray, right: np.ndarray) -> float:
+        found = []
+        for dim in CONFIG.dims:
+            ours, others = (v[:, :dim] / np.linalg.norm(v[:, :dim], axis=1, keepdims=True) for v in (vectors, theirs))
+            scores = np.exp(ours @ others.T / CONFIG.temperature)
+            against = (scores * wrong).sum(1, keepdims=True)
+            losses = -np.log(scores / (scores + against))
+            found.append(np.mean([losses[row, right[row]].mean() for row in range(4) if right[row].any()]))
+        return float(np.mean(found))
+
+    of = tf.constant
+    moment = moment_loss(of(vectors), of(targets), of(wrong), CONFIG)
+    assert float(moment["moment_loss"]) == pytest.approx(expected(targets, np.eye(4, dtype=bool)), rel=1e-4)
+    pair = pair_loss(of(vectors), of(right), of(wrong), CONFIG)
+    assert float(pair["pair_loss"]) == pytest.approx(expected(vectors, right), rel=1e-4)
 
 
 def _losses(workdir: Path) -> list[float]:
