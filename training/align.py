@@ -203,16 +203,18 @@ def _prepare(
     description = {"config": asdict(config), "inputs": {"model": opened.digest, **learned}}
     description = json.loads(json.dumps(description))  # as it will be read: tuples are lists
     path = workdir / "run.json"
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     if checkpoint.latest_step(workdir) is None:
         workdir.mkdir(parents=True, exist_ok=True)
+        if old != description:  # what a start that failed has read and counted may be of other recordings
+            for name in (moments.FILE, cooccurrence.FILE):
+                (workdir / name).unlink(missing_ok=True)
         write_text(workdir / "vocab.txt", "\n".join(opened.tokenizer.vocab) + "\n")
         write_text(workdir / "bert_config.json", opened.config.to_json())
         write_text(path, json.dumps(description, indent=2) + "\n")
-        for name in (moments.FILE, cooccurrence.FILE):  # of a start that failed, with other recordings perhaps
-            (workdir / name).unlink(missing_ok=True)
-    elif not path.exists():
+    elif old is None:
         raise MismatchedRun(f"{workdir} holds a checkpoint but no run.json, so it is not the workdir of a run")
-    elif different := loop.differences(json.loads(path.read_text(encoding="utf-8")), description, "inputs"):
+    elif different := loop.differences(old, description, "inputs"):
         raise MismatchedRun(f"{path} describes another run ({different}): restore what it had, or use a new workdir")
 
 
