@@ -5,13 +5,14 @@ CORPUS ?=
 WORKDIR ?= runs/danmaku-bert-mini
 CONFIG ?= training/configs/chinese-base-v3-8.toml
 LENGTH ?= 64
+IMAGES ?= gateway worker
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Debian packages of the tests: a font that has Chinese, a Redis.
-PACKAGES := fonts-noto-cjk redis-server
+# Debian packages of the tests: a browser, a font that has Chinese, a Redis, and what the commands of the documents use.
+PACKAGES := chromium curl fonts-noto-cjk redis-server
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev classic redis8 serve test lint format train-mini tpu-check
+.PHONY: help install install-dev classic redis8 prometheus serve test lint format dashboards docs train-mini tpu-check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,12 +26,16 @@ classic: .venv-classic/.done ## make .venv-classic with the genuine bert-serving
 redis8: ## make .redis8 with a Redis 8 (Debian's own packages), unless one is installed
 	@tests/redis8.sh
 
+prometheus: ## make .prometheus with a Prometheus and promtool (Debian's own package), unless they are installed
+	@tests/prometheus.sh
+
 serve: .venv/.service ## run the gateway on 127.0.0.1; PORT=8123 to choose
 	@exec $(BIN)/danmaku serve --port $(PORT)
 
 test: lint ## lint, then run every test
 	@tests/redis8.sh >/dev/null || echo "tests that need it are skipped"
-	$(BIN)/pytest
+	@tests/prometheus.sh >/dev/null || echo "tests that need it are skipped"
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/.dev ## ruff and mypy
 	$(BIN)/ruff check .
@@ -41,12 +46,26 @@ format: .venv/.dev ## put the code into the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+dashboards: .venv/.dev ## generate monitoring/grafana/dashboards anew
+	$(BIN)/python -m monitoring.dashboards
+
+docs: .venv/.dev ## write anew what README and docs show of the gateway's answers, and docs/http.md
+	PYTHONPATH=. $(BIN)/python tests/renew_docs.py
+	$(BIN)/python -m docs.settings
+
 train-mini: $(WORKDIR)/examples/examples.json ## train the bundled model again; CORPUS=DIR of danmaku CSV files
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini.toml --workdir $(WORKDIR)
 	$(BIN)/danmaku-train export --workdir $(WORKDIR) --output models/danmaku-bert-mini
 
 tpu-check: .venv/.dev .venv-tpu/.done ## compile the recipe's step for a TPU v3-8, without one; CONFIG=FILE, LENGTH=128
 	$(BIN)/danmaku-train tpu-check $(CONFIG) --max-seq-length $(LENGTH)
+
+.PHONY: image-check k8s-rules
+k8s-rules: ## write the rules of monitoring/ anew as k8s/components/monitoring/prometheus-rules.yaml
+	@$(PYTHON) k8s/components/monitoring/rules.py >k8s/components/monitoring/prometheus-rules.yaml
+
+image-check: ## build the images without a Docker engine and start them (root, Debian); IMAGES="gateway worker training classic"
+	@tests/image.sh $(IMAGES)
 
 $(WORKDIR)/examples/examples.json: $(WORKDIR)/corpus/report.json
 	$(BIN)/danmaku-train examples --input $(WORKDIR)/corpus --output $(WORKDIR)/examples
@@ -79,6 +98,7 @@ $(WORKDIR)/corpus/report.json: | .venv/.dev
 	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(PACKAGES) >/dev/null; } \
 	  || echo "the tests need Debian packages: apt-get install $(PACKAGES)"
 	@tests/redis8.sh >/dev/null || echo "tests that need it are skipped"
+	@tests/prometheus.sh >/dev/null || echo "tests that need it are skipped"
 	@touch $@
 
 .venv-tpu/.done: training/tpu/requirements.txt

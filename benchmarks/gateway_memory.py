@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 from gateway import CORES, connect, post, serving
 from material import random_base_model
+from metrics import listening
 from replay import POSTED_AT
 
 from service.cache.memory import ENTRY_OVERHEAD
@@ -40,12 +40,10 @@ def main() -> None:
         cache_bytes = arguments.cache_entries * (DIM * 4 + 33 + 94 + ENTRY_OVERHEAD)
         flags = f"--encoder onnx://{model} --pooling-layer -1 --cache-bytes {cache_bytes}".split()
         with serving(["-m", "service", "serve", "--port", "{port}", *flags], cores=CORES) as port:
-            gateway = next(
-                c.pid for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == "LISTEN"
-            )
+            gateway = listening(port)
             for tenth in range(1, 11):
                 sent = send(port, itertools.islice(texts, arguments.texts // 10))
-                resident = psutil.Process(gateway).memory_info().rss / 2**20
+                resident = gateway.memory_info().rss / 2**20
                 print(f"{tenth * sent:10,} danmaku: {resident:7.1f} MiB, {cached(port):,} in the cache", flush=True)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from service.similarity.base import Item, Store
+from service.similarity.base import Item, Store, open_store
 from service.similarity.filters import Filter, parse
 from service.similarity.ranking import unit
 from service.similarity.redis import RedisStore
@@ -142,10 +142,14 @@ async def bench(vectors: np.ndarray, directory: Path, exact_sizes: list[int]) ->
     queries, vectors = vectors[-QUERIES:], vectors[:-QUERIES]
     truths = {step: true_neighbours(vectors, queries, step) for step in (1, 2, 10, 100, 1000)}
     before = memory()
+    started = time.perf_counter()
     store = await SqliteStore.open(directory)
-    await store.create(NAME, dim=vectors.shape[1], fingerprint="benchmark")
-    await load(store, vectors)
-    await until_indexed(store)
+    if await store.list():
+        print(f"start from what was left: {time.perf_counter() - started:.1f} s")
+    else:
+        await store.create(NAME, dim=vectors.shape[1], fingerprint="benchmark")
+        await load(store, vectors)
+        await until_indexed(store)
     print(f"memory: {memory() - before:,.0f} MiB more than before")
     await search(store, queries, "alone", truths[1], None)
     index_alone(store, queries)
@@ -184,6 +188,62 @@ async def bench_redis(vectors: np.ndarray, url: str) -> None:
         await store.close()
 
 
+async def expire(store: Store, vectors: np.ndarray, in_s: float) -> None:
+    """All items reach their end within 5 s while they are searched; how many came back after it, and what is left."""
+    await store.create(NAME, dim=vectors.shape[1], fingerprint="benchmark")
+    started = time.time()
+    ends = started + in_s + 5 * np.random.default_rng(0).random(len(vectors))
+    for start in range(0, len(vectors), ITEMS_A_CALL):
+        part = range(start, min(start + ITEMS_A_CALL, len(vectors)))
+        await store.put(NAME, [Item(f"d{n}", f"弹幕 {n}", vectors[n], {}, expires_at=float(ends[n])) for n in part])
+    before = await store.describe(NAME)
+    print(f"expiry: {before.count:,} items put in {time.time() - started:.0f} s, {before.bytes / 2**20:,.0f} MiB")
+    late, times = 0, []
+    while (left := (await store.describe(NAME)).count) and time.time() < ends.max() + 300:
+        asked = time.time()
+        (found,) = await store.search(NAME, vectors[len(times) % len(vectors)][None], top_k=TOP_K)
+        times.append(1000 * (time.time() - asked))
+        late += sum(match.item.expires_at is not None and match.item.expires_at <= asked for match in found)
+    p50, p99 = np.percentile(times, [50, 99])
+    print(f"expiry: {late} of {len(times):,} searches' matches were over; p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+    after = await store.describe(NAME)
+    print(f"expiry: {left} left {time.time() - ends.max():.1f} s after the last end, {after.bytes / 2**20:,.1f} MiB")
+    await store.drop(NAME)
+
+
+async def expiring(url: str, vectors: np.ndarray, in_s: float) -> None:
+    before = memory()
+    store = await open_store(url)
+    await expire(store, vectors, in_s)
+    print(f"expiry: {memory() - before:,.0f} MiB resident more than before it all")
+    await store.close()
+
+
+async def compare(vectors: np.ndarray, urls: list[str]) -> None:
+    """The same items in several Redis: the share of queries to which they answer with the same list."""
+    queries, vectors = vectors[-QUERIES:], vectors[:-QUERIES]
+    truth = true_neighbours(vectors, queries, 1)
+    answers = []
+    for url in urls:
+        store = await RedisStore.open(url)
+        await store.create(NAME, dim=vectors.shape[1], fingerprint="benchmark")
+        try:
+            await load(store, vectors)
+            answers.append(
+                [
+                    [match.item.id for match in (await store.search(NAME, query[None], top_k=TOP_K))[0]]
+                    for query in queries
+                ]
+            )
+            await search(store, queries, url, truth, None)
+        finally:
+            await store.drop(NAME)
+            await store.close()
+    same = sum(len({tuple(answer) for answer in each}) == 1 for each in zip(*answers, strict=True))
+    shared = sum(len(set.intersection(*map(set, each))) for each in zip(*answers, strict=True))
+    print(f"the same list for {same:,} of {QUERIES:,} queries; {shared / QUERIES / TOP_K:.2%} of all matches in common")
+
+
 def print_sizes(directory: Path) -> None:
     for path in sorted(directory.iterdir()):
         print(f"disk: {path.name} {path.stat().st_size / 2**20:,.0f} MiB")
@@ -214,11 +274,16 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, help="unit vectors [n, dim] in NumPy's format")
     parser.add_argument("--count", type=int, default=100_000, help="how many to load [100000]")
     parser.add_argument("--dim", type=int, default=256, help="of drawn vectors [256]")
-    parser.add_argument("--directory", type=Path, help="where the store is made, and left; default: a temporary one")
+    parser.add_argument(
+        "--directory", type=Path, help="where the store is made and left, or was; default: a temporary one"
+    )
     parser.add_argument("--redis", metavar="URL", help="measure collections in that Redis 8, not the embedded store")
     parser.add_argument(
         "--threshold", action="store_true", help="also compare a graph with comparing all, at some sizes"
     )
+    parser.add_argument("--compare", metavar="URL", help="with --redis: does this Redis, a cluster say, answer alike?")
+    parser.add_argument("--expire", action="store_true", help="only let all items expire while they are searched")
+    parser.add_argument("--expire-in-s", type=float, default=60, help="time to put them [60]")
     arguments = parser.parse_args()
     count = arguments.count + QUERIES
     if arguments.vectors:
@@ -233,11 +298,17 @@ def main() -> None:
         end="",
     )
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}")
-    if arguments.redis:
+    if arguments.compare:
+        asyncio.run(compare(vectors, [arguments.redis, arguments.compare]))
+        return
+    if arguments.redis and not arguments.expire:
         asyncio.run(bench_redis(vectors, arguments.redis))
         return
     directory = arguments.directory or Path(tempfile.mkdtemp())
     try:
+        if arguments.expire:
+            asyncio.run(expiring(arguments.redis or f"sqlite://{directory}", vectors[:-QUERIES], arguments.expire_in_s))
+            return
         asyncio.run(bench(vectors, directory, [5_000, 10_000, 20_000, 40_000] if arguments.threshold else []))
     finally:
         if not arguments.directory:

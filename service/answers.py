@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
 from pybase64 import b64decode
 
 from service.errors import TextError
+
+T = TypeVar("T")
 
 
 class GatewayError(Exception):
@@ -73,6 +75,7 @@ class Match:
     text: str
     score: float  # cosine, −1 to 1
     metadata: dict[str, Any]
+    count: int = 1  # in a collection: how often it was added
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,52 @@ class Similar:
     matches: list[list[Match]]  # of each query, best first
     query_errors: list[TextError]
     candidate_errors: list[TextError]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A danmaku on its way into a collection, where a bare text would say too little."""
+
+    text: str
+    id: str | None = None  # by default a hash of the text
+    metadata: dict[str, Any] = field(default_factory=dict)
+    ttl_s: float | None = None  # how long it stays; None: for good
+
+
+@dataclass(frozen=True)
+class Collection:
+    name: str
+    count: int  # of items; may include some that expired a moment ago
+    dim: int
+    fingerprint: str
+    bytes: int
+    created_at: float  # Unix time, seconds
+
+
+@dataclass(frozen=True)
+class Added:
+    added: int
+    replaced: int
+    refused: int
+    reasons: list[TextError]  # of the first hundred refused ones
+
+
+@dataclass(frozen=True)
+class Page:
+    """Of the danmaku of a collection, each with id, text, metadata, count and expires_at."""
+
+    danmaku: list[dict[str, Any]]
+    next: str | None  # what to ask with as `after`; None: this was the last
+
+
+@dataclass(frozen=True)
+class Rebuilding:
+    """How far a collection is rebuilt; `lost`, at the end, are items that the present model cannot embed."""
+
+    done: int
+    total: int
+    is_finished: bool
+    lost: int
 
 
 def error_of(status: int, headers: Mapping[str, str], content: bytes) -> GatewayError:
@@ -105,7 +154,34 @@ def error_of(status: int, headers: Mapping[str, str], content: bytes) -> Gateway
 
 
 def read_info(answer: Any) -> Info:
-    return Info(**{field.name: answer[field.name] for field in fields(Info)})  # later gateways may say more
+    return _known(Info, answer)
+
+
+def read_collection(answer: Any) -> Collection:
+    return _known(Collection, answer)
+
+
+def read_collections(answer: Any) -> list[Collection]:
+    return [read_collection(each) for each in answer["collections"]]
+
+
+def read_added(answer: Any) -> Added:
+    reasons = [_text_error(error) for error in answer["reasons"]]
+    return Added(answer["added"], answer["replaced"], answer["refused"], reasons)
+
+
+def read_page(answer: Any) -> Page:
+    return _known(Page, answer)
+
+
+def read_deleted(answer: Any) -> int:
+    return int(answer["deleted"])
+
+
+def read_rebuilding(answer: Any) -> Rebuilding:
+    if "error" in answer:
+        raise GatewayError(answer["error"], answer["error_type"])
+    return Rebuilding(answer["done"], answer["total"], answer.get("finished", False), answer.get("lost", 0))
 
 
 def read_embedded(answer: Any, expected: int) -> Embedded:
@@ -120,15 +196,23 @@ def read_embedded(answer: Any, expected: int) -> Embedded:
 
 def read_similar(answer: Any) -> Similar:
     matches = [
-        [Match(match["id"], match["text"], match["score"], match["metadata"]) for match in result["matches"]]
+        [
+            Match(match["id"], match["text"], match["score"], match["metadata"], match.get("count", 1))
+            for match in result["matches"]
+        ]
         for result in answer["results"]
     ]
     errors = {
-        field: [_text_error(error) for error in answer["errors"] if error["field"] == field]
-        for field in ("query", "candidates")
+        side: [_text_error(error) for error in answer["errors"] if error["field"] == side]
+        for side in ("query", "candidates")
     }
     return Similar(answer["model"], answer["fingerprint"], matches, errors["query"], errors["candidates"])
 
 
 def _text_error(error: Any) -> TextError:
     return TextError(error["index"], error["error"], error["error_type"])
+
+
+def _known(kind: type[T], answer: Any) -> T:
+    """Of a dataclass that is an answer as it comes; later gateways may say more."""
+    return kind(**{each.name: answer[each.name] for each in fields(kind)})  # type: ignore[arg-type]

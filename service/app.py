@@ -13,11 +13,11 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
 from service import __version__
-from service.api import collections, compat, embed, openai, ops, similar, tokenize
+from service.api import collections, compat, embed, map, openai, ops, playground, similar, tokenize
 from service.api.gzip import Gunzip
 from service.api.keys import require_keys
 from service.api.middleware import LimitBody, Observe
-from service.api.responses import answer_errors
+from service.api.responses import PlainRoutes, answer_errors
 from service.api.state import State
 from service.assembly import open_embedder
 from service.errors import DanmakuError
@@ -35,6 +35,11 @@ EXPOSED_HEADERS = ("Retry-After", "X-Request-ID", "X-Danmaku-Fingerprint", "X-Da
 def create_app(settings: Settings) -> FastAPI:
     """The gateway. What it needs is opened when its lifespan starts, which may raise ConfigurationError."""
     metrics = Metrics()
+    tracing = None
+    if settings.tracing:
+        from service.tracing import TraceRequests, Tracing
+
+        tracing = Tracing()
     access_log = AccessLog() if settings.access_log and sys.stdout else None  # stdout may be closed
 
     @asynccontextmanager
@@ -42,7 +47,10 @@ def create_app(settings: Settings) -> FastAPI:
         async with AsyncExitStack() as stack:
             if access_log:
                 stack.enter_context(access_log)
-            embedder, batcher = await stack.enter_async_context(open_embedder(settings, metrics))
+            if tracing:
+                stack.enter_context(tracing)
+            tracer = tracing.tracer if tracing else None
+            embedder, batcher = await stack.enter_async_context(open_embedder(settings, metrics, tracer))
             opened = await open_or_say(settings)
             store: Collections | DanmakuError
             if isinstance(opened, DanmakuError):
@@ -64,13 +72,14 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         routes=[
             route
-            for part in (embed, similar, collections, openai, compat, tokenize, ops)
+            for part in (embed, similar, collections, map, openai, compat, tokenize, ops, playground)
             for route in part.router.routes
         ],
     )
     app.state.metrics = metrics
     app.state.is_stopping = False
     answer_errors(app)
+    app.add_middleware(PlainRoutes, routes=app.routes)
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes, timeout_s=settings.receive_timeout_s)
     app.add_middleware(Gunzip)
     if settings.api_key_hashes:
@@ -85,6 +94,8 @@ def create_app(settings: Settings) -> FastAPI:
         )
     if settings.gzip_level:
         app.add_middleware(GZipMiddleware, compresslevel=settings.gzip_level)
+    if tracing:
+        app.add_middleware(TraceRequests, tracer=tracing.tracer)
     app.add_middleware(Observe, metrics=metrics, access_log=access_log)
     return app
 

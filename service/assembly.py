@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from service.batcher import Batcher
 from service.cache.base import open_cache
@@ -12,9 +13,14 @@ from service.encoders.base import EncoderSettings, open_encoder
 from service.metrics import Metrics
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
 
 @asynccontextmanager
-async def open_embedder(settings: Settings, metrics: Metrics) -> AsyncIterator[tuple[Embedder, Batcher]]:
+async def open_embedder(
+    settings: Settings, metrics: Metrics, tracer: Tracer | None = None
+) -> AsyncIterator[tuple[Embedder, Batcher]]:
     """The embedder, and the batcher within, which knows how busy it is. Raises ConfigurationError."""
     async with AsyncExitStack() as stack:
         encoder = await open_encoder(
@@ -37,8 +43,13 @@ async def open_embedder(settings: Settings, metrics: Metrics) -> AsyncIterator[t
             metrics=metrics,
         )
         stack.push_async_callback(cache.close)
+        make_batcher = Batcher
+        if tracer:
+            from service.tracing import TracedCache, traced_batcher
+
+            cache, make_batcher = TracedCache(cache, tracer), traced_batcher(tracer)
         batcher = await stack.enter_async_context(
-            Batcher(
+            make_batcher(
                 keeping(encoder, cache),
                 concurrency=lambda: encoder.concurrency,
                 max_batch_tokens=settings.max_batch_tokens,
@@ -46,5 +57,6 @@ async def open_embedder(settings: Settings, metrics: Metrics) -> AsyncIterator[t
                 metrics=metrics,
             )
         )
+        metrics.queue_limit_texts.set(settings.max_queue_texts)
         embedder = Embedder(encoder, cache, batcher, metrics, max_text_characters=settings.max_text_characters)
         yield embedder, batcher

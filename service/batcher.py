@@ -30,7 +30,7 @@ import numpy as np
 
 from service.encoders.model import Prepared
 from service.errors import DanmakuError, EncoderFailure, EncoderUnavailable, Overloaded
-from service.metrics import Metrics
+from service.metrics import BatcherMetrics
 
 log = logging.getLogger("danmaku")
 
@@ -74,7 +74,7 @@ class Batcher:
         concurrency: Callable[[], int],
         max_batch_tokens: int,
         max_queue_texts: int,
-        metrics: Metrics,
+        metrics: BatcherMetrics,
         max_batch_size: int = 1024,
         priority_batch_size: int = 16,
     ) -> None:
@@ -134,6 +134,7 @@ class Batcher:
             raise EncoderUnavailable("the service is stopping")
         new = sum(prepared.key not in self._waiting for prepared in texts)
         if self._queued + new > self._max_queue_texts:
+            self._metrics.refused_texts.inc(new)
             raise self._overloaded(new)
         lane = self._quick if len(texts) <= self._priority_batch_size else self._bulk
         waiting = [self._join(prepared, lane) for prepared in texts]
@@ -168,6 +169,7 @@ class Batcher:
         if waiting.callers == 0 and self._is_queued(waiting):
             self._dequeue(waiting)
             del self._waiting[waiting.prepared.key]
+            self._metrics.expired_texts.inc()
 
     def _dispatch_soon(self) -> None:
         # After the tasks that are ready to run now, so that what they bring goes along.

@@ -196,7 +196,7 @@ def _add_collections(commands: argparse._SubParsersAction[argparse.ArgumentParse
     parser = commands.add_parser(
         name,
         help="look after the collections of a running gateway",
-        description="Lists, makes, searches, rebuilds and drops collections of a running gateway.",
+        description="Lists, makes, fills, exports, searches, rebuilds and drops collections of a running gateway.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -3,9 +3,7 @@
     with Client("http://127.0.0.1:8000") as client:
         vectors = client.embed(["草", "awsl"]).vectors  # [2, dim] float32
 
-One idea: a call has one deadline, and until then it is worth trying again. A gateway that is busy or has no encoder
-says when to come back, one that is being restarted refuses connections for a moment, and to embed twice does no harm.
-The gateway is told how much time is left, so it does not work for a caller who no longer waits. Lists longer than it
+One idea: a call has one deadline, and until then it is worth trying again (`asking.py`). Lists longer than the gateway
 takes are sent in parts. `AsyncClient` does the work; `Client` runs it on an event loop in a thread of its own, so that
 it can be used anywhere, in a notebook, too. What is left out: redirects, proxies and cookies.
 """
@@ -13,35 +11,58 @@ it can be used anywhere, in a notebook, too. What is left out: redirects, proxie
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import asdict
+from functools import partial
 from typing import Any, Self, TypeVar
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import numpy as np
-import orjson
 
 from service.answers import (
+    Added,
+    Collection,
     Embedded,
     GatewayError,
     Info,
+    Item,
     Match,
+    Page,
+    Rebuilding,
     Similar,
-    error_of,
+    read_added,
+    read_collection,
+    read_collections,
+    read_deleted,
     read_embedded,
     read_info,
+    read_page,
+    read_rebuilding,
     read_similar,
 )
+from service.asking import Asking, in_parts
 from service.errors import TextError
 
-__all__ = ["AsyncClient", "Client", "Embedded", "GatewayError", "Info", "Match", "Similar", "TextError"]
+__all__ = [
+    "Added",
+    "AsyncClient",
+    "Client",
+    "Collection",
+    "Embedded",
+    "GatewayError",
+    "Info",
+    "Item",
+    "Match",
+    "Page",
+    "Rebuilding",
+    "Similar",
+    "TextError",
+]
 
-FIRST_PAUSE_S = 0.1  # before a second try, when the gateway does not say; doubled every time
-LONGEST_PAUSE_S = 5.0
-GRACE_S = 0.5  # for the gateway's own word that the time is up to arrive
-MOST_TIMEOUT_MS = 2**31 - 1  # what X-Timeout-Ms may say
 AROUND_TEXTS_BYTES = 100  # of a body, beside its texts
 
 T = TypeVar("T")
@@ -59,19 +80,25 @@ class AsyncClient:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(headers=self._headers, connector=aiohttp.TCPConnector(limit=0))
+        self._asking = Asking(self._session, self._url, self._timeout_s)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
+    async def info(self) -> Info:
+        return await self._asking.ask("GET", "/info", None, self._deadline(), read_info)
+
     async def embed(self, texts: Sequence[str], *, normalize: bool = False) -> Embedded:
         """Vectors in the order of the texts, all of one model: if another takes over, the list is begun anew."""
-        deadline = time.monotonic() + self._timeout_s
-        limits = self._info = self._info or await self._ask_info(deadline)
-        parts = list(_parts(texts, limits.max_request_texts, limits.max_body_bytes - AROUND_TEXTS_BYTES))
+        deadline = self._deadline()
+        parts = await self._in_parts(texts, deadline)
         done: list[Embedded] = []
         while len(done) < len(parts):
-            done.append(await self._embed_part(parts[len(done)], normalize, deadline))
+            part = parts[len(done)]
+            body = {"texts": part, "normalize": normalize, "encoding": "base64"}
+            read = partial(read_embedded, expected=len(part))
+            done.append(await self._asking.ask("POST", "/embed", body, deadline, read))
             if done[-1].fingerprint != done[0].fingerprint:
                 done = []
         return _joined(done)
@@ -85,68 +112,99 @@ class AsyncClient:
         min_score: float | None = None,
     ) -> Similar:
         """The candidates in order of likeness to each query. Sent in one request, however long."""
-        queries = [query] if isinstance(query, str) else list(query)
-        body = {"query": queries, "candidates": list(candidates), "top_k": top_k, "min_score": min_score}
-        return await self._ask("POST", "/similar", body, time.monotonic() + self._timeout_s, read_similar)
+        return await self._similar(query, {"candidates": list(candidates), "top_k": top_k, "min_score": min_score})
 
-    async def info(self) -> Info:
-        return await self._ask_info(time.monotonic() + self._timeout_s)
+    async def search(
+        self,
+        collection: str,
+        query: str | Sequence[str],
+        *,
+        top_k: int | None = None,
+        min_score: float | None = None,
+        filter: Mapping[str, Any] | None = None,
+    ) -> Similar:
+        """What of a collection is nearest to each query; 10 matches unless `top_k` says otherwise."""
+        return await self._similar(
+            query, {"collection": collection, "top_k": top_k, "min_score": min_score, "filter": filter}
+        )
 
-    async def _ask_info(self, deadline: float) -> Info:
-        return await self._ask("GET", "/info", None, deadline, read_info)
+    async def collections(self) -> list[Collection]:
+        return await self._asking.ask("GET", "/collections", None, self._deadline(), read_collections)
 
-    async def _embed_part(self, texts: Sequence[str], normalize: bool, deadline: float) -> Embedded:
-        body = {"texts": texts, "normalize": normalize, "encoding": "base64"}
-        return await self._ask("POST", "/embed", body, deadline, lambda answer: read_embedded(answer, len(texts)))
+    async def create(self, collection: str) -> Collection:
+        """An empty collection, or the one that is there."""
+        return await self._asking.ask("PUT", _path(collection), None, self._deadline(), read_collection)
 
-    async def _ask(self, method: str, path: str, content: object, deadline: float, read: Callable[[Any], T]) -> T:
-        """What `read` makes of the answer; asks again until the deadline, as long as trying again may help."""
-        body = None if content is None else _json(content)
-        pause_s = FIRST_PAUSE_S
-        while True:
-            try:
-                answer = await self._once(method, path, body, deadline)
-                break
-            except GatewayError as error:
-                wanted_s = error.retry_after_s or pause_s * random.uniform(0.5, 1)  # not all callers at once
-                if not error.is_passing or time.monotonic() + wanted_s > deadline:
-                    raise
-            await asyncio.sleep(wanted_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-        try:
-            return read(orjson.loads(answer))
-        except (ValueError, KeyError, TypeError) as error:
-            raise GatewayError(
-                f"{self._url}{path} answers, but not as a gateway does: {error!r}", "bad_answer"
-            ) from error
+    async def drop(self, collection: str) -> Collection:
+        """Drops it with all its danmaku; describes what it was."""
+        return await self._asking.ask("DELETE", _path(collection), None, self._deadline(), read_collection)
 
-    async def _once(self, method: str, path: str, body: bytes | None, deadline: float) -> bytes:
-        left_s = deadline - time.monotonic()
-        url = self._url + path
-        if left_s > 0:
-            headers = {"Content-Type": "application/json", **timeout_header(left_s)}
-            timeout = aiohttp.ClientTimeout(total=left_s + GRACE_S)
-            try:
-                async with self._session.request(
-                    method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False
-                ) as answer:
-                    content = await answer.read()
-                    if answer.status == 200:
-                        return content
-                    raise error_of(answer.status, answer.headers, content)
-            except TimeoutError:
-                pass
-            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-                raise GatewayError(
-                    f"{url} cannot be reached: {error or type(error).__name__}", "unreachable"
-                ) from error
-            except aiohttp.ClientError as error:
-                raise GatewayError(f"{url} cannot be asked: {error!r}", "bad_answer") from error
-        raise GatewayError(f"{url} did not answer within {self._timeout_s:g} s", "out_of_time")
+    async def describe(self, collection: str) -> Collection:
+        return await self._asking.ask("GET", _path(collection), None, self._deadline(), read_collection)
+
+    async def page(self, collection: str, *, after: str | None = None, limit: int = 1000) -> Page:
+        """The danmaku behind a page; each that stays is seen once, whatever happens meanwhile."""
+        options = urlencode({"limit": limit} | ({} if after is None else {"after": after}))
+        path = f"{_path(collection, 'danmaku')}?{options}"
+        return await self._asking.ask("GET", path, None, self._deadline(), read_page)
+
+    async def add(self, collection: str, items: Sequence[str | Item | Mapping[str, Any]]) -> Added:
+        """Adds danmaku, or replaces those of the same id. Mappings are sent as they are.
+
+        Of an item that is there with the same text the counts add up; so if a connection breaks and the items are sent
+        again, a count may be too high.
+        """
+        deadline = self._deadline()
+        bodies = [asdict(item) if isinstance(item, Item) else item for item in items]
+        done: list[Added] = []
+        first = 0
+        for part in await self._in_parts(bodies, deadline):
+            added = await self._asking.ask("POST", _path(collection, "danmaku"), part, deadline, read_added)
+            reasons = [TextError(first + each.index, each.error, each.error_type) for each in added.reasons]
+            done.append(Added(added.added, added.replaced, added.refused, reasons))
+            first += len(part)
+        return Added(
+            sum(each.added for each in done),
+            sum(each.replaced for each in done),
+            sum(each.refused for each in done),
+            [reason for each in done for reason in each.reasons],
+        )
+
+    async def delete(self, collection: str, id: str) -> bool:
+        """Whether it was there."""
+        path = _path(collection, "danmaku", id)
+        return bool(await self._asking.ask("DELETE", path, None, self._deadline(), read_deleted))
+
+    async def delete_where(self, collection: str, filter: Mapping[str, Any]) -> int:
+        """Deletes all danmaku whose metadata match; how many there were."""
+        path = _path(collection, "delete")
+        return await self._asking.ask("POST", path, {"filter": filter}, self._deadline(), read_deleted)
+
+    async def rebuild(self, collection: str) -> AsyncGenerator[Rebuilding, None]:
+        """Embeds all texts anew after a change of model. `timeout_s` is for each step; what is done stays done."""
+        async with aclosing(self._asking.lines("POST", _path(collection, "rebuild"))) as lines:
+            async for line in lines:
+                yield read_rebuilding(line)
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._timeout_s
+
+    async def _in_parts(self, items: Sequence[T], deadline: float) -> list[list[T]]:
+        if self._info is None:
+            self._info = await self._asking.ask("GET", "/info", None, deadline, read_info)
+        limits = self._info
+        return list(in_parts(items, limits.max_request_texts, limits.max_body_bytes - AROUND_TEXTS_BYTES))
+
+    async def _similar(self, query: str | Sequence[str], options: Mapping[str, object]) -> Similar:
+        body = {"query": [query] if isinstance(query, str) else list(query), **options}
+        return await self._asking.ask("POST", "/similar", body, self._deadline(), read_similar)
 
 
 class Client:
-    """`AsyncClient` for programs without an event loop. A context manager; any number of threads may share it."""
+    """`AsyncClient` for programs without an event loop. A context manager; any number of threads may share it.
+
+    Every method is that of `AsyncClient`.
+    """
 
     def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float = 60.0) -> None:
         self._client = AsyncClient(url, api_key, timeout_s=timeout_s)
@@ -164,8 +222,10 @@ class Client:
         self._thread.join()
         self._loop.close()
 
+    def info(self) -> Info:
+        return self._wait(self._client.info())
+
     def embed(self, texts: Sequence[str], *, normalize: bool = False) -> Embedded:
-        """See `AsyncClient.embed`."""
         return self._wait(self._client.embed(texts, normalize=normalize))
 
     def similar(
@@ -176,11 +236,54 @@ class Client:
         top_k: int | None = None,
         min_score: float | None = None,
     ) -> Similar:
-        """See `AsyncClient.similar`."""
         return self._wait(self._client.similar(query, candidates, top_k=top_k, min_score=min_score))
 
-    def info(self) -> Info:
-        return self._wait(self._client.info())
+    def search(
+        self,
+        collection: str,
+        query: str | Sequence[str],
+        *,
+        top_k: int | None = None,
+        min_score: float | None = None,
+        filter: Mapping[str, Any] | None = None,
+    ) -> Similar:
+        return self._wait(self._client.search(collection, query, top_k=top_k, min_score=min_score, filter=filter))
+
+    def collections(self) -> list[Collection]:
+        return self._wait(self._client.collections())
+
+    def create(self, collection: str) -> Collection:
+        return self._wait(self._client.create(collection))
+
+    def drop(self, collection: str) -> Collection:
+        return self._wait(self._client.drop(collection))
+
+    def describe(self, collection: str) -> Collection:
+        return self._wait(self._client.describe(collection))
+
+    def page(self, collection: str, *, after: str | None = None, limit: int = 1000) -> Page:
+        return self._wait(self._client.page(collection, after=after, limit=limit))
+
+    def add(self, collection: str, items: Sequence[str | Item | Mapping[str, Any]]) -> Added:
+        return self._wait(self._client.add(collection, items))
+
+    def delete(self, collection: str, id: str) -> bool:
+        return self._wait(self._client.delete(collection, id))
+
+    def delete_where(self, collection: str, filter: Mapping[str, Any]) -> int:
+        return self._wait(self._client.delete_where(collection, filter))
+
+    def rebuild(self, collection: str) -> Iterator[Rebuilding]:
+        steps = self._client.rebuild(collection)
+
+        async def following() -> Rebuilding | None:
+            return await anext(steps, None)
+
+        try:
+            while step := self._wait(following()):
+                yield step
+        finally:
+            self._wait(steps.aclose())
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         asked = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -191,29 +294,8 @@ class Client:
             raise
 
 
-def timeout_header(left_s: float) -> dict[str, str]:
-    return {"X-Timeout-Ms": str(min(max(1, int(left_s * 1000)), MOST_TIMEOUT_MS))}
-
-
-def _parts(texts: Sequence[str], max_texts: int, max_bytes: int) -> Iterator[list[str]]:
-    """The texts in parts that a gateway takes; at least one, since an empty list has an answer, too."""
-    part: list[str] = []
-    size = 0
-    for text in texts:
-        cost = len(_json(text)) + 1
-        if part and (len(part) == max_texts or size + cost > max_bytes):
-            yield part
-            part, size = [], 0
-        part.append(text)
-        size += cost
-    yield part
-
-
-def _json(content: object) -> bytes:
-    try:
-        return orjson.dumps(content)
-    except TypeError as error:  # half of a surrogate pair, or no text at all
-        raise ValueError(f"this cannot be sent: {error}") from None
+def _path(*names: str) -> str:
+    return "/collections/" + "/".join(quote(name, safe="") for name in names)
 
 
 def _joined(parts: Sequence[Embedded]) -> Embedded:

@@ -1,11 +1,15 @@
-"""Every Prometheus metric, declared once.
+"""Every Prometheus metric, declared once: of the gateway (`Metrics`), and of a worker (`WorkerMetrics`).
 
 Label sets are closed and their series exist from the start, so a rate is 0 before the first event and not absent.
-One object per application, with a registry of its own.
+Children of labelled metrics are made here and kept: `labels()` costs more than counting. One object per application,
+with a registry of its own; a process serves one application, so what it exports is the whole of it.
+
+What both have, since both have a batcher, carries a prefix that tells them apart whatever a scrape calls its jobs.
 """
 
 from __future__ import annotations
 
+import platform
 import re
 
 from prometheus_client import (
@@ -14,11 +18,17 @@ from prometheus_client import (
     Gauge,
     GCCollector,
     Histogram,
-    PlatformCollector,
+    Info,
     ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
 )
 
+from service import __version__
 from service.encoders.model import Model
+
+# They would be a series more for every counter and histogram, which nobody reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 STREAM = " stream"  # apart: one may take hours, and the route's times would tell nothing any more
 ROUTES = (
@@ -34,11 +44,13 @@ ROUTES = (
     ),
     *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku stream"),
     *("/collections/{name}/danmaku/{id}", "/collections/{name}/delete", "/collections/{name}/rebuild"),
+    *("/collections/{name}/map", "/", "/static", "/playground/embed"),
     *("/tokenize", "/healthz", "/readyz", "/info", "/metrics", "other"),
 )
-OUTCOMES = ("ok", "invalid", "refused", "gone", "failed")
+OUTCOMES = ("ok", "invalid", "refused", "expired", "gone", "failed")
+WORKER_OUTCOMES = ("ok", "invalid", "failed", "unclaimed")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-NAMED = re.compile("/collections/[^/]+(?:(/danmaku)(/.+)?|(/delete|/rebuild))?")
+NAMED = re.compile("/collections/[^/]+(?:(/danmaku)(/.+)?|(/delete|/rebuild|/map))?")
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -47,20 +59,70 @@ def route_of(path: str, *, is_stream: bool) -> str:
     if path.startswith("/collections/") and (parts := NAMED.fullmatch(path)):
         danmaku, id, rest = parts.groups("")
         path = f"/collections/{{name}}{danmaku}{'/{id}' if id else rest}"
+    elif path.startswith("/static/"):
+        path = "/static"
     if is_stream:
         path += STREAM
     return path if path in ROUTES else "other"
 
 
-class Metrics:
-    """Children of labelled metrics are made here and kept: `labels()` costs more than counting."""
+class BatcherMetrics:
+    """The queue before a model, its calls, the model, the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
         GCCollector(registry=registry)
+        build = Info(f"{prefix}_build", "The version of this software, and of Python.", registry=registry)
+        build.info({"version": __version__, "python": platform.python_version()})
 
+        self.queue_texts = Gauge(f"{prefix}_queue_texts", "Texts waiting for the encoder.", registry=registry)
+        self.in_flight_texts = Gauge(f"{prefix}_in_flight_texts", "Texts in the encoder.", registry=registry)
+        self.refused_texts = Counter(
+            f"{prefix}_refused_texts", "Texts that the queue had no room for.", registry=registry
+        )
+        self.expired_texts = Counter(
+            f"{prefix}_expired_texts",
+            "Texts that left the queue since nobody waited any more: out of time, or hung up.",
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            f"{prefix}_queue_seconds", "A text's wait for the encoder.", registry=registry, buckets=SECONDS
+        )
+        self.encode_seconds = Histogram(
+            f"{prefix}_encode_seconds", "One model call.", registry=registry, buckets=SECONDS
+        )
+        self.batch_texts = Histogram(
+            f"{prefix}_batch_texts", "Texts of a model call.", registry=registry, buckets=COUNTS
+        )
+        self.batch_tokens = Counter(f"{prefix}_batch_tokens", "Tokens encoded, padding not counted.", registry=registry)
+        self.padding_tokens = Counter(
+            f"{prefix}_padding_tokens", "Padding encoded beside the tokens.", registry=registry
+        )
+        self._model = Gauge(
+            f"{prefix}_model_info",
+            "The model in service; always 1.",
+            ["model", "fingerprint", "dim"],
+            registry=registry,
+        )
+
+    def show_model(self, model: Model) -> None:
+        """The one series of model_info: models may change while the process runs."""
+        self._model.clear()
+        self._model.labels(model.name, model.fingerprint, str(model.dim)).set(1)
+
+    def text(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class Metrics(BatcherMetrics):
+    """Of the gateway."""
+
+    def __init__(self) -> None:
+        super().__init__("danmaku")
+        registry = self.registry
+        self.ready = Gauge("danmaku_ready", "1 while /readyz answers 200.", registry=registry)
         requests = Counter(
             "danmaku_requests", "HTTP requests answered, by route and outcome.", ["route", "outcome"], registry=registry
         )
@@ -102,18 +164,14 @@ class Metrics:
         self.cache_bytes = Gauge("danmaku_cache_bytes", "Memory that the cache accounts for.", registry=registry)
         self.cache_texts = Gauge("danmaku_cache_texts", "Texts in the memory cache.", registry=registry)
 
-        self.queue_texts = Gauge("danmaku_queue_texts", "Texts waiting for the encoder.", registry=registry)
-        self.in_flight_texts = Gauge("danmaku_in_flight_texts", "Texts in the encoder.", registry=registry)
-        self.queue_seconds = Histogram(
-            "danmaku_queue_seconds", "A text's wait for the encoder.", registry=registry, buckets=SECONDS
+        self.queue_limit_texts = Gauge(
+            "danmaku_queue_limit_texts", "Texts that may wait; beyond, requests are refused.", registry=registry
         )
-        self.encode_seconds = Histogram("danmaku_encode_seconds", "One model call.", registry=registry, buckets=SECONDS)
-        self.batch_texts = Histogram("danmaku_batch_texts", "Texts of a model call.", registry=registry, buckets=COUNTS)
-        self.batch_tokens = Counter("danmaku_batch_tokens", "Tokens encoded, padding not counted.", registry=registry)
-        self.padding_tokens = Counter("danmaku_padding_tokens", "Padding encoded beside the tokens.", registry=registry)
-
         self.workers_known = Gauge("danmaku_workers_known", "Workers that are looked for.", registry=registry)
         self.workers_ready = Gauge("danmaku_workers_ready", "Workers that texts can be sent to.", registry=registry)
+        self.worker_fingerprints = Gauge(
+            "danmaku_worker_fingerprints", "Different models among the ready workers.", registry=registry
+        )
         self.worker_ping_seconds = Histogram(
             "danmaku_worker_ping_seconds",
             "A worker's answer to the question whether it is there.",
@@ -134,11 +192,36 @@ class Metrics:
         self.collection_items = Gauge("danmaku_collection_items", "Danmaku in all collections.", registry=registry)
         self.collection_bytes = Gauge("danmaku_collection_bytes", "What collections take.", registry=registry)
 
-        self._model = Gauge(
-            "danmaku_model_info", "The model in service; always 1.", ["model", "fingerprint", "dim"], registry=registry
-        )
 
-    def show_model(self, model: Model) -> None:
-        """The one series of danmaku_model_info: models may change while the process runs."""
-        self._model.clear()
-        self._model.labels(model.name, model.fingerprint, str(model.dim)).set(1)
+class WorkerMetrics(BatcherMetrics):
+    """Of `danmaku worker`, whose clients are gateways and BertClients; HTTP is not counted among the requests."""
+
+    def __init__(self) -> None:
+        super().__init__("danmaku_worker")
+        registry = self.registry
+        requests = Counter(
+            "danmaku_worker_requests",
+            "Requests for vectors, by outcome; unclaimed: nobody listened to the answer.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.requests = {outcome: requests.labels(outcome) for outcome in WORKER_OUTCOMES}
+        self.request_seconds = Histogram(
+            "danmaku_worker_request_seconds",
+            "From a request's arrival to its answer.",
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self.texts = Counter("danmaku_worker_texts", "Texts of requests.", registry=registry)
+        self.requests_in_progress = Gauge(
+            "danmaku_worker_requests_in_progress", "Requests read and not yet answered.", registry=registry
+        )
+        self.held_bytes = Gauge(
+            "danmaku_worker_held_bytes", "Memory that requests in progress account for.", registry=registry
+        )
+        self.held_limit_bytes = Gauge(
+            "danmaku_worker_held_limit_bytes", "Beyond, no request is read before others are done.", registry=registry
+        )
+        self.active_clients = Gauge(
+            "danmaku_worker_active_clients", "Clients that sent texts within three minutes.", registry=registry
+        )

@@ -131,7 +131,8 @@ class Settings(BaseSettings):
     collections: str = Field(
         "sqlite://danmaku-collections",
         description="Where collections are kept: sqlite:///DIRECTORY, of one gateway (sqlite://DIRECTORY is below "
-        "where it is started); none turns them off. The directory by default may be unusable: then there are none.",
+        "where it is started); redis://HOST:6379/0, a Redis 8 or a cluster that several gateways share; none turns "
+        "them off. The directory by default may be unusable: then there are none.",
     )
     cache: str = Field(
         "memory://",
@@ -166,6 +167,11 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="Of all other logs, on stderr: text for a person, json lines for a collector of logs."
+    )
+    tracing: bool = Field(
+        False,
+        description="Whether to send spans of requests by OpenTelemetry, to where OTEL_EXPORTER_OTLP_ENDPOINT says. "
+        "Needs pip install 'danmaku-embedding[otel]'. Turn it on to see requests among those of other services.",
     )
     drain_s: float = Field(
         0.0,

@@ -73,6 +73,10 @@ class Status:
         while len(self._active) > MAX_CLIENTS:
             self._active.popitem(last=False)
 
+    def active_clients(self) -> int:
+        now = time.monotonic()
+        return sum(now - seen < ACTIVE_S for seen in self._active.values())
+
     def config(self, client: bytes) -> dict[str, Any]:
         return {
             "client": client.decode("ascii", "replace"),
@@ -89,7 +93,7 @@ class Status:
             "num_sys_request": self._num_system,
             "num_total_request": self._num_data + self._num_system,
             "num_total_client": self._forgotten_clients + len(self._clients),
-            "num_active_client": sum(now - seen < ACTIVE_S for seen in self._active.values()),
+            "num_active_client": self.active_clients(),
             **_spread("request_per_client", self._clients.values()),
             **_spread("size_per_request", self._sizes, average=self._num_texts / max(1, self._num_data)),
             **_spread("last_two_interval", self._intervals),

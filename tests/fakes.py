@@ -70,4 +70,12 @@ class RecordingEncoder:
     def vector(text: str) -> list[float]:
         return [float(len(text)), float(sum(map(ord, text)))]
 
+    async def until_called(self, times: int = 1) -> None:
+        """Until it has been asked so often."""
+        for _ in range(30_000):
+            if len(self.calls) >= times:
+                return
+            await asyncio.sleep(0.002)
+        raise AssertionError(f"asked {len(self.calls)} times, not {times}")
+
     async def aclose(self) -> None: ...

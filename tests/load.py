@@ -77,7 +77,7 @@ class SteadyLoad:
         rate: float = 50,
         texts_a_request: int = 4,
         keep_alive: bool = True,
-        timeout_ms: int = 10_000,
+        timeout_ms: int = 30_000,
     ) -> None:
         self.tally = Tally()
         self._expected = expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -30,16 +31,15 @@ def test_from_recorded_danmaku_to_ranked_danmaku(tmp_path: Path) -> None:
     danmaku_train("examples", "--input", corpus, "--output", workdir / "examples", "--max-seq-length", "32")
     danmaku_train("train", "training/configs/tiny.toml", "--workdir", workdir)
     danmaku_train("export", "--workdir", workdir, "--output", model)
-    danmaku_train("export", "--workdir", workdir, "--output", tmp_path / "before", "--step", "0")
     numbers = tmp_path / "numbers.json"
     danmaku_train(
-        *("evaluate", "--model", tmp_path / "before", "--model", model),
-        *("--corpus", corpus / "train.txt", "--corpus", corpus / "heldout.txt", "--json", numbers),
+        *("evaluate", "--model", model, "--corpus", corpus / "train.txt", "--corpus", corpus / "heldout.txt"),
+        *("--json", numbers),
     )
 
-    before, _, after, after_heldout = json.loads(numbers.read_text(encoding="utf-8"))
-    assert after["masked_lm_loss"] < before["masked_lm_loss"]
-    assert after_heldout["examples"] > 0
+    trained, heldout = json.loads(numbers.read_text(encoding="utf-8"))
+    assert trained["masked_lm_loss"] < math.log(300) - 0.1  # it knows more than how many tokens there are
+    assert heldout["examples"] > 0
     lines = [line for line in (corpus / "train.txt").read_text(encoding="utf-8").split("\n") if line][:20]
     with serving(model=f"onnx://{shutil.move(model, tmp_path / 'moved')}") as (client, _):  # a model is a folder
         embedded = client.post("/embed", json={"texts": lines, "normalize": True}).json()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -24,6 +24,8 @@ from service.similarity.filters import parse
 from service.similarity.rebuilding import Progress
 
 router = APIRouter(tags=["collections"], route_class=PlainRoute)
+
+Options = TypeVar("Options", bound=BaseModel)
 
 
 class CollectionBody(BaseModel):
@@ -65,11 +67,24 @@ class DeletedBody(BaseModel):
     deleted: int
 
 
-def _path(*names: str) -> list[dict[str, Any]]:
+def in_path(*names: str) -> list[dict[str, Any]]:
     return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
 
 
-NAMED = {"parameters": _path("name")}
+def in_query(options: type[BaseModel]) -> list[dict[str, Any]]:
+    fields = options.model_json_schema()["properties"].items()
+    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields]
+
+
+def options_of(request: Request, kind: type[Options]) -> Options:
+    """What the query says. Raises InvalidRequest."""
+    try:
+        return kind.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        raise explain(error, "the query") from None
+
+
+NAMED = {"parameters": in_path("name")}
 ANSWERS = {**ERRORS, **ABOUT_COLLECTIONS}
 
 
@@ -84,20 +99,20 @@ async def list_collections(request: Request) -> Response:
 @router.put("/collections/{name}", openapi_extra=NAMED, responses={**ANSWERS, 200: {"model": CollectionBody}})
 async def create(request: Request) -> Response:
     """Makes it, empty, for vectors of the present model. If it is there already, nothing happens."""
-    caller, state, name = await _asked(request)
+    caller, state, name = await asked(request)
     return json_response(_described(await caller.wait(state.collections.create(name))))
 
 
 @router.get("/collections/{name}", openapi_extra=NAMED, responses={**ANSWERS, 200: {"model": CollectionBody}})
 async def describe(request: Request) -> Response:
-    caller, state, name = await _asked(request)
+    caller, state, name = await asked(request)
     return json_response(_described(await caller.wait(state.collections.describe(name))))
 
 
 @router.delete("/collections/{name}", openapi_extra=NAMED, responses={**ANSWERS, 200: {"model": CollectionBody}})
 async def drop(request: Request) -> Response:
     """Drops it with all its danmaku; the answer describes what it was."""
-    caller, state, name = await _asked(request)
+    caller, state, name = await asked(request)
     info = await caller.wait(state.collections.describe(name))
     await caller.wait(state.collections.drop(name))
     return json_response(_described(info))
@@ -136,22 +151,13 @@ async def add(request: Request) -> Response:
 
 @router.get(
     "/collections/{name}/danmaku",
-    openapi_extra={
-        "parameters": _path("name")
-        + [
-            {"name": name, "in": "query", "required": False, "schema": schema}
-            for name, schema in PageOptions.model_json_schema()["properties"].items()
-        ]
-    },
+    openapi_extra={"parameters": in_path("name") + in_query(PageOptions)},
     responses={**ANSWERS, 200: {"model": PageBody}},
 )
 async def page(request: Request) -> Response:
     """All danmaku, page by page; each that stays is seen once, whatever happens meanwhile."""
-    caller, state, name = await _asked(request)
-    try:
-        options = PageOptions.model_validate(dict(request.query_params))
-    except ValidationError as error:
-        raise explain(error, "the query") from None
+    caller, state, name = await asked(request)
+    options = options_of(request, PageOptions)
     found = await caller.wait(state.collections.page(name, after=options.after, limit=options.limit))
     return json_response({"danmaku": [_shown(item) for item in found.items], "next": found.next})
 
@@ -160,19 +166,19 @@ ITEM_PATH = "/collections/{name}/danmaku/{id:path}"  # an id may hold a slash
 
 
 @router.get(
-    ITEM_PATH, openapi_extra={"parameters": _path("name", "id")}, responses={**ANSWERS, 200: {"model": ItemBody}}
+    ITEM_PATH, openapi_extra={"parameters": in_path("name", "id")}, responses={**ANSWERS, 200: {"model": ItemBody}}
 )
 async def get(request: Request) -> Response:
-    caller, state, name = await _asked(request)
+    caller, state, name = await asked(request)
     return json_response(_shown(await caller.wait(state.collections.get(name, request.path_params["id"]))))
 
 
 @router.delete(
-    ITEM_PATH, openapi_extra={"parameters": _path("name", "id")}, responses={**ANSWERS, 200: {"model": DeletedBody}}
+    ITEM_PATH, openapi_extra={"parameters": in_path("name", "id")}, responses={**ANSWERS, 200: {"model": DeletedBody}}
 )
 async def delete(request: Request) -> Response:
     """1 was deleted, or 0: there was none."""
-    caller, state, name = await _asked(request)
+    caller, state, name = await asked(request)
     return json_response({"deleted": await caller.wait(state.collections.delete(name, [request.path_params["id"]]))})
 
 
@@ -183,8 +189,8 @@ async def delete(request: Request) -> Response:
 )
 async def delete_where(request: Request) -> Response:
     """Deletes all danmaku whose metadata match the filter."""
-    caller, state, name = await _asked(request)
-    body = await DeleteRequest.of(request)
+    caller, state, name = Caller(request), state_of(request), check_name(request.path_params["name"])
+    body = await DeleteRequest.of(request)  # which reads it: `asked` would leave nothing to wait for
     return json_response({"deleted": await caller.wait(state.collections.delete_where(name, parse(body.filter)))})
 
 
@@ -200,7 +206,7 @@ async def rebuild(request: Request) -> Response:
     this model cannot embed them, and `reasons`; or `error` and `error_type`. It ends when the caller hangs up; the next
     one goes on with what is done.
     """
-    _, state, name = await _asked(request)
+    _, state, name = await asked(request)
     progress = state.collections.rebuild(name)
     first = await anext(progress)  # what is wrong from the beginning has its own status
     return StreamingResponse(_lines(first, progress), media_type=NDJSON)
@@ -228,7 +234,7 @@ def _line(content: dict[str, object]) -> bytes:
     return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
 
 
-async def _asked(request: Request) -> tuple[Caller, State, str]:
+async def asked(request: Request) -> tuple[Caller, State, str]:
     """Reads the body, mostly none, since who waits has to have read it."""
     caller, name = Caller(request), check_name(request.path_params["name"])
     await _read(request)

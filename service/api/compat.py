@@ -10,9 +10,9 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
 
 from service import wire, wire_http
+from service.api.reading import read_body
 from service.api.responses import ERRORS, PlainRoute
 from service.api.schemas import EncodeFailure, EncodeRequest, EncodeResponse
 from service.api.state import Caller, State, state_of
@@ -47,11 +47,7 @@ async def encode(request: Request) -> Response:
 
 async def _encode(request: Request) -> Response:
     caller, state = Caller(request), state_of(request)
-    try:
-        body = await request.body()
-    except ClientDisconnect:
-        raise ClientGone("the caller hung up in the middle of the body") from None
-    request_id, texts = wire_http.read_request(body)
+    request_id, texts = wire_http.read_request(await read_body(request.receive))
     plain = [text for text in texts if isinstance(text, str)]
     if len(plain) < len(texts):
         raise ValueError("is_tokenized is for workers, since here the cache knows texts only; send texts")

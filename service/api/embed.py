@@ -7,6 +7,7 @@ import io
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
+from service.api.reading import header
 from service.api.responses import ERRORS, PlainRoute, json_response
 from service.api.schemas import EmbedRequest, EmbedResponse
 from service.api.state import Caller, state_of
@@ -49,7 +50,7 @@ async def embed(request: Request) -> Response:
     body = await EmbedRequest.of(request)
     state.accept_texts(len(body.texts))
     embeddings = await state.embedder.embed(body.texts, caller.wait)
-    if NPY in request.headers.get("accept", ""):
+    if NPY.encode() in (header(request.scope, b"accept") or b""):
         truncated = str(len(embeddings.truncated))
         headers = {"X-Danmaku-Fingerprint": embeddings.model.fingerprint, "X-Danmaku-Truncated": truncated}
         vectors = unit(embeddings.vectors) if body.normalize else embeddings.vectors

@@ -21,7 +21,7 @@ from service.api.responses import error_response
 from service.errors import ConfigurationError, Unauthorized
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json"})
-STATIC_PATH = "/static-offline-docs/"
+STATIC_PATHS = ("/static-offline-docs/", "/static/")
 SCHEMES: dict[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -82,7 +82,7 @@ class RequireKey:
         self._app, self._digests = app, [bytes.fromhex(entry) for entry in hashes]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["path"].startswith(STATIC_PATH):
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["path"].startswith(STATIC_PATHS):
             return await self._app(scope, receive, send)
         key = _given_key(scope)
         if key is None:

@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.reading import header, read_body, too_large
 from service.api.responses import error_response
 from service.api.stream import is_stream
-from service.errors import BodyTimeout, ClientGone, DanmakuError, InternalError, TooLarge
+from service.errors import BodyTimeout, ClientGone, DanmakuError, InternalError, OutOfTime
 from service.log import AccessLog, Served, serving
 from service.metrics import Metrics, route_of
 
@@ -109,13 +110,17 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def outcome(status: int | None) -> str:
-    """ok; invalid: the caller's doing; refused: too busy, come back; gone: the caller hung up; failed: ours."""
+    """ok; invalid: the caller's doing; refused: too busy, come back; expired: not done in time;
+    gone: the caller hung up; failed: ours.
+    """
     if status is None or status == ClientGone.status:
         return "gone"
     if status < 400:
         return "ok"
     if status in (429, 503):
         return "refused"
+    if status == OutOfTime.status:
+        return "expired"
     return "invalid" if status < 500 else "failed"
 
 
@@ -135,34 +140,17 @@ class LimitBody:
             receive = _in_time(receive, self._timeout_s)
         if is_stream(scope):
             return await self._app(scope, receive, send)
-        length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
+        length = header(scope, b"content-length")
         try:
-            if length is None:
-                receive = _replay(await self._read(receive), receive)
+            if length is None:  # a chunked upload, or no body at all
+                receive = _replay(await read_body(receive, self._max_bytes), receive)
             elif int(length) > self._max_bytes:  # the HTTP server holds the client to it
-                raise self._too_large()
+                raise too_large(self._max_bytes)
         except ClientGone:
             return None
         except DanmakuError as error:
             return await error_response(error)(scope, receive, send)
         return await self._app(scope, receive, send)
-
-    async def _read(self, receive: Receive) -> bytes:
-        """A body of unknown length: a chunked upload, or none at all."""
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone("the caller hung up in the middle of the body")
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self._max_bytes:
-                raise self._too_large()
-        return bytes(body)
-
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"the body is over {self._max_bytes} bytes; send the texts in several requests")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import __version__
 from service.api.responses import ERRORS, PlainRoute, json_response
 from service.api.state import state_of
 from service.errors import EncoderUnavailable, StoreUnavailable
+from service.metrics import Metrics
 from service.similarity.collections import Collections
 
 router = APIRouter(tags=["operation"], route_class=PlainRoute)
@@ -29,10 +29,7 @@ async def readyz(request: Request) -> Response:
 
     Told from what happened to the last requests; nothing is sent to the encoder to find out.
     """
-    state = state_of(request)
-    if request.app.state.is_stopping:
-        raise EncoderUnavailable("the service is stopping")
-    if obstacle := state.embedder.encoder.obstacle or state.batcher.obstacle:
+    if obstacle := _obstacle(request):
         raise EncoderUnavailable(obstacle)
     return json_response({"status": "ready"})
 
@@ -62,16 +59,19 @@ async def info(request: Request) -> Response:
 @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
-    measured = request.app.state.metrics
+    measured: Metrics = request.app.state.metrics
+    measured.ready.set(_obstacle(request) is None)
     state = state_of(request)
     if isinstance(state.store, Collections):
         with suppress(StoreUnavailable):
             await state.store.measure()
     with suppress(EncoderUnavailable):
         measured.show_model(state.embedder.model)
-    return Response(generate_latest(measured.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(measured.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/", include_in_schema=False)
-async def root(request: Request) -> Response:
-    return RedirectResponse("/docs")
+def _obstacle(request: Request) -> str | None:
+    state = state_of(request)
+    if request.app.state.is_stopping:
+        return "the service is stopping"
+    return state.embedder.encoder.obstacle or state.batcher.obstacle

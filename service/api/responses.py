@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.schemas import ErrorBody
 from service.errors import DanmakuError, NotFound
@@ -36,6 +38,9 @@ ABOUT_COLLECTIONS: dict[int | str, dict[str, Any]] = {
 }
 
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
 class PlainRoute(APIRoute):
     """A route that is described as FastAPI's are and called without it: `endpoint(request)` gives the response.
 
@@ -46,6 +51,29 @@ class PlainRoute(APIRoute):
         if scope["method"] not in (self.methods or ()):
             return await super().handle(scope, receive, send)  # which says what is allowed
         response: Response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+class PlainRoutes:
+    """Finds plain routes whose path is fixed by looking it up; all else is FastAPI's to find."""
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
+        self._app = app
+        self._endpoints: dict[tuple[str, str], Endpoint] = {
+            (method, route.path): route.endpoint
+            for route in routes
+            if isinstance(route, PlainRoute) and not route.param_convertors
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if endpoint is None:
+            return await self._app(scope, receive, send)
+        try:
+            response = await endpoint(Request(scope, receive, send))
+        except DanmakuError as error:
+            response = error_response(error)
         await response(scope, receive, send)
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from fastapi import Request
 
+from service.api.reading import header
 from service.batcher import Batcher
 from service.embedder import Embedder
 from service.errors import ClientGone, DanmakuError, InvalidRequest, OutOfTime, TooLarge
 from service.log import serving
 from service.settings import Settings
 from service.similarity.collections import Collections
+from service.similarity.maps import Maps
 from service.status import Status
-
-TIMEOUT_HEADER = "X-Timeout-Ms"
 
 T = TypeVar("T")
 
@@ -30,6 +30,7 @@ class State:
     batcher: Batcher
     status: Status
     store: Collections | DanmakuError  # or what to answer in their place
+    maps: Maps = field(default_factory=Maps)
 
     @property
     def collections(self) -> Collections:
@@ -58,9 +59,10 @@ class Caller:
         """Raises InvalidRequest if the request's X-Timeout-Ms is no time."""
         self._request = request
         self.timeout_s = float(state_of(request).settings.request_timeout_s)
-        if (wanted := request.headers.get(TIMEOUT_HEADER)) is not None:
-            if not (wanted.isdecimal() and 0 < int(wanted) < 2**31):
-                raise InvalidRequest(f"{TIMEOUT_HEADER} is {wanted!r}; expected milliseconds, a whole number from 1")
+        if (wanted := header(request.scope, b"x-timeout-ms")) is not None:
+            if not (wanted.isdigit() and len(wanted) <= 10 and 0 < int(wanted) < 2**31):
+                shown = wanted.decode("latin-1")
+                raise InvalidRequest(f"X-Timeout-Ms is {shown!r}; expected milliseconds, a whole number from 1")
             self.timeout_s = min(self.timeout_s, int(wanted) / 1000)
         self._deadline = time.monotonic() + self.timeout_s
 

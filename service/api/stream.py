@@ -24,6 +24,7 @@ from fastapi import Request, Response
 from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
+from service.api.reading import header
 from service.api.schemas import StreamLine, StreamOptions, explain
 from service.api.state import Caller, state_of
 from service.api.vectors import shown
@@ -69,7 +70,7 @@ def is_stream(scope: Scope) -> bool:
     """Whether a request is one: it is read as it comes, so nothing may wait for its end."""
     if scope["method"] != "POST" or not (scope["path"] == "/embed" or ITEMS.fullmatch(scope["path"])):
         return False
-    kind: bytes = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    kind = header(scope, b"content-type") or b""
     return kind.partition(b";")[0].strip().lower() in NAMES
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import orjson
-import pybase64
+from pybase64 import b64encode_as_string
 
 from service.embedder import Embeddings
 from service.similarity.ranking import unit
@@ -16,6 +15,6 @@ def shown(embeddings: Embeddings, *, normalize: bool = False, in_base64: bool = 
     if normalize:
         units = unit(embeddings.vectors)
         rows = [None if row is None else vector.tobytes() for row, vector in zip(rows, units, strict=True)]
-    if in_base64:  # as it is, since nothing in base64 needs escaping
-        return [None if row is None else orjson.Fragment(b'"%b"' % pybase64.b64encode(row)) for row in rows]
+    if in_base64:  # made each time: 0.3 µs, where keeping it beside the vector would more than halve what a cache holds
+        return [None if row is None else b64encode_as_string(row) for row in rows]
     return [None if row is None else np.frombuffer(row, "<f4") for row in rows]

@@ -3,10 +3,7 @@
 Redis may be slow, full, gone, or hold nonsense: each is a miss and a metric, never an error, and little waiting: 5 ms
 and 20 µs a text. Three ideas see to that:
 
-* A look-up has a deadline, which grows with the number of texts alone. It is counted in milliseconds that this process
-  was free to read the answer: busy itself, it would else take its own slowness for that of Redis, and have all texts
-  encoded anew just when there are many. Whoever asked leaves then; the look-up goes on for a little, so that a
-  connection that takes its time to be made is there for the next.
+* A look-up has a deadline, which grows with the number of texts alone: see `lookups.py`.
 * After a while of nothing but failures a circuit breaker opens, and Redis is left alone, each time for longer.
 * Writing happens behind the caller's back, from a bounded queue; what does not fit is not written.
 
@@ -23,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextvars import Context
 from hashlib import blake2b
+from operator import attrgetter
 
 import google_crc32c
 import numpy as np
@@ -32,6 +30,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from service.cache.lookups import Lookups
 from service.errors import ConfigurationError
 from service.metrics import Metrics
 
@@ -39,9 +38,9 @@ log = logging.getLogger("danmaku")
 
 HEADER = struct.Struct("<2sII")  # number format, bytes of the numbers, CRC-32C of them
 FORMATS = {"float32": b"f4", "float16": b"f2"}  # numpy's names, always little-endian
-TICK_S, PATIENCE, TEXTS_PER_TICK = 0.001, 5, 50  # a look-up may take 5 ticks, and one more for every 50 texts
+PATIENCE, TEXTS_PER_TICK = 5, 50  # an MGET may take 5 ticks, and one more for every 50 texts: see `lookups.py`
 SOCKET_TIMEOUT_S = 1.0
-MAX_CONNECTIONS = 64
+CONNECTIONS = 4  # for look-ups
 KEYS_AT_A_TIME = 512  # of one MGET, or of one pipeline of SET: Redis does nothing else meanwhile
 MAX_WAITING_BATCHES = 256  # of vectors to be written
 FAILURES_TO_OPEN = 3
@@ -54,10 +53,8 @@ class RedisCache:
 
     def __init__(self, url: str, metrics: Metrics, *, ttl_s: int, number_format: str = "float32") -> None:
         try:
-            pool = redis.asyncio.BlockingConnectionPool.from_url(
+            pool = redis.asyncio.ConnectionPool.from_url(
                 url,
-                max_connections=MAX_CONNECTIONS,
-                timeout=SOCKET_TIMEOUT_S,
                 socket_timeout=SOCKET_TIMEOUT_S,
                 socket_connect_timeout=SOCKET_TIMEOUT_S,
                 retry=Retry(NoBackoff(), 0),
@@ -67,8 +64,9 @@ class RedisCache:
                 "the cache's URL cannot be used: expected such as redis://:PASSWORD@HOST:6379/0, with / and @ of a "
                 "password as %2F and %40"
             ) from None
-        self._redis = redis.asyncio.Redis.from_pool(pool)
-        self._lookups: set[asyncio.Task[Exception | None]] = set()  # of callers who wait, and of some who have left
+        connections = [pool.make_connection() for _ in range(CONNECTIONS)]  # type: ignore[no-untyped-call]
+        self._lookups = [Lookups(connection) for connection in connections]
+        self._redis = redis.asyncio.Redis.from_pool(pool)  # to write
         self._metrics, self._ttl_s = metrics, ttl_s
         self._code = FORMATS[number_format]
         self._breaker = _Breaker(metrics)
@@ -80,35 +78,22 @@ class RedisCache:
             self._metrics.redis_lookups["skipped"].inc(len(texts))
             return {}
         found: dict[str, bytes] = {}
-        lookup = asyncio.create_task(self._look_up(fingerprint, texts, found), name="look up in Redis")
-        self._lookups.add(lookup)
-        lookup.add_done_callback(self._lookups.discard)
-        for _ in range(PATIENCE + len(texts) // TEXTS_PER_TICK):
-            await asyncio.wait([lookup], timeout=TICK_S)
-            if lookup.done():
-                break
-        # What comes late is no success, or a slow Redis would be waited for again and again.
-        if error := lookup.result() if lookup.done() else TimeoutError():
-            self._breaker.failed(error)
-        else:
-            self._breaker.succeeded()
-        found = dict(found)  # what came in time
-        self._metrics.redis_lookups["hit"].inc(len(found))
-        self._metrics.redis_lookups["miss"].inc(len(texts) - len(found))
-        return found
-
-    async def _look_up(self, fingerprint: str, texts: Sequence[str], found: dict[str, bytes]) -> Exception | None:
-        """Adds to `found` what there is; returns what went wrong."""
         try:
             for start in range(0, len(texts), KEYS_AT_A_TIME):
                 part = texts[start : start + KEYS_AT_A_TIME]
-                values = await self._redis.mget([_key(fingerprint, text) for text in part])
+                command = (b"MGET", *_keys(fingerprint, part))
+                least_busy = min(self._lookups, key=attrgetter("asked"))
+                values = await least_busy.ask(command, ticks=PATIENCE + len(part) // TEXTS_PER_TICK)
                 for text, value in zip(part, values, strict=True):
                     if value is not None and (vector := self._read(value)) is not None:
                         found[text] = vector
-            return None
+            self._breaker.succeeded()
         except (RedisError, OSError, TimeoutError) as error:
-            return error
+            # What comes late is no success, or a slow Redis would be waited for again and again.
+            self._breaker.failed(error)
+        self._metrics.redis_lookups["hit"].inc(len(found))
+        self._metrics.redis_lookups["miss"].inc(len(texts) - len(found))
+        return found
 
     async def set_many(self, fingerprint: str, vectors: Mapping[str, bytes]) -> None:
         if self._writer is None:
@@ -125,10 +110,10 @@ class RedisCache:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SOCKET_TIMEOUT_S):
                     await self._to_write.join()
-            self._writer.cancel()
-            await asyncio.wait([self._writer])
-        if self._lookups:
-            await asyncio.wait(self._lookups)
+            while not self._writer.done():
+                self._writer.cancel()  # redis-py may lose one while it sends, before Python 3.12
+                await asyncio.wait([self._writer], timeout=SOCKET_TIMEOUT_S)
+        await asyncio.gather(*(lookups.close() for lookups in self._lookups))
         with contextlib.suppress(RedisError, OSError):
             await self._redis.aclose(close_connection_pool=True)
 
@@ -148,8 +133,9 @@ class RedisCache:
         try:
             for start in range(0, len(items), KEYS_AT_A_TIME):
                 async with asyncio.timeout(SOCKET_TIMEOUT_S), self._redis.pipeline(transaction=False) as pipeline:
-                    for text, vector in items[start : start + KEYS_AT_A_TIME]:
-                        pipeline.set(_key(fingerprint, text), self._value(vector), ex=self._ttl_s)
+                    part = items[start : start + KEYS_AT_A_TIME]
+                    for key, (_, vector) in zip(_keys(fingerprint, [text for text, _ in part]), part, strict=True):
+                        pipeline.set(key, self._value(vector), ex=self._ttl_s)
                     answers = await pipeline.execute(raise_on_error=False)
                 # One that is full refuses what is written, and can be read all the same: that opens no breaker.
                 refused = sum(isinstance(answer, Exception) for answer in answers)
@@ -223,5 +209,6 @@ class _Breaker:
         self._metrics.redis_breaker_open.set(1)
 
 
-def _key(fingerprint: str, text: str) -> bytes:
-    return b"danmaku:%b:%b" % (fingerprint.encode(), blake2b(text.encode(), digest_size=16).digest())
+def _keys(fingerprint: str, texts: Sequence[str]) -> list[bytes]:
+    prefix = b"danmaku:%b:" % fingerprint.encode()
+    return [prefix + blake2b(text.encode(), digest_size=16).digest() for text in texts]

@@ -19,10 +19,9 @@ from typing import Any
 import aiohttp
 
 from service.answers import error_of
-from service.client import timeout_header
+from service.asking import GRACE_S, timeout_header
 
 MAX_CONNECTIONS = 500  # below the usual limit of 1,024 open files
-GRACE_S = 0.5  # for the gateway's own word that the time is up
 
 
 @dataclass(frozen=True)

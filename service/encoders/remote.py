@@ -174,6 +174,7 @@ class RemoteEncoder:
         self._metrics.workers_known.set(len(self._workers))
         self._metrics.workers_ready.set(len(ready))
         workers_of = Counter(worker.model for worker in ready)
+        self._metrics.worker_fingerprints.set(len(workers_of))
         if not workers_of:
             return  # what was encoded so far can still be looked up
         most = max(workers_of.values())

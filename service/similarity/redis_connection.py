@@ -47,19 +47,19 @@ class Connection:
         """The same for commands about keys of one slot, which are carried out in order."""
         if self._is_closed:
             raise StoreUnavailable("the store of collections is closing")
+        cancelled_before = _cancelled()
         try:
             async with self._free:
                 client = self._client or await self._connect()
-                if len(commands) == 1:
-                    return [await client.execute_command(*commands[0])]
-                pipeline = client.pipeline(transaction=False)
-                for command in commands:
-                    pipeline.execute_command(*command)
-                return list(await pipeline.execute())
+                answers = await _answers(client, commands)
         except (RedisError, OSError, TimeoutError) as error:
-            if (task := asyncio.current_task()) and task.cancelling():
+            if _cancelled() > cancelled_before:
                 raise asyncio.CancelledError from None  # which an error while the connection was closed had replaced
             raise _translated(error) from None
+        if _cancelled() > cancelled_before:
+            # redis-py sends within wait_for, which before Python 3.12 forgets a cancellation that comes at its end.
+            raise asyncio.CancelledError
+        return answers
 
     async def script(self, source: str, keys: Sequence[str], *arguments: Any) -> Any:
         """EVAL with the whole source: Redis knows it after the first time, and no server of a cluster can miss it."""
@@ -111,6 +111,21 @@ class Connection:
                 return server
         cluster = redis.asyncio.cluster.RedisCluster.from_url(self._url, **settings)
         return await cluster.initialize()
+
+
+async def _answers(client: Client, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    if len(commands) == 1:
+        return [await client.execute_command(*commands[0])]
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    return list(await pipeline.execute())
+
+
+def _cancelled() -> int:
+    """How often this task was asked to end."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
 
 
 def _translated(error: Exception) -> Exception:

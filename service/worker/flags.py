@@ -67,6 +67,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     serving.add_argument("-port_out", "-port_result", type=int, default=5556, help="for answers [%(default)s]")
     serving.add_argument("-http_port", type=int, help="for /encode and /status/server over HTTP")
     serving.add_argument("-http_max_connect", type=int, default=10, help="HTTP requests at a time [%(default)s]")
+    serving.add_argument("-metrics_port", type=int, help="for /metrics of Prometheus; 9101 is what monitoring/ expects")
     serving.add_argument("-cors", default="*", help="Access-Control-Allow-Origin of HTTP answers [%(default)s]")
     serving.add_argument(
         "-num_worker",

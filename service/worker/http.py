@@ -1,4 +1,5 @@
 """The HTTP endpoints of bert-serving-server, which `-http_port` asks for: see `wire_http` for what they take and give.
+On a port of its own, `-metrics_port`, what Prometheus reads.
 
 Every failure is a 400, but for too many requests at a time, which is a 503: it is not the caller's fault.
 The gateway, `danmaku serve`, is what to put in front of people.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -18,6 +20,7 @@ from starlette.routing import Route
 
 from service import wire, wire_http
 from service.errors import DanmakuError, Overloaded
+from service.metrics import WorkerMetrics
 from service.wire_http import CLIENT
 from service.worker.server import Worker
 
@@ -55,6 +58,13 @@ def create_http(worker: Worker, *, max_connect: int, cors: str) -> Starlette:
         routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in routes],
         middleware=[Middleware(CORSMiddleware, allow_origins=[cors], allow_methods=["*"], allow_headers=["*"])],
     )
+
+
+def create_exporter(metrics: WorkerMetrics) -> Starlette:
+    async def text(request: Request) -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(routes=[Route("/metrics", text)])
 
 
 async def _body(request: Request) -> bytes:

@@ -12,14 +12,15 @@ from collections.abc import AsyncIterator, Coroutine
 
 import uvicorn
 import zmq
+from starlette.applications import Starlette
 
 from service.batcher import Batcher
 from service.encoders.onnx import OnnxEncoder
 from service.errors import ConfigurationError
-from service.metrics import Metrics
+from service.metrics import WorkerMetrics
 from service.status import Status
 from service.worker.flags import DEFAULT_CKPT_NAME, encoder_options, faults, shown_flags, without_effect
-from service.worker.http import create_http
+from service.worker.http import create_exporter, create_http
 from service.worker.server import Worker
 
 log = logging.getLogger("danmaku")
@@ -41,6 +42,8 @@ async def run(flags: argparse.Namespace) -> int:
     encoder = await asyncio.to_thread(_open, flags)
     with contextlib.closing(encoder):
         await encoder.encode(encoder.inputs.of_texts(["warm up"]))  # the first call allocates
+        metrics = WorkerMetrics()
+        metrics.show_model(encoder.model)
         batcher = Batcher(
             encoder.encode,
             concurrency=lambda: encoder.concurrency,
@@ -48,13 +51,14 @@ async def run(flags: argparse.Namespace) -> int:
             max_batch_size=flags.max_batch_size,
             max_queue_texts=NO_LIMIT,
             priority_batch_size=flags.priority_batch_size,
-            metrics=Metrics(),
+            metrics=metrics,
         )
         model = {"model": encoder.model.name, "fingerprint": encoder.model.fingerprint, "dim": encoder.model.dim}
         worker = Worker(
             encoder,
             batcher,
             Status(shown_flags(flags), model),
+            metrics,
             bind=flags.bind,
             port=flags.port,
             port_out=flags.port_out,
@@ -63,7 +67,13 @@ async def run(flags: argparse.Namespace) -> int:
             allow_terminate=flags.allow_terminate,
         )
         try:
-            async with batcher, worker, _serving_http(worker, flags):
+            async with batcher, worker, contextlib.AsyncExitStack() as stack:
+                if flags.http_port:
+                    http = create_http(worker, max_connect=flags.http_max_connect, cors=flags.cors)
+                    await stack.enter_async_context(_serving(http, flags.bind, flags.http_port, "HTTP"))
+                if flags.metrics_port:
+                    exporter = create_exporter(metrics)
+                    await stack.enter_async_context(_serving(exporter, flags.bind, flags.metrics_port, "metrics"))
                 log.info("all set, ready to serve request!")  # in the genuine words, which scripts wait for
                 await _first(stop.wait(), worker.ended())
                 log.info("ending; %d requests are in progress", worker.in_progress)
@@ -89,24 +99,16 @@ def _open(flags: argparse.Namespace) -> OnnxEncoder:
 
 
 @contextlib.asynccontextmanager
-async def _serving_http(worker: Worker, flags: argparse.Namespace) -> AsyncIterator[None]:
-    if not flags.http_port:
-        yield
-        return
-    host = "0.0.0.0" if flags.bind == "*" else flags.bind
-    config = uvicorn.Config(
-        create_http(worker, max_connect=flags.http_max_connect, cors=flags.cors),
-        lifespan="off",
-        log_level="warning",
-        timeout_graceful_shutdown=HTTP_SHUTDOWN_TIMEOUT_S,
-    )
+async def _serving(app: Starlette, bind: str, port: int, what: str) -> AsyncIterator[None]:
+    host = "0.0.0.0" if bind == "*" else bind
+    config = uvicorn.Config(app, lifespan="off", log_level="warning", timeout_graceful_shutdown=HTTP_SHUTDOWN_TIMEOUT_S)
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # they are the worker's
     try:
-        listening = socket.create_server((host, flags.http_port))
+        listening = socket.create_server((host, port))
     except OSError as error:
-        raise ConfigurationError(f"{host} port {flags.http_port} for HTTP: {error.strerror}") from None
-    task = asyncio.create_task(server.serve([listening]), name="http")
+        raise ConfigurationError(f"{host} port {port} for {what}: {error.strerror}") from None
+    task = asyncio.create_task(server.serve([listening]), name=what)
     try:
         yield
     finally:

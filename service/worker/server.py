@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ from service.batcher import Batcher
 from service.encoders.model import Prepared
 from service.encoders.onnx import OnnxEncoder
 from service.errors import DanmakuError
+from service.metrics import WorkerMetrics
 from service.status import Status
 
 log = logging.getLogger("danmaku")
@@ -57,6 +59,7 @@ class Worker:
         encoder: OnnxEncoder,
         batcher: Batcher,
         status: Status,
+        metrics: WorkerMetrics,
         *,
         bind: str,
         port: int,
@@ -65,7 +68,7 @@ class Worker:
         fixed_embed_length: bool = False,
         allow_terminate: bool = False,
     ) -> None:
-        self._encoder, self._batcher, self._status = encoder, batcher, status
+        self._encoder, self._batcher, self._status, self._metrics = encoder, batcher, status, metrics
         self._bind, self._port, self._port_out = bind, port, port_out
         self._show_tokens = show_tokens
         self._fixed_embed_length = fixed_embed_length
@@ -81,6 +84,10 @@ class Worker:
         self._subscriptions: Counter[bytes] = Counter()
         self._subscribed = asyncio.Condition()
         self._unclaimed = 0
+        metrics.held_limit_bytes.set(MAX_HELD_BYTES)
+        metrics.held_bytes.set_function(lambda: self._held_bytes)
+        metrics.requests_in_progress.set_function(lambda: self.in_progress)
+        metrics.active_clients.set_function(status.active_clients)
 
     async def __aenter__(self) -> Worker:
         self._requests = self._context.socket(zmq.PULL)
@@ -183,6 +190,7 @@ class Worker:
             try:
                 request = wire.read_request(frames)
             except wire.WireError as error:
+                self._metrics.requests["invalid"].inc()
                 self._start(self._refuse(error))
                 continue
             if isinstance(request, wire.Command):
@@ -190,6 +198,7 @@ class Worker:
                 continue
             cost = self._cost(request)
             if cost > MAX_HELD_BYTES:
+                self._metrics.requests["invalid"].inc()
                 message = f"{request.count} texts in one request are too many for this worker's memory: send fewer"
                 self._start(self._fail(request.client, request.request_id, message, "too_large"))
                 continue
@@ -211,16 +220,21 @@ class Worker:
         task.add_done_callback(self._answers.discard)
 
     async def _answer(self, request: wire.Encode, cost: int) -> None:
+        started, outcome = time.monotonic(), "failed"
         try:
             size = len(request.body)
             texts = await _off_loop(size, request.texts)
             self._status.count_texts(request.client, len(texts))
+            self._metrics.texts.inc(len(texts))
             vectors, tokens = await self.encode(texts, size)
             log.debug("%d texts of %r", len(texts), request.client)
-            await self._publish(wire.write_vectors(request.client, request.request_id, vectors, tokens))
+            answer = wire.write_vectors(request.client, request.request_id, vectors, tokens)
+            outcome = "ok" if await self._publish(answer) else "unclaimed"
         except wire.WireError as error:
+            outcome = "invalid"
             await self._refuse(error)
         except DanmakuError as error:
+            outcome = "invalid" if error.status < 500 else "failed"
             await self._fail(request.client, request.request_id, str(error), error.error_type)
         except Exception:  # ours to mend, but the caller is not to wait for it
             log.exception("A request of %d texts failed.", request.count)
@@ -228,6 +242,8 @@ class Worker:
         finally:
             self.in_progress -= 1
             self._held_bytes -= cost
+            self._metrics.requests[outcome].inc()
+            self._metrics.request_seconds.observe(time.monotonic() - started)
             async with self._has_room:
                 self._has_room.notify()
 
@@ -260,13 +276,14 @@ class Worker:
             return {"vocab": self._encoder.inputs.vocab, "max_seq_len": self._encoder.model.max_seq_len}
         return self.told_status(command.client)
 
-    async def _publish(self, frames: Sequence[bytes | memoryview]) -> None:
-        """Sends an answer to whom its topic names, once they listen; drops it if they do not begin to."""
+    async def _publish(self, frames: Sequence[bytes | memoryview]) -> bool:
+        """Sends an answer to whom its topic names, once they listen; drops it if they do not begin to, False."""
         if not await self._has_listener(bytes(frames[0])):
             self._status.refused["unclaimed"] += 1
-            return
+            return False
         with contextlib.suppress(zmq.Again):  # they do not read, and have MAX_UNREAD_ANSWERS waiting
             await self._publisher.send_multipart(frames, copy=False)
+        return True
 
     async def _has_listener(self, topic: bytes) -> bool:
         if self._subscriptions[topic]:

@@ -15,7 +15,7 @@ import pytest
 from load import Expected, SteadyLoad, expected_vectors, some_texts
 from processes import serving
 
-OVERLOAD_S = float(os.environ.get("OVERLOAD_S", "8"))
+OVERLOAD_S = float(os.environ.get("OVERLOAD_S", "4"))
 QUIET = ("--access-log", "false")
 NOTHING_LEFT = {"danmaku_queue_texts 0.0", "danmaku_in_flight_texts 0.0"}
 
@@ -27,7 +27,7 @@ def expected(tiny_model: Path) -> Expected:
 
 async def test_a_gateway_that_is_told_to_end_lets_nobody_down(tiny_model: Path, expected: Expected) -> None:
     """It says that it is not ready and serves on, until whoever reads that has turned away; then it is gone."""
-    with serving("--drain-s", "3", *QUIET, model=f"onnx://{tiny_model}") as (client, process):
+    with serving("--drain-s", "5", *QUIET, model=f"onnx://{tiny_model}") as (client, process):
         async with SteadyLoad(str(client.base_url), expected, keep_alive=False) as load:
             await asyncio.sleep(1)
             process.send_signal(signal.SIGTERM)

@@ -39,10 +39,12 @@ async def test_redis_is_killed_and_started_again(tiny_model: Path, expected: Exp
             await asyncio.sleep(1)
             server.process.kill()
             await asyncio.sleep(2)
-            with running_redis(port=server.port):
-                await asyncio.sleep(3)
-                with redis.Redis(port=server.port) as admin:
-                    assert admin.dbsize() > 0  # it is used again
+            with running_redis(port=server.port), redis.Redis(port=server.port) as admin:
+                for _ in range(600):
+                    if admin.dbsize():
+                        break
+                    await asyncio.sleep(0.1)
+                assert admin.dbsize() > 0  # it is used again
     nobody_noticed(load)
 
 

@@ -129,7 +129,7 @@ async def test_no_texts_give_no_vectors(client: httpx.AsyncClient, body: object)
     ("path", "body", "status", "error_type", "message"),
     [
         ("/embed", "", 400, "malformed_json", "not JSON"),
-        ("/embed", '{"texts": ["草"', 400, "malformed_json", "not JSON: EOF"),
+        ("/embed", '{"texts": ["草"', 400, "malformed_json", "not JSON: unexpected end of data"),
         ("/embed", b"\xff\xfe", 400, "malformed_json", "not JSON"),
         ("/embed", '["\\ud800"]', 400, "malformed_json", "not JSON"),
         ("/embed", "[" * 5000, 400, "malformed_json", "not JSON"),
@@ -208,11 +208,10 @@ async def test_the_page_of_routes_needs_no_other_host(client: httpx.AsyncClient)
     assert set(paths) == {
         *("/embed", "/similar", "/tokenize", "/v1/embeddings", "/v1/models"),
         *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku/{id}"),
-        *("/collections/{name}/delete", "/collections/{name}/rebuild"),
+        *("/collections/{name}/delete", "/collections/{name}/rebuild", "/collections/{name}/map"),
         *("/encode", "/status/server", "/status/client"),
         *("/healthz", "/readyz", "/info", "/metrics"),
     }
-    assert (await client.get("/")).headers["location"] == "/docs"
 
 
 async def test_metrics_tell_what_happened(client: httpx.AsyncClient) -> None:

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 from processes import free_ports, serving
 
-from service.client import AsyncClient, Client, GatewayError
+from service.client import AsyncClient, Client, GatewayError, Item
 
 
 @pytest.fixture(scope="module")
-def gateway(tiny_model: Path) -> Iterator[httpx.Client]:
+def gateway(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """One that takes few texts and small bodies."""
-    with serving("--max-request-texts", "7", "--max-body-bytes", "300", model=f"onnx://{tiny_model}") as (http, _):
+    flags = ("--max-request-texts", "7", "--max-body-bytes", "300")
+    collections = f"sqlite://{tmp_path_factory.mktemp('collections')}"
+    with serving(*flags, "--collections", collections, model=f"onnx://{tiny_model}") as (http, _):
         yield http
 
 
@@ -53,7 +55,7 @@ class Scripted(ThreadingHTTPServer):
                     self.close_connection = True
                     return
                 status, headers, body = step
-                content = json.dumps(body).encode()
+                content = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": str(len(content))}.items():
                     self.send_header(name, value)
@@ -131,6 +133,51 @@ def test_similar_danmaku_come_best_first(gateway: httpx.Client) -> None:
     assert similar.matches[0][0].score == pytest.approx(1, abs=1e-5)
     assert [(error.index, error.error_type) for error in similar.candidate_errors] == [(2, "empty_text")]
     assert similar.query_errors == []
+
+
+def test_a_collection_is_filled_searched_and_emptied(gateway: httpx.Client) -> None:
+    """More items than the gateway takes at once; what is refused names its place."""
+    items = ["草", Item("晚安", id="a/b", metadata={"room": 3}), Item(" "), Item("草", ttl_s=600), *["好"] * 5, " "]
+    with Client(url_of(gateway)) as client:
+        assert client.create("room").count == 0
+        added = client.add("room", items)
+        assert (added.added, added.replaced, added.refused) == (3, 1, 2)
+        assert [(reason.index, reason.error_type) for reason in added.reasons] == [(2, "empty_text"), (9, "empty_text")]
+        assert {each.name: each.count for each in client.collections()}["room"] == 3
+
+        first, second = client.search("room", ["草", "晚安"], top_k=1).matches
+        assert (first[0].text, first[0].count, second[0].id) == ("草", 2, "a/b")
+        found = client.search("room", "草", filter={"room": {"in": [3, 4]}}, min_score=-1).matches[0]
+        assert [(match.text, match.metadata) for match in found] == [("晚安", {"room": 3})]
+
+        assert [client.delete("room", "a/b"), client.delete("room", "a/b")] == [True, False]
+        client.add("room", [Item("晚安", metadata={"room": 3})])
+        assert client.delete_where("room", {"room": 3}) == 1
+        assert client.drop("room").count == 2
+        with pytest.raises(GatewayError, match="no collection room") as caught:
+            client.search("room", "草")
+    assert caught.value.status == 404
+
+
+async def test_a_collection_is_filled_by_tasks(gateway: httpx.Client) -> None:
+    async with AsyncClient(url_of(gateway)) as client:
+        await client.create("tasks")
+        await asyncio.gather(*[client.add("tasks", [Item("草", id=str(number))]) for number in range(12)])
+        found = await client.search("tasks", "草", top_k=20)
+
+        assert sorted(match.id for match in found.matches[0]) == sorted(map(str, range(12)))
+        assert (await client.drop("tasks")).count == 12
+
+
+def test_a_rebuild_tells_how_far_it_is(scripted: Scripted) -> None:
+    """And what ended it before its end."""
+    step, end = b'{"done": 1, "total": 2}\n', b'{"done": 2, "total": 2, "finished": true, "lost": 1, "reasons": []}\n'
+    scripted.script = [(200, {}, step + end), (200, {}, step + b'{"error": "no encoder", "error_type": "x"}\n')]
+    with Client(scripted.url) as client:
+        steps = [(each.done, each.is_finished, each.lost) for each in client.rebuild("room")]
+        assert steps == [(1, False, 0), (2, True, 1)]
+        with pytest.raises(GatewayError, match="no encoder"):
+            list(client.rebuild("room"))
 
 
 async def test_many_tasks_share_an_async_client(gateway: httpx.Client) -> None:
@@ -223,6 +270,8 @@ def test_nobody_there_is_told_at_the_deadline() -> None:
     (port,) = free_ports(1)
     with Client(f"http://127.0.0.1:{port}", timeout_s=0.5) as client, pytest.raises(GatewayError) as caught:
         client.info()
+    with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(GatewayError, match="rebuild cannot be reached"):
+        list(client.rebuild("room"))  # asked once: it may be gone on with later
 
     assert caught.value.error_type == "unreachable"
     assert f"http://127.0.0.1:{port}/info cannot be reached" in str(caught.value)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from processes import ROOT, serving
@@ -29,4 +32,60 @@ def test_collections_are_looked_after_from_a_shell(tiny_model: Path, tmp_path: P
         assert "room: 2 danmaku, 0 of which" in danmaku("rebuild", "room", *url).stdout
         assert danmaku("search", "room", "草", "--top-k", "1", *url).stdout == "1.000\t草\n"
         assert danmaku("drop", "room", *url).returncode == 0
-        assert danmaku("drop", "room", *url).stderr == "danmaku collections: there is no collection room\n"
+        assert (
+            danmaku("drop", "room", *url).stderr == "danmaku collections: 404 not_found: there is no collection room\n"
+        )
+
+
+def test_files_are_loaded_and_a_collection_is_exported(tiny_model: Path, tmp_path: Path) -> None:
+    """What was exported makes the same collection elsewhere; a load that is repeated adds nothing."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "1.csv").write_text("草,1.5,2019-05-01 20:00:00\nno danmaku\n", encoding="utf-8")
+    (tmp_path / "files" / "2.txt").write_text("晚安\n草\n \n" + "哈\n" * 1500, encoding="utf-8")
+    more = tmp_path / "more.ndjson"
+    more.write_text('{"text": "好", "id": "x", "metadata": {"room": 3}, "count": 2}\n{"text": "了", "x": 1}\n', "utf-8")
+    first, second = tmp_path / "first.ndjson", tmp_path / "second.ndjson"
+    with serving("--collections", f"sqlite://{tmp_path}/c", model=f"onnx://{tiny_model}") as (http, _):
+        url = ("--url", str(http.base_url))
+        loaded = danmaku("load", "room", str(tmp_path / "files"), str(more), *url)
+        assert loaded.stdout == "room: 1,507 rows; 4 added, 1 there already, 3 refused\n"
+        assert "1.csv, line 2: expected text,seconds" in loaded.stderr
+        assert "2.txt, line 3: " in loaded.stderr and "more.ndjson, line 2: " in loaded.stderr
+        skipped = danmaku("load", "room", str(tmp_path / "files"), str(more), "--skip", "1505", *url)
+        assert skipped.stdout == "room: 1,507 rows; 0 added, 1 there already, 1 refused\n"
+        assert danmaku("export", "room", "--output", str(first), *url).stdout == f"{first}: 4 danmaku\n"
+        assert "exists already" in danmaku("export", "room", "--output", str(first), *url).stderr
+        danmaku("load", "copy", str(first), *url)
+        danmaku("export", "copy", "--output", str(second), *url)
+        assert "there is no collection none" in danmaku("export", "none", "--output", f"{tmp_path}/n", *url).stderr
+        assert "nowhere does not exist" in danmaku("load", "room", "nowhere", *url).stderr
+
+    items = {item["text"]: item for item in map(json.loads, first.read_text(encoding="utf-8").splitlines())}
+    assert {text: item["count"] for text, item in items.items()} == {"草": 2, "晚安": 1, "哈": 1500, "好": 4}
+    assert (items["好"]["id"], items["好"]["metadata"], items["草"]["metadata"]) == ("x", {"room": 3}, {})
+    assert sorted(first.read_bytes().splitlines()) == sorted(second.read_bytes().splitlines())
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_load_that_breaks_off_says_where_to_go_on(tiny_model: Path, tmp_path: Path) -> None:
+    danmaku_file = tmp_path / "in.txt"
+    danmaku_file.write_text("".join(f"草{number}\n" for number in range(200_000)), encoding="utf-8")
+    flags = ("--collections", f"sqlite://{tmp_path}/c")
+    with serving(*flags, model=f"onnx://{tiny_model}") as (http, _):
+        command = [sys.executable, "-m", "service", "collections", "load", "room", str(danmaku_file)]
+        loading = subprocess.Popen(
+            [*command, "--url", str(http.base_url)], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        for _ in range(6000):
+            answer = http.get("/collections/room")
+            if answer.status_code == 200 and answer.json()["count"]:
+                break
+            time.sleep(0.01)
+        loading.send_signal(signal.SIGINT)
+        _, told = loading.communicate(timeout=60)
+        count = http.get("/collections/room").json()["count"]
+
+    assert loading.returncode == 130
+    rows = int(told.split()[2])
+    assert told.decode() == f"danmaku collections: {rows} rows are loaded; --skip {rows} goes on behind them\n"
+    assert 0 < rows <= count <= rows + 1024

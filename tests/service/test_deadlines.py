@@ -49,7 +49,7 @@ async def test_texts_that_nobody_waits_for_any_more_cost_nothing(
 ) -> None:
     """Those in the queue are dropped at the deadline."""
     first = asyncio.create_task(gateway.post("/embed", json=["草"]))
-    await asyncio.sleep(0.05)
+    await recording_encoder.until_called()
     assert recording_encoder.calls == [["草"]]
     late = await gateway.post("/embed", json=["好", "死"], headers={"X-Timeout-Ms": "20"})
     recording_encoder.gate.set()

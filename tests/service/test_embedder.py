@@ -117,7 +117,7 @@ async def test_all_vectors_of_an_answer_are_of_one_model(
     await embedder.embed(["草"])
     recording_encoder.gate.clear()
     asking = asyncio.create_task(embedder.embed(["草", "好"]))
-    await asyncio.sleep(0.01)
+    await recording_encoder.until_called(2)
     recording_encoder.model = replace(recording_encoder.model, fingerprint="f1")
     recording_encoder.gate.set()
     embeddings = await asking

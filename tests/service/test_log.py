@@ -35,7 +35,8 @@ def test_lines_that_nobody_reads_are_dropped_and_counted() -> None:
     count, most = 5000, 100
     with AccessLog(writing, max_waiting=most) as access_log:
         access_log.write({"number": -1, "filling": "x" * 200_000})  # more than a pipe holds
-        time.sleep(0.5)
+        while access_log._waiting:  # until the thread has it, and waits for a reader
+            time.sleep(0.01)
         for number in range(count):
             access_log.write({"number": number})
         data = b""
@@ -78,7 +79,7 @@ def test_every_request_is_a_line(tmp_path: object) -> None:
             client.get(probe)
         client.post("/healthz")
         with pytest.raises(httpx.ReadTimeout):
-            client.post("/embed", json=[f"草 {number}" for number in range(9000)], timeout=0.2)
+            client.post("/embed", json=[f"草 {number}" for number in range(9000)], timeout=1)
         process.terminate()
         process.communicate(timeout=60)
     with open(path, "rb") as file:

@@ -147,6 +147,7 @@ async def test_the_model_of_most_workers_takes_over_under_load(tiny_model: Path)
         *(await expected_of(tiny_model)).items(),
         *(await expected_of(tiny_model, -1)).items(),
     ]
+    metrics = Metrics()
     assert old != new
     with (
         working(tiny_model, *FLAGS) as stays,
@@ -154,11 +155,12 @@ async def test_the_model_of_most_workers_takes_over_under_load(tiny_model: Path)
         working(tiny_model, *FLAGS, "-pooling_layer", "-1") as comes,
     ):
         async with (
-            pool(stays, goes, comes) as encoder,
+            pool(stays, goes, comes, metrics=metrics) as encoder,
             gateway(encoder) as embedder,
             under_load(embedder, {old: of_old, new: of_new}) as answered,
         ):
             await until(lambda: encoder.model.fingerprint == old)  # it may have been the other that came first
+            assert metrics.registry.get_sample_value("danmaku_worker_fingerprints") == 2
             answered.clear()
             await until_more(answered)
             goes.kill()
@@ -171,6 +173,7 @@ async def test_the_model_of_most_workers_takes_over_under_load(tiny_model: Path)
             await until_more(answered)
 
             assert answered[-1] == new
+            assert metrics.registry.get_sample_value("danmaku_worker_fingerprints") == 1
 
 
 async def test_without_workers_a_gateway_answers_what_it_knows(tiny_model: Path) -> None:

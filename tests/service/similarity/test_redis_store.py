@@ -146,13 +146,14 @@ async def test_what_a_killed_process_dropped_is_cleared_by_another(opening: Open
 
 async def test_one_process_sweeps_at_a_time(opening: Opening, admin: redis.Redis) -> None:
     """A second one leaves it alone; one that was killed keeps others away for seconds only."""
-    admin.set("danmaku:{collections}:sweeper", "", ex=3)
+    admin.set("danmaku:{collections}:sweeper", "", ex=600)
     store = await opening()
     await store.create(C, dim=DIM, fingerprint="f0")
     await store.put(C, items(10, expires_at=time.time() + 0.1))
     await asyncio.sleep(1.5)
     assert (await store.describe(C)).count == 10
 
+    admin.expire("danmaku:{collections}:sweeper", 1)
     for _ in range(200):
         if not (await store.describe(C)).count:
             break
@@ -465,6 +466,18 @@ async def test_a_store_closes_while_its_redis_is_away_and_it_sweeps() -> None:
     await asyncio.wait_for(store.close(), 10)
 
 
+async def test_a_store_closes_at_whatever_moment_of_its_sweep(
+    empty_redis_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while a command is being sent, where redis-py may lose the cancellation."""
+    monkeypatch.setattr("service.similarity.redis.SWEEP_EVERY_S", 0)
+    chance = random.Random(0)
+    for _ in range(20):
+        store = await RedisStore.open(empty_redis_cluster)
+        await asyncio.sleep(chance.random() / 200)
+        await asyncio.wait_for(store.close(), 30)
+
+
 async def test_a_lost_shard_is_named_and_the_others_are_changed_once(opening: Opening, admin: redis.Redis) -> None:
     store = await opening()
     await store.create(C, dim=DIM, fingerprint="f0", shards=2)
@@ -498,7 +511,7 @@ async def test_a_redis_that_hangs_is_given_up_on(opening: Opening, monkeypatch: 
 
 async def test_a_full_redis_says_so_and_keeps_nothing_in_halves(opening: Opening) -> None:
     """What is there is found; what expires makes room."""
-    with running_redis8("--maxmemory", "8mb") as server:
+    with running_redis8("--maxmemory", "5mb") as server:
         store = await opening(server.url)
         await store.create(C, dim=DIM, fingerprint="f0")
         put = [item(f"d{number}", vectors(1)[0], "草" * 1000, expires_at=time.time() + 6) for number in range(10_000)]

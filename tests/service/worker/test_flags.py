@@ -32,6 +32,7 @@ def start(*flags: str) -> subprocess.CompletedProcess[str]:
         (["-model_dir", "MODEL", *LENGTH, "-port", "7", "-port_out", "7"], "both 7"),
         (["-model_dir", "MODEL", *LENGTH, "-bind", "192.0.2.1"], "192.0.2.1"),
         (["-model_dir", "MODEL", *LENGTH, "-bind", "127.0.0.1", "-http_port", "PORT"], "port PORT for HTTP"),
+        (["-model_dir", "MODEL", *LENGTH, "-metrics_port", "PORT"], "127.0.0.1 port PORT for metrics"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(tiny_model: Path, flags: list[str], line: str) -> None:

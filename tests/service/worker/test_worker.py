@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import socket
@@ -23,6 +24,7 @@ from service import wire
 from service.tokenizer import read_vocab
 
 LENGTH = ("-max_seq_len", "12")
+MALFORMED = int(os.environ.get("MALFORMED", "20000"))
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +180,7 @@ def garbage(rng: random.Random) -> list[bytes]:
 
 
 def test_no_frames_end_the_worker_or_stay_in_it(tiny_model: Path) -> None:
-    """100,000 malformed messages, while others are served."""
+    """Malformed messages, while others are served. MALFORMED=100000 makes it thorough."""
     rng = random.Random(1)
     with working(tiny_model, *LENGTH) as worker, peer(worker, b"fuzz") as fuzz, peer(worker, b"user") as user:
         process = psutil.Process(worker.process.pid)
@@ -193,11 +195,11 @@ def test_no_frames_end_the_worker_or_stay_in_it(tiny_model: Path) -> None:
                 time.sleep(0.05)
             return process.memory_info().rss
 
-        warm = bombard(50_000)  # as many as wait at a time for listeners that never come
-        after = bombard(50_000)
+        warm = bombard(MALFORMED // 2)
+        after = bombard(MALFORMED // 2)
 
         assert user.encode(["草"]).shape == (1, 16)
-        assert client_status(worker)["statistic"]["num_refused"]["ignored"] > 20_000  # type: ignore[index]
+        assert client_status(worker)["statistic"]["num_refused"]["ignored"] > MALFORMED // 5  # type: ignore[index]
         print(f"{warm / 2**20:.0f} MiB, then {after / 2**20:.0f}")
         assert after < warm + 30 * 2**20
 

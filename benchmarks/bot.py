@@ -1,0 +1,89 @@
+"""A collection as a bot uses it, over HTTP: filled from a file, then a line added and one looked up, many a second.
+
+A gateway with the bundled model and a store of its own; the load is `danmaku collections load`. Each step of the loop
+is due at a fixed time and has two requests: it adds a line never seen before, and searches for one. Its time is from
+when it was due until the second answer.
+
+    .venv/bin/python benchmarks/bot.py --danmaku danmaku.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from gateway import CORES, serving
+from material import ROOT, read_texts
+from metrics import listening
+
+from service.client import AsyncClient
+
+NAME = "bot"
+
+
+async def loop(url: str, gateway: int, lines: list[str], rate: float) -> None:
+    times: list[float] = []
+    tasks: set[asyncio.Task[None]] = set()
+    async with AsyncClient(url) as client:
+
+        async def step(line: str, query: str, due: float) -> None:
+            await client.add(NAME, [line])
+            await client.search(NAME, query, top_k=10)
+            times.append(1000 * (time.perf_counter() - due))
+
+        started = time.perf_counter()
+        for number, line in enumerate(lines):
+            due = started + number / rate
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            tasks.add(task := asyncio.create_task(step(line, lines[number * 7919 % len(lines)], due)))
+            task.add_done_callback(tasks.discard)
+            if (number + 1) % (len(lines) // 6) == 0:
+                resident = psutil.Process(gateway).memory_info().rss / 2**20
+                print(f"after {number + 1:,} lines: {resident:,.0f} MiB resident", flush=True)
+        while tasks:
+            await asyncio.wait(tasks)
+        taken = time.perf_counter() - started
+    p50, p99 = np.percentile(times, [50, 99])
+    print(f"{len(times) / taken:.0f} lines a second added and looked up: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+
+
+def load(url: str, lines: list[str], directory: Path) -> None:
+    path = directory / "load.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "service", "collections", "load", NAME, str(path), "--url", url]
+    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    print(f"{told.strip()}: {len(lines) / (time.perf_counter() - started):,.0f} a second")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--danmaku", type=Path, required=True, help="a danmaku a line, more than are used")
+    parser.add_argument("--load", type=int, default=50_000, help="danmaku in the collection at first [50000]")
+    parser.add_argument("--rate", type=float, default=200, help="lines a second [200]")
+    parser.add_argument("--seconds", type=float, default=60, help="[60]")
+    parser.add_argument("--collections", metavar="URL", help="such as redis://127.0.0.1:6379/0; default: SQLite")
+    arguments = parser.parse_args()
+    said = int(arguments.rate * arguments.seconds)
+    lines = read_texts(arguments.danmaku, arguments.load + said)
+    if len(lines) < arguments.load + said:
+        parser.error(f"{arguments.danmaku} has {len(lines)} distinct danmaku; {arguments.load + said} are needed")
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        where = arguments.collections or f"sqlite://{directory / 'collections'}"
+        flags = ["--collections", where, "--access-log", "false"]
+        with serving(["-m", "service", "serve", "--port", "{port}", *flags], cores=CORES) as port:
+            url = f"http://127.0.0.1:{port}"
+            load(url, lines[: arguments.load], directory)
+            asyncio.run(loop(url, listening(port).pid, lines[arguments.load :], arguments.rate))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""`python -m examples.bot`: its flags."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from service.client import AsyncClient, GatewayError
+
+from .bot import Bot, Settings
+from .sources import SourceError, open_source
+from .views import open_view
+
+EXAMPLE = """example:
+  python -m examples.bot examples/chat.ndjson --speed 60 --script examples/script.tsv --watch 草
+  python -m examples.bot recording.xml
+  tail -f danmaku.txt | python -m examples.bot -
+  python -m examples.bot room:21452505
+"""
+TIMEOUT_S = 10.0  # of a call, before the view is told
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parsed = parser().parse_args(arguments)
+    if fault := fault_of(parsed):
+        print(f"bot: {fault}", file=sys.stderr)
+        return 2
+    try:
+        script = read_script(parsed.script) if parsed.script else []
+        asyncio.run(follow(parsed, script))
+        return 0
+    except (SourceError, GatewayError, OSError) as error:
+        print(f"bot: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.bot",
+        description="Follows a chat of danmaku: tells what it is about, counts copies of a line, replies by a script.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", help="a file that a recorder is writing, - for standard input, or room:NUMBER")
+    parser.add_argument("--speed", type=float, metavar="N", help="replay the file N times as fast as it was recorded")
+    parser.add_argument("--script", type=Path, metavar="FILE", help="what to reply: heard, tab, said; a pair a line")
+    parser.add_argument("--reply-score", type=float, default=0.85, help="how near a line has to be to one heard [0.85]")
+    parser.add_argument("--watch", metavar="LINE", help="count the copies of this line")
+    parser.add_argument("--copy-score", type=float, default=0.9, help="how near a copy has to be to it [0.9]")
+    parser.add_argument("--collection", default="chat", help="where the lines are kept for a while [chat]")
+    parser.add_argument("--ttl-s", type=float, default=600.0, help="how long, by the stream's clock [600]")
+    parser.add_argument("--every-s", type=float, default=60.0, help="how often to tell what the chat is about [60]")
+    parser.add_argument("--plain", action="store_true", help="lines of text, on a terminal, too")
+    parser.add_argument(
+        "--url",
+        default="http://127.0.0.1:8000",
+        help="the gateway; if it wants a key, put it into the variable DANMAKU_API_KEY [http://127.0.0.1:8000]",
+    )
+    return parser
+
+
+def fault_of(parsed: argparse.Namespace) -> str | None:
+    if parsed.speed is None:
+        return None
+    if parsed.source == "-" or parsed.source.startswith("room:"):
+        return "--speed replays a file; standard input and rooms come at their own speed"
+    return None if parsed.speed > 0 else f"--speed: expected a number above 0, not {parsed.speed:g}"
+
+
+async def follow(parsed: argparse.Namespace, script: list[tuple[str, str]]) -> None:
+    settings = Settings(
+        collection=parsed.collection,
+        ttl_s=parsed.ttl_s / (parsed.speed or 1),
+        report_every_s=parsed.every_s,
+        script=script,
+        reply_score=parsed.reply_score,
+        watch=parsed.watch,
+        copy_score=parsed.copy_score,
+    )
+    source = open_source(parsed.source, parsed.speed)
+    async with AsyncClient(parsed.url, os.environ.get("DANMAKU_API_KEY"), timeout_s=TIMEOUT_S) as client:
+        with open_view(is_plain=parsed.plain) as view:
+            bot = Bot(client, settings, view)
+            try:
+                await bot.run(source)
+            finally:
+                view.end(bot.counts)
+
+
+def read_script(path: Path) -> list[tuple[str, str]]:
+    rows = [row.split("\t") for row in path.read_text(encoding="utf-8").splitlines() if row and not row.startswith("#")]
+    for number, row in enumerate(rows, 1):
+        if len(row) != 2:
+            raise SourceError(f"{path}: pair {number} has {len(row)} parts; expected what is heard, a tab, what to say")
+    return [(heard, says) for heard, says in rows]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

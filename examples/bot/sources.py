@@ -1,0 +1,157 @@
+"""Where danmaku come from: a file that a recorder is writing, standard input, a room, or a recording at any speed.
+
+Each source gives lines as they come, with two times: that of the stream, by which the chat is judged, and that of this
+machine, from which the bot's delay is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from .lines import Line, Reader
+
+POLL_S = 0.1
+CHUNK_BYTES = 1 << 16
+HEAD_BYTES = 4096
+
+
+class SourceError(Exception):
+    """There are no danmaku to be had there; says why."""
+
+
+@dataclass(frozen=True)
+class Said:
+    text: str
+    at_s: float  # by the stream's clock
+    came_s: float  # by `time.monotonic`: when it came, or in a replay when it was due
+
+
+def open_source(source: str, speed: float | None) -> AsyncIterator[Said]:
+    """`-` is standard input, `room:123` a room, all else a file: followed, or with a speed replayed."""
+    if source == "-":
+        return standard_input()
+    if source.startswith("room:"):
+        return room(source.removeprefix("room:"))
+    return follow(Path(source)) if speed is None else replay(Path(source), speed)
+
+
+async def follow(path: Path) -> AsyncIterator[Said]:
+    """As `tail -F`: what is added from now on, also to another file that takes the name. Waits for a file to appear."""
+    with closing(Tail(path)) as tail:
+        while True:
+            lines = await asyncio.to_thread(tail.read)
+            for line in lines:
+                yield _now(line)
+            if not lines:
+                await asyncio.sleep(POLL_S)
+
+
+class Tail:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reader = Reader()
+        self._file: BinaryIO | None = None
+        self._is_first = path.exists()  # a file that appears later is read from its beginning
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+    def read(self) -> list[Line]:
+        """What has been added; nothing, mostly."""
+        try:
+            if self._file and (chunk := self._file.read(CHUNK_BYTES)):
+                return list(self._reader.feed(chunk))
+            if not self._path.exists() or not self._is_another():
+                return []
+            self.close()
+            lines = list(self._reader.feed(b"", is_last=True))  # the last one of a file may have no end
+            self._file, self._reader = self._path.open("rb", buffering=0), Reader()
+            if self._is_first:
+                self._reader = Reader(head=self._file.read(HEAD_BYTES))
+                self._file.seek(0, os.SEEK_END)
+                self._is_first = False
+            return lines
+        except OSError as error:
+            raise SourceError(f"{self._path} cannot be read: {error.strerror}") from None
+
+    def _is_another(self) -> bool:
+        """Whether another file has the name, or this one was begun anew."""
+        if self._file is None:
+            return True
+        named, opened = self._path.stat(), os.fstat(self._file.fileno())
+        return not os.path.samestat(named, opened) or named.st_size < self._file.tell()
+
+
+async def standard_input() -> AsyncIterator[Said]:
+    """Read by a thread, since it may be a terminal, a pipe or a file, and a daemon, since it may never end."""
+    loop, chunks = asyncio.get_running_loop(), asyncio.Queue[bytes](maxsize=16)
+
+    def read() -> None:
+        chunk = b"?"
+        while chunk:
+            chunk = os.read(0, CHUNK_BYTES)
+            asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
+
+    threading.Thread(target=read, daemon=True).start()
+    reader = Reader()
+    while chunk := await chunks.get():
+        for line in reader.feed(chunk):
+            yield _now(line)
+    for line in reader.feed(b"", is_last=True):
+        yield _now(line)
+
+
+async def replay(path: Path, speed: float) -> AsyncIterator[Said]:
+    """A recording by its own clock, so many times as fast; the lines in order of their times."""
+    try:
+        content = await asyncio.to_thread(path.read_bytes)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from None
+    lines = list(Reader().feed(content, is_last=True))
+    timed = sorted((line.at_s, place, line.text) for place, line in enumerate(lines) if line.at_s is not None)
+    if not timed:
+        raise SourceError(
+            f"{path}: {len(lines)} danmaku, none with a time to replay it by. XML has, NDJSON needs `time` or `ts`. "
+            "Without --speed they are taken as they come"
+        )
+    first, began = timed[0][0], time.monotonic()
+    for at_s, _, text in timed:
+        due = began + (at_s - first) / speed
+        if (wait_s := due - time.monotonic()) > 0:
+            await asyncio.sleep(wait_s)
+        yield Said(text, at_s, due)
+
+
+async def room(number: str) -> AsyncIterator[Said]:
+    """A room of Bilibili, by its number as the address shows it."""
+    try:
+        from bilibili_api.live import LiveDanmaku
+    except ModuleNotFoundError as error:
+        raise SourceError(f"a room needs {error.name}: .venv/bin/pip install -e '.[bot]'") from None
+    if not number.isdecimal():
+        raise SourceError(f"room:{number} is no room: expected its number, such as room:21452505")
+    said: asyncio.Queue[str | None] = asyncio.Queue()
+    live = LiveDanmaku(int(number))
+    live.add_event_listener("DANMU_MSG", lambda event: said.put_nowait(event["data"]["info"][1]))
+    connection = asyncio.create_task(live.connect())  # which connects again by itself, several times
+    connection.add_done_callback(lambda _: said.put_nowait(None))
+    try:
+        while (text := await said.get()) is not None:
+            yield _now(Line(text))
+        raise SourceError(f"room:{number} is over: {connection.exception() or live.err_reason or 'it was closed'}")
+    finally:
+        connection.cancel()
+
+
+def _now(line: Line) -> Said:
+    now = time.monotonic()
+    return Said(line.text, now, now)

@@ -1,0 +1,34 @@
+"""The dashboards as code: writes grafana/dashboards/*.json. `make dashboards` runs it, and a test says when it is due.
+
+overview.py  what users get of the gateways
+workers.py   what stands behind
+panels.py    the kinds of panel that both are made of
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
+from monitoring.overview import overview
+from monitoring.workers import workers
+
+DIRECTORY = Path(__file__).parent / "grafana" / "dashboards"
+
+
+def generated() -> dict[str, str]:
+    """By file name."""
+    texts = {}
+    for name, page in (("overview.json", overview()), ("workers.json", workers())):
+        built = page.build()
+        for number, panel in enumerate(built.panels or (), 1):
+            panel.id_val = number  # that a link to a panel goes by
+        texts[name] = json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+    return texts
+
+
+if __name__ == "__main__":
+    for name, text in generated().items():
+        (DIRECTORY / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,297 @@
+// START HERE: what is typed goes to the gateway, what it answers into the page. Only the last thing typed counts: an
+// answer to anything before it is dropped.
+
+import { chips, make, match, ms } from "./answers.js";
+import * as api from "./api.js";
+import { compare, linesOf } from "./compare.js";
+import { offer } from "./copy.js";
+import { fly, greet } from "./fly.js";
+import { Atlas, ZOOM } from "./map.js";
+import { keep, language, say, sayError, switchLanguage, translate } from "./words.js";
+
+const EXAMPLES = ["阿夸", "awsl", "草", "23333", "下次一定", "这是什么歌，好好听", "一碗𰻝𰻝面"];
+const LINES = ["阿夸", "aqua", "夸哥", "草", "哈哈哈哈", "233333", "awsl", "晚安", "来了来了", "8888"];
+const TOP_K = 12;
+const NEAR = 5; // of them, shown on the map
+const PAUSE_MS = 160;
+
+const $ = (id) => document.getElementById(id);
+
+const atlas = new Atlas($("map"), {
+  onPick: (text) => askFor(text),
+  onZoom: (level) => ($("zoom-level").textContent = `${Math.round(level * 100)}%`),
+});
+let map; // undefined: being drawn; null: there is none
+let picked = null; // the cluster that is shown alone
+let last = null; // what was answered last: {text, tokens, embedded, matches, searchMs}
+let asking = new AbortController();
+let retry = null;
+
+const query = () => ({ query: $("text").value.trim(), collection: $("collection").value, top_k: TOP_K });
+
+// One text: its tokens, and beside them its vector and what is near.
+async function search() {
+  asking.abort();
+  asking = new AbortController();
+  const { signal } = asking;
+  const { query: text, collection } = query();
+  if (!text) return showNothing();
+  await attempt(search, async () => {
+    const [tokens, found] = await Promise.all([tokensOf(text, signal), nearest(text, collection, signal)]);
+    last = { text, tokens, ...found };
+    show();
+  });
+}
+
+// The search comes after the vector: at the same time, either might find in the cache what the other has just put there.
+async function nearest(text, collection, signal) {
+  const embedded = await api.embed([text], signal);
+  if (!collection || !embedded.embeddings[0]) return { embedded, matches: null, searchMs: null };
+  const started = performance.now();
+  const { results } = await api.similar({ query: text, collection, top_k: TOP_K }, signal);
+  return { embedded, matches: results[0].matches, searchMs: performance.now() - started };
+}
+
+// Null, if the model is a genuine bert-serving-server's, which does not tell.
+async function tokensOf(text, signal) {
+  try {
+    return (await api.tokenize(text, signal)).results[0];
+  } catch (error) {
+    if (error.type === "no_vocabulary") return null;
+    throw error;
+  }
+}
+
+// Does it, and says so if the gateway refuses; `again` is what "try again" does.
+async function attempt(again, work) {
+  try {
+    await work();
+    if (retry === again) hideError();
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (!(error instanceof api.Refusal)) throw error;
+    retry = again;
+    showError(error);
+  }
+}
+
+function showError({ type, message, status, retryAfterS }) {
+  const code = make("code", { textContent: [status || "", type].join(" ").trim() });
+  const button = make("button", { type: "button", textContent: say("retry") });
+  button.addEventListener("click", () => retry());
+  $("alert").replaceChildren(make("strong", { textContent: sayError(type, retryAfterS) }), code, button);
+  if (message) button.before(make("span", { textContent: message, lang: "en" }));
+  $("alert").hidden = false;
+  if (type === "unauthorized") $("key").showPopover();
+}
+
+function hideError() {
+  $("alert").hidden = true;
+  $("alert").replaceChildren();
+}
+
+function showNothing() {
+  last = null;
+  if (retry === search) hideError();
+  $("seen").hidden = true;
+  $("matches").replaceChildren();
+  $("no-matches").hidden = false;
+  $("no-matches").textContent = say("noMatches");
+  $("status").textContent = "";
+  atlas.land("", null, []);
+  describeMap();
+}
+
+function show() {
+  if (!last) return;
+  const { text, tokens, embedded, matches, searchMs } = last;
+  $("seen").hidden = false;
+  $("tokens").replaceChildren(...(tokens ? chips(tokens) : []));
+  const how = make("b", { textContent: say(embedded.is_cached ? "cached" : "encoded") });
+  const times = [say("embedTook", ms(embedded.seconds * 1000)), ...(searchMs === null ? [] : [say("searchTook", ms(searchMs))])];
+  $("meter").replaceChildren(how, ...times.map((words) => make("span", { textContent: words })));
+  $("matches").replaceChildren(...(matches ?? []).map((each) => match(each, askFor)));
+  $("no-matches").hidden = Boolean(matches?.length);
+  const [failure] = embedded.errors;
+  if (failure) $("no-matches").textContent = sayError(failure.error_type);
+  else $("no-matches").textContent = say(matches ? "foundNone" : "noCollection");
+  $("status").textContent = failure
+    ? sayError(failure.error_type)
+    : matches?.length
+      ? say("found", matches.length, matches[0].text, matches[0].score.toFixed(2))
+      : say("foundNone");
+  const isSame = map && map.fingerprint === embedded.fingerprint;
+  atlas.land(text, isSame ? embedded.embeddings[0] : null, (matches ?? []).slice(0, NEAR).map(({ id }) => id));
+  describeMap();
+}
+
+function askFor(text) {
+  $("text").value = text;
+  search();
+}
+
+async function openCollections() {
+  const collections = await listed();
+  $("collection").parentElement.hidden = !collections.length;
+  const chosen = $("collection").value;
+  $("collection").replaceChildren(
+    ...collections.map(({ name, count }) => make("option", { value: name, textContent: `${name} · ${count}` })),
+  );
+  const names = collections.map(({ name }) => name);
+  $("collection").value = [chosen, "default", names[0]].find((name) => names.includes(name)) ?? "";
+}
+
+// None, if this gateway keeps none.
+async function listed() {
+  try {
+    return (await api.collections()).collections;
+  } catch (error) {
+    if (error.type === "not_found") return [];
+    throw error;
+  }
+}
+
+async function openMap() {
+  const name = $("collection").value;
+  placeMap(undefined);
+  let drawn = null;
+  try {
+    if (name) drawn = await api.mapOf(name);
+  } finally {
+    if (name === $("collection").value) placeMap(drawn); // else another one is on its way
+  }
+}
+
+function placeMap(drawn) {
+  map = drawn;
+  picked = null;
+  atlas.show(map);
+  listClusters();
+  if (last) show();
+  else describeMap();
+}
+
+function describeMap() {
+  $("map-note").textContent = notesOfMap().join(language() === "en" ? " " : "");
+}
+
+function notesOfMap() {
+  if (!map) return [say(map === null ? "noMap" : "drawing")];
+  const { danmaku, clusters, share, count } = map;
+  if (!danmaku.length) return [say("mapEmpty")];
+  const kept = Math.round(100 * share.reduce((sum, part) => sum + part, 0));
+  const near = danmaku.find(({ id }) => id === last?.matches?.[0]?.id);
+  const landed = near ? [say("landed", last.text, danmaku[clusters[near.cluster].centre].text)] : [];
+  return [say("mapNote", danmaku.length, count, clusters.length, kept), ...landed];
+}
+
+function listClusters() {
+  const { danmaku, clusters = [] } = map ?? {};
+  const buttons = clusters.map(({ size, centre }, cluster) => {
+    const button = make("button", { type: "button", className: "cluster", textContent: say("cluster", danmaku[centre].text, size) });
+    button.dataset.cluster = cluster;
+    button.setAttribute("aria-pressed", cluster === picked);
+    button.addEventListener("click", () => {
+      picked = cluster === picked ? null : cluster;
+      for (const [index, each] of buttons.entries()) each.setAttribute("aria-pressed", index === picked);
+      atlas.pick(picked);
+    });
+    return button;
+  });
+  $("clusters").replaceChildren(...buttons.map((button) => make("li", {}, button)));
+}
+
+let comparing = new AbortController();
+async function compareLines() {
+  comparing.abort();
+  comparing = new AbortController();
+  const { signal } = comparing;
+  await attempt(compareLines, () => compare($("lines").value, signal));
+}
+
+// After a pause in typing; and not while an input method still spells the word.
+function whenTyped(field, work) {
+  let timer;
+  const later = (event) => {
+    clearTimeout(timer);
+    if (!event.isComposing) timer = setTimeout(work, PAUSE_MS);
+  };
+  field.addEventListener("input", later);
+  field.addEventListener("compositionend", later);
+}
+
+const isDark = () => getComputedStyle(document.documentElement).colorScheme === "dark"
+  || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
+
+function showTheme() {
+  $("theme").setAttribute("aria-pressed", isDark());
+  atlas.redraw();
+}
+
+let model = null;
+function showWords() {
+  translate();
+  $("language").textContent = language() === "en" ? "中文" : "English";
+  $("language").lang = language() === "en" ? "zh-CN" : "en";
+  if (model) $("model").textContent = say("model", model.model, model.dim, model.fingerprint);
+  show();
+  describeMap();
+  listClusters();
+}
+
+async function open() {
+  await attempt(open, async () => {
+    try {
+      [model] = await Promise.all([api.info(), openCollections()]);
+    } catch (error) {
+      placeMap(null);
+      throw error;
+    }
+    showWords();
+    await search(); // somebody may have typed already
+    compareLines();
+    await openMap();
+    greet(map?.danmaku.map(({ text }) => text) ?? []);
+  });
+}
+
+$("examples").append(...EXAMPLES.map((text) => {
+  const button = make("button", { type: "button", textContent: text });
+  button.addEventListener("click", () => askFor(text));
+  return make("li", {}, button);
+}));
+$("lines").value = LINES.join("\n");
+whenTyped($("text"), search);
+whenTyped($("lines"), compareLines);
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const { query: text } = query();
+  if (text) fly(text, { isYours: true });
+  search();
+});
+$("collection").addEventListener("change", () => attempt(openMap, openMap).then(search));
+$("zoom-in").addEventListener("click", () => atlas.zoom(ZOOM));
+$("zoom-out").addEventListener("click", () => atlas.zoom(1 / ZOOM));
+$("zoom-reset").addEventListener("click", () => atlas.reset());
+$("language").addEventListener("click", () => {
+  switchLanguage();
+  showWords();
+  compareLines();
+});
+$("theme").addEventListener("click", () => {
+  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+  keep("theme", document.documentElement.dataset.theme);
+  showTheme();
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
+$("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  api.useKey($("key-field").value.trim());
+  $("key").hidePopover();
+  open();
+});
+offer($("copy-similar"), "similar", query);
+offer($("copy-embed"), "embed", () => ({ texts: linesOf($("lines").value) }));
+showWords();
+showTheme();
+open();

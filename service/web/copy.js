@@ -1,0 +1,62 @@
+// "Copy as curl", "Copy as Python": a request of this page as people would send it. A key is named, never written.
+
+import { hasKey } from "./api.js";
+import { say } from "./words.js";
+
+const urlOf = (path) => new URL(path, document.baseURI).href;
+const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`; // for a shell
+
+const curl = (path, body) =>
+  [
+    `curl -s ${urlOf(path)}`,
+    ...(hasKey() ? ['-H "Authorization: Bearer $DANMAKU_API_KEY"'] : []),
+    `-d ${quoted(JSON.stringify(body))}`,
+  ].join(" \\\n  ");
+
+// JSON of texts and numbers is Python, too.
+const python = (path, body, use) =>
+  [
+    `import json${hasKey() ? ", os" : ""}, urllib.request`,
+    "",
+    `body = ${JSON.stringify(body)}`,
+    `request = urllib.request.Request(${JSON.stringify(urlOf(path))}, json.dumps(body).encode())`,
+    ...(hasKey() ? [`request.add_header("Authorization", f"Bearer {os.environ['DANMAKU_API_KEY']}")`] : []),
+    "answer = json.load(urllib.request.urlopen(request))",
+    use,
+  ].join("\n");
+
+const ROUTES = {
+  similar: 'for match in answer["results"][0]["matches"]:\n    print(f\'{match["score"]:.3f}\', match["text"])',
+  embed: 'print(answer["dim"], answer["embeddings"][0][:4])',
+};
+
+// Two buttons in `place`, and below its card's head the code, once it was asked for.
+export function offer(place, path, bodyOf) {
+  const code = Object.assign(document.createElement("pre"), { className: "code", hidden: true, tabIndex: 0 });
+  const told = Object.assign(document.createElement("span"), { className: "told" });
+  told.setAttribute("role", "status");
+  const label = Object.assign(document.createElement("span"), { className: "label" });
+  label.dataset.t = "copyAs";
+  label.textContent = say("copyAs");
+  place.append(told, label);
+  for (const [name, write] of Object.entries({ curl, Python: python })) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });
+    button.addEventListener("click", async () => {
+      code.textContent = write(path, bodyOf(), ROUTES[path]);
+      code.hidden = false;
+      told.textContent = (await toClipboard(code.textContent)) ? say("copied") : say("copyYourself");
+    });
+    place.append(button);
+  }
+  place.closest(".head").after(code);
+}
+
+// A page that came over plain HTTP from another machine has no clipboard.
+async function toClipboard(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return false;
+  }
+}

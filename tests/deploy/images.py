@@ -1,0 +1,96 @@
+"""What the Dockerfile says, and what the command line makes of the words a container is started with."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from service import cli
+from service.commands.flags import given_settings
+from service.settings import Settings
+from service.worker.flags import encoder_options, faults
+
+ROOT = Path(__file__).parents[2]
+PREFIX = "danmaku-embedding-"  # of the images' names, before their target
+
+
+@dataclass
+class Stage:
+    entrypoint: list[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)
+    health_check: list[str] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
+    ports: list[int] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)  # from the repository
+    user: str = ""
+
+
+def stages() -> dict[str, Stage]:
+    """By name, with what they have from the stage they begin with."""
+    text = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.M))
+    found: dict[str, Stage] = {}
+    for line in text.splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "FROM":
+            base, _, name = rest.partition(" AS ")
+            before = found.get(base, Stage())
+            stage = found[name] = Stage(
+                before.entrypoint,
+                before.command,
+                before.health_check,
+                dict(before.variables),
+                list(before.ports),
+                list(before.copied),
+                before.user,
+            )
+        elif word == "ENTRYPOINT":
+            stage.entrypoint = json.loads(rest)
+        elif word == "CMD":
+            stage.command = json.loads(rest)
+        elif word == "HEALTHCHECK":
+            stage.health_check = json.loads(rest.partition(" CMD ")[2])
+        elif word == "ENV":
+            stage.variables |= dict(pair.split("=", 1) for pair in rest.split(" "))
+        elif word == "EXPOSE":
+            stage.ports += map(int, rest.split(" "))
+        elif word == "COPY" and "--from" not in rest:
+            stage.copied += rest.split(" ")[:-1]
+        elif word == "USER":
+            stage.user = rest
+    return found
+
+
+def understand(words: Sequence[str], variables: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the command line read `words`; it stops short of doing what they say. Raises SystemExit or AssertionError."""
+
+    def serve(parsed: object) -> int:
+        with monkeypatch.context() as outside:
+            for name, value in variables.items():
+                if name.startswith("DANMAKU_"):
+                    assert name.removeprefix("DANMAKU_").lower() in Settings.model_fields, f"{name} is no setting"
+                    outside.setenv(name, value)
+            settings = Settings(**given_settings(parsed))  # type: ignore[arg-type]
+        assert settings.api_key_hashes or settings.allow_anonymous, "it would not start: it has no API keys"
+        return 0
+
+    def worker(parsed: object) -> int:
+        assert faults(parsed) == []  # type: ignore[arg-type]
+        encoder_options(parsed)  # type: ignore[arg-type]
+        return 0
+
+    program, *arguments = words
+    assert program == "danmaku"
+    with monkeypatch.context() as patch:
+        for name, stand_in in {
+            "_serve": serve,
+            "_worker": worker,
+            "_check": lambda _: 0,
+            "_classic": lambda _: 0,
+        }.items():
+            patch.setattr(cli, name, stand_in)
+        assert cli.main(arguments) == 0

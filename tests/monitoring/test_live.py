@@ -1,0 +1,137 @@
+"""Everything that monitoring/ asks Prometheus is asked of a real one, which has scraped a real installation under load:
+a gateway, two workers and a Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import httpx
+import orjson
+import pytest
+from load import some_texts
+from processes import ROOT, RunningWorker, free_ports, running_redis, serving, working
+from prometheus import RunningPrometheus, expressions, panels, program, running_prometheus, wait_for, with_variables
+
+from service.commands.load import Request, open_load
+from service.metrics import SECONDS
+
+TEXTS_A_REQUEST = 48
+REQUESTS = 80
+CALLERS = 4
+
+
+@dataclass
+class Installation:
+    prometheus: RunningPrometheus
+    workers: list[RunningWorker]
+    seconds: list[float]  # as callers saw them, of requests for vectors
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """Under load until a moment ago, and scraped since."""
+    program("prometheus")  # or there is no need to start the others
+    directory = tmp_path_factory.mktemp("monitoring")
+    ports = free_ports(2)
+    model = ROOT / "models" / "danmaku-bert-mini"
+    with ExitStack() as stack:
+        redis = stack.enter_context(running_redis())
+        workers = [stack.enter_context(working(model, "-metrics_port", str(port))) for port in ports]
+        encoder = "bert://" + ",".join(worker.url.removeprefix("bert://") for worker in workers)
+        flags = ("--cache", redis.url, "--collections", f"sqlite:///{directory}/collections")
+        http, _ = stack.enter_context(serving(*flags, model=encoder))
+        targets = {
+            "danmaku-gateway": [f"{http.base_url.host}:{http.base_url.port}"],
+            "danmaku-worker": [f"127.0.0.1:{port}" for port in ports],
+        }
+        prometheus = stack.enter_context(running_prometheus(directory, targets))
+        wait_for(lambda: len(prometheus.query("danmaku_build_info or danmaku_worker_build_info")) == 3)
+        installation = Installation(prometheus, workers, [])
+        of_all_kinds(http, installation)
+        asyncio.run(many(str(http.base_url), installation))
+        asked = 'sum(danmaku_requests_total{route=~"/embed|/similar"})'
+        wait_for(lambda: prometheus.value(asked) == len(installation.seconds))
+        wait_for(lambda: all(prometheus.query(f"danmaku:{name}:increase1h") for name in ("unanswered", "slow")))
+        yield installation
+
+
+def of_all_kinds(http: httpx.Client, installation: Installation) -> None:
+    """A request of each kind that something is counted of."""
+
+    def ask(path: str, body: object, status: int = 200) -> None:
+        started = time.perf_counter()
+        answer = http.post(path, json=body)
+        installation.seconds.append(time.perf_counter() - started)
+        assert answer.status_code == status, answer.text
+
+    ask("/embed", ["草", "awsl", " ", "草" * 200])
+    ask("/embed", ["草", "awsl"])
+    ask("/embed", {}, 422)
+    assert http.put("/collections/room").status_code == 200
+    assert http.post("/collections/room/danmaku", json=[{"text": "阿夸"}]).status_code == 200
+    ask("/similar", {"query": "aqua", "collection": "room"})
+
+
+async def many(url: str, installation: Installation) -> None:
+    """Lists of texts, a third of which came before; long enough that a moment's pause of this machine tells little."""
+    texts, values = some_texts(4000), random.Random(1)
+    lists = [values.choices(texts, k=TEXTS_A_REQUEST) for _ in range(REQUESTS)]
+    requests = (Request(orjson.dumps({"texts": these}), len(these)) for these in lists)
+    async with open_load(url, None, timeout_s=60) as load:
+        await load.at_concurrency(requests, CALLERS)
+    assert load.result.requests == len(load.result.seconds) == REQUESTS
+    installation.seconds += load.result.seconds
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_an_expression_returns_data(installation: Installation, expression: str) -> None:
+    assert installation.prometheus.query(expression)
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.9, 0.99])
+def test_a_percentile_is_what_callers_saw(installation: Installation, quantile: float) -> None:
+    """Within a bucket: the panel's own expression, and the times that the load generator took."""
+    (panel,) = [panel for panel in panels() if panel["title"] == "Latency of requests for vectors"]
+    (expression,) = [t["expr"] for t in panel["targets"] if f"histogram_quantile({quantile}," in t["expr"]]
+    shown = installation.prometheus.value(with_variables(expression))
+    seen = statistics.quantiles(installation.seconds, n=100, method="inclusive")[round(100 * quantile) - 1]
+
+    assert abs(bisect_left(SECONDS, shown) - bisect_left(SECONDS, seen)) <= 1, f"{shown} s shown, {seen} s seen"
+
+
+def test_what_was_done_is_counted_once(installation: Installation) -> None:
+    """By gateway and workers alike; a batch that takes long is given to a second worker, too."""
+    query = installation.prometheus.value
+    hits = query('sum(danmaku_cache_lookups_total{result="hit"})')
+    looked_up = query('sum(danmaku_cache_lookups_total{tier="memory"})')
+    encoded = query("sum(danmaku_batch_texts_sum)")
+
+    assert query('sum(danmaku_requests_total{route="/embed", outcome="ok"})') == REQUESTS + 2
+    assert query('sum(danmaku_requests_total{route="/embed", outcome="invalid"})') == 1
+    assert 0 < encoded <= looked_up - hits  # a text that is on its way already is not encoded again
+    assert query("sum(danmaku_worker_texts_total)") >= encoded
+    assert query("sum(danmaku_worker_batch_texts_sum)") >= encoded
+    assert query('sum(danmaku_worker_requests_total{outcome="ok"})') >= query("sum(danmaku_encode_seconds_count)")
+
+
+def test_all_instances_can_be_chosen(installation: Installation) -> None:
+    """By the dashboards' variables."""
+    for series, count in (("danmaku_build_info", 1), ("danmaku_worker_build_info", 2)):
+        assert len({labels["instance"] for labels, _ in installation.prometheus.query(series)}) == count
+
+
+def test_a_worker_that_is_lost_is_noticed(installation: Installation) -> None:
+    """The last test: the alerts wait for their time."""
+    assert not {"DanmakuWorkerLost", "DanmakuProcessDown", "DanmakuDown"} & installation.prometheus.alerts()
+    installation.workers[0].kill()
+
+    wait_for(lambda: {"DanmakuWorkerLost", "DanmakuProcessDown"} <= installation.prometheus.alerts())
+    assert "DanmakuDown" not in installation.prometheus.alerts()

@@ -1,0 +1,32 @@
+"""Commands of README and docs that no test runs as they stand, by how they begin, and why.
+
+What is not listed is run (`test_docs.py`), so a new command needs no entry unless it cannot be. Of those listed the
+sub-command and the flags are looked up all the same.
+"""
+
+from __future__ import annotations
+
+from pages import Command
+
+NOT_RUN = {
+    # What tests do by other means.
+    "make serve": "installs, and serves until it is stopped; every test of a gateway runs the command behind it",
+    "danmaku serve": "serves until it is stopped, and names other machines; flags are looked up, `serving` runs it",
+    "danmaku worker": "as `danmaku serve`; one is started by the test of README's block",
+    "danmaku-train": "minutes of TensorFlow; the small example is run by tests/training/test_cli.py",
+    "bert-serving-start": "the genuine server; run by tests/classic in its own environment",
+    "docker compose": "a Docker engine; tests/deploy/test_compose.py reads the file",
+    "kubectl": "a cluster; tests/deploy/test_kubernetes.py validates what is applied",
+    # What takes too long, or a machine that is not here.
+    "make train-mini": "more than an hour, with the corpus",
+    ".venv/bin/python -m examples.bot danmaku_dataset/": "a minute, with the corpus",
+    "gcloud": "an account of Google's cloud",
+    "git clone": "the network, and an address that is the reader's",
+    "python3.11 -m venv": "part of a block for a TPU's own machine",
+    ".venv/bin/pip install": "downloads",
+    ".venv/bin/danmaku-train train training/configs/chinese-base": "a TPU",
+}
+
+
+def is_run(command: Command) -> bool:
+    return not command.is_in_prose and not any(command.text.startswith(beginning) for beginning in NOT_RUN)

@@ -1,0 +1,125 @@
+"""The map of a collection: places, clusters, and the route that gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from conftest import ClientOf
+
+from service.settings import Settings
+from service.similarity.map import MOST_CLUSTERS, draw
+
+
+def blobs(*sizes: int, dim: int = 16) -> np.ndarray:
+    """Rows in groups that lie far apart, of those sizes."""
+    random = np.random.default_rng(3)
+    middles = random.normal(size=(len(sizes), dim)) * 5
+    rows = [middle + random.normal(size=(size, dim)) / 10 for middle, size in zip(middles, sizes, strict=True)]
+    return np.concatenate(rows).astype(np.float32)
+
+
+def test_what_lies_on_a_plane_keeps_its_distances() -> None:
+    random = np.random.default_rng(1)
+    flat = random.normal(size=(50, 2)) * (3, 1)
+    turned = flat @ np.linalg.qr(random.normal(size=(16, 2)))[0].T + 7
+    drawn = draw(turned.astype(np.float32))
+
+    def distances(points: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(points[:, None] - points[None], axis=2)
+
+    assert distances(drawn.places) == pytest.approx(distances(flat), abs=1e-3)
+    assert sum(drawn.share) == pytest.approx(1, abs=1e-4)
+    assert drawn.share[0] > drawn.share[1]
+
+
+def test_every_vector_has_its_place() -> None:
+    vectors = blobs(30, 20)
+    drawn = draw(vectors)
+
+    assert (vectors - drawn.mean) @ drawn.axes.T == pytest.approx(drawn.places, abs=1e-4)
+    assert np.linalg.norm(drawn.axes, axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_same_vectors_have_the_same_map() -> None:
+    first, second = draw(blobs(40, 30, 20)), draw(blobs(40, 30, 20))
+
+    assert np.array_equal(first.places, second.places)
+    assert np.array_equal(first.clusters, second.clusters)
+
+
+def test_what_lies_apart_is_a_cluster_of_its_own() -> None:
+    """The largest comes first, and each is named after a row of its own."""
+    sizes = (9, 14, 27, 18, 11, 4, 16)  # as many as are looked for among 99
+    drawn = draw(blobs(*sizes))
+    groups = np.split(drawn.clusters, np.cumsum(sizes)[:-1])
+
+    assert all(len(set(group)) == 1 for group in groups)
+    assert np.bincount(drawn.clusters).tolist() == sorted(sizes, reverse=True)
+    assert [drawn.clusters[centre] for centre in drawn.centres] == list(range(len(sizes)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 300])
+def test_few_and_many_rows_have_a_map(count: int) -> None:
+    drawn = draw(np.random.default_rng(2).normal(size=(count, 16)).astype(np.float32))
+
+    assert drawn.places.shape == (count, 2)
+    assert np.isfinite(drawn.places).all() and np.isfinite(drawn.share).all()
+    assert 1 <= len(drawn.centres) <= min(count, MOST_CLUSTERS)
+    assert set(drawn.clusters.tolist()) == set(range(len(drawn.centres)))
+
+
+def test_rows_that_are_all_alike_are_one_cluster() -> None:
+    drawn = draw(np.ones((20, 16), np.float32))
+
+    assert (drawn.centres, drawn.share, set(drawn.clusters.tolist())) == ([0], [0, 0], {0})
+
+
+TEXTS = ["草", "awsl", "阿夸", "哈哈哈", "晚安", "好好好"]
+
+
+async def test_a_collection_has_a_map(client_of: ClientOf, tmp_path: Path) -> None:
+    """Where a vector lands in it is for the caller to say, by the axes; it follows what is added."""
+    async with client_of(Settings(collections=f"sqlite:///{tmp_path}")) as http:
+        await http.put("/collections/room")
+        empty = (await http.get("/collections/room/map")).json()
+        await http.post("/collections/room/danmaku", json=TEXTS)
+        drawn = (await http.get("/collections/room/map")).json()
+        again = (await http.get("/collections/room/map")).json()
+        some = (await http.get("/collections/room/map?limit=4")).json()
+        embedded = (await http.post("/embed", json={"texts": TEXTS, "normalize": True})).json()
+
+    places = {each["text"]: (each["x"], each["y"]) for each in drawn["danmaku"]}
+    vectors = np.array(embedded["embeddings"]) - drawn["mean"]
+    assert (empty["count"], empty["danmaku"], empty["clusters"]) == (0, [], [])
+    assert drawn == again
+    assert (drawn["count"], drawn["fingerprint"]) == (len(TEXTS), embedded["fingerprint"])
+    assert sorted(places) == sorted(TEXTS)
+    assert vectors @ np.array(drawn["axes"]).T == pytest.approx(np.array([places[t] for t in TEXTS]), abs=2e-3)
+    assert sum(each["size"] for each in drawn["clusters"]) == len(TEXTS)
+    assert (some["count"], len(some["danmaku"])) == (len(TEXTS), 4)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("none/map", 404), ("room/map?limit=0", 422), ("room/map?limit=x", 422), ("NO/map", 422)]
+)
+async def test_what_has_no_map_is_refused(client_of: ClientOf, tmp_path: Path, path: str, status: int) -> None:
+    async with client_of(Settings(collections=f"sqlite:///{tmp_path}")) as http:
+        await http.put("/collections/room")
+        answer = await http.get(f"/collections/{path}")
+
+    assert answer.status_code == status
+    assert answer.json()["error"]
+
+
+async def test_the_playground_tells_what_the_encoder_had_to_do(client: httpx.AsyncClient) -> None:
+    """By a route of its own, whose vectors are those of /embed."""
+    first = (await client.post("/playground/embed", json={"texts": ["草", "晚安"], "normalize": True})).json()
+    again = (await client.post("/playground/embed", json={"texts": ["晚安"], "normalize": True})).json()
+    public = (await client.post("/embed", json={"texts": ["草", "晚安"], "normalize": True})).json()
+
+    assert (first["is_cached"], again["is_cached"]) == (False, True)
+    assert first["embeddings"] == public["embeddings"]
+    assert first["seconds"] > 0

@@ -1,0 +1,344 @@
+"""The playground in a browser, Debian's Chromium, over a running gateway with the bundled model."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from processes import serving
+
+from service.api.keys import hash_of, new_key
+
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+PATIENCE_MS = 60_000
+UNKNOWN = "\U00030edd"  # biáng: of a later Unicode than the vocabulary
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    assert program, "chromium is not installed; on Debian: apt-get install chromium"
+    with sync_playwright() as playwright:
+        expect.set_options(timeout=PATIENCE_MS)
+        with playwright.chromium.launch(executable_path=program, args=FLAGS) as browser:
+            yield browser
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    collections = f"sqlite:///{tmp_path_factory.mktemp('collections')}"
+    with serving("--collections", collections, "--access-log", "false") as (client, _):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[tuple[httpx.Client, str]]:
+    """A gateway that wants a key, takes little at a time and keeps nothing; and the key."""
+    key = new_key()
+    limits = ("--max-queue-texts", "24", "--max-request-texts", "24", "--threads", "1", "--cache-bytes", "0")
+    flags = ("--api-key-hashes", hash_of(key), "--collections", "none", "--access-log", "false")
+    with serving(*limits, *flags) as (client, _):
+        yield client, key
+
+
+@contextmanager
+def opened(
+    browser: Browser, url: object, *, refused: bool = False, width: int = 1280, **options: str
+) -> Iterator[Page]:
+    """The page, in a browser that knows nothing; afterwards nothing may have gone wrong in it, or anywhere else.
+
+    `refused`: the gateway was to refuse something, which a browser writes to its console.
+    """
+    height = 900 if width > 600 else 800
+    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    faults: list[str] = []
+    hosts: set[str] = set()
+    page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    page.goto(str(url))
+    yield page
+    context.close()
+    if refused:
+        faults = [fault for fault in faults if not fault.startswith("Failed to load resource")]
+    assert faults == []
+    assert hosts == {urlsplit(str(url)).netloc}
+
+
+def give_key(page: Page, key: str) -> None:
+    page.locator("#key-field").fill(key)
+    page.locator("#key-field").press("Enter")
+    expect(page.locator("#heat tbody tr").first).to_be_visible()
+
+
+def ask(page: Page, text: str) -> None:
+    page.locator("#text").fill(text)
+    expect(page.locator("#status")).not_to_be_empty()
+
+
+def texts(page: Page, selector: str) -> list[str]:
+    return page.locator(selector).all_inner_texts()
+
+
+def picture(page: Page) -> str:
+    """What the map shows."""
+    return str(page.evaluate("document.querySelector('#map canvas').toDataURL()"))
+
+
+def test_what_is_typed_is_answered_as_the_routes_answer_it(browser: Browser, gateway: httpx.Client) -> None:
+    """The nearest and their scores, the tokens, where it lands, and whether the model had to work."""
+    text = "阿夸今天也好可爱"
+    with opened(browser, gateway.base_url) as page:
+        expect(page.locator("#clusters li").first).to_be_visible()
+        page.locator("#text").press_sequentially(text)
+        expect(page.locator("#status")).to_contain_text("最近的是")
+        expect(page.locator("#map-note")).to_contain_text(f"「{text}」落在")
+        expect(page.locator("#meter")).to_contain_text("模型新算")
+        shown = list(zip(texts(page, "#matches button"), texts(page, "#matches data"), strict=True))
+        tokens = texts(page, "#tokens li")
+        ask(page, "草")
+        expect(page.locator("#tokens li")).to_have_count(3)
+        page.locator("#text").fill(text)
+        expect(page.locator("#meter")).to_contain_text("来自缓存")
+
+    query = {"query": text, "collection": "default", "top_k": len(shown)}
+    matches = gateway.post("/similar", json=query).json()["results"][0]["matches"]
+    assert shown == [(match["text"], f"{match['score']:.3f}") for match in matches]
+    assert len(shown) > 9
+    assert tokens == gateway.post("/tokenize", json={"texts": [text]}).json()["results"][0]["tokens"]
+
+
+def test_what_the_model_cannot_read_is_shown(browser: Browser, gateway: httpx.Client) -> None:
+    with opened(browser, gateway.base_url) as page:
+        ask(page, f"吃{UNKNOWN}{UNKNOWN}面")
+        unknown = page.locator("#tokens .unknown")
+        expect(unknown.first).to_contain_text("[UNK]")
+        assert "".join(texts(page, "#tokens .unknown span")).replace(" ", "") == UNKNOWN * 2
+        ask(page, "哈" * 300)
+        expect(page.locator("#tokens .cut")).to_contain_text("没有读")
+        page.locator("#text").fill(UNKNOWN)
+        expect(page.locator("#no-matches")).to_contain_text("词表里没有")
+        expect(page.locator("#matches li")).to_have_count(0)
+
+
+def test_the_map_is_moved_by_mouse_keys_and_buttons(browser: Browser, gateway: httpx.Client) -> None:
+    with opened(browser, gateway.base_url) as page:
+        expect(page.locator("#clusters li").first).to_be_visible()
+        ask(page, "阿夸")
+        level, chart = page.locator("#zoom-level"), page.locator("#map")
+        expect(page.locator("#map-note")).to_contain_text("落在")
+        expect(level).to_have_text("100%")
+        seen = [picture(page)]
+
+        def moved() -> None:
+            page.wait_for_function(
+                "before => document.querySelector('#map canvas').toDataURL() !== before", arg=seen[-1]
+            )
+            seen.append(picture(page))
+
+        chart.hover()
+        page.mouse.wheel(0, 150)  # passes by
+        page.wait_for_function("() => scrollY > 0")
+        expect(level).to_have_text("100%")
+        box = chart.bounding_box()
+        assert box
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 90, y + 40, steps=4)
+        page.mouse.up()
+        moved()
+        page.mouse.wheel(0, -300)
+        expect(level).not_to_have_text("100%")
+        moved()
+        chart.focus()
+        page.keyboard.press("ArrowLeft")
+        moved()
+        zoomed = level.inner_text()
+        page.keyboard.press("+")
+        expect(level).not_to_have_text(zoomed)
+        page.locator("#zoom-out").click()
+        expect(level).to_have_text(zoomed)
+        page.keyboard.press("Tab")
+        page.locator("#zoom-reset").click()
+        expect(level).to_have_text("100%")
+        page.locator("#clusters button").first.click()
+        expect(page.locator("#clusters button").first).to_have_attribute("aria-pressed", "true")
+        moved()
+
+
+def test_a_list_is_compared(browser: Browser, gateway: httpx.Client) -> None:
+    """The numbers are the cosines of the vectors that /embed gives."""
+    lines = ["草", "哈哈哈", "晚安", UNKNOWN]
+    with opened(browser, gateway.base_url) as page:
+        page.locator("#lines").fill("\n".join(lines))
+        expect(page.locator("#heat tbody tr")).to_have_count(len(lines))
+        expect(page.locator("#heat-note")).to_contain_text("没有向量")
+        cells = [texts(page, f"#heat tbody tr:nth-child({row}) td") for row in range(1, 5)]
+        page.locator("#lines").fill("\n".join(f"第{number}条" for number in range(30)))
+        expect(page.locator("#heat-note")).to_contain_text("多出的 6 条")
+        expect(page.locator("#heat tbody tr")).to_have_count(24)
+
+    answer = gateway.post("/similar", json={"query": lines[:3], "candidates": lines[:3]}).json()
+    for row, result in zip(cells, answer["results"], strict=False):
+        scores = {int(match["id"]): match["score"] for match in result["matches"]}
+        assert [float(cell) for cell in row[:3]] == pytest.approx([scores[column] for column in range(3)], abs=0.006)
+        assert row[3] == "–"
+    assert cells[3] == ["–"] * 4
+
+
+def test_language_and_theme_are_switched_and_kept(browser: Browser, gateway: httpx.Client) -> None:
+    with opened(browser, gateway.base_url, color_scheme="light") as page:
+        expect(page.locator("h1")).to_contain_text("弹幕")
+        ask(page, "草")
+        expect(page.locator("#meter")).to_contain_text("毫秒")
+        light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.locator("#language").click()
+        expect(page.locator("h1")).to_contain_text("danmaku")
+        expect(page.locator("#meter")).to_contain_text("ms")
+        page.locator("#theme").click()
+        expect(page.locator("#theme")).to_have_attribute("aria-pressed", "true")
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.reload()
+        expect(page.locator("h1")).to_contain_text("danmaku")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark != light
+        assert page.evaluate("document.documentElement.lang") == "en"
+        assert page.title() == "Danmaku playground"
+
+
+def test_a_request_is_copied_as_people_would_send_it(browser: Browser, gateway: httpx.Client) -> None:
+    """The Python runs as it is; the command is what a shell makes of it, quotes and all."""
+    text = 'it\'s "草" $HOME \\'
+    with opened(browser, gateway.base_url) as page:
+        expect(page.locator("#collection")).to_have_value("default")
+        ask(page, text)
+        code = page.locator(".nearest .code")
+        page.locator("#copy-similar button", has_text="curl").click()
+        expect(code).to_be_visible()
+        curl = code.inner_text()
+        page.locator("#copy-similar button", has_text="Python").click()
+        expect(code).to_contain_text("urllib")
+        program = code.inner_text()
+        best = texts(page, "#matches button")[0]
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    *_, url, _, body = shlex.split(curl.replace("\\\n", ""))
+    assert done.stdout.splitlines()[0].split(" ", 1)[1] == best, done.stderr
+    assert json.loads(body) == {"query": text, "collection": "default", "top_k": len(done.stdout.splitlines())}
+    assert gateway.post(url, content=body).json()["results"][0]["matches"][0]["text"] == best
+
+
+def test_a_key_is_asked_for_and_told_to_nobody(browser: Browser, strict: tuple[httpx.Client, str]) -> None:
+    gateway, key = strict
+    with opened(browser, gateway.base_url, refused=True) as page:
+        expect(page.locator("#alert")).to_contain_text("401 unauthorized")
+        give_key(page, key)
+        expect(page.locator("#alert")).to_be_hidden()
+        page.locator("#copy-embed button", has_text="curl").click()
+        code = page.locator("section:has(#heat) .code")
+        expect(code).to_contain_text("$DANMAKU_API_KEY")
+        assert key not in code.inner_text()
+        assert page.evaluate("JSON.stringify(localStorage)") == "{}"
+
+
+def test_without_collections_it_still_shows_tokens_and_compares(
+    browser: Browser, strict: tuple[httpx.Client, str]
+) -> None:
+    gateway, key = strict
+    with opened(browser, gateway.base_url, refused=True) as page:
+        give_key(page, key)
+        expect(page.locator("#map-note")).to_contain_text("没有地图")
+        ask(page, "草")
+        expect(page.locator("#no-matches")).to_contain_text("没有集合")
+        expect(page.locator("#tokens li")).to_have_count(3)
+
+
+def test_a_refusal_is_shown_and_can_be_tried_again(browser: Browser, strict: tuple[httpx.Client, str]) -> None:
+    """Under real load: the queue is full of what others ask."""
+    gateway, key = strict
+    done = threading.Event()
+
+    def crowd() -> None:
+        with httpx.Client(base_url=gateway.base_url, headers={"X-API-Key": key}, timeout=60) as http:
+            while not done.is_set():
+                http.post("/embed", json=[f"{number}哈哈哈哈哈哈哈哈哈哈哈哈哈哈" for number in range(4)])
+
+    threads = [threading.Thread(target=crowd) for _ in range(12)]
+    with opened(browser, gateway.base_url, refused=True) as page:
+        give_key(page, key)
+        for thread in threads:
+            thread.start()
+        try:
+            for attempt in range(200):
+                with page.expect_response("**/playground/embed") as answer:
+                    page.locator("#lines").fill("\n".join(f"{attempt} 第 {number} 条" for number in range(24)))
+                if answer.value.status == 429:
+                    break
+            expect(page.locator("#alert")).to_contain_text("429 overloaded")
+            expect(page.locator("#alert")).to_contain_text("网关忙不过来")
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        page.locator("#alert button").click()
+        expect(page.locator("#alert")).to_be_hidden()
+        expect(page.locator("#heat tbody th").first).to_contain_text(f"{attempt} 第 0 条")
+
+
+@pytest.mark.parametrize(("theme", "width", "language"), [("light", 1280, "zh"), ("dark", 360, "en")])
+def test_everybody_can_use_it(browser: Browser, gateway: httpx.Client, theme: str, width: int, language: str) -> None:
+    """axe finds nothing serious, and nothing is wider than the screen; with everything shown that can be."""
+    with opened(browser, gateway.base_url, width=width, color_scheme=theme) as page:
+        if language == "en":
+            page.locator("#language").click()
+        expect(page.locator("#clusters li").first).to_be_visible()
+        ask(page, f"吃{UNKNOWN}面吗，{'哈' * 200}")
+        expect(page.locator("#matches li").first).to_be_visible()
+        page.locator("#copy-similar button").first.click()
+        page.locator("#copy-embed button").first.click()
+        expect(page.locator("#heat tbody tr").first).to_be_visible()
+        found = Axe().run(page).response["violations"]
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        page.locator("button[popovertarget=key]").click()
+        found += Axe().run(page, context="#key").response["violations"]
+
+    serious = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found if each["impact"] != "minor"]
+    assert serious == []
+    assert wide == width
+
+
+def test_it_is_used_without_a_mouse(browser: Browser, gateway: httpx.Client) -> None:
+    """The first stop leads past the head; from the field it goes through the examples to the results."""
+    with opened(browser, gateway.base_url) as page:
+        expect(page.locator("#clusters li").first).to_be_visible()
+        page.keyboard.press("Tab")
+        expect(page.locator(".skip")).to_be_focused()
+        page.keyboard.press("Enter")
+        page.keyboard.type("晚安")
+        page.keyboard.press("Enter")
+        expect(page.locator("#matches li").first).to_be_visible()
+        expect(page.locator("#status")).to_contain_text("最近的是")
+        for _ in range(40):
+            if page.evaluate("document.activeElement.closest('#matches') !== null"):
+                break
+            page.keyboard.press("Tab")
+        second = texts(page, "#matches button")[1]
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        expect(page.locator("#text")).to_have_value(second)
