@@ -217,6 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .png, .svg or .html")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the ranks of the recipe's pairs there, too")
+    command.add_argument(
+        "--neighbours", type=int, default=0, metavar="N", help="also print each word's N nearest, by the last model"
+    )
     command.add_argument("--words", type=Path, metavar="FILE", help="one a line (default: training/words.txt)")
     return parser
 
@@ -373,7 +376,13 @@ def _export(arguments: argparse.Namespace) -> None:
 def _visualise(arguments: argparse.Namespace) -> None:
     from training.visualise import WORDS, visualise
 
-    readings = visualise(arguments.model, arguments.output, words=arguments.words or WORDS, ranks=arguments.json)
+    readings = visualise(
+        arguments.model,
+        arguments.output,
+        words=arguments.words or WORDS,
+        ranks=arguments.json,
+        neighbours=arguments.neighbours,
+    )
     print(f"{arguments.output}\n\n{readings}" if readings else arguments.output, end="" if readings else "\n")
 
 
