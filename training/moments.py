@@ -26,7 +26,7 @@ from training.readers.base import ReaderSettings
 FILE = "lines.npz"  # in the workdir of a run
 TEXTS_PER_CALL = 20_000  # of the tokenizer
 MARKS = re.compile(r"[\W_]+")
-REPEATS = re.compile(r"(.+?)\1+")
+REPEATS = re.compile(r"(.{1,4}?)\1+")
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,12 @@ class TimedLines:
     text_of: np.ndarray  # int32 [n]
     seconds: np.ndarray  # float32 [n], from the first line of the document on
     document_of: np.ndarray  # int32 [n]
+    kinds: np.ndarray  # int32 [m], the same number for texts that differ in repeats and marks only
 
     @cached_property
     def counts(self) -> np.ndarray:
         """How many lines have each text: [m]."""
         return np.bincount(self.text_of, minlength=len(self.texts))
-
-    @cached_property
-    def kinds(self) -> np.ndarray:
-        """The same number for texts that differ in repeats and marks only: int32 [m]."""
-        known: dict[str, int] = {}
-        return np.array([known.setdefault(kind_of(text), len(known)) for text in self.texts], np.int32)
 
     def neighbours(self, window_s: float, most: int) -> tuple[np.ndarray, np.ndarray]:
         """For each line the stretch [first, last) of lines of its document within the window, itself included.
@@ -73,6 +68,7 @@ class TimedLines:
                 text_of=self.text_of,
                 seconds=self.seconds,
                 document_of=self.document_of,
+                kinds=self.kinds,
             )
 
     @classmethod
@@ -80,6 +76,12 @@ class TimedLines:
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in stored.files}
         return cls(arrays.pop("texts").tobytes().decode().split("\n"), **arrays)
+
+
+def kinds_of(texts: list[str]) -> np.ndarray:
+    """A number for each text, the same for those of one kind: int32 [m]."""
+    known: dict[str, int] = {}
+    return np.array([known.setdefault(kind_of(text), len(known)) for text in texts], np.int32)
 
 
 def kind_of(text: str) -> str:
@@ -124,6 +126,7 @@ def read_moments(
         np.array(text_of, np.int32),
         np.array(seconds, np.float32),
         np.array(document_of, np.int32),
+        kinds_of(texts),
     )
     return _only(lines_, _spelled(tokens, starts, tokenizer.unk_id))
 
@@ -165,4 +168,5 @@ def _only(lines: TimedLines, wanted: np.ndarray) -> TimedLines:
         renumbered[lines.text_of[kept]].astype(np.int32),
         lines.seconds[kept],
         lines.document_of[kept],
+        lines.kinds[wanted],
     )

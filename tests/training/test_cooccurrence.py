@@ -10,7 +10,7 @@ import pytest
 from service.tokenizer import SPECIAL_TOKENS, Tokenizer
 from training import cooccurrence
 from training.cooccurrence import Cooccurrence, CooccurrenceSettings
-from training.moments import TimedLines
+from training.moments import TimedLines, kinds_of
 
 GROUPS = (("晚安", "拜拜", "下次见"), ("草", "哈哈", "笑死"), ("好听", "神曲", "唱得好"))
 TOKENIZER = Tokenizer(
@@ -29,6 +29,7 @@ def timed(*videos: list[tuple[str, float]]) -> TimedLines:
         np.array([texts.index(text) for video in videos for text, _ in video], np.int32),
         np.array([second for video in videos for _, second in video], np.float32),
         np.array([number for number, video in enumerate(videos) for _ in video], np.int32),
+        kinds_of(texts),
     )
 
 

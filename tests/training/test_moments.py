@@ -87,7 +87,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     lines.save(tmp_path / "lines.npz")
     again = TimedLines.load(tmp_path / "lines.npz")
     assert again.texts == lines.texts
-    for name in ("tokens", "starts", "text_of", "seconds", "document_of"):
+    for name in ("tokens", "starts", "text_of", "seconds", "document_of", "kinds"):
         np.testing.assert_array_equal(getattr(again, name), getattr(lines, name))
 
 

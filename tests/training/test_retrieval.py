@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,9 +76,8 @@ def test_the_same_questions_are_asked_every_time(lines: dict[str, TimedLines], q
 def test_one_video_is_too_few(lines: dict[str, TimedLines]) -> None:
     only = lines["heldout"]
     first = only.document_of == only.document_of[0]
-    one = TimedLines(
-        only.texts, only.tokens, only.starts, only.text_of[first], only.seconds[first], only.document_of[first]
-    )
+    of_first = {name: getattr(only, name)[first] for name in ("text_of", "seconds", "document_of")}
+    one = replace(only, **of_first)
     with pytest.raises(ValueError, match="too few videos"):
         ask(lines["train"], one, [], [])
 
