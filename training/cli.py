@@ -48,7 +48,7 @@ def _fail(message: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="danmaku-train",
-        description="Trains a BERT on danmaku: clean, examples, train, evaluate, export, visualise; tpu-check.",
+        description="Trains a BERT on danmaku: clean, examples, train, align, evaluate, export, visualise; tpu-check.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -62,13 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--vocab", type=Path, metavar="FILE", help="a BERT vocab.txt (default: learn one)")
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets train.txt, heldout.txt …")
     command.add_argument("--vocab-size", type=int, default=8000, metavar="N", help="tokens to learn (%(default)s)")
-    command.add_argument(
-        "--heldout",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="documents kept for judging (%(default)s)",
-    )
+    _heldout(command, "documents kept for judging (%(default)s)")
     command.add_argument(
         "--format", choices=[*FORMATS], help="of all files (default: each is recognised; see training/README.md)"
     )
@@ -141,6 +135,22 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(
         commands,
+        _align,
+        "trains a model on what is said at the same moments, so that near vectors mean alike",
+        "align training/configs/danmaku-bert-mini-align.toml --model models/danmaku-bert-mini --input danmaku_dataset "
+        "--workdir runs/aligned",
+    )
+    command.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in training/configs/")
+    command.add_argument("--model", type=Path, required=True, metavar="DIR", help="a pre-trained model, or a workdir")
+    _paths(command, "--input", "recordings, as for `clean`, with the seconds of their danmaku")
+    _heldout(command, "documents left out, as by `clean` (%(default)s)")
+    command.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of this run, and of no other")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="instead of the config's, as temperature=0.1"
+    )
+
+    command = _command(
+        commands,
         _tpu_check,
         "whether a config's step compiles for a TPU and fits its memory, without a TPU",
         "tpu-check training/configs/tiny.toml --max-seq-length 32 --vocab-size 300",
@@ -167,6 +177,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--max-examples", type=int, metavar="N", help="only the first N (default: all)")
     command.add_argument(
         "--unseen", action="store_true", help="also judge without the danmaku that stand in the first corpus"
+    )
+    command.add_argument(
+        "--retrieval",
+        action="store_true",
+        help="do vectors find what belongs together? --corpus takes recordings, split as by `clean`",
+    )
+    _heldout(command, "with --retrieval: documents that are asked about, as `clean` holds them out (%(default)s)")
+    command.add_argument(
+        "--aligned", type=Path, metavar="DIR", help="with --retrieval: the workdir of `align`, to save minutes"
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     command.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there, too")
@@ -198,6 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .png, .svg or .html")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the ranks of the recipe's pairs there, too")
+    command.add_argument(
+        "--neighbours", type=int, default=0, metavar="N", help="also print each word's N nearest, by the last model"
+    )
     command.add_argument("--words", type=Path, metavar="FILE", help="one a line (default: training/words.txt)")
     return parser
 
@@ -220,6 +242,10 @@ def _command(
 def _cores() -> int:
     """Those this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _heldout(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--heldout", type=float, default=0.05, metavar="SHARE", help=what)
 
 
 def _paths(command: argparse.ArgumentParser, flag: str, what: str, *, metavar: str = "PATH") -> None:
@@ -284,7 +310,20 @@ def _train(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config, arguments.set)
     examples = arguments.examples or arguments.workdir / "examples"
     newest = train(config, arguments.workdir, examples, strategy=open_strategy(arguments.tpu))
-    finished = newest.name.endswith(f"-{config.num_train_steps}")
+    return _ended(newest, config.num_train_steps)
+
+
+def _align(arguments: argparse.Namespace) -> int:
+    from training.align import align
+    from training.config import read_align_config
+
+    config = read_align_config(arguments.config, arguments.set)
+    newest = align(config, arguments.workdir, arguments.model, arguments.input, heldout=arguments.heldout)
+    return _ended(newest, config.num_train_steps)
+
+
+def _ended(newest: Path, num_train_steps: int) -> int:
+    finished = newest.name.endswith(f"-{num_train_steps}")
     print(f"{newest}: {'finished' if finished else 'stopped; the same command goes on from here'}")
     return 0 if finished else STOPPED
 
@@ -305,15 +344,27 @@ def _tpu_check(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from training.evaluate import evaluate
-    from training.report import markdown, write_json, write_markdown
+    from training.report import markdown, retrieval_markdown, write_json, write_markdown
 
-    rows = evaluate(arguments.model, arguments.corpus, max_examples=arguments.max_examples, unseen=arguments.unseen)
-    print(markdown(rows), end="")
+    if arguments.retrieval:
+        from training.retrieval import evaluate_retrieval
+
+        answers: Any = evaluate_retrieval(
+            arguments.model, arguments.corpus, heldout=arguments.heldout, aligned=arguments.aligned
+        )
+        table = retrieval_markdown(answers)
+    else:
+        from training.evaluate import evaluate
+
+        answers = evaluate(
+            arguments.model, arguments.corpus, max_examples=arguments.max_examples, unseen=arguments.unseen
+        )
+        table = markdown(answers)
+    print(table, end="")
     if arguments.json:
-        write_json(arguments.json, rows)
+        write_json(arguments.json, answers)
     if arguments.markdown:
-        write_markdown(arguments.markdown, rows)
+        write_markdown(arguments.markdown, table)
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -325,7 +376,13 @@ def _export(arguments: argparse.Namespace) -> None:
 def _visualise(arguments: argparse.Namespace) -> None:
     from training.visualise import WORDS, visualise
 
-    readings = visualise(arguments.model, arguments.output, words=arguments.words or WORDS, ranks=arguments.json)
+    readings = visualise(
+        arguments.model,
+        arguments.output,
+        words=arguments.words or WORDS,
+        ranks=arguments.json,
+        neighbours=arguments.neighbours,
+    )
     print(f"{arguments.output}\n\n{readings}" if readings else arguments.output, end="" if readings else "\n")
 
 

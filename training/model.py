@@ -10,7 +10,7 @@ Shapes: b examples, t tokens, h hidden units, n heads, d = h / n, p masked posit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -79,18 +79,13 @@ def encode(
     x += tf.gather(params["bert/embeddings/token_type_embeddings"], segment_ids)
     x += params["bert/embeddings/position_embeddings"][:length]  # [t, h]
     x = dropout(_layer_norm(params, "bert/embeddings", x), config.hidden_dropout_prob)
-    bias = (1.0 - tf.cast(input_mask, x.dtype))[:, None, None, :] * MASKED_SCORE  # [b, 1, 1, t]
-    outputs = [x]
-    for index in range(config.num_hidden_layers):
-        layer = f"bert/encoder/layer_{index}"
-        attended = _self_attention(params, config, f"{layer}/attention/self", x, bias, dropout)
-        attended = _dense(params, f"{layer}/attention/output/dense", attended)
-        x = _layer_norm(params, f"{layer}/attention/output", x + dropout(attended, config.hidden_dropout_prob))
-        inner = gelu(_dense(params, f"{layer}/intermediate/dense", x))  # [b, t, 4h]
-        inner = _dense(params, f"{layer}/output/dense", inner)
-        x = _layer_norm(params, f"{layer}/output", x + dropout(inner, config.hidden_dropout_prob))
-        outputs.append(x)
-    return outputs
+    return [x, *_layers(params, config, x, input_mask, range(config.num_hidden_layers), dropout)]
+
+
+def encode_on(params: Params, config: BertConfig, hidden: tf.Tensor, input_mask: tf.Tensor, done: int) -> tf.Tensor:
+    """The last layer's output, from that of the layer before which `done` layers are: [b, t, h] → [b, t, h]."""
+    layers = range(done, config.num_hidden_layers)
+    return [hidden, *_layers(params, config, hidden, input_mask, layers, _Dropout(None))][-1]
 
 
 def masked_lm_logits(params: Params, sequence: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
@@ -126,6 +121,21 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
     Google's later code has an approximation by tanh; the vectors of the two differ in the third digit.
     """
     return 0.5 * x * (1.0 + tf.math.erf(x * np.sqrt(0.5).astype(x.dtype.as_numpy_dtype)))
+
+
+def _layers(
+    params: Params, config: BertConfig, x: tf.Tensor, input_mask: tf.Tensor, layers: Iterable[int], dropout: _Dropout
+) -> Iterator[tf.Tensor]:
+    bias = (1.0 - tf.cast(input_mask, x.dtype))[:, None, None, :] * MASKED_SCORE  # [b, 1, 1, t]
+    for index in layers:
+        layer = f"bert/encoder/layer_{index}"
+        attended = _self_attention(params, config, f"{layer}/attention/self", x, bias, dropout)
+        attended = _dense(params, f"{layer}/attention/output/dense", attended)
+        x = _layer_norm(params, f"{layer}/attention/output", x + dropout(attended, config.hidden_dropout_prob))
+        inner = gelu(_dense(params, f"{layer}/intermediate/dense", x))  # [b, t, 4h]
+        inner = _dense(params, f"{layer}/output/dense", inner)
+        x = _layer_norm(params, f"{layer}/output", x + dropout(inner, config.hidden_dropout_prob))
+        yield x
 
 
 def _self_attention(

@@ -105,3 +105,16 @@ def as_json(texts: list[str], models: list[Vectors]) -> dict[str, Any]:
             for first, second, ranks in read(texts, models)
         ],
     }
+
+
+def neighbour_lists(texts: list[str], model: Vectors, count: int) -> str:
+    """Markdown: of each word the `count` nearest among the others, and their cosines."""
+    cosines = similarities(model.values)
+    np.fill_diagonal(cosines, np.nan)
+    lines = [f"| word | its nearest of {len(texts) - 1}, by {model.model} |", "|---|---|"]
+    for text, row in zip(texts, cosines, strict=True):
+        known = np.flatnonzero(~np.isnan(row))
+        nearest = known[np.argsort(-row[known], kind="stable")][:count]
+        told = ", ".join(f"{texts[number]} {row[number]:.2f}" for number in nearest)
+        lines.append(f"| {text} | {told or 'it has no vector'} |")
+    return "\n".join(lines) + "\n"

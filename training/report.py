@@ -15,6 +15,7 @@ from pathlib import Path
 from training.evaluate import Z_95, Evaluation
 from training.files import write_text
 from training.losses import METRICS
+from training.retrieval import Mean, Retrieval
 
 CORPORA = {"train.txt": "training set", "heldout.txt": "held-out set"}  # as `clean` names them
 
@@ -34,15 +35,55 @@ def markdown(rows: list[Evaluation]) -> str:
     return "\n".join([*_aligned(lines), "", *_notes(rows)]) + "\n"
 
 
-def write_markdown(path: Path, rows: list[Evaluation]) -> None:
+def retrieval_markdown(rows: list[Retrieval]) -> str:
+    """The table of `evaluate --retrieval`."""
+    lines: list[tuple[str, ...]] = [
+        (
+            "",
+            "same moment",
+            "of these first",
+            "synonyms",
+            "… that share no character",
+            "variants",
+            "alignment",
+            "uniformity",
+        )
+    ]
+    lines += [
+        (
+            row.name,
+            _interval(row.same_moment),
+            f"{row.same_moment_accuracy:.3f}",
+            _interval(row.synonyms),
+            _interval(row.synonyms_without_shared_characters),
+            _interval(row.variants),
+            f"{row.alignment:.2f}",
+            f"{row.uniformity:.2f}",
+        )
+        for row in rows
+    ]
+    first = rows[0]
+    note = (
+        f"Mean reciprocal ranks with 95 % intervals: {first.same_moment.count:,} questions of a moment, "
+        f"{first.synonyms.count} of synonyms, {first.synonyms_without_shared_characters.count} of them without a "
+        f"shared character, {first.variants.count} of variants."
+    )
+    return "\n".join([*_aligned(lines), "", f"* {note}"]) + "\n"
+
+
+def write_markdown(path: Path, table: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, markdown(rows))
+    write_text(path, table)
 
 
-def write_json(path: Path, rows: list[Evaluation]) -> None:
+def write_json(path: Path, rows: Sequence[Evaluation | Retrieval]) -> None:
     """The rows as a JSON list, one object with all numbers each; the file is whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=2) + "\n")
+
+
+def _interval(mean: Mean) -> str:
+    return f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
 
 
 def _corpus_name(row: Evaluation) -> str:

@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from training.files import write_text
-from training.readings import READINGS, as_json, table
+from training.readings import READINGS, as_json, neighbour_lists, table
 from training.vectors import vectors_of
 
 WORDS = Path(__file__).with_name("words.txt")
@@ -48,10 +48,13 @@ class Panel:
         return [(places[a], places[b]) for a, b in READINGS if a in places and b in places]
 
 
-def visualise(models: list[str], output: Path, *, words: Path = WORDS, ranks: Path | None = None) -> str:
+def visualise(
+    models: list[str], output: Path, *, words: Path = WORDS, ranks: Path | None = None, neighbours: int = 0
+) -> str:
     """One panel per model (see `vectors`) in `output`, a .png, .svg or .html; returns the readings as Markdown.
 
-    `words`: a file, one word a line. `ranks`: where to write the readings as JSON.
+    `words`: a file, one word a line. `ranks`: where to write the readings as JSON. `neighbours`: how many of each word
+    to tell, as the last model sees them.
     """
     if output.suffix not in SUFFIXES:
         raise ValueError(f"{output} ends in none of {', '.join(SUFFIXES)}")
@@ -67,7 +70,8 @@ def visualise(models: list[str], output: Path, *, words: Path = WORDS, ranks: Pa
     if ranks:
         ranks.parent.mkdir(parents=True, exist_ok=True)
         write_text(ranks, json.dumps(as_json(texts, vectors), ensure_ascii=False, indent=2) + "\n")
-    return table(texts, vectors)
+    lists = [table(texts, vectors), neighbour_lists(texts, vectors[-1], neighbours) if neighbours else ""]
+    return "\n".join(filter(None, lists))
 
 
 def read_words(path: Path) -> list[str]:

@@ -158,7 +158,7 @@ def test_shards_depend_on_their_documents_seed_and_number_only(corpus: Path) -> 
 @pytest.mark.parametrize("counts", [[5], [5, 5, 5], [1, 1, 9, 1], [9, 9, 9, 9, 1], [1] * 50])
 def test_no_shard_is_a_document_alone(counts: list[int]) -> None:
     """It could not draw a random partner; and no document is lost or moved."""
-    documents = [Document(str(number), ["草"] * count) for number, count in enumerate(counts)]
+    documents = [Document(str(number), ["草"] * count, [0.0] * count) for number, count in enumerate(counts)]
     shards = list(group(iter(documents), 8))
     assert [document for shard in shards for document in shard] == documents
     assert len(counts) == 1 or min(map(len, shards)) >= 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.readings import READINGS, Rank, as_json, rank, similarities, table
+from training.readings import READINGS, Rank, as_json, neighbour_lists, rank, similarities, table
 from training.vectors import Vectors
 from training.visualise import WORDS, read_words
 
@@ -44,6 +44,16 @@ def test_the_json_has_every_rank() -> None:
     found = as_json(TEXTS, MODELS)
     assert found["words"] == 5 and found["models"] == ["before", "after"]
     assert found["readings"][0]["first"] == "mea" and found["readings"][0]["ranks"][1]["forth"] == 2
+
+
+def test_neighbours_are_told_from_the_nearest_on() -> None:
+    """None of a word without a vector, and such a word is nobody's."""
+    values = VALUES.copy()
+    values[3] = np.nan
+    lines = neighbour_lists(TEXTS, Vectors("after", values), 2).splitlines()
+    assert lines[0] == "| word | its nearest of 4, by after |"
+    assert lines[2] == "| mea | 草 0.97, aqua 0.94 |"
+    assert lines[5] == "| 晚安 | it has no vector |"
 
 
 def test_every_reading_is_of_words_that_ship() -> None:

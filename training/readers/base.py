@@ -31,6 +31,7 @@ class Document:
 
     id: str
     lines: list[str]
+    seconds: list[float]  # of each line, into the video or by the recorder's clock; all 0 where a file does not tell
     source: str = ""  # what its split goes by: two sessions of one day do not stand on both sides
 
 
@@ -85,13 +86,14 @@ def documents(name: str, rows: Iterable[Row], settings: ReaderSettings, tally: T
     So an id stays what it is when the file grows at its end.
     """
     number = 0
-    pending: list[tuple[float, str]] = []
+    pending: list[tuple[float, float, str]] = []
     part, clock_s = "", None
     source = name
 
     def document() -> Document:
         pending.sort(key=itemgetter(0))
-        return Document(name if number == 1 else f"{name}#{number}", [text for _, text in pending], source)
+        id = name if number == 1 else f"{name}#{number}"
+        return Document(id, [text for *_, text in pending], [seconds for _, seconds, _ in pending], source)
 
     for row in rows:
         tally.rows += 1
@@ -110,7 +112,7 @@ def documents(name: str, rows: Iterable[Row], settings: ReaderSettings, tally: T
         if row.text is not None:
             part = row.document
             source = part or name
-            pending.append((row.order_s, row.text))
+            pending.append((row.order_s, row.order_s if row.clock_s is None else row.clock_s, row.text))
     if pending:
         number += 1
         yield document()
