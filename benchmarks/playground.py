@@ -111,12 +111,12 @@ def listen(page: Page) -> dict[str, int]:
     sizes: dict[str, int] = {}
 
     def ask(event: dict[str, object]) -> None:
-        paths[str(event["requestId"])] = str(event["request"]["url"]).partition("//")[2].partition("/")[2]  # type: ignore[index]
+        paths[str(event["requestId"])] = str(event["request"]["url"]).partition("//")[2].partition("/")[2]  # type: ignore[index]  # events of the protocol are untyped
 
     def end(event: dict[str, object]) -> None:
         path = "/" + paths.get(str(event["requestId"]), "?")
         if path == "/" or path.startswith("/static/"):
-            sizes[path] = sizes.get(path, 0) + int(event["encodedDataLength"])  # type: ignore[call-overload]
+            sizes[path] = sizes.get(path, 0) + int(event["encodedDataLength"])  # type: ignore[call-overload]  # as above
 
     session.on("Network.requestWillBeSent", ask)
     session.on("Network.loadingFinished", end)

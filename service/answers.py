@@ -215,4 +215,4 @@ def _text_error(error: Any) -> TextError:
 
 def _known(kind: type[T], answer: Any) -> T:
     """Of a dataclass that is an answer as it comes; later gateways may say more."""
-    return kind(**{each.name: answer[each.name] for each in fields(kind)})  # type: ignore[arg-type]
+    return kind(**{each.name: answer[each.name] for each in fields(kind)})  # type: ignore[arg-type]  # JSON, of the fields that the route tells

@@ -28,7 +28,7 @@ from service import __version__
 from service.encoders.model import Model
 
 # They would be a series more for every counter and histogram, which nobody reads.
-disable_created_metrics()  # type: ignore[no-untyped-call]
+disable_created_metrics()  # type: ignore[no-untyped-call]  # of prometheus-client
 
 STREAM = " stream"  # apart: one may take hours, and the route's times would tell nothing any more
 ROUTES = (

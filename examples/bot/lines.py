@@ -129,7 +129,7 @@ def _of_json(row: str) -> Line | None:
 
 def _seconds(value: object) -> float | None:
     try:
-        seconds = float(value)  # type: ignore[arg-type]
+        seconds = float(value)  # type: ignore[arg-type]  # what is no number raises
     except (TypeError, ValueError):
         return None
     return seconds / 1000 if seconds > IN_MILLISECONDS else seconds

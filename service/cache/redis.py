@@ -64,7 +64,7 @@ class RedisCache:
                 "the cache's URL cannot be used: expected such as redis://:PASSWORD@HOST:6379/0, with / and @ of a "
                 "password as %2F and %40"
             ) from None
-        connections = [pool.make_connection() for _ in range(CONNECTIONS)]  # type: ignore[no-untyped-call]
+        connections = [pool.make_connection() for _ in range(CONNECTIONS)]  # type: ignore[no-untyped-call]  # of redis-py
         self._lookups = [Lookups(connection) for connection in connections]
         self._redis = redis.asyncio.Redis.from_pool(pool)  # to write
         self._metrics, self._ttl_s = metrics, ttl_s
