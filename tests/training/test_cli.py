@@ -29,14 +29,14 @@ def test_every_command_has_help_with_an_example_that_can_be_read_back(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The example stands on a line of its own and parses."""
-    from training.cli import _parser
+    from training.arguments import parser_of_all
 
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0
     example = re.search(rf"^example:\n  danmaku-train ({command} .+)$", capsys.readouterr().out, re.MULTILINE)
     assert example is not None
-    _parser().parse_args(example[1].split())
+    parser_of_all().parse_args(example[1].split())
 
 
 def test_help_names_every_command_without_tensorflow() -> None:
@@ -173,7 +173,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_kubernetes_job_gives_each_pod_its_shard() -> None:
     """Its arguments are those of the command, and every shard has a pod."""
-    from training.cli import _parser
+    from training.arguments import parser_of_all
 
     job = yaml.safe_load((REPOSITORY / "k8s/clean-job.yaml").read_text(encoding="utf-8"))["spec"]
     (container,) = job["template"]["spec"]["containers"]
@@ -181,6 +181,6 @@ def test_the_kubernetes_job_gives_each_pod_its_shard() -> None:
     shards = []
     for index in range(job["completions"]):
         line = [part.replace("$(JOB_COMPLETION_INDEX)", str(index)) for part in container["args"]]
-        shards.append(_parser().parse_args(line).shard)
+        shards.append(parser_of_all().parse_args(line).shard)
     assert shards == [f"{index}/8" for index in range(8)]
     assert f"--jobs={container['resources']['limits']['cpu']}" in container["args"]
