@@ -30,17 +30,27 @@ export class Refusal extends Error {
 async function ask(path, { body, signal } = {}) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
-  let response;
+  let response, text;
   try {
     response = await fetch(path, { ...options, headers, signal, cache: "no-store" });
+    text = await response.text(); // which may be given up, or break off, as well
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refusal("unreachable", error.message);
   }
-  const answer = await response.json().catch(() => ({}));
-  if (response.ok) return answer;
+  if (response.ok) return JSON.parse(text);
+  const answer = errorIn(text);
   const retryAfterS = Number(response.headers.get("retry-after")) || 1;
   throw new Refusal(answer.error_type ?? "other", answer.error ?? response.statusText, response.status, retryAfterS);
+}
+
+// A proxy in between may refuse in words of its own.
+function errorIn(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return {};
+  }
 }
 
 export const info = () => ask("info");

@@ -124,6 +124,27 @@ def test_what_is_typed_is_answered_as_the_routes_answer_it(browser: Browser, gat
     assert tokens == gateway.post("/tokenize", json={"texts": [text]}).json()["results"][0]["tokens"]
 
 
+def test_an_answer_that_is_given_up_halfway_is_none(browser: Browser, gateway: httpx.Client) -> None:
+    """Who types on gives up what was asked before, also when its head has come and its body has not."""
+    with opened(browser, gateway.base_url) as page:
+        expect(page.locator("#clusters li").first).to_be_visible()
+        outcome = page.evaluate(
+            """async () => {
+                const api = await import("./static/api.js");
+                const given_up = new AbortController();
+                const whole = window.fetch;
+                window.fetch = async (...request) => {
+                    const response = await whole(...request);
+                    given_up.abort();
+                    return response;
+                };
+                const many = Array.from({ length: 500 }, (_, number) => `草${number}`);
+                return api.embed(many, given_up.signal).then(() => "answered", ({ name }) => name);
+            }"""
+        )
+        assert outcome == "AbortError"
+
+
 def test_what_the_model_cannot_read_is_shown(browser: Browser, gateway: httpx.Client) -> None:
     with opened(browser, gateway.base_url) as page:
         ask(page, f"吃{UNKNOWN}{UNKNOWN}面")
