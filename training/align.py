@@ -9,6 +9,8 @@ each batch is read with masks, so that the checkpoint remains a masked LM.
 
 What comes out is a plain BERT checkpoint: the vector is the mean over tokens of `pooling_layer`, which is what
 bert-as-service computes unless told otherwise. The loop, what is kept and how it is resumed are those of `train`.
+
+Left out: more than one device. A danmaku is told apart from the others of its batch, which replicas would share out.
 """
 
 from __future__ import annotations
@@ -51,6 +53,11 @@ def align(
     opened = open_model_directory(model_directory, model.variable_shapes)
     if config.dims[-1] != opened.config.hidden_size:
         raise ValueError(f"the last of dims is {config.dims[-1]}; it must be hidden_size, {opened.config.hidden_size}")
+    if not 1 <= -config.pooling_layer <= opened.config.num_hidden_layers:
+        raise ValueError(
+            f"pooling_layer is {config.pooling_layer}; it must be from -1, the last, to "
+            f"-{opened.config.num_hidden_layers}, the first"
+        )
     _prepare(config, workdir, opened, recordings, heldout)
     teacher = _teacher(config, workdir, opened, recordings, heldout)
     batches = AlignmentBatches(config, teacher, opened.tokenizer, opened.config.max_position_embeddings)
@@ -159,22 +166,19 @@ def _contrast(
     right, wrong = tf.cast(is_right, tf.float32), tf.cast(is_wrong, tf.float32)
     counts = tf.reduce_sum(right, 1)  # [b]
     rows = tf.cast(counts > 0, tf.float32)
+    num_rows = tf.maximum(tf.reduce_sum(rows), 1.0)
     total = tf.constant(0.0)
     for dim in config.dims:
         ours_unit, theirs_unit = (tf.math.l2_normalize(side[:, :dim], -1) for side in (ours, theirs))
         scores = tf.matmul(ours_unit, theirs_unit, transpose_b=True) / config.temperature  # [b, b]
         against = tf.reduce_logsumexp(scores + (1.0 - wrong) * model.MASKED_SCORE, 1, keepdims=True)
         loss = tf.nn.softplus(against - scores) * right  # -log of exp(right) / (exp(right) + sum of exp(wrong))
-        total += tf.reduce_sum(tf.math.divide_no_nan(tf.reduce_sum(loss, 1), counts)) / tf.maximum(
-            tf.reduce_sum(rows), 1.0
-        )
-    nearest = tf.reduce_max(scores + (1.0 - wrong) * model.MASKED_SCORE, 1)
-    best = tf.reduce_max(scores + (1.0 - right) * model.MASKED_SCORE, 1)
-    first = tf.cast(best > nearest, tf.float32) * rows
-    return {
-        f"{name}_loss": total / len(config.dims),
-        f"{name}_accuracy": tf.reduce_sum(first) / tf.maximum(tf.reduce_sum(rows), 1.0),
-    }
+        total += tf.reduce_sum(tf.math.divide_no_nan(tf.reduce_sum(loss, 1), counts)) / num_rows
+    nearest_right, nearest_wrong = (
+        tf.reduce_max(scores + (1.0 - those) * model.MASKED_SCORE, 1) for those in (right, wrong)
+    )
+    is_first = tf.cast(nearest_right > nearest_wrong, tf.float32) * rows
+    return {f"{name}_loss": total / len(config.dims), f"{name}_accuracy": tf.reduce_sum(is_first) / num_rows}
 
 
 def _masked_lm(

@@ -64,10 +64,12 @@ class Cooccurrence:
 
     @cached_property
     def stretches(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each line, the moment [first, last): [n] each."""
         return self.lines.neighbours(self.settings.window_s, self.settings.max_neighbours)
 
     @cached_property
     def centre(self) -> np.ndarray:
+        """What all moments have in common: [d]."""
         rng = np.random.default_rng(0)
         some = rng.choice(len(self.lines.text_of), min(CENTRE_LINES, len(self.lines.text_of)), replace=False)
         return np.asarray(self._moments(np.sort(some)).mean(0))
@@ -94,13 +96,13 @@ class Cooccurrence:
         sizes = last - first
         owners = np.repeat(np.arange(len(numbers)), sizes)
         others = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes) + np.repeat(first, sizes)
-        kinds = self.lines.kinds[self.lines.text_of]
-        apart = kinds[others] != kinds[numbers][owners]  # a copy tells nothing about what is meant
+        kinds, text_of = self.lines.kinds, self.lines.text_of
+        apart = kinds[text_of[others]] != kinds[text_of[numbers]][owners]  # a copy tells nothing about what is meant
         owners, others = owners[apart], others[apart]
         heard = sparse.csr_matrix(
             (np.ones(len(owners), np.float32), (owners, np.arange(len(owners)))), (len(numbers), len(owners))
         )
-        counts = heard @ self.contexts[self.lines.text_of[others]]
+        counts = heard @ self.contexts[text_of[others]]
         # One moment is no sample: a context that is there weighs by how rare it is.
         counts.data = np.log1p(counts.data) * np.maximum(-self.log_share[counts.indices], 0.0)
         return np.asarray(_by_family(counts, self.families) @ self.reduction)
@@ -113,7 +115,7 @@ def fit(lines: TimedLines, settings: CooccurrenceSettings, *, seed: int = 1) -> 
     if min(len(rows), contexts.shape[1]) <= settings.dim:
         raise ValueError(
             f"{len(rows)} danmaku stand in at least {settings.min_count} lines, among {contexts.shape[1]} contexts: "
-            f"too few for {settings.dim} dimensions; take more recordings, or a smaller cooccurrence.min_count"
+            f"too few for {settings.dim} dimensions; take more recordings, or a smaller min_count"
         )
     counts = _counts(lines, settings, rows) @ contexts  # [r, f]
     totals = np.asarray(counts.sum(0)).ravel() ** SMOOTHING

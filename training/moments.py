@@ -95,8 +95,8 @@ def read_moments(
 ) -> TimedLines:
     """The danmaku of recordings; with `split`, of those that `clean` would put there.
 
-    Danmaku that the vocabulary cannot spell, or has but marks for, are left out. Raises ValueError if nothing is
-    left, or if no file tells when its danmaku were seen.
+    Danmaku that the vocabulary cannot spell are left out. Raises ValueError if nothing is left, or if no file tells
+    when its danmaku were seen.
     """
     sources, _ = find_sources(paths)
     known: dict[str, int] = {}

@@ -30,7 +30,7 @@ from training.moments import TimedLines, read_moments
 from training.progress import Progress
 
 SEED = 20190531  # never changed
-MOMENT_S = 3.0
+MOMENT_S, MAX_NEIGHBOURS = 3.0, 20
 QUESTIONS, QUESTIONS_PER_VIDEO = 2000, 20
 STRANGERS = 99
 FREQUENT = 1000
@@ -166,7 +166,7 @@ def cosines(vectors: Matrix, first: np.ndarray, second: np.ndarray) -> np.ndarra
 
 def _same_moment(lines: TimedLines, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """Lines that are asked about, that are wanted, strangers, and the videos of the first."""
-    first, last = lines.neighbours(MOMENT_S, QUESTIONS_PER_VIDEO)
+    first, last = lines.neighbours(MOMENT_S, MAX_NEIGHBOURS)
     edges = np.searchsorted(lines.document_of, np.arange(lines.document_of.max() + 2))
     characters = [set(text) - {" "} for text in lines.texts]
     found = []

@@ -93,9 +93,20 @@ def test_a_workdir_belongs_to_one_run(run: Path, danmaku: Path, models: tuple[Pa
         align(CONFIG, run, models[0], [danmaku], heldout=0.2)
 
 
-def test_the_last_of_dims_is_the_whole_vector(danmaku: Path, models: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the last of dims is 16; it must be hidden_size, 32"):
-        align(replace(CONFIG, dims=(8, 16)), tmp_path, models[1], [danmaku], heldout=0.2)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dims": (8, 16)}, "the last of dims is 16; it must be hidden_size, 32"),
+        ({"pooling_layer": -3}, "pooling_layer is -3; it must be from -1, the last, to -2, the first"),
+        ({"pooling_layer": 0}, "pooling_layer is 0"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(
+    danmaku: Path, models: tuple[Path, Path], tmp_path: Path, wrong: dict[str, object], message: str
+) -> None:
+    """Before anything is written."""
+    with pytest.raises(ValueError, match=message):
+        align(replace(CONFIG, **wrong), tmp_path, models[1], [danmaku], heldout=0.2)  # type: ignore[arg-type]
     assert not any(tmp_path.iterdir())
 
 
