@@ -17,7 +17,7 @@ from deploy.kustomize import K8S, Manifest, build, build_own
 
 import service
 from service.metrics import Metrics
-from training import cli as training_cli
+from training.arguments import parser_of_all
 
 OVERLAYS = ("single", "production")
 OBSERVED = ("single observed", "production observed")  # with the component, as an overlay of one's own names it
@@ -153,17 +153,13 @@ def test_the_command_line_takes_what_a_pod_starts_and_asks(overlay: str, monkeyp
                     assert port in pod.ports
 
 
-def test_the_command_line_takes_what_the_job_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def _clean(_: object) -> int:  # the command is called as the function is
-        return 0
-
+def test_the_command_line_takes_what_the_job_starts() -> None:
     ((pod, target),) = ours("clean")
-    monkeypatch.setattr(training_cli, "_clean", _clean)
-
     assert target == "training"
     program, *arguments = [*pod.container["command"], *pod.container["args"]]
     assert program == "danmaku-train"
-    assert training_cli.main([word.replace("$(JOB_COMPLETION_INDEX)", "3") for word in arguments]) == 0
+    parsed = parser_of_all().parse_args([word.replace("$(JOB_COMPLETION_INDEX)", "3") for word in arguments])
+    assert parsed.command == "clean"
 
 
 @every_overlay
