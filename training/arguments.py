@@ -154,6 +154,9 @@ def parser_of_all() -> argparse.ArgumentParser:
     command.add_argument(
         "--aligned", type=Path, metavar="DIR", help="with --retrieval: the workdir of `align`, to save minutes"
     )
+    command.add_argument(
+        "--dims", type=int, nargs="+", default=[], metavar="N", help="with --retrieval: judge the first N numbers, too"
+    )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     command.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there, too")
 

@@ -81,6 +81,11 @@ def whitened(embed: Embed, lines: TimedLines) -> Embed:
     return embed_whitened
 
 
+def shortened(embed: Embed, dim: int) -> Embed:
+    """The first numbers of the vectors alone, as who stores many of them may keep."""
+    return lambda texts: unit(embed(texts)[:, :dim])
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9), np.float32)
 

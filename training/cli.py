@@ -141,7 +141,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         from training.retrieval import evaluate_retrieval
 
         answers: Any = evaluate_retrieval(
-            arguments.model, arguments.corpus, heldout=arguments.heldout, aligned=arguments.aligned
+            arguments.model,
+            arguments.corpus,
+            heldout=arguments.heldout,
+            aligned=arguments.aligned,
+            dims=arguments.dims,
         )
         table = retrieval_markdown(answers)
     else:

@@ -219,9 +219,15 @@ def _mean(values: np.ndarray, clusters: np.ndarray | None = None) -> Mean:
 
 
 def evaluate_retrieval(
-    models: list[Path], recordings: list[Path], *, heldout: float = 0.05, aligned: Path | None = None
+    models: list[Path],
+    recordings: list[Path],
+    *,
+    heldout: float = 0.05,
+    aligned: Path | None = None,
+    dims: Sequence[int] = (),
 ) -> list[Retrieval]:
-    """The models beside what needs none, and each once more whitened, on the held-out videos of the recordings.
+    """The models beside what needs none, on the held-out videos of the recordings; each once more whitened, and cut to
+    its first `dims`.
 
     The baselines learn from the other videos, which takes minutes; with `aligned`, the workdir of a run of `align` on
     the same recordings, what it read and counted is taken.
@@ -243,6 +249,7 @@ def evaluate_retrieval(
     for directory in models:
         embed = baselines.encoder(directory)
         systems += [(directory.name, embed), (f"{directory.name}, whitened", baselines.whitened(embed, train))]
+        systems += [(f"{directory.name}, first {dim}", baselines.shortened(embed, dim)) for dim in dims]
     progress = Progress("evaluate", len(systems), "ways")
     answers = []
     for name, embed in systems:

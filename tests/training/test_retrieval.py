@@ -12,7 +12,7 @@ import scipy.sparse as sparse
 
 from service.tokenizer import Tokenizer
 from training import baselines, retrieval
-from training.baselines import unit, whitened
+from training.baselines import shortened, unit, whitened
 from training.cli import main
 from training.cooccurrence import CooccurrenceSettings
 from training.moments import TimedLines, read_moments
@@ -122,6 +122,11 @@ def test_whitened_vectors_spread_evenly(lines: dict[str, TimedLines]) -> None:
     assert spread[0] < 1.5 * spread[-1]
 
 
+def test_shortened_vectors_have_length_1_again() -> None:
+    embed = shortened(lambda texts: np.array([[0.6, 0.0, 0.8], [0.0, 0.0, 1.0]], np.float32)[: len(texts)], 2)
+    np.testing.assert_array_equal(embed(["草", "哈"]), [[1, 0], [0, 0]])
+
+
 def test_what_tfidf_finds_near_is_written_alike(lines: dict[str, TimedLines]) -> None:
     vectors = baselines.tfidf(lines["train"])(["哈 哈 哈", "哈 哈 哈 哈", "草", "龘"])
     assert cosines(vectors, np.array([0]), np.array([1]))[0] == pytest.approx(1)
@@ -139,12 +144,14 @@ def test_the_command_prints_every_way_beside_the_others(
     small = CooccurrenceSettings(min_context_count=2, min_pair_count=2, min_count=2, dim=8)
     monkeypatch.setattr(retrieval, "CooccurrenceSettings", lambda: small)
     arguments = ["evaluate", "--retrieval", "--model", str(models[1]), "--corpus", str(danmaku), "--heldout", "0.4"]
+    arguments += ["--dims", "8"]
     assert main([*arguments, "--json", str(tmp_path / "found.json")]) == 0
     printed = capsys.readouterr().out
-    for name in ("character TF-IDF", "co-occurrence", "after", "after, whitened"):
+    names = ["character TF-IDF", "co-occurrence", "after", "after, whitened", "after, first 8"]
+    for name in names:
         assert f"| {name} " in printed
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
-    assert [row["name"] for row in found] == ["character TF-IDF", "co-occurrence", "after", "after, whitened"]
+    assert [row["name"] for row in found] == names
     assert (
         0 < found[2]["same_moment"]["low"] <= found[2]["same_moment"]["value"] <= found[2]["same_moment"]["high"] <= 1
     )
