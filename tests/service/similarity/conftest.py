@@ -1,12 +1,19 @@
-"""A Redis 8 and a cluster of three, started once, empty for each test that asks."""
+"""Stores to test, and a Redis 8 and a cluster of three, started once, empty for each test that asks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 import redis
 from processes import RunningRedis, running_redis8, running_redis_cluster
+from stored import DIM, C, Opening
+
+from service.similarity import redis_shard
+from service.similarity.base import Store, open_store
+from service.similarity.redis import RedisStore
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +43,46 @@ def _emptied(servers: list[RunningRedis]) -> str:
         with redis.Redis.from_url(server.url) as client:
             client.flushall()
     return servers[0].url
+
+
+@pytest.fixture(params=["sqlite", "redis", "redis_cluster"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path / 'collections'}"
+    url: str = request.getfixturevalue(f"empty_{request.param}")
+    return url
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[Store]:
+    """With an empty collection in it."""
+    store = await open_store(url)
+    await store.create(C, dim=DIM, fingerprint="f0")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def opening(empty_redis: str) -> AsyncIterator[Opening]:
+    """Opens stores on one Redis, and closes them."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(url: str = empty_redis) -> RedisStore:
+            store = await RedisStore.open(url)
+            stack.push_async_callback(store.close)
+            return store
+
+        yield opened
+
+
+@pytest.fixture
+def admin(redis8: RunningRedis) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis8.url) as client:
+        yield client
+
+
+@pytest.fixture
+def indexed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small collections are searched as large ones are, by the index."""
+    monkeypatch.setattr(redis_shard, "EXACT", 0)
+    monkeypatch.setattr(redis_shard, "EXACT_FILTERED", 0)
