@@ -71,4 +71,4 @@ COPY models models
 COPY --from=build-classic /opt/danmaku /opt/danmaku
 EXPOSE 5555 5556
 HEALTHCHECK --interval=30s --timeout=10s --start-period=180s CMD ["danmaku", "check", "bert://127.0.0.1:5555:5556"]
-CMD ["worker", "--classic", "-model_dir", "models/danmaku-bert-mini", "-ckpt_name", "model.ckpt-7300", "-cpu"]
+CMD ["worker", "--classic", "-model_dir", "models/danmaku-bert-mini", "-ckpt_name", "model.ckpt-3600", "-cpu"]

@@ -12,7 +12,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 PACKAGES := chromium curl fonts-noto-cjk redis-server
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev classic redis8 prometheus serve test lint format dashboards docs train-mini tpu-check
+.PHONY: help install install-dev classic redis8 prometheus serve test lint format dashboards docs corpus-is-named train-mini tpu-check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,9 +53,17 @@ docs: .venv/.dev ## write anew what README and docs show of the gateway's answer
 	PYTHONPATH=. $(BIN)/python tests/renew_docs.py
 	$(BIN)/python -m docs.settings
 
-train-mini: $(WORKDIR)/examples/examples.json ## train the bundled model again; CORPUS=DIR of danmaku CSV files
+corpus-is-named:
+	@test -n "$(CORPUS)" || { echo "say where the danmaku are: make train-mini CORPUS=path/to/danmaku_dataset"; exit 2; }
+
+train-mini: corpus-is-named $(WORKDIR)/examples/examples.json ## train the bundled model again; CORPUS=DIR of danmaku CSV files
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini.toml --workdir $(WORKDIR)
-	$(BIN)/danmaku-train export --workdir $(WORKDIR) --output models/danmaku-bert-mini
+	$(BIN)/danmaku-train export --workdir $(WORKDIR) --output $(WORKDIR)/masked-lm
+	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-align.toml --model $(WORKDIR)/masked-lm \
+	  --input $(CORPUS) --workdir $(WORKDIR)/moments
+	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-pairs.toml --model $(WORKDIR)/moments \
+	  --input $(CORPUS) --workdir $(WORKDIR)/pairs
+	$(BIN)/danmaku-train export --workdir $(WORKDIR)/pairs --output models/danmaku-bert-mini
 
 tpu-check: .venv/.dev .venv-tpu/.done ## compile the recipe's step for a TPU v3-8, without one; CONFIG=FILE, LENGTH=128
 	$(BIN)/danmaku-train tpu-check $(CONFIG) --max-seq-length $(LENGTH)
@@ -70,8 +78,7 @@ image-check: ## build the images without a Docker engine and start them (root, D
 $(WORKDIR)/examples/examples.json: $(WORKDIR)/corpus/report.json
 	$(BIN)/danmaku-train examples --input $(WORKDIR)/corpus --output $(WORKDIR)/examples
 
-$(WORKDIR)/corpus/report.json: | .venv/.dev
-	@test -n "$(CORPUS)" || { echo "say where the danmaku are: make train-mini CORPUS=path/to/danmaku_dataset"; exit 2; }
+$(WORKDIR)/corpus/report.json: | .venv/.dev corpus-is-named
 	$(BIN)/danmaku-train clean --input $(CORPUS) --output $(WORKDIR)/corpus
 
 .venv/bin/pip:
