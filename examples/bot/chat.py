@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WINDOW_S = 60.0
-SAME_TOPIC = 0.6
+SAME_TOPIC = 0.5
 MOST_TOPICS = 5
 PAUSE_S = 30.0  # before the same is replied again
 
