@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.model_directory import BertConfig
-from training.config import TrainConfig, read_config
+from training.config import AlignConfig, TrainConfig, read_align_config, read_config
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -72,7 +72,16 @@ def test_a_batch_is_shared_out_evenly_or_not_at_all() -> None:
         TrainConfig(batch_size=64).micro_batches(3)
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "training/configs").glob("*.toml")), ids=lambda p: p.stem)
+CONFIGS = sorted((REPOSITORY / "training/configs").glob("*.toml"))
+OF_ALIGN = [path for path in CONFIGS if path.stem.endswith(("-align", "-pairs"))]
+
+
+@pytest.mark.parametrize("path", OF_ALIGN, ids=lambda p: p.stem)
+def test_every_config_of_align_can_be_read(path: Path) -> None:
+    assert isinstance(read_align_config(path), AlignConfig)
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path not in OF_ALIGN], ids=lambda p: p.stem)
 def test_every_config_that_ships_can_be_read(path: Path) -> None:
     """And describes a model that can be built."""
     config = read_config(path)
