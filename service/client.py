@@ -217,6 +217,7 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._wait(_cancel_others())
         self._wait(self._client.__aexit__())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -292,6 +293,14 @@ class Client:
         except BaseException:  # Ctrl-C, for one: nobody waits any more
             asked.cancel()
             raise
+
+
+async def _cancel_others() -> None:
+    """Ends requests that nobody waits for any more: a loop that stops under them would complain."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _path(*names: str) -> str:
