@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sparse
 
+from service.model_directory import BertConfig
 from service.tokenizer import Tokenizer
 from training import baselines, cooccurrence, moments
 from training.baselines import Embed, Matrix
@@ -231,7 +232,13 @@ def evaluate_retrieval(
 
     The baselines learn from the other videos, which takes minutes; with `aligned`, the workdir of a run of `align` on
     the same recordings, what it read and counted is taken.
+
+    Raises ValueError for `dims` that a model does not have.
     """
+    sizes = [BertConfig.from_json_file(directory / "bert_config.json").hidden_size for directory in models]
+    for dim in dims:
+        if not 1 <= dim <= min(sizes):
+            raise ValueError(f"dims: {dim} is asked for, but the vectors have 1 to {min(sizes)}")
     tokenizer = Tokenizer.from_file(models[0] / "vocab.txt")
     synonyms, variants = read_pairs(SYNONYMS, tokenizer), read_pairs(VARIANTS, tokenizer)
     asked_of = read_moments(recordings, tokenizer, split="heldout", heldout=heldout)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WINDOW_S = 60.0
-SAME_TOPIC = 0.5
+SAME_TOPIC = 0.5  # at 0.6 「晚安」 and 「主播晚安」 are two topics, at 0.45 「再来一首」 and 「好听」 one
 MOST_TOPICS = 5
 PAUSE_S = 30.0  # before the same is replied again
 

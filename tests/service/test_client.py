@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import gc
 import json
 import socket
 import threading
@@ -289,3 +291,27 @@ def test_silence_is_told_at_the_deadline() -> None:
 def test_an_address_that_is_none_is_an_error() -> None:
     with Client("nonsense") as client, pytest.raises(GatewayError, match="nonsense/info cannot be asked"):
         client.info()
+
+
+def test_a_client_that_is_left_ends_what_is_asked(caplog: pytest.LogCaptureFixture) -> None:
+    """As after Ctrl-C: whoever waits is released, and the event loop has nothing to complain of."""
+    failures: list[BaseException] = []
+
+    def ask(client: Client) -> None:
+        try:
+            client.info()
+        except BaseException as failure:
+            failures.append(failure)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with Client(f"http://127.0.0.1:{silent.getsockname()[1]}") as client:
+            asking = threading.Thread(target=ask, args=(client,), daemon=True)
+            asking.start()
+            connection, _ = silent.accept()
+            connection.recv(1)  # it has been asked
+        asking.join(10)
+        connection.close()
+    gc.collect()
+
+    assert [type(failure) for failure in failures] == [concurrent.futures.CancelledError]
+    assert "Task was destroyed" not in caplog.text

@@ -127,6 +127,13 @@ def test_shortened_vectors_have_length_1_again() -> None:
     np.testing.assert_array_equal(embed(["草", "哈"]), [[1, 0], [0, 0]])
 
 
+def test_dims_that_there_are_not_are_refused(danmaku: Path, models: tuple[Path, Path]) -> None:
+    """Before anything is read."""
+    for dim in (0, 100_000):
+        with pytest.raises(ValueError, match=f"{dim} is asked for, but the vectors have 1 to"):
+            retrieval.evaluate_retrieval([models[1]], [danmaku], dims=[dim])
+
+
 def test_what_tfidf_finds_near_is_written_alike(lines: dict[str, TimedLines]) -> None:
     vectors = baselines.tfidf(lines["train"])(["哈 哈 哈", "哈 哈 哈 哈", "草", "龘"])
     assert cosines(vectors, np.array([0]), np.array([1]))[0] == pytest.approx(1)
