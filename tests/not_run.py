@@ -18,7 +18,7 @@ NOT_RUN = {
     "docker compose": "a Docker engine; tests/deploy/test_compose.py reads the file",
     "kubectl": "a cluster; tests/deploy/test_kubernetes.py validates what is applied",
     # What takes too long, or a machine that is not here.
-    "make train-mini": "more than an hour, with the corpus",
+    "make train-mini": "hours, with the corpus",
     ".venv/bin/python -m examples.bot danmaku_dataset/": "a minute, with the corpus",
     "gcloud": "an account of Google's cloud",
     "git clone": "the network, and an address that is the reader's",
