@@ -31,6 +31,7 @@ const query = () => ({ query: $("text").value.trim(), collection: $("collection"
 
 // One text: its tokens, and beside them its vector and what is near.
 async function search() {
+  forgetTyping();
   asking.abort();
   asking = new AbortController();
   const { signal } = asking;
@@ -118,6 +119,11 @@ function show() {
     : matches?.length
       ? say("found", matches.length, short(matches[0].text), matches[0].score.toFixed(2))
       : say("foundNone");
+  land();
+}
+
+function land() {
+  const { text, embedded, matches } = last;
   const isSame = map && map.fingerprint === embedded.fingerprint;
   atlas.land(text, isSame ? embedded.embeddings[0] : null, (matches ?? []).slice(0, NEAR).map(({ id }) => id));
   describeMap();
@@ -165,7 +171,7 @@ function placeMap(drawn) {
   picked = null;
   atlas.show(map);
   listClusters();
-  if (last) show();
+  if (last) land(); // and the list stays as it is: somebody may be in it
   else describeMap();
 }
 
@@ -207,7 +213,8 @@ async function compareLines() {
   await attempt(compareLines, () => compare($("lines").value, signal));
 }
 
-// After a pause in typing; and not while an input method still spells the word.
+// After a pause in typing; and not while an input method still spells the word. Returns what calls it off: a search that
+// comes after the one that was sent would take the list away from under the keyboard.
 function whenTyped(field, work) {
   let timer;
   const later = (event) => {
@@ -216,6 +223,7 @@ function whenTyped(field, work) {
   };
   field.addEventListener("input", later);
   field.addEventListener("compositionend", later);
+  return () => clearTimeout(timer);
 }
 
 const isDark = () => getComputedStyle(document.documentElement).colorScheme === "dark"
@@ -259,7 +267,7 @@ $("examples").append(...EXAMPLES.map((text) => {
   return make("li", {}, button);
 }));
 $("lines").value = LINES.join("\n");
-whenTyped($("text"), search);
+const forgetTyping = whenTyped($("text"), search);
 whenTyped($("lines"), compareLines);
 $("ask").addEventListener("submit", (event) => {
   event.preventDefault();

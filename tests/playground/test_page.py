@@ -364,3 +364,17 @@ def test_it_is_used_without_a_mouse(browser: Browser, gateway: httpx.Client) -> 
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
         expect(page.locator("#text")).to_have_value(second)
+
+
+def test_what_was_sent_is_asked_once(browser: Browser, gateway: httpx.Client) -> None:
+    """Not again after the pause in typing: that would take the list away from under the keyboard."""
+    with opened(browser, gateway.base_url) as page:
+        expect(page.locator("#clusters li").first).to_be_visible()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.locator("#text").press_sequentially("晚安")
+        page.keyboard.press("Enter")
+        expect(page.locator("#matches li").first).to_be_visible()
+        page.wait_for_timeout(500)  # longer than the pause
+
+        assert len([url for url in asked if url.endswith("/tokenize")]) == 1
