@@ -65,6 +65,15 @@ async def test_workers_of_one_model_have_one_vocabulary_among_them(
             assert len({worker.model for worker in encoder._workers.values()}) == 1
 
 
+def retried(metrics: Metrics) -> float:
+    """Calls given to another worker, whether the first one was found gone or too slow: a busy machine decides which."""
+    counts = (
+        metrics.registry.get_sample_value("danmaku_calls_retried_total", {"reason": reason})
+        for reason in ("lost", "slow")
+    )
+    return sum(count or 0 for count in counts)
+
+
 async def test_a_killed_worker_costs_nobody_an_answer(tiny_model: Path) -> None:
     """What it was at goes to the other one; started again at its ports, it is used again."""
     expected, metrics = await expected_of(tiny_model), Metrics()
@@ -76,6 +85,7 @@ async def test_a_killed_worker_costs_nobody_an_answer(tiny_model: Path) -> None:
         ):
             await until_more(answered)
             dies.process.send_signal(signal.SIGSTOP)  # so that it has not answered all when it is killed
+            await asyncio.sleep(0.1)  # what it had answered is read: what it owes now is lost
             await until(lambda: encoder.workers[1]["owed_tokens"] > 0)
             dies.kill()
             await until(lambda: ready(encoder) == 1)
@@ -86,7 +96,7 @@ async def test_a_killed_worker_costs_nobody_an_answer(tiny_model: Path) -> None:
                 statistic = (await asyncio.to_thread(client_status, again))["statistic"]
 
     assert statistic["num_data_request"] > 0
-    assert metrics.registry.get_sample_value("danmaku_calls_retried_total", {"reason": "lost"}) >= 1
+    assert retried(metrics) >= 1
 
 
 async def test_a_stopped_worker_is_found_out(tiny_model: Path) -> None:
@@ -105,10 +115,7 @@ async def test_a_stopped_worker_is_found_out(tiny_model: Path) -> None:
             hangs.process.send_signal(signal.SIGCONT)
             await until(lambda: ready(encoder) == 2)
 
-    retried = [
-        metrics.registry.get_sample_value("danmaku_calls_retried_total", {"reason": r}) for r in ("lost", "slow")
-    ]
-    assert sum(retried) >= 1
+    assert retried(metrics) >= 1
 
 
 async def test_a_gateway_that_was_held_up_blames_no_worker(
