@@ -41,7 +41,7 @@ async def embeddings(request: Request) -> Response:
     if result.errors:
         raise NoVector(result.errors[0], "input")
     tokens = await asyncio.to_thread(_count_tokens, result.model, body.input)
-    vectors = shown(result, in_base64=body.encoding_format == "base64")
+    vectors = shown(result, in_base64=body.encoding_format == "base64", dimensions=body.dimensions)
     return json_response(
         {
             "object": "list",
@@ -65,7 +65,7 @@ async def models(request: Request) -> Response:
 def _check(body: OpenAIRequest, model: Model) -> None:
     if body.model != model.name:
         raise NotFound(f"there is no model {body.model!r} here; {model.name!r} is served")
-    if body.dimensions not in (None, model.dim):
+    if body.dimensions and body.dimensions > model.dim:
         raise InvalidRequest(f"dimensions: {model.name!r} has {model.dim} and cannot be asked for {body.dimensions}")
 
 

@@ -224,7 +224,9 @@ class OpenAIRequest(Body):
     ] = Field(examples=[["草", "awsl"]], description="A text, or a list of them.")
     model: str = Field(description="The name that `GET /v1/models` gives.")
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, ge=1, description="If given, it has to be what the model has.")
+    dimensions: int | None = Field(
+        None, ge=1, description="So many of the first numbers alone: worth it of a model that was trained for it."
+    )
     user: str | None = Field(None, description="Taken, and not used.")
 
 

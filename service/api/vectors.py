@@ -9,9 +9,13 @@ from service.embedder import Embeddings
 from service.similarity.ranking import unit
 
 
-def shown(embeddings: Embeddings, *, normalize: bool = False, in_base64: bool = False) -> list[object]:
-    """What stands for each text, for orjson to write."""
+def shown(
+    embeddings: Embeddings, *, normalize: bool = False, in_base64: bool = False, dimensions: int | None = None
+) -> list[object]:
+    """What stands for each text, for orjson to write: the vector, or the first `dimensions` of its numbers."""
     rows = embeddings.rows
+    if dimensions:
+        rows = [None if row is None else row[: 4 * dimensions] for row in rows]
     if normalize:
         units = unit(embeddings.vectors)
         rows = [None if row is None else vector.tobytes() for row, vector in zip(rows, units, strict=True)]

@@ -48,9 +48,18 @@ def test_a_list_has_the_vectors_of_embed(
 
 
 def test_a_string_is_a_list_of_one(genuine: openai.OpenAI, expected: np.ndarray) -> None:
-    (item,) = genuine.embeddings.create(model="tiny", input="草", dimensions=16).data
+    (item,) = genuine.embeddings.create(model="tiny", input="草").data
 
     assert np.array_equal(np.array(item.embedding, np.float32), expected[0])
+
+
+@pytest.mark.parametrize("dimensions", [1, 8, 16])
+def test_the_first_numbers_may_be_asked_for_alone(
+    genuine: openai.OpenAI, expected: np.ndarray, dimensions: int
+) -> None:
+    (item,) = genuine.embeddings.create(model="tiny", input="草", dimensions=dimensions).data
+
+    assert np.array_equal(np.array(item.embedding, np.float32), expected[0][:dimensions])
 
 
 def test_usage_counts_what_the_model_reads(genuine: openai.OpenAI) -> None:
@@ -67,7 +76,7 @@ def test_usage_counts_what_the_model_reads(genuine: openai.OpenAI) -> None:
         ({"input": [1, 2]}, openai.UnprocessableEntityError, "invalid_request", "lists of tokens are not taken"),
         ({"input": [[1, 2], [3]]}, openai.UnprocessableEntityError, "invalid_request", "lists of tokens are not"),
         ({"input": []}, openai.UnprocessableEntityError, "invalid_request", "input: List should have at least 1"),
-        ({"input": "草", "dimensions": 8}, openai.UnprocessableEntityError, "invalid_request", "'tiny' has 16 and"),
+        ({"input": "草", "dimensions": 17}, openai.UnprocessableEntityError, "invalid_request", "'tiny' has 16 and"),
         ({"input": ["草", ""]}, openai.UnprocessableEntityError, "empty_text", "input.1: the text is blank"),
         ({"input": "😂"}, openai.UnprocessableEntityError, "unspellable", "input.0: none of the characters"),
         ({"input": ["草"] * 51}, openai.APIStatusError, "too_large", "51 texts in one request; at most 50"),
