@@ -55,8 +55,7 @@ def working(
     model_dir: Path, *flags: str, ports: Sequence[int] | None = None, host: str = "127.0.0.1"
 ) -> Iterator[RunningWorker]:
     """A worker in a process of its own, ready; ended with SIGTERM if it still runs."""
-    port, port_out = ports or free_ports(2)
-    (http_port,) = free_ports(1)
+    port, port_out, http_port = (*ports, *free_ports(1)) if ports else free_ports(3)
     command = [sys.executable, "-m", "service", "worker", "-model_dir", str(model_dir), *flags]
     command += ["-port", str(port), "-port_out", str(port_out), "-http_port", str(http_port), "-bind", host]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
