@@ -132,6 +132,7 @@ async def during_adds(store: Store, queries: np.ndarray, first: int, vectors: np
     stop.set()
     await adding
     print(f"  (it was {added / (time.perf_counter() - started):,.0f} a second)")
+    await store.delete(NAME, [f"d{first + n}" for n in range(added)])  # another run finds what this one found
 
 
 def memory() -> float:
