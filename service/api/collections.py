@@ -144,7 +144,7 @@ async def add(request: Request) -> Response:
     that is there with the same text, the counts add up.
     """
     caller, state, name = Caller(request), state_of(request), check_name(request.path_params["name"])
-    await state.collections.describe(name)  # before a long body is read
+    await state.collections.check(name)  # before a long body is read
     read = add_stream if is_stream(request.scope) else add_list
     return json_response((await read(request, caller, state, name)).shown())
 

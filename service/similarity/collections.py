@@ -97,6 +97,10 @@ class Collections:
             with suppress(NotFound):
                 await self.store.drop(aside_of(name))  # of a rebuild that was not finished
 
+    async def check(self, name: str) -> None:
+        """Raises what `add` would for the collection's sake: NotFound or FingerprintMismatch."""
+        await self._model_of(name)
+
     async def add(self, name: str, entries: Sequence[Entry]) -> Added:
         """Done whole, but for the refused ones, or not at all. Raises FingerprintMismatch."""
         model = await self._model_of(name)
@@ -200,10 +204,10 @@ class Collections:
         return model
 
     async def _check(self, name: str, model: Model) -> None:
-        info = await self.store.describe(name)
-        if info.fingerprint != model.fingerprint:
+        fingerprint = await self.store.fingerprint(name)
+        if fingerprint != model.fingerprint:
             raise FingerprintMismatch(
-                f"the vectors of the collection {name} are of the fingerprint {info.fingerprint}, the model's of "
+                f"the vectors of the collection {name} are of the fingerprint {fingerprint}, the model's of "
                 f"{model.fingerprint}; `danmaku collections rebuild {name}` embeds its texts anew"
             )
 

@@ -144,13 +144,21 @@ class RedisStore:
         records = await self._connection.call("HGETALL", TABLE)
         found = []
         for name, record in sorted(records.items()):
-            with contextlib.suppress(Gone):  # dropped meanwhile
-                found.append(await self._measured(_collection(self._connection, name.decode(), record)))
+            gone = None
+            while record not in (None, gone):
+                try:
+                    found.append(await self._measured(_collection(self._connection, name.decode(), record)))
+                    break
+                except Gone:  # dropped meanwhile, or replaced
+                    gone, record = record, await self._connection.call("HGET", TABLE, name)
         return found
 
     async def describe(self, name: str) -> CollectionInfo:
         self._known.pop(name, None)
         return await self._on(name, self._measured)
+
+    async def fingerprint(self, name: str) -> str:
+        return (await self._look_up(name)).fingerprint
 
     async def swap(self, name: str, replacement: str) -> None:
         """What began before may still be about the old one: keep writers away while you copy."""

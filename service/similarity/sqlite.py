@@ -125,7 +125,7 @@ class SqliteStore:
             database.rename(connection, collection.row.number, None)
 
             def follow() -> None:
-                self._forget(name)
+                self._collections = self._without(name)
                 collection.snapshot.unlink(missing_ok=True)
 
             return None, follow
@@ -140,8 +140,7 @@ class SqliteStore:
 
             def follow() -> None:
                 new.row = replace(new.row, name=name)
-                self._forget(replacement)
-                self._register({name: new})
+                self._collections = self._without(replacement) | {name: new}
                 old.snapshot.unlink(missing_ok=True)
 
             return None, follow
@@ -193,12 +192,16 @@ class SqliteStore:
 
     async def list(self) -> Sequence[CollectionInfo]:
         def read(connection: sqlite3.Connection) -> Sequence[CollectionInfo]:
-            return [self._info(connection, each) for _, each in sorted(self._collections.items())]
+            return [self._info(connection, *named) for named in sorted(self._collections.items())]
 
         return await self._read(read)
 
     async def describe(self, name: str) -> CollectionInfo:
-        return await self._read(lambda connection: self._info(connection, self._collection(name)))
+        return await self._read(lambda connection: self._info(connection, name, self._collection(name)))
+
+    async def fingerprint(self, name: str) -> str:
+        self._check_open()
+        return self._collection(name).row.fingerprint
 
     async def get(self, name: str, ids: Sequence[str]) -> dict[str, Item]:
         def read(connection: sqlite3.Connection) -> dict[str, Item]:
@@ -260,9 +263,12 @@ class SqliteStore:
     async def _write(self, work: Work[T]) -> T:
         return await asyncio.wrap_future(self._writer.submit(work))
 
-    async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+    def _check_open(self) -> None:
         if not self._is_open:
             raise StoreUnavailable("the collections are closed")
+
+    async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        self._check_open()
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_here, read)
 
     def _read_here(self, read: Callable[[sqlite3.Connection], T]) -> T:
@@ -285,15 +291,15 @@ class SqliteStore:
     def _register(self, collections: dict[str, Collection]) -> None:
         self._collections = self._collections | collections
 
-    def _forget(self, name: str) -> None:
-        self._collections = {other: each for other, each in self._collections.items() if other != name}
+    def _without(self, name: str) -> dict[str, Collection]:
+        return {other: each for other, each in self._collections.items() if other != name}
 
-    def _info(self, connection: sqlite3.Connection, collection: Collection) -> CollectionInfo:
+    def _info(self, connection: sqlite3.Connection, name: str, collection: Collection) -> CollectionInfo:
         row, count = collection.row, collection.index.count
         row_bytes = 2 * row.dim + database.mean_row_bytes(connection, row.number)
         snapshot_bytes = collection.snapshot.stat().st_size if collection.snapshot.exists() else 0
         return CollectionInfo(
-            row.name, count, row.dim, row.fingerprint, int(count * row_bytes) + snapshot_bytes, row.created_at
+            name, count, row.dim, row.fingerprint, int(count * row_bytes) + snapshot_bytes, row.created_at
         )
 
     def _have_columns(self, connection: sqlite3.Connection, collection: Collection, filter: Filter) -> None:

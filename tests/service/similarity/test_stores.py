@@ -23,6 +23,7 @@ async def test_a_collection_is_described(store: Store) -> None:
     assert (info.name, info.count, info.dim, info.fingerprint) == (C, 50, DIM, "f0")
     assert info.bytes > before.bytes >= 0
     assert info.created_at == pytest.approx(time.time(), abs=60)
+    assert await store.fingerprint(C) == "f0"
 
 
 async def test_collections_are_listed_by_name(store: Store) -> None:
@@ -65,6 +66,7 @@ async def test_a_dropped_collection_is_gone(store: Store) -> None:
 async def test_what_is_not_there_is_named(store: Store) -> None:
     calls = [
         store.describe("none"),
+        store.fingerprint("none"),
         store.drop("none"),
         store.put("none", [item("a")]),
         store.get("none", ["a"]),
@@ -215,6 +217,22 @@ async def test_a_replacement_takes_the_name(store: Store) -> None:
     assert list(await everything(store)) == ["new"]
 
 
+async def test_a_name_is_there_once_while_it_is_replaced(store: Store) -> None:
+    async def replacing() -> None:
+        for _ in range(30):
+            await store.create(".aside", dim=DIM, fingerprint="f0")
+            await store.swap(C, ".aside")
+
+    replaced = asyncio.create_task(replacing())
+    lists = []
+    while not replaced.done():
+        lists.append([info.name for info in await store.list()])
+    await replaced
+
+    assert len(lists) > 30
+    assert all(names in ([C], [".aside", C]) for names in lists)
+
+
 async def test_many_write_at_once(store: Store) -> None:
     """Every call counts its own; what is not overwritten is there."""
     calls = [store.put(C, [item(f"d{number}"), item("shared")]) for number in range(200)]
@@ -247,5 +265,7 @@ async def test_a_closed_store_says_so(url: str) -> None:
 
     with pytest.raises(StoreUnavailable):
         await store.put(C, [item("a")])
+    with pytest.raises(StoreUnavailable):
+        await store.fingerprint(C)
     with pytest.raises(StoreUnavailable):
         await store.search(C, towards(0)[None], top_k=1)
