@@ -139,7 +139,18 @@ def memory() -> float:
     return float(psutil.Process().memory_info().rss / 2**20)
 
 
-async def bench(vectors: np.ndarray, directory: Path, exact_sizes: list[int]) -> None:
+async def widen(store: SqliteStore, queries: np.ndarray, truth: np.ndarray, expansions: list[int]) -> None:
+    """What graph.EXPANSION_SEARCH was chosen by."""
+    _, graph = store._collections[NAME].index._state
+    chosen = graph._index.expansion_search
+    for expansion in expansions:
+        graph._index.expansion_search = expansion
+        await search(store, queries, f"{expansion} nodes", truth, None)
+        index_alone(store, queries)
+    graph._index.expansion_search = chosen
+
+
+async def bench(vectors: np.ndarray, directory: Path, exact_sizes: list[int], expansions: list[int]) -> None:
     queries, vectors = vectors[-QUERIES:], vectors[:-QUERIES]
     truths = {step: true_neighbours(vectors, queries, step) for step in (1, 2, 10, 100, 1000)}
     before = memory()
@@ -154,6 +165,7 @@ async def bench(vectors: np.ndarray, directory: Path, exact_sizes: list[int]) ->
     print(f"memory: {memory() - before:,.0f} MiB more than before")
     await search(store, queries, "alone", truths[1], None)
     index_alone(store, queries)
+    await widen(store, queries, truths[1], expansions)
     for (name, filter), step in zip(FILTERS.items(), (2, 10, 100, 1000), strict=True):
         await store.search(NAME, queries[:1], top_k=1, filter=parse(filter))  # reads the field
         await search(store, queries, f"filter that keeps {name}", truths[step], parse(filter))
@@ -282,6 +294,9 @@ def main() -> None:
     parser.add_argument(
         "--threshold", action="store_true", help="also compare a graph with comparing all, at some sizes"
     )
+    parser.add_argument(
+        "--expansion", type=int, nargs="+", default=[], help="also search with so many nodes of the graph looked at"
+    )
     parser.add_argument("--compare", metavar="URL", help="with --redis: does this Redis, a cluster say, answer alike?")
     parser.add_argument("--expire", action="store_true", help="only let all items expire while they are searched")
     parser.add_argument("--expire-in-s", type=float, default=60, help="time to put them [60]")
@@ -310,7 +325,8 @@ def main() -> None:
         if arguments.expire:
             asyncio.run(expiring(arguments.redis or f"sqlite://{directory}", vectors[:-QUERIES], arguments.expire_in_s))
             return
-        asyncio.run(bench(vectors, directory, [5_000, 10_000, 20_000, 40_000] if arguments.threshold else []))
+        exact_sizes = [5_000, 10_000, 20_000, 40_000] if arguments.threshold else []
+        asyncio.run(bench(vectors, directory, exact_sizes, arguments.expansion))
     finally:
         if not arguments.directory:
             shutil.rmtree(directory)
