@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from service.app import create_app
 from service.metrics import Metrics
 from service.settings import Settings
 from service.tokenizer import SPECIAL_TOKENS
+
+# A script starts what it puts into the background with SIGINT ignored, and what tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORDS = ("awsl", "aqua", "mea", "kk", "##sk", "2", "##3", "?", "!", ",")
 CHARACTERS = "草哈阿夸晚安好来了我死谁你他她的笑可爱待机清楚天才"
