@@ -88,7 +88,7 @@ class Store(Protocol):
     async def describe(self, name: str) -> CollectionInfo: ...
 
     async def fingerprint(self, name: str) -> str:
-        """What `describe` says of it, and as soon, without measuring anything: it is asked for with every request."""
+        """That of `describe`, without measuring anything, since every addition and every search asks for it."""
 
     async def swap(self, name: str, replacement: str) -> None:
         """`replacement` takes the place of `name`, whose items are dropped. There is no moment without `name`."""
