@@ -14,20 +14,21 @@ ENV PATH=/opt/danmaku/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_AC
 WORKDIR /build
 RUN python3 -m venv /opt/danmaku
 COPY pyproject.toml README.md constraints.txt constraints-classic.txt ./
+COPY client client
 COPY service service
 COPY training training
 
 FROM build AS build-service
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt '.[otel]' && pip uninstall --quiet --yes pip setuptools
+    pip install --constraint constraints.txt ./client '.[otel]' && pip uninstall --quiet --yes pip setuptools
 
 FROM build AS build-training
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt '.[training,parquet]' && pip uninstall --quiet --yes pip
+    pip install --constraint constraints.txt ./client '.[training,parquet]' && pip uninstall --quiet --yes pip
 
 FROM build AS build-classic
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints-classic.txt '.[classic]' && pip uninstall --quiet --yes pip
+    pip install --constraint constraints-classic.txt ./client '.[classic]' && pip uninstall --quiet --yes pip
 
 FROM ${PYTHON} AS runtime
 ARG REVISION=

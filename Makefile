@@ -87,8 +87,8 @@ $(WORKDIR)/corpus/report.json: | .venv/.dev corpus-is-named
 	@$(PYTHON) -m venv .venv \
 	  || { rm -rf .venv; echo "no venv module; on Debian: apt-get install python3-venv"; exit 1; }
 
-.venv/.service: pyproject.toml constraints.txt | .venv/bin/pip
-	$(PIP) --editable .
+.venv/.service: pyproject.toml client/pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP) --editable ./client --editable .
 	@touch $@
 
 .venv-classic/.done: pyproject.toml constraints-classic.txt
@@ -96,11 +96,11 @@ $(WORKDIR)/corpus/report.json: | .venv/.dev corpus-is-named
 	  || { echo "TensorFlow 2.15 needs Python 3.11; make classic PYTHON=/path/to/it"; exit 1; }
 	$(PYTHON) -m venv .venv-classic
 	.venv-classic/bin/pip install --quiet --disable-pip-version-check --constraint constraints-classic.txt \
-	  --editable '.[classic]'
+	  --editable ./client --editable '.[classic]'
 	@touch $@
 
 .venv/.dev: .venv/.service
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable ./client --editable '.[dev]'
 	@dpkg -s $(PACKAGES) >/dev/null 2>&1 \
 	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(PACKAGES) >/dev/null; } \
 	  || echo "the tests need Debian packages: apt-get install $(PACKAGES)"

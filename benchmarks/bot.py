@@ -19,11 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from danmaku_client import AsyncClient, GatewayError
 from gateway import CORES, serving
 from material import ROOT, read_texts
 from metrics import listening
-
-from service.client import AsyncClient, GatewayError
 
 NAME = "bot"
 

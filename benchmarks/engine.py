@@ -45,7 +45,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a model directory; default: base size, random weights")
-    parser.add_argument("--danmaku", type=Path, help="a danmaku a line; default: pairs of training/words.txt")
+    parser.add_argument("--danmaku", type=Path, help="a danmaku a line; default: pairs of training/pictures/words.txt")
     parser.add_argument("--texts", type=int, default=512, help="distinct texts [512]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)

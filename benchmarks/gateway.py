@@ -30,7 +30,7 @@ from pathlib import Path
 
 from material import random_base_model, read_texts
 
-from service.encoders.base import EncoderSettings, open_encoder
+from service.encoders.open import EncoderSettings, open_encoder
 from service.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +62,7 @@ uvicorn.run(app, port=int(sys.argv[1]), lifespan="off", access_log=False, log_le
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--danmaku", type=Path, help="a danmaku a line; default: pairs of training/words.txt")
+    parser.add_argument("--danmaku", type=Path, help="a danmaku a line; default: pairs of training/pictures/words.txt")
     parser.add_argument("--encoder", default="onnx://models/danmaku-bert-mini", help="of texts that are not cached")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5, help="of each measurement with wrk [5]")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def read_texts(path: Path | None, count: int) -> list[str]:
-    """Distinct texts in an order that is the same on every run; without a file, pairs of training/words.txt."""
+    """Distinct texts in an order that is the same on every run; without one, pairs of training/pictures/words.txt."""
     if path:
         lines = sorted({line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()})
     else:
@@ -25,7 +25,7 @@ def read_texts(path: Path | None, count: int) -> list[str]:
 
 def random_base_model(directory: Path, **changes: int) -> Path:
     """A BERT-base with the bundled vocabulary, but for `changes`: speed does not depend on what weights say."""
-    from training import checkpoint
+    from training.bert import checkpoint
 
     vocab = (ROOT / "models" / "danmaku-bert-mini" / "vocab.txt").read_text(encoding="utf-8")
     config = BertConfig(vocab_size=vocab.count("\n"), **changes)

@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from service.similarity.base import Item, Store, open_store
-from service.similarity.filters import Filter, parse
-from service.similarity.ranking import unit
-from service.similarity.redis import RedisStore
-from service.similarity.sqlite import SqliteStore
+from service.ranking import unit
+from service.stores.base import Item, Store
+from service.stores.filters import Filter, parse
+from service.stores.open import open_store
+from service.stores.redis.store import RedisStore
+from service.stores.sqlite.store import SqliteStore
 
 NAME, QUERIES, TOP_K = "benchmark", 1000, 10
 ITEMS_A_CALL = 1000
@@ -264,7 +265,7 @@ def print_sizes(directory: Path) -> None:
 
 async def compare_all(directory: Path, vectors: np.ndarray, queries: np.ndarray) -> None:
     """Where comparing all takes as long as the graph is where a graph begins to be worth it (index.EXACT_UP_TO)."""
-    from service.similarity import index
+    from service.stores.sqlite import index
 
     for name, limit in (("all compared", 2**40), ("graph", 0)):
         index.EXACT_UP_TO = limit

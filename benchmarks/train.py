@@ -22,11 +22,11 @@ import numpy as np
 import tensorflow as tf
 
 from service.model_directory import BertConfig
-from training import model
+from training.bert import model
+from training.bert.optimizer import Moments
+from training.bert.step import make_step
 from training.config import TrainConfig, read_config
-from training.examples import ExampleSettings
-from training.optimizer import Moments
-from training.step import make_step
+from training.examples.settings import ExampleSettings
 
 ROOT = Path(__file__).parents[1]
 DTYPES = ("float32", "bfloat16")

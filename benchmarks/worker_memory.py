@@ -34,7 +34,7 @@ def main() -> None:
     command = [sys.executable, "-m", "service", "worker", "-model_dir", str(arguments.model_dir)]
     worker = subprocess.Popen([*command, "-port", str(port), "-port_out", str(port_out)], cwd=ROOT)
     process = psutil.Process(worker.pid)
-    words = (ROOT / "training/words.txt").read_text(encoding="utf-8").split()
+    words = (ROOT / "training/pictures/words.txt").read_text(encoding="utf-8").split()
     counted = threading.Lock()
     sent, shown, started = 0, 0, time.perf_counter()
 

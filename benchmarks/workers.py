@@ -48,7 +48,7 @@ SAMPLE = 256  # texts whose vectors are compared
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classic", help="a Python with bert-serving-server; without it, ours alone is measured")
-    parser.add_argument("--danmaku", type=Path, help="a danmaku a line; default: pairs of training/words.txt")
+    parser.add_argument("--danmaku", type=Path, help="a danmaku a line; default: pairs of training/pictures/words.txt")
     parser.add_argument("--model-dir", type=Path, help="default: a BERT-base of random weights")
     parser.add_argument("--texts", type=int, default=1024, help="of the lists [1024]")
     parser.add_argument("--singles", type=int, default=100, help="of one text at a time [100]")

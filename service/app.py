@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,21 +14,36 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
 from service import __version__
-from service.api import collections, compat, embed, map, openai, ops, playground, similar, tokenize
+from service.api import (
+    collection,
+    collection_map,
+    compat,
+    embed,
+    openai,
+    ops,
+    playground,
+    similar,
+    tokenize,
+)
 from service.api.gzip import Gunzip
 from service.api.keys import require_keys
 from service.api.middleware import LimitBody, Observe
 from service.api.responses import PlainRoutes, answer_errors
 from service.api.state import State
 from service.assembly import open_embedder
-from service.errors import DanmakuError
+from service.collections.collections import Collections
+from service.collections.default import keep_default
+from service.errors import ConfigurationError, DanmakuError, NotFound
 from service.log import AccessLog
 from service.metrics import Metrics
 from service.settings import Settings
-from service.similarity.collections import Collections
-from service.similarity.starting import keep_default, open_or_say
 from service.status import Status
+from service.stores.base import Store
+from service.stores.open import open_store
 
+log = logging.getLogger("danmaku")
+
+NO_COLLECTIONS = ("", "none")
 DESCRIPTION = "Turns danmaku into vectors and finds the danmaku most like a given one."
 EXPOSED_HEADERS = ("Retry-After", "X-Request-ID", "X-Danmaku-Fingerprint", "X-Danmaku-Truncated")  # to scripts
 
@@ -51,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
                 stack.enter_context(tracing)
             tracer = tracing.tracer if tracing else None
             embedder, batcher = await stack.enter_async_context(open_embedder(settings, metrics, tracer))
-            opened = await open_or_say(settings)
+            opened = await _open_store(settings)
             store: Collections | DanmakuError
             if isinstance(opened, DanmakuError):
                 store = opened
@@ -72,7 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         routes=[
             route
-            for part in (embed, similar, collections, map, openai, compat, tokenize, ops, playground)
+            for part in (embed, similar, collection, collection_map, openai, compat, tokenize, ops, playground)
             for route in part.router.routes
         ],
     )
@@ -98,6 +114,25 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(TraceRequests, tracer=tracing.tracer)
     app.add_middleware(Observe, metrics=metrics, access_log=access_log)
     return app
+
+
+async def _open_store(settings: Settings) -> Store | DanmakuError:
+    """The store, or what to answer in its place.
+
+    Raises ConfigurationError if one was asked for and cannot be used. The one by default just adds to the gateway: it
+    starts without where the directory is read-only, or another gateway was there first.
+    """
+    if settings.collections in NO_COLLECTIONS:
+        return NotFound("collections are turned off in this gateway; --collections sqlite:///PATH turns them on")
+    try:
+        return await open_store(settings.collections)
+    except ConfigurationError as error:
+        if "collections" in settings.model_fields_set:
+            raise
+        log.warning("No collections: %s. --collections sqlite:///PATH puts them elsewhere.", error)
+        return NotFound(
+            f"this gateway has no collections, since {error}; --collections sqlite:///PATH puts them elsewhere"
+        )
 
 
 async def _end(task: asyncio.Task[None]) -> None:

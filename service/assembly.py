@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from service.batcher import Batcher
-from service.cache.base import open_cache
+from service.cache.open import open_cache
 from service.embedder import Embedder, keeping
-from service.encoders.base import EncoderSettings, open_encoder
+from service.encoders.open import EncoderSettings, open_encoder
 from service.metrics import Metrics
 from service.settings import Settings
 

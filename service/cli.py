@@ -163,7 +163,7 @@ def _classic(flags: Sequence[str]) -> int:
 
 
 def _add_embed(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
-    from service.commands.embed import EXAMPLE, add_flags, run
+    from service.commands.embed.command import EXAMPLE, add_flags, run
 
     parser = commands.add_parser(
         name,
@@ -177,7 +177,7 @@ def _add_embed(commands: argparse._SubParsersAction[argparse.ArgumentParser], na
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
-    from service.commands.bench import EXAMPLE, add_flags, run
+    from service.commands.bench.command import EXAMPLE, add_flags, run
 
     parser = commands.add_parser(
         name,
@@ -191,7 +191,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser], na
 
 
 def _add_collections(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
-    from service.commands.collections import EXAMPLE, add_flags, run
+    from service.commands.collections.command import EXAMPLE, add_flags, run
 
     parser = commands.add_parser(
         name,

@@ -25,7 +25,6 @@ from prometheus_client import (
 )
 
 from service import __version__
-from service.encoders.model import Model
 
 # They would be a series more for every counter and histogram, which nobody reads.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # of prometheus-client
@@ -106,10 +105,10 @@ class BatcherMetrics:
             registry=registry,
         )
 
-    def show_model(self, model: Model) -> None:
+    def show_model(self, name: str, fingerprint: str, dim: int) -> None:
         """The one series of model_info: models may change while the process runs."""
         self._model.clear()
-        self._model.labels(model.name, model.fingerprint, str(model.dim)).set(1)
+        self._model.labels(name, fingerprint, str(dim)).set(1)
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

@@ -29,8 +29,8 @@ TINY_VOCAB = [*SPECIAL_TOKENS, *WORDS, *CHARACTERS]
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory with random weights: 3 layers × 16, 4 heads, 16 positions."""
     from service.model_directory import BertConfig
-    from training import checkpoint
-    from training.model import initial_values
+    from training.bert import checkpoint
+    from training.bert.model import initial_values
 
     directory = tmp_path_factory.mktemp("models") / "tiny"
     directory.mkdir()

@@ -14,7 +14,8 @@ from processes import RunningWorker
 from service.batcher import Batcher
 from service.cache.memory import MemoryCache
 from service.embedder import Embedder, keeping
-from service.encoders.base import Encoder, EncoderSettings, open_encoder
+from service.encoders.base import Encoder
+from service.encoders.open import EncoderSettings, open_encoder
 from service.encoders.remote import RemoteEncoder
 from service.metrics import Metrics
 

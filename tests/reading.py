@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.readers import reader_of
-from training.readers.base import Document, ReaderSettings, Tally, documents, name_of
+from training.corpus.readers import reader_of
+from training.corpus.readers.base import Document, ReaderSettings, Tally, documents, name_of
 
 JSON = ReaderSettings(time_field="ts")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from service.similarity.base import Item, Match, Store
-from service.similarity.ranking import unit
+from service.ranking import unit
+from service.stores.base import Item, Match, Store
 
 DIM = 16
 C = "danmaku"

@@ -11,9 +11,11 @@ import sys
 
 import numpy as np
 
-from service.similarity import index, tending
-from service.similarity.base import Item, Store, open_store
-from service.similarity.ranking import unit
+from service.ranking import unit
+from service.stores.base import Item, Store
+from service.stores.open import open_store
+from service.stores.sqlite import index
+from service.stores.sqlite import maintenance as tending
 
 COLLECTION, DIM, TASKS, ITEMS = "danmaku", 16, 4, 10
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from training.corpus.readers import FORMATS
 from training.files import location
-from training.readers import FORMATS
 
 
 def parser_of_all() -> argparse.ArgumentParser:
@@ -190,7 +190,7 @@ def parser_of_all() -> argparse.ArgumentParser:
     command.add_argument(
         "--neighbours", type=int, default=0, metavar="N", help="also print each word's N nearest, by the last model"
     )
-    command.add_argument("--words", type=Path, metavar="FILE", help="one a line (default: training/words.txt)")
+    command.add_argument("--words", type=Path, metavar="FILE", help="one a line (default: training/pictures/words.txt)")
     return parser
 
 

@@ -45,9 +45,9 @@ def _fail(message: str) -> int:
 
 
 def _clean(arguments: argparse.Namespace) -> None:
-    from training.clean import clean
-    from training.corpus import Shard
-    from training.readers.base import ReaderSettings
+    from training.corpus.clean import clean
+    from training.corpus.files import Shard
+    from training.corpus.readers.base import ReaderSettings
 
     settings = ReaderSettings(
         text_field=arguments.text_field,
@@ -71,8 +71,8 @@ def _clean(arguments: argparse.Namespace) -> None:
 
 
 def _examples(arguments: argparse.Namespace) -> None:
-    from training.examples import ExampleSettings
-    from training.records import write_examples
+    from training.examples.records import write_examples
+    from training.examples.settings import ExampleSettings
 
     settings = ExampleSettings(
         max_seq_length=arguments.max_seq_length,
@@ -94,9 +94,9 @@ def _examples(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from training.bert.devices import open_strategy
+    from training.bert.train import train
     from training.config import read_config
-    from training.devices import open_strategy
-    from training.train import train
 
     config = read_config(arguments.config, arguments.set)
     examples = arguments.examples or arguments.workdir / "examples"
@@ -105,7 +105,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _align(arguments: argparse.Namespace) -> int:
-    from training.align import align
+    from training.alignment.align import align
     from training.config import read_align_config
 
     config = read_align_config(arguments.config, arguments.set)
@@ -135,10 +135,10 @@ def _tpu_check(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from training.report import markdown, retrieval_markdown, write_json, write_markdown
+    from training.evaluation.report import markdown, retrieval_markdown, write_json, write_markdown
 
     if arguments.retrieval:
-        from training.retrieval import evaluate_retrieval
+        from training.evaluation.retrieval import evaluate_retrieval
 
         answers: Any = evaluate_retrieval(
             arguments.model,
@@ -149,7 +149,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         )
         table = retrieval_markdown(answers)
     else:
-        from training.evaluate import evaluate
+        from training.evaluation.evaluate import evaluate
 
         answers = evaluate(
             arguments.model, arguments.corpus, max_examples=arguments.max_examples, unseen=arguments.unseen
@@ -163,13 +163,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from training.export import export
+    from training.bert.export import export
 
     print(export(arguments.workdir, arguments.output, step=arguments.step))
 
 
 def _visualise(arguments: argparse.Namespace) -> None:
-    from training.visualise import WORDS, visualise
+    from training.pictures.visualise import WORDS, visualise
 
     readings = visualise(
         arguments.model,

@@ -91,7 +91,7 @@ class TrainConfig(RunConfig):
 
 @dataclass(frozen=True)
 class AlignConfig(RunConfig):
-    """Contrastive training of a pre-trained model on what is said at the same moments (training/align.py)."""
+    """Contrastive training of a pre-trained model on what is said at the same moments (training/alignment/align.py)."""
 
     temperature: float = 0.05  # of the softmax over a batch: lower looks harder at the nearest wrong ones
     window_s: float = 5.0  # what is said within so many seconds is of one moment

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.client import AsyncClient, GatewayError
+from danmaku_client import AsyncClient, GatewayError
 
 from .bot import Bot, Settings
 from .sources import SourceError, open_source

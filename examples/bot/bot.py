@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-
-from service.client import AsyncClient, Embedded, GatewayError, Item
+from danmaku_client import AsyncClient, Embedded, GatewayError, Item
 
 from .chat import Chat, Script
 from .report import Copy, Counts, Report

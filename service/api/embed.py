@@ -13,7 +13,7 @@ from service.api.schemas import EmbedRequest, EmbedResponse
 from service.api.state import Caller, state_of
 from service.api.stream import NDJSON, OPENAPI, EmbedStream, is_stream
 from service.api.vectors import shown
-from service.similarity.ranking import unit
+from service.ranking import unit
 
 NPY = "application/x-npy"
 

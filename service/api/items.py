@@ -19,9 +19,9 @@ from starlette.requests import ClientDisconnect
 from service.api.schemas import explain
 from service.api.state import Caller, State
 from service.api.stream import slices
+from service.collections.collections import Entry
 from service.errors import ClientGone, DanmakuError, InvalidRequest, MalformedRequest, Overloaded, TextError
 from service.log import serving
-from service.similarity.collections import Entry
 
 SLICE_LINES = 1024
 REASONS = 100  # told of those that were refused; all are counted

@@ -10,9 +10,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service import __version__
 from service.api.responses import ERRORS, PlainRoute, json_response
 from service.api.state import state_of
+from service.collections.collections import Collections
 from service.errors import EncoderUnavailable, StoreUnavailable
 from service.metrics import Metrics
-from service.similarity.collections import Collections
 
 router = APIRouter(tags=["operation"], route_class=PlainRoute)
 
@@ -66,7 +66,8 @@ async def metrics(request: Request) -> Response:
         with suppress(StoreUnavailable):
             await state.store.measure()
     with suppress(EncoderUnavailable):
-        measured.show_model(state.embedder.model)
+        model = state.embedder.model
+        measured.show_model(model.name, model.fingerprint, model.dim)
     return Response(measured.text(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -9,10 +9,10 @@ from fastapi import Response
 from service.api.responses import json_response
 from service.api.schemas import SimilarRequest
 from service.api.state import Caller, State
+from service.collections.collections import check_name
 from service.errors import TooLarge
-from service.similarity.base import Match
-from service.similarity.collections import check_name
-from service.similarity.filters import parse
+from service.stores.base import Match
+from service.stores.filters import parse
 
 TOP_K = 10
 MOST_IN_ALL = 100_000  # matches of an answer, some 20 MB

@@ -8,7 +8,7 @@ from service.api.responses import ABOUT_COLLECTIONS, ERRORS, PlainRoute, json_re
 from service.api.schemas import SimilarRequest, SimilarResponse
 from service.api.search import search
 from service.api.state import Caller, state_of
-from service.similarity.ranking import rank
+from service.ranking import rank
 
 router = APIRouter(tags=["similarity"], route_class=PlainRoute)
 

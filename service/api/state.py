@@ -12,12 +12,12 @@ from fastapi import Request
 
 from service.api.reading import header
 from service.batcher import Batcher
+from service.collections.collections import Collections
+from service.collections.map_cache import Maps
 from service.embedder import Embedder
 from service.errors import ClientGone, DanmakuError, InvalidRequest, OutOfTime, TooLarge
 from service.log import serving
 from service.settings import Settings
-from service.similarity.collections import Collections
-from service.similarity.maps import Maps
 from service.status import Status
 
 T = TypeVar("T")

@@ -29,15 +29,7 @@ from service.api.schemas import StreamLine, StreamOptions, explain
 from service.api.state import Caller, state_of
 from service.api.vectors import shown
 from service.embedder import Embeddings
-from service.errors import (
-    ClientGone,
-    DanmakuError,
-    InternalError,
-    ModelChanged,
-    Overloaded,
-    Stalled,
-    TooLarge,
-)
+from service.errors import ClientGone, DanmakuError, InternalError, ModelChanged, Overloaded, Stalled, TooLarge
 from service.log import serving
 
 log = logging.getLogger("danmaku")

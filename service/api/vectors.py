@@ -6,7 +6,7 @@ import numpy as np
 from pybase64 import b64encode_as_string
 
 from service.embedder import Embeddings
-from service.similarity.ranking import unit
+from service.ranking import unit
 
 
 def shown(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
+from service.encoders.inputs import Inputs
+from service.encoders.model import Model, Prepared
 from service.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from service.encoders.onnx import OnnxEncoder
 
 LEAST_COSINE = 0.999
 # Invented, and of the kinds there are: laughter, praise, questions, names, Japanese, faces, digits, long and short.
@@ -24,7 +24,18 @@ SAMPLE = """
 """
 
 
-def check_exactness(encoder: OnnxEncoder, reference: OnnxEncoder) -> None:
+class LocalEncoder(Protocol):
+    """Encodes prepared texts in the caller's thread."""
+
+    @property
+    def model(self) -> Model: ...
+
+    inputs: Inputs
+
+    def encode_now(self, batch: Sequence[Prepared]) -> np.ndarray: ...
+
+
+def check_exactness(encoder: LocalEncoder, reference: LocalEncoder) -> None:
     """Raises ConfigurationError if a vector of the sample is too far from the reference's."""
     cosine = least_cosine(encoder, reference)
     if not cosine >= LEAST_COSINE:
@@ -34,7 +45,7 @@ def check_exactness(encoder: OnnxEncoder, reference: OnnxEncoder) -> None:
         )
 
 
-def least_cosine(encoder: OnnxEncoder, reference: OnnxEncoder) -> float:
+def least_cosine(encoder: LocalEncoder, reference: LocalEncoder) -> float:
     """Over the sample; with the strategy NONE over its tokens."""
     rows = encoder.inputs.of_texts(SAMPLE.strip().replace("\n", " / ").split(" / "))
     ours, theirs = (e.encode_now(rows).reshape(-1, e.model.dim).astype(np.float64) for e in (encoder, reference))

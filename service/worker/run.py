@@ -43,7 +43,7 @@ async def run(flags: argparse.Namespace) -> int:
     with contextlib.closing(encoder):
         await encoder.encode(encoder.inputs.of_texts(["warm up"]))  # the first call allocates
         metrics = WorkerMetrics()
-        metrics.show_model(encoder.model)
+        metrics.show_model(encoder.model.name, encoder.model.fingerprint, encoder.model.dim)
         batcher = Batcher(
             encoder.encode,
             concurrency=lambda: encoder.concurrency,

@@ -127,7 +127,7 @@ def cases() -> list[Case]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 layers × 64 with nothing in it zero; a vocabulary that spells most of the texts."""
     from service.model_directory import BertConfig, pooled_encoder_shapes
-    from training import checkpoint
+    from training.bert import checkpoint
 
     directory = tmp_path_factory.mktemp("models")
     pieces = [

@@ -37,7 +37,7 @@ def google(*arguments: object) -> str:
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """(Google's, ours) of one model with every weight random, over texts of several lengths."""
     from service.model_directory import BertConfig
-    from training import checkpoint, model
+    from training.bert import checkpoint, model
 
     directory = tmp_path_factory.mktemp("forward")
     config = BertConfig(
@@ -104,8 +104,9 @@ def test_tokens_are_googles(tmp_path: Path) -> None:
 
 def test_google_reads_our_records(tmp_path: Path) -> None:
     """With the features, kinds and lengths that run_pretraining.py declares; whole-word masks included."""
-    from training.examples import ExampleSettings, Vocabulary, make_examples
-    from training.records import write_shard
+    from training.examples.records import write_shard
+    from training.examples.sentence_pairs import make_examples
+    from training.examples.settings import ExampleSettings, Vocabulary
 
     documents = [[[10 + 5 * line + token for token in range(4)] for line in range(6)] for _ in range(3)]
     settings = ExampleSettings(max_seq_length=24, max_predictions_per_seq=5, masking="wwm")

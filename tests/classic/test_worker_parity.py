@@ -59,8 +59,8 @@ def danmaku(count: int, seed: int = 1) -> list[str]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Twelve layers of random weights, large enough for differences to show."""
-    from training import checkpoint
-    from training.model import initial_values
+    from training.bert import checkpoint
+    from training.bert.model import initial_values
 
     directory = tmp_path_factory.mktemp("parity")
     vocab = read_vocab(VOCAB)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from danmaku_client import AsyncClient
 from processes import ROOT, free_ports, serving
 
 from examples.bot.__main__ import main
@@ -18,7 +19,6 @@ from examples.bot.bot import Bot, Settings
 from examples.bot.chat import Reply
 from examples.bot.report import Counts, Report
 from examples.bot.sources import Said, SourceError
-from service.client import AsyncClient
 
 
 class Recording:

@@ -20,7 +20,7 @@ from load import some_texts
 from processes import ROOT, RunningWorker, free_ports, running_redis, serving, working
 from prometheus import RunningPrometheus, expressions, panels, program, running_prometheus, wait_for, with_variables
 
-from service.commands.load import Request, open_load
+from service.commands.bench.load import Request, open_load
 from service.metrics import SECONDS
 
 TEXTS_A_REQUEST = 48

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conftest import ClientOf
 
+from service.collections.map import MOST_CLUSTERS, draw
 from service.settings import Settings
-from service.similarity.map import MOST_CLUSTERS, draw
 
 
 def blobs(*sizes: int, dim: int = 16) -> np.ndarray:

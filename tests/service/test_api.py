@@ -179,7 +179,7 @@ async def test_a_body_of_unknown_length_is_limited_too(client: httpx.AsyncClient
 
 async def test_an_answer_without_end_is_refused(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every query with every candidate can be more than fits in memory; `top_k` makes it fit."""
-    monkeypatch.setattr("service.similarity.ranking.MAX_ANSWER_BYTES", 5000)
+    monkeypatch.setattr("service.ranking.MAX_ANSWER_BYTES", 5000)
     body = {"query": ["草"] * 6, "candidates": ["草" * 10, "awsl" * 7, "晚安"] * 3}
     refused = await client.post("/similar", json=body)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.cache.base import open_cache
 from service.cache.memory import ENTRY_OVERHEAD, MemoryCache
+from service.cache.open import open_cache
 from service.errors import ConfigurationError
 from service.metrics import Metrics
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from processes import ROOT, serving
 
-from service.commands.transfer import BLOCK_ROWS
+from service.commands.collections.transfer import BLOCK_ROWS
 
 
 def danmaku(*arguments: str) -> subprocess.CompletedProcess[str]:

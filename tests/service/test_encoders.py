@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from service.checkpoint import read_checkpoint
-from service.encoders.base import EncoderSettings, open_encoder
 from service.encoders.exactness import least_cosine
 from service.encoders.model import Prepared
 from service.encoders.onnx import OnnxEncoder
+from service.encoders.open import EncoderSettings, open_encoder
 from service.encoders.options import POOLING_STRATEGIES, EncoderOptions
 from service.errors import ConfigurationError, ModelError
 from service.metrics import Metrics
@@ -31,7 +31,7 @@ Open = Callable[..., OnnxEncoder]
 @pytest.fixture(scope="session")
 def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with nothing in it zero or one, so that a bias in the wrong place shows."""
-    from training import checkpoint
+    from training.bert import checkpoint
 
     directory = Path(shutil.copytree(tiny_model, tmp_path_factory.mktemp("models") / "rough"))
     random = np.random.default_rng(5)
@@ -71,7 +71,7 @@ def trained_vectors(model: Path, rows: list[Prepared], options: EncoderOptions) 
     import tensorflow as tf
 
     from service.model_directory import BertConfig
-    from training.model import encode as bert
+    from training.bert.model import encode as bert
 
     ids, mask, segments = (np.zeros((len(rows), 16), np.int32) for _ in range(3))
     for row, prepared in enumerate(rows):
@@ -189,7 +189,7 @@ def test_what_changes_vectors_changes_the_fingerprint(open_tiny: Open) -> None:
 
 
 def test_another_pooler_is_another_model_where_it_is_used(open_tiny: Open, model: Path, tmp_path: Path) -> None:
-    from training import checkpoint
+    from training.bert import checkpoint
 
     other = Path(shutil.copytree(model, tmp_path / "other"))
     weights = dict(read_checkpoint(model / "model.ckpt-1"))
@@ -264,7 +264,7 @@ async def test_int8_is_near_and_company_does_not_change_it_either(open_tiny: Ope
 
 def test_int8_that_is_far_from_float32_is_refused_unless_allowed(open_tiny: Open, model: Path, tmp_path: Path) -> None:
     """Here because one outlier in each column leaves nothing of the other weights."""
-    from training import checkpoint
+    from training.bert import checkpoint
 
     other = Path(shutil.copytree(model, tmp_path / "other"))
     weights = dict(read_checkpoint(model / "model.ckpt-1"))
@@ -281,7 +281,7 @@ def test_int8_that_is_far_from_float32_is_refused_unless_allowed(open_tiny: Open
 
 def test_a_missing_pooler_is_named(open_tiny: Open, model: Path, tmp_path: Path) -> None:
     """Only CLS_POOLED needs one: fine-tuned models may be without."""
-    from training import checkpoint
+    from training.bert import checkpoint
 
     other = Path(shutil.copytree(model, tmp_path / "other"))
     weights = read_checkpoint(model / "model.ckpt-1")

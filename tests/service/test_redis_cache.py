@@ -14,7 +14,8 @@ import redis.asyncio
 from processes import RunningRedis, free_ports, running_redis
 
 from service.cache import redis as redis_cache
-from service.cache.base import Cache, open_cache
+from service.cache.base import Cache
+from service.cache.open import open_cache
 from service.cache.redis import RedisCache
 from service.errors import ConfigurationError
 from service.metrics import Metrics

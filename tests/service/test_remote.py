@@ -16,7 +16,7 @@ from pools import encode, expected_of, gateway, pool, ready, under_load, until, 
 from processes import RunningWorker, free_ports, working
 
 from service.app import create_app
-from service.encoders.base import EncoderSettings, open_encoder
+from service.encoders.open import EncoderSettings, open_encoder
 from service.encoders.remote import RemoteEncoder
 from service.metrics import Metrics
 from service.settings import Settings

@@ -12,10 +12,10 @@ from peers import GENUINE, ScriptedWorker
 from pools import encode, pool, ready, until
 
 from service import wire
-from service.encoders.base import EncoderSettings, open_encoder
 from service.encoders.known_worker import resolve
 from service.encoders.link import Link, WorkerLost
 from service.encoders.model import Model, Prepared
+from service.encoders.open import EncoderSettings, open_encoder
 from service.encoders.remote import RemoteEncoder
 from service.encoders.remote_model import GuessedInputs, fingerprint_of
 from service.errors import ConfigurationError, EncoderFailure, EncoderUnavailable, ModelGone

@@ -9,7 +9,7 @@ import pytest
 from processes import free_ports, serving
 
 from service.api.keys import hash_of, new_key
-from service.cache.base import open_cache
+from service.cache.open import open_cache
 from service.cli import main
 from service.errors import ConfigurationError
 from service.metrics import Metrics

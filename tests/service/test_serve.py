@@ -157,7 +157,7 @@ def test_the_service_needs_nothing_of_training(tmp_path: Path) -> None:
     program = f"""
 import asyncio, sys
 import service.app, service.cli
-from service.encoders.base import EncoderSettings, open_encoder
+from service.encoders.open import EncoderSettings, open_encoder
 from service.metrics import Metrics
 
 async def encode():

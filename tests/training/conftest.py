@@ -26,7 +26,7 @@ def tiny_toml() -> Path:
 @pytest.fixture(scope="session")
 def corpus(danmaku: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `clean` wrote of them."""
-    from training.clean import clean
+    from training.corpus.clean import clean
 
     output = tmp_path_factory.mktemp("corpus")
     clean([danmaku], output, vocab_size=300, heldout=0.2)
@@ -36,8 +36,8 @@ def corpus(danmaku: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def examples(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `examples` wrote of that: several shards of sequences of 32 tokens."""
-    from training.examples import ExampleSettings
-    from training.records import write_examples
+    from training.examples.records import write_examples
+    from training.examples.settings import ExampleSettings
 
     output = tmp_path_factory.mktemp("examples")
     write_examples(corpus, output, ExampleSettings(max_seq_length=32), lines_per_shard=150)
@@ -47,8 +47,8 @@ def examples(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def workdir(tiny_toml: Path, examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `train` made of that with tiny.toml."""
+    from training.bert.train import train
     from training.config import read_config
-    from training.train import train
 
     output = tmp_path_factory.mktemp("run")
     train(read_config(tiny_toml), output, examples)
@@ -58,7 +58,7 @@ def workdir(tiny_toml: Path, examples: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def models(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The model before and after training."""
-    from training.export import export
+    from training.bert.export import export
 
     output = tmp_path_factory.mktemp("models")
     export(workdir, output / "before", step=0)

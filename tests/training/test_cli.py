@@ -164,7 +164,7 @@ def test_arguments_that_cannot_be_read_are_status_2(arguments: str, capsys: pyte
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what a person can put right is made one line."""
-    from training import clean
+    from training.corpus import clean
 
     monkeypatch.setattr(clean, "clean", None)
     with pytest.raises(TypeError):

@@ -15,10 +15,10 @@ from typing import Any
 import tensorflow as tf
 
 from service.model_directory import BertConfig
+from training.bert.model import variable_shapes
+from training.bert.optimizer import Moments
+from training.bert.step import Replicas, make_step
 from training.config import TrainConfig
-from training.model import variable_shapes
-from training.optimizer import Moments
-from training.step import Replicas, make_step
 
 
 def feature_specs(rows: int, max_seq_length: int, max_predictions_per_seq: int) -> dict[str, tf.TensorSpec]:

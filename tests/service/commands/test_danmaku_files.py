@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.commands.danmaku_files import MAX_LINE_BYTES, files_in, rows_of
+from service.commands.collections.files import MAX_LINE_BYTES, files_in, rows_of
 from service.errors import ConfigurationError
 
 

@@ -1,0 +1,165 @@
+"""`danmaku bench`: its flags, and what it reports. The load itself is in `load.py`, imported when it is to be made.
+
+The file is replayed in its own order and once: repeats come as they came to those who watched, so a cache finds what it
+would find in life. A file that is over ends the replay; to begin again would be answered from the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from service.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from service.commands.bench.load import Result
+
+EXAMPLE = """example:
+  danmaku bench danmaku.txt --rate 200 --seconds 30
+  danmaku bench danmaku.txt --concurrency 8 --requests 5000 --encoding base64 --json bench.json
+"""
+LATE_S = 0.01  # a request begun later than that is the generator's fault, not the gateway's
+LATE_SHARE = 0.01
+BUSY_SHARE = 0.9  # of a core: beyond, the generator may have been slower than the gateway
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="FILE", type=Path, help="a danmaku a line, UTF-8")
+    parser.add_argument(
+        "--url",
+        default="http://127.0.0.1:8000",
+        help="the gateway; if it wants a key, put it into the variable DANMAKU_API_KEY [http://127.0.0.1:8000]",
+    )
+    loop = parser.add_mutually_exclusive_group()
+    loop.add_argument("--rate", type=_positive(float), metavar="N", help="requests per second, answered or not")
+    loop.add_argument(
+        "--concurrency", type=_positive(int), default=8, metavar="N", help="callers that ask again when answered [8]"
+    )
+    parser.add_argument("--texts-per-request", type=_positive(int), default=16, metavar="N", help="lines of each [16]")
+    parser.add_argument("--requests", type=_positive(int), metavar="N", help="stop after so many; default: all lines")
+    parser.add_argument("--seconds", type=_positive(float), metavar="S", help="stop after so long; default: all lines")
+    parser.add_argument("--encoding", choices=("float", "base64"), default="base64", help="of vectors [base64]")
+    parser.add_argument("--timeout-s", type=_positive(float), default=30.0, help="what a request may take [30]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--quiet", action="store_true", help="no line of progress")
+
+
+def _positive(kind: type[int] | type[float]) -> Any:
+    def read(text: str) -> float:
+        if not 0 < (value := kind(text)) < float("inf"):
+            raise ValueError
+        return value
+
+    read.__name__ = f"positive {kind.__name__}"  # what argparse calls it
+    return read
+
+
+def run(parsed: argparse.Namespace) -> int:
+    import uvloop
+    from danmaku_client import GatewayError
+
+    from service.commands.bench.replay import replay
+
+    try:
+        if parsed.json and not parsed.json.parent.is_dir():
+            raise ConfigurationError(f"--json {parsed.json}: there is no directory {parsed.json.parent}")
+        with parsed.input.open("rb") as source:
+            result, hit_rate = uvloop.run(replay(source, parsed, os.environ.get("DANMAKU_API_KEY")))
+        if not result.requests:
+            raise ConfigurationError(f"{parsed.input} has no lines to send")
+        figures = _figures(result, hit_rate, parsed)
+        if parsed.json:
+            _write_json(parsed.json, figures)
+    except (ConfigurationError, GatewayError, OSError) as error:
+        print(f"danmaku bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # before there was any load; later, it ends the replay
+        return 130
+    print(_told(figures))
+    return 0 if figures["answered"] else 1
+
+
+def _figures(result: Result, hit_rate: float | None, parsed: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "url": parsed.url,
+        "loop": "open" if parsed.rate else "closed",
+        "rate": parsed.rate,
+        "concurrency": None if parsed.rate else parsed.concurrency,
+        "texts_per_request": parsed.texts_per_request,
+        "encoding": parsed.encoding,
+        "elapsed_s": result.elapsed_s,
+        "requests": result.requests,
+        "answered": len(result.seconds),
+        "requests_per_s": len(result.seconds) / result.elapsed_s,
+        "texts_per_s": result.texts / result.elapsed_s,
+        "latency_ms": _quantiles_ms(result.seconds),
+        "late_ms": _quantiles_ms(result.late) if parsed.rate else None,
+        "hit_rate": hit_rate,
+        "errors": dict(sorted(result.errors.items())),
+        "refused": result.refused,
+        "generator_limits": _generator_limits(result, parsed.rate),
+    }
+
+
+def _quantiles_ms(seconds: list[float]) -> dict[str, float] | None:
+    """Each the smallest time that so many of a hundred do not exceed."""
+    if not seconds:
+        return None
+    ordered = sorted(seconds)
+    shares = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
+    return {name: 1000 * ordered[-(-len(ordered) * percent // 100) - 1] for name, percent in shares.items()}
+
+
+def _generator_limits(result: Result, rate: float | None) -> list[str]:
+    """Why these figures may be ours and not the gateway's."""
+    from service.commands.bench.load import MAX_CONNECTIONS
+
+    limits = []
+    late = sum(seconds > LATE_S for seconds in result.late)
+    if rate and late > LATE_SHARE * len(result.late):
+        limits.append(
+            f"it could not keep {rate:g} requests/s: {late:,} of {len(result.late):,} began over "
+            f"{LATE_S * 1000:.0f} ms late, the latest by {max(result.late) * 1000:,.0f} ms"
+        )
+    if result.most_in_flight > MAX_CONNECTIONS:
+        limits.append(f"{result.most_in_flight:,} requests at a time shared {MAX_CONNECTIONS} connections")
+    if (share := result.cpu_s / result.elapsed_s) > BUSY_SHARE:
+        limits.append(f"it used {share:.0%} of a core, and has one thread")
+    return limits
+
+
+def _told(figures: dict[str, Any]) -> str:
+    how = f"{figures['rate']:g} requests/s" if figures["rate"] else f"{figures['concurrency']} callers"
+    hit_rate = "unknown" if figures["hit_rate"] is None else f"{figures['hit_rate']:.1%} of look-ups found"
+    errors = ", ".join(f"{count:,} {error_type}" for error_type, count in figures["errors"].items())
+    lines = [
+        f"{figures['url']}, {figures['loop']} loop, {how}, {figures['texts_per_request']} texts each, "
+        f"{figures['encoding']}",
+        f"  requests    {figures['requests']:,} in {figures['elapsed_s']:.1f} s, {figures['answered']:,} answered",
+        f"  throughput  {figures['texts_per_s']:,.0f} texts/s, {figures['requests_per_s']:,.1f} requests/s",
+        f"  latency     {_shown(figures['latency_ms'])}{', from when a request was due' if figures['rate'] else ''}",
+    ]
+    if figures["rate"]:
+        lines.append(f"  begun late  {_shown(figures['late_ms'])}, which is in the latency")
+    lines += [
+        f"  cache       {hit_rate}",
+        f"  errors      {errors + '; ' if errors else ''}{figures['refused']:,} refused, "
+        f"{sum(figures['errors'].values()) - figures['refused']:,} failed",
+    ]
+    lines += [f"  the generator may have been the limit: {limit}" for limit in figures["generator_limits"]]
+    return "\n".join(lines)
+
+
+def _shown(quantiles: dict[str, float] | None) -> str:
+    return "  ".join(f"{name} {value:,.2f} ms" for name, value in quantiles.items()) if quantiles else "none"
+
+
+def _write_json(path: Path, figures: dict[str, Any]) -> None:
+    import orjson
+
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    os.replace(draft, path)

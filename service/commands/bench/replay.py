@@ -1,0 +1,111 @@
+"""A file of danmaku as load on a gateway, in its own order, and what the gateway's cache made of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import BinaryIO
+
+import aiohttp
+import orjson
+from danmaku_client import AsyncClient
+from prometheus_client.parser import text_string_to_metric_families
+from tqdm import tqdm
+
+from service.commands.bench.load import Load, Request, Result, open_load
+
+SHOW_EVERY_S = 0.5
+METRICS_TIMEOUT_S = 5.0
+
+
+async def replay(source: BinaryIO, parsed: argparse.Namespace, api_key: str | None) -> tuple[Result, float | None]:
+    """What came of the requests, and the share of cache look-ups that found something, of all the gateway's meanwhile.
+
+    Ctrl-C ends it early. Raises GatewayError if no gateway is there at the start.
+    """
+    async with AsyncClient(parsed.url, api_key, timeout_s=parsed.timeout_s) as client:
+        await client.info()
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    async with open_load(parsed.url, api_key, parsed.timeout_s) as load:
+        before = await _lookups(parsed.url, headers)
+        with _stopping(load, parsed.seconds), _progress(load.result, parsed):
+            requests = islice(read_requests(source, parsed.texts_per_request, parsed.encoding), parsed.requests)
+            if parsed.rate:
+                await load.at_rate(requests, parsed.rate)
+            else:
+                await load.at_concurrency(requests, parsed.concurrency)
+        after = await _lookups(parsed.url, headers)
+    if before is None or after is None:
+        return load.result, None
+    asked, found = after[0] - before[0], after[1] - before[1]
+    return load.result, found / asked if asked > 0 else None
+
+
+def read_requests(source: BinaryIO, texts_per_request: int, encoding: str) -> Iterator[Request]:
+    while lines := list(islice(source, texts_per_request)):
+        texts = [line.rstrip(b"\r\n").decode(errors="replace") for line in lines]
+        yield Request(orjson.dumps({"texts": texts, "encoding": encoding}), len(texts))
+
+
+async def _lookups(url: str, headers: dict[str, str]) -> tuple[float, float] | None:
+    """How many texts were looked up so far and how many found, in memory or behind it; None if nobody says."""
+    with suppress(aiohttp.ClientError, TimeoutError, ValueError):
+        timeout = aiohttp.ClientTimeout(total=METRICS_TIMEOUT_S)
+        async with (
+            aiohttp.ClientSession(headers=headers, timeout=timeout, raise_for_status=True) as session,
+            session.get(f"{url.rstrip('/')}/metrics") as answer,
+        ):
+            families = list(text_string_to_metric_families(await answer.text()))
+        by_labels = {
+            (sample.labels.get("tier"), sample.labels.get("result")): sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == "danmaku_cache_lookups_total"
+        }
+        if ("memory", "hit") in by_labels:
+            # What memory misses is looked up in Redis: one text, one look-up.
+            asked = by_labels["memory", "hit"] + by_labels.get(("memory", "miss"), 0)
+            return asked, by_labels["memory", "hit"] + by_labels.get(("redis", "hit"), 0)
+    return None
+
+
+@contextmanager
+def _stopping(load: Load, seconds: float | None) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, load.stop)
+    timer = loop.call_later(seconds, load.stop) if seconds else None
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        if timer:
+            timer.cancel()
+
+
+@contextmanager
+def _progress(result: Result, parsed: argparse.Namespace) -> Iterator[None]:
+    is_quiet = parsed.quiet or not sys.stderr.isatty()
+    with tqdm(total=parsed.requests, disable=is_quiet, unit=" requests") as bar:
+
+        def show() -> None:
+            failed = sum(result.errors.values()) - result.refused
+            bar.set_postfix_str(f"{result.refused:,} refused, {failed:,} failed", refresh=False)
+            bar.update(result.requests - bar.n)
+
+        async def keep_showing() -> None:
+            while not is_quiet:
+                await asyncio.sleep(SHOW_EVERY_S)
+                show()
+
+        task = asyncio.create_task(keep_showing())
+        try:
+            yield
+        finally:
+            task.cancel()
+            if not is_quiet:
+                show()

@@ -1,0 +1,93 @@
+"""`danmaku collections load` and `export`: files into a collection, and a collection into a file.
+
+Rows are sent in their order, one block after the other, so that of the same danmaku the last one's metadata stay, and
+that it is always known how many rows are in. A load that was stopped may just be repeated: an id is a hash of the text,
+so nothing is there twice. Only counts would be too high; so it says where to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import orjson
+from danmaku_client import Client
+from tqdm import tqdm
+
+from service.commands.collections.files import Row, files_in, rows_of
+from service.errors import ConfigurationError
+
+BLOCK_ROWS = 1024
+MOST_REASONS = 10  # that are kept; all are counted
+
+
+@dataclass
+class Loaded:
+    rows: int = 0
+    added: int = 0
+    replaced: int = 0
+    refused: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    def refuse(self, row: Row, error: str) -> None:
+        if len(self.reasons) < MOST_REASONS:
+            self.reasons.append(f"{row.path}, line {row.line}: {error}")
+
+
+def load(client: Client, collection: str, paths: Sequence[Path], done: Loaded, *, quiet: bool) -> None:
+    """All rows behind the first `done.rows`, which it keeps up to date, whatever ends it.
+
+    Raises ConfigurationError for files that cannot be read, and what the client raises.
+    """
+    files = files_in(paths)
+    client.create(collection)
+    with tqdm(total=sum(file.stat().st_size for file in files), disable=quiet, unit="B", unit_scale=True) as bar:
+        rows = islice(_rows(files, bar), done.rows, None)
+        while block := list(islice(rows, BLOCK_ROWS)):
+            _send(client, collection, block, done)
+            bar.set_postfix_str(f"{done.rows:,} rows")
+
+
+def _rows(files: Sequence[Path], bar: tqdm[None]) -> Iterator[Row]:
+    for file in files:
+        at = 0
+        with file.open("rb") as source:
+            for row in rows_of(file, source):
+                bar.update(source.tell() - at)
+                at = source.tell()
+                yield row
+
+
+def _send(client: Client, collection: str, block: Sequence[Row], done: Loaded) -> None:
+    readable = [(row, row.item) for row in block if row.item is not None]
+    changes = client.add(collection, [item for _, item in readable])
+    for row in block:
+        if row.item is None:
+            done.refuse(row, row.error)
+    for reason in changes.reasons:
+        done.refuse(readable[reason.index][0], reason.error)
+    done.rows += len(block)
+    done.added += changes.added
+    done.replaced += changes.replaced
+    done.refused += changes.refused + len(block) - len(readable)
+
+
+def export(client: Client, collection: str, output: Path, *, quiet: bool) -> int:
+    """NDJSON that `load` takes; the file appears when it is whole. Returns how many danmaku there were."""
+    if output.exists():
+        raise ConfigurationError(f"{output} exists already; remove it, or choose another --output")
+    draft = output.with_name(output.name + ".part")
+    count, after = 0, None
+    total = client.describe(collection).count
+    with draft.open("wb") as file, tqdm(total=total, disable=quiet, unit=" danmaku") as bar:
+        while True:
+            page = client.page(collection, after=after)
+            file.writelines(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE) for item in page.danmaku)
+            count += len(page.danmaku)
+            bar.update(len(page.danmaku))
+            if (after := page.next) is None:
+                break
+    draft.replace(output)
+    return count

@@ -1,0 +1,316 @@
+"""The client: matrices in the order of the texts, tries until its deadline, and errors that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from danmaku_client import AsyncClient, Client, GatewayError, Item
+from processes import free_ports, serving
+
+
+@pytest.fixture(scope="module")
+def gateway(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """One that takes few texts and small bodies."""
+    flags = ("--max-request-texts", "7", "--max-body-bytes", "300")
+    collections = f"sqlite://{tmp_path_factory.mktemp('collections')}"
+    with serving(*flags, "--collections", collections, model=f"onnx://{tiny_model}") as (http, _):
+        yield http
+
+
+def url_of(http: httpx.Client) -> str:
+    return str(http.base_url).rstrip("/")
+
+
+class Scripted(ThreadingHTTPServer):
+    """A gateway that answers as it is told, one entry of `script` a request: (status, headers, body), or None for a
+    connection that breaks. It keeps the headers of what it was asked.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.script: list[tuple[int, dict[str, str], object] | None] = []
+        self.asked: list[dict[str, str]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length", 0)))
+                outer.asked.append(dict(self.headers))
+                step = outer.script.pop(0) if len(outer.script) > 1 else outer.script[0]
+                if step is None:
+                    self.close_connection = True
+                    return
+                status, headers, body = step
+                content = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_POST = do_GET
+
+            def log_message(self, *_: object) -> None: ...
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    with Scripted() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+INFO = {
+    **{"version": "1", "model": "m", "fingerprint": "f", "dim": 2, "max_seq_len": 8, "pooling_layer": [-2]},
+    **{"pooling_strategy": "REDUCE_MEAN", "max_request_texts": 2, "max_body_bytes": 1000},
+}
+BUSY = (429, {"Retry-After": "1", "X-Request-ID": "r7"}, {"error": "too much is waiting", "error_type": "overloaded"})
+
+
+def embedding(count: int, fingerprint: str = "f") -> tuple[int, dict[str, str], object]:
+    rows = ["AACAPwAAAEA="] * count  # [1, 2]
+    body = {"model": "m", "fingerprint": fingerprint, "dim": 2, "embeddings": rows, "truncated": [], "errors": []}
+    return 200, {}, body
+
+
+def test_a_long_list_comes_back_as_one_matrix(gateway: httpx.Client) -> None:
+    """Longer than the gateway takes at once, by number and by bytes; what is said of a text names its place."""
+    texts = ["草", "awsl", " ", "晚安", "草" * 18, "好"] * 5
+    with Client(url_of(gateway)) as client:
+        embedded = client.embed(texts)
+        info = client.info()
+    one_by_one = [gateway.post("/embed", json=[text]).json()["embeddings"][0] for text in texts]
+
+    assert embedded.vectors.dtype == np.float32 and embedded.vectors.shape == (30, 16)
+    for vector, expected in zip(embedded.vectors, one_by_one, strict=True):
+        assert np.isnan(vector).all() if expected is None else np.array_equal(vector, np.float32(expected))
+    assert [error.index for error in embedded.errors if error.error_type == "empty_text"] == list(range(2, 30, 6))
+    assert embedded.truncated == list(range(4, 30, 6))
+    assert (embedded.model, embedded.fingerprint) == (info.model, info.fingerprint)
+    assert (info.dim, info.max_request_texts, info.max_body_bytes) == (16, 7, 300)
+
+
+def test_normalised_vectors_have_length_1(gateway: httpx.Client) -> None:
+    with Client(url_of(gateway)) as client:
+        vectors = client.embed(["草", "awsl"], normalize=True).vectors
+
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_an_empty_list_is_an_empty_matrix(gateway: httpx.Client) -> None:
+    with Client(url_of(gateway)) as client:
+        assert client.embed([]).vectors.shape == (0, 16)
+
+
+def test_similar_danmaku_come_best_first(gateway: httpx.Client) -> None:
+    with Client(url_of(gateway)) as client:
+        similar = client.similar("草", ["晚安", "草", " "], top_k=2)
+
+    assert [match.text for match in similar.matches[0]] == ["草", "晚安"]
+    assert similar.matches[0][0].score == pytest.approx(1, abs=1e-5)
+    assert [(error.index, error.error_type) for error in similar.candidate_errors] == [(2, "empty_text")]
+    assert similar.query_errors == []
+
+
+def test_a_collection_is_filled_searched_and_emptied(gateway: httpx.Client) -> None:
+    """More items than the gateway takes at once; what is refused names its place."""
+    items = ["草", Item("晚安", id="a/b", metadata={"room": 3}), Item(" "), Item("草", ttl_s=600), *["好"] * 5, " "]
+    with Client(url_of(gateway)) as client:
+        assert client.create("room").count == 0
+        added = client.add("room", items)
+        assert (added.added, added.replaced, added.refused) == (3, 1, 2)
+        assert [(reason.index, reason.error_type) for reason in added.reasons] == [(2, "empty_text"), (9, "empty_text")]
+        assert {each.name: each.count for each in client.collections()}["room"] == 3
+
+        first, second = client.search("room", ["草", "晚安"], top_k=1).matches
+        assert (first[0].text, first[0].count, second[0].id) == ("草", 2, "a/b")
+        found = client.search("room", "草", filter={"room": {"in": [3, 4]}}, min_score=-1).matches[0]
+        assert [(match.text, match.metadata) for match in found] == [("晚安", {"room": 3})]
+
+        assert [client.delete("room", "a/b"), client.delete("room", "a/b")] == [True, False]
+        client.add("room", [Item("晚安", metadata={"room": 3})])
+        assert client.delete_where("room", {"room": 3}) == 1
+        assert client.drop("room").count == 2
+        with pytest.raises(GatewayError, match="no collection room") as caught:
+            client.search("room", "草")
+    assert caught.value.status == 404
+
+
+async def test_a_collection_is_filled_by_tasks(gateway: httpx.Client) -> None:
+    async with AsyncClient(url_of(gateway)) as client:
+        await client.create("tasks")
+        await asyncio.gather(*[client.add("tasks", [Item("草", id=str(number))]) for number in range(12)])
+        found = await client.search("tasks", "草", top_k=20)
+
+        assert sorted(match.id for match in found.matches[0]) == sorted(map(str, range(12)))
+        assert (await client.drop("tasks")).count == 12
+
+
+def test_a_rebuild_tells_how_far_it_is(scripted: Scripted) -> None:
+    """And what ended it before its end."""
+    step, end = b'{"done": 1, "total": 2}\n', b'{"done": 2, "total": 2, "finished": true, "lost": 1, "reasons": []}\n'
+    scripted.script = [(200, {}, step + end), (200, {}, step + b'{"error": "no encoder", "error_type": "x"}\n')]
+    with Client(scripted.url) as client:
+        steps = [(each.done, each.is_finished, each.lost) for each in client.rebuild("room")]
+        assert steps == [(1, False, 0), (2, True, 1)]
+        with pytest.raises(GatewayError, match="no encoder"):
+            list(client.rebuild("room"))
+
+
+async def test_many_tasks_share_an_async_client(gateway: httpx.Client) -> None:
+    async with AsyncClient(url_of(gateway)) as client:
+        answers = await asyncio.gather(*[client.embed(["草"] * number) for number in range(12)])
+
+    assert [len(answer.vectors) for answer in answers] == list(range(12))
+
+
+async def test_a_client_works_where_an_event_loop_runs(gateway: httpx.Client) -> None:
+    """As in a notebook."""
+    with Client(url_of(gateway)) as client:
+        assert len(client.embed(["草"]).vectors) == 1
+
+
+def test_a_refusal_says_what_and_where(gateway: httpx.Client) -> None:
+    with Client(url_of(gateway)) as client, pytest.raises(GatewayError, match="at most 7 are taken") as caught:
+        client.similar("草", ["草"] * 9)
+
+    assert (caught.value.status, caught.value.error_type) == (413, "too_large")
+
+
+def test_what_is_no_text_is_refused_before_it_is_sent(gateway: httpx.Client) -> None:
+    with Client(url_of(gateway)) as client, pytest.raises(ValueError, match="cannot be sent"):
+        client.embed(["\ud800"])
+
+
+def test_a_busy_gateway_is_asked_again_when_it_says(scripted: Scripted) -> None:
+    """Nor are a missing encoder or a broken connection the end; the gateway hears of less and less time left."""
+    unavailable = (503, {}, {"error": "no encoder", "error_type": "encoder_unavailable"})
+    scripted.script = [(200, {}, INFO), BUSY, unavailable, None, embedding(1)]
+    started = time.monotonic()
+    with Client(scripted.url, "secret", timeout_s=30) as client:
+        vectors = client.embed(["草"]).vectors
+
+    assert vectors.tolist() == [[1, 2]]
+    assert time.monotonic() - started >= 1
+    assert {asked["Authorization"] for asked in scripted.asked} == {"Bearer secret"}
+    times = [int(asked["X-Timeout-Ms"]) for asked in scripted.asked]
+    assert len(times) == 5 and 29_000 > times[2] > times[4] > 0
+
+
+def test_a_gateway_busy_beyond_the_deadline_is_not_waited_for(scripted: Scripted) -> None:
+    scripted.script = [(200, {}, INFO), BUSY]
+    with Client(scripted.url, timeout_s=0.9) as client, pytest.raises(GatewayError, match="too much is") as caught:
+        client.embed(["草"])
+
+    assert (caught.value.status, caught.value.error_type, caught.value.request_id) == (429, "overloaded", "r7")
+    assert len(scripted.asked) == 2
+
+
+def test_a_list_is_of_one_model(scripted: Scripted) -> None:
+    """When another takes over between two parts, the first is asked for again."""
+    scripted.script = [
+        (200, {}, INFO),
+        embedding(2, "old"),
+        embedding(1, "new"),
+        embedding(2, "new"),
+        embedding(1, "new"),
+    ]
+    with Client(scripted.url) as client:
+        embedded = client.embed(["草", "好", "死"])
+
+    assert (embedded.fingerprint, embedded.vectors.shape, len(scripted.asked)) == ("new", (3, 2), 5)
+
+
+@pytest.mark.parametrize(
+    ("step", "error_type"),
+    [
+        ((200, {}, {"hello": "world"}), "bad_answer"),
+        ((200, {}, ["f"]), "bad_answer"),
+        ((502, {}, "a proxy's page"), "bad_answer"),
+        ((307, {"Location": "http://127.0.0.1:1/"}, ""), "bad_answer"),
+        (embedding(3), "bad_answer"),
+        ((401, {}, {"error": "no such key", "error_type": "unauthorized"}), "unauthorized"),
+    ],
+)
+def test_what_no_gateway_answers_is_an_error(
+    scripted: Scripted, step: tuple[int, dict[str, str], object], error_type: str
+) -> None:
+    scripted.script = [(200, {}, INFO), step]
+    with Client(scripted.url) as client, pytest.raises(GatewayError) as caught:
+        client.embed(["草"])
+
+    assert caught.value.error_type == error_type
+    assert len(scripted.asked) == 2
+
+
+def test_nobody_there_is_told_at_the_deadline() -> None:
+    (port,) = free_ports(1)
+    with Client(f"http://127.0.0.1:{port}", timeout_s=0.5) as client, pytest.raises(GatewayError) as caught:
+        client.info()
+    with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(GatewayError, match="rebuild cannot be reached"):
+        list(client.rebuild("room"))  # asked once: it may be gone on with later
+
+    assert caught.value.error_type == "unreachable"
+    assert f"http://127.0.0.1:{port}/info cannot be reached" in str(caught.value)
+
+
+def test_silence_is_told_at_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Client(url, timeout_s=0.2) as client, pytest.raises(GatewayError, match="within 0.2 s") as caught:
+            client.info()
+
+    assert (caught.value.error_type, caught.value.status) == ("out_of_time", None)
+
+
+def test_an_address_that_is_none_is_an_error() -> None:
+    with Client("nonsense") as client, pytest.raises(GatewayError, match="nonsense/info cannot be asked"):
+        client.info()
+
+
+def test_a_client_that_is_left_ends_what_is_asked(caplog: pytest.LogCaptureFixture) -> None:
+    """As after Ctrl-C: whoever waits is released, and the event loop has nothing to complain of."""
+    failures: list[BaseException] = []
+
+    def ask(client: Client) -> None:
+        try:
+            client.info()
+        except BaseException as failure:
+            failures.append(failure)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with Client(f"http://127.0.0.1:{silent.getsockname()[1]}") as client:
+            asking = threading.Thread(target=ask, args=(client,), daemon=True)
+            asking.start()
+            connection, _ = silent.accept()
+            connection.recv(1)  # it has been asked
+        asking.join(10)
+        connection.close()
+    gc.collect()
+
+    assert [type(failure) for failure in failures] == [concurrent.futures.CancelledError]
+    assert "Task was destroyed" not in caplog.text

@@ -1,0 +1,195 @@
+"""One contract for every store of collections: what is found."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from stored import DIM, C, everything, ids, item, many, nearest, same, towards, vectors
+
+from service.ranking import unit
+from service.stores.base import Item, Store
+from service.stores.filters import matches, parse
+
+
+async def test_the_nearest_come_first(store: Store) -> None:
+    items = many(300)
+    await store.put(C, items)
+    queries = vectors(5, seed=1)
+
+    for query, found in zip(queries, await store.search(C, queries, top_k=10), strict=True):
+        scores = np.array([item.vector for item in items]) @ query
+        assert ids(found) == [items[index].id for index in np.argsort(-scores)[:10]]
+        np.testing.assert_allclose([match.score for match in found], np.sort(scores)[::-1][:10], atol=2e-3)
+        assert all(match.item.vector is None and match.item.metadata for match in found)
+
+
+async def test_an_item_finds_itself(store: Store) -> None:
+    items = many(50)
+    await store.put(C, items)
+
+    for found, each in zip(await store.search(C, vectors(50), top_k=1), items, strict=True):
+        assert ids(found) == [each.id]
+        assert found[0].score == pytest.approx(1, abs=1e-3)
+        assert found[0].score <= 1
+
+
+async def test_min_score_and_top_k_cut_the_list(store: Store) -> None:
+    half = unit(np.array([towards(0) + towards(1)]))[0]
+    await store.put(C, [item("a", towards(0)), item("b", half), item("c", towards(2))])
+
+    assert ids(await nearest(store, towards(0), min_score=0.5)) == ["a", "b"]
+    assert ids(await nearest(store, towards(0), min_score=0.5, top_k=1)) == ["a"]
+    assert ids(await nearest(store, towards(0), min_score=0.8)) == ["a"]
+    assert ids(await nearest(store, -towards(0), min_score=0.1)) == []
+
+
+async def test_vectors_come_along_when_asked_for(store: Store) -> None:
+    put = item("a", vectors(1)[0])
+    await store.put(C, [put])
+
+    (found,) = await nearest(store, towards(0), with_vectors=True)
+    assert same(found.item, put)
+
+
+FILTERS: list[Any] = [
+    {},
+    {"room": "r3"},
+    {"rare": True},
+    {"number": 17},
+    {"number": {"gte": 5, "lt": 250}},
+    {"number": {"gt": 290}},
+    {"room": {"in": ["r1", "r2", "none"]}},
+    {"room": {"in": []}},
+    {"even": True, "room": {"in": ["r1", "r2"]}},
+    {"not": {"rare": True}},
+    {"or": [{"rare": True}, {"number": {"lte": 3}}]},
+    {"and": [{"not": {"even": True}}, {"or": [{"room": "r1"}, {"room": "r3"}]}]},
+    {"room": 3},
+    {"even": 1},
+    {"none": 1},
+    {"not": {"none": {"lt": 1}}},
+]
+
+
+@pytest.mark.parametrize("source", FILTERS, ids=str)
+async def test_a_filter_is_exact(store: Store, source: Any) -> None:
+    """The nearest of those that match, as many as there are, up to top_k."""
+    items = many(300)
+    await store.put(C, items)
+    filter = parse(source)
+    matching = [item for item in items if matches(filter, item.metadata)]
+    query = vectors(1, seed=2)[0]
+    expected = sorted(matching, key=lambda item: -float(item.vector @ query))[:10]
+
+    assert ids(await nearest(store, query, filter=filter)) == [item.id for item in expected]
+
+
+async def test_filters_follow_changes(store: Store) -> None:
+    await store.put(C, [item("a", metadata={"room": 1}), item("b", metadata={"room": 2})])
+    in_room = parse({"room": 1})
+    assert ids(await nearest(store, towards(0), filter=in_room)) == ["a"]
+
+    await store.put(C, [item("b", metadata={"room": 1}), item("c", metadata={"room": 1}), item("a")])
+    assert sorted(ids(await nearest(store, towards(0), filter=in_room))) == ["b", "c"]
+
+
+@pytest.mark.parametrize("source", FILTERS, ids=str)
+async def test_items_are_deleted_by_filter(store: Store, source: Any) -> None:
+    items = many(150)
+    await store.put(C, items)
+    filter = parse(source)
+    rest = {item.id for item in items if not matches(filter, item.metadata)}
+
+    assert await store.delete_where(C, filter) == len(items) - len(rest)
+    assert (await everything(store)).keys() == rest
+    assert (await store.describe(C)).count == len(rest)
+
+
+async def test_expired_items_are_never_returned(store: Store) -> None:
+    """From the moment itself, by whatever way; an item of the same id is a new one."""
+    await store.put(C, [item("gone", expires_at=time.time() + 900), item("stays", expires_at=time.time() + 1000)])
+    assert sorted(ids(await nearest(store, towards(0)))) == ["gone", "stays"]
+    await store.put(C, [item("gone", expires_at=time.time() + 0.1)])
+    await asyncio.sleep(0.2)
+
+    assert ids(await nearest(store, towards(0))) == ["stays"]
+    assert ids(await nearest(store, towards(0), filter=parse({}))) == ["stays"]
+    assert list(await store.get(C, ["gone", "stays"])) == ["stays"]
+    assert list(await everything(store)) == ["stays"]
+    assert await store.delete(C, ["gone"]) == 0
+    changes = await store.put(C, [item("gone"), item("past", expires_at=time.time() - 5)])
+    assert changes.added >= 1 and changes.replaced == 0
+    assert (await store.get(C, ["gone", "past"]))["gone"].count == 1
+    assert sorted(ids(await nearest(store, towards(0)))) == ["gone", "stays"]
+
+
+async def test_there_is_no_moment_without_a_collection_that_is_replaced(store: Store) -> None:
+    await store.put(C, [item("a")])
+    stop = asyncio.Event()
+
+    async def search() -> int:
+        searches = 0
+        while not stop.is_set():
+            assert len(await nearest(store, towards(0))) == 1
+            searches += 1
+        return searches
+
+    searching = asyncio.create_task(search())
+    for _ in range(10):
+        await store.create(".aside", dim=DIM, fingerprint="f0")
+        await store.put(".aside", [item("b")])
+        await store.swap(C, ".aside")
+    stop.set()
+    assert await searching > 0
+
+
+async def test_a_store_does_what_a_list_would(store: Store) -> None:
+    """Random puts, replacements and removals, searched with random filters: every store gives the same answers."""
+    chance = np.random.default_rng(5)
+    there: dict[str, Item] = {}
+    for _ in range(40):
+        numbers = chance.integers(0, 200, 20).tolist()
+        put = {
+            f"d{n}": item(f"d{n}", vector, f"弹幕{n}", metadata={"room": int(chance.integers(5)), "number": n})
+            for n, vector in zip(numbers, vectors(20, int(chance.integers(10_000))), strict=True)
+        }
+        await store.put(C, list(put.values()))
+        there |= put
+        gone = [f"d{n}" for n in chance.integers(0, 200, 5)]
+        await store.delete(C, gone)
+        there = {id: each for id, each in there.items() if id not in gone}
+        filter = parse(
+            {"room": int(chance.integers(6)), "number": {"lt": 150}} if chance.random() < 0.7 else {"not": {"room": 1}}
+        )
+        if chance.random() < 0.1:
+            await store.delete_where(C, filter)
+            there = {id: each for id, each in there.items() if not matches(filter, each.metadata)}
+        query = vectors(1, int(chance.integers(10_000)))[0]
+        scores = {id: float(each.vector @ query) for id, each in there.items() if matches(filter, each.metadata)}
+        found = await nearest(store, query, filter=filter)
+        assert len(found) == min(10, len(scores))
+        best = sorted(scores.values(), reverse=True)[:10]
+        np.testing.assert_allclose([match.score for match in found], best, atol=2e-3)
+        np.testing.assert_allclose([scores[match.item.id] for match in found], best, atol=2e-3)
+    assert (await everything(store)).keys() == there.keys()
+
+
+async def test_an_item_that_is_replaced_is_always_found(store: Store) -> None:
+    await store.put(C, [item("a", towards(0))])
+    stop = asyncio.Event()
+
+    async def replace() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            await store.put(C, [item("a", towards(number % 2), f"弹幕{number}")])
+
+    replacing = asyncio.create_task(replace())
+    for _ in range(200):
+        assert ids(await nearest(store, towards(0))) == ["a"]
+    stop.set()
+    await replacing

@@ -1,0 +1,44 @@
+"""Ranking by cosine."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from service.ranking import best, unit
+
+
+def test_the_best_come_first() -> None:
+    scores = np.array([0.1, 0.9, -0.5, 0.4], np.float32)
+
+    assert [match.index for match in best(scores, top_k=None, min_score=None)] == [1, 3, 0, 2]
+
+
+def test_ties_keep_the_order_of_the_candidates() -> None:
+    scores = np.array([0.5, 0.7, 0.5, 0.7], np.float32)
+
+    assert [match.index for match in best(scores, top_k=None, min_score=None)] == [1, 3, 0, 2]
+
+
+def test_what_has_no_score_is_left_out() -> None:
+    scores = np.array([math.nan, 0.2, math.nan, 0.3], np.float32)
+
+    assert [match.index for match in best(scores, top_k=None, min_score=None)] == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("top_k", "min_score", "expected"), [(2, None, [1, 3]), (None, 0.4, [1, 3]), (1, 0.1, [1]), (None, 0.95, [])]
+)
+def test_top_k_and_min_score_cut_the_list(top_k: int | None, min_score: float | None, expected: list[int]) -> None:
+    scores = np.array([0.1, 0.9, -0.5, 0.4], np.float32)
+
+    assert [match.index for match in best(scores, top_k=top_k, min_score=min_score)] == expected
+
+
+def test_unit_rows_have_length_one() -> None:
+    """Except a row of zeros, which has no direction."""
+    vectors = unit(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32))
+
+    assert vectors.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0.0, 0.0]]

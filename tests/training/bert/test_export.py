@@ -1,0 +1,180 @@
+"""An exported model is whole, exact and under Google's names; what goes wrong leaves the old one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from service.checkpoint import read_checkpoint
+from service.model_directory import BertConfig, find_checkpoint, open_model_directory
+from training.bert import checkpoint
+from training.bert.export import export
+from training.bert.model import variable_shapes
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def own(workdir: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may spoil."""
+    return shutil.copytree(workdir, tmp_path / "own")
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_a_model_directory_has_what_a_reader_needs_and_no_more(workdir: Path, tmp_path: Path) -> None:
+    """And is returned as the prefix that TensorFlow finds."""
+    prefix = export(workdir, tmp_path / "models/tiny")
+    assert set(contents(tmp_path / "models/tiny")) == {
+        "bert_config.json",
+        "vocab.txt",
+        "checkpoint",
+        "model.ckpt-20.index",
+        "model.ckpt-20.data-00000-of-00001",
+    }
+    assert tf.train.latest_checkpoint(str(tmp_path / "models/tiny")) == str(prefix)
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny"]
+    assert (tmp_path / "models/tiny/checkpoint").read_text(encoding="utf-8") == (
+        'model_checkpoint_path: "model.ckpt-20"\nall_model_checkpoint_paths: "model.ckpt-20"\n'
+    )
+
+
+def test_the_tensors_are_those_of_the_run_bit_for_bit(workdir: Path, tmp_path: Path) -> None:
+    """Under the names of google-research/bert, and nothing else is in the file."""
+    found = read_checkpoint(export(workdir, tmp_path / "tiny"))
+    assert set(found) == set(variable_shapes(BertConfig.from_json_file(workdir / "bert_config.json")))
+    run = read_checkpoint(workdir / "model.ckpt-20")
+    assert all(found[name].tobytes() == run[name].tobytes() for name in found)
+
+
+def test_the_directory_may_be_moved(workdir: Path, tmp_path: Path) -> None:
+    """The names in it are relative."""
+    export(workdir, tmp_path / "tiny")
+    (tmp_path / "tiny").rename(tmp_path / "moved")
+    assert find_checkpoint(tmp_path / "moved") == tmp_path / "moved/model.ckpt-20"
+    assert open_model_directory(tmp_path / "moved").name == "moved"
+
+
+def test_an_earlier_step_can_be_exported(workdir: Path, tmp_path: Path) -> None:
+    """Step 0 is the untrained model, to compare with."""
+    first = read_checkpoint(export(workdir, tmp_path / "before", step=0))
+    run = read_checkpoint(workdir / "model.ckpt-0")
+    assert all(np.array_equal(first[name], run[name]) for name in run)
+
+
+def test_a_step_that_is_not_there_is_answered_with_those_that_are(workdir: Path, tmp_path: Path) -> None:
+    """And nothing is made."""
+    with pytest.raises(ValueError, match="has no step 7; it has 0, 10, 20"):
+        export(workdir, tmp_path / "tiny", step=7)
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_folder_that_is_no_workdir_is_refused(tmp_path: Path) -> None:
+    """It holds no checkpoint."""
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        export(tmp_path, tmp_path / "tiny")
+
+
+def spoil(workdir: Path, **changes: np.ndarray | None) -> None:
+    """Writes the newest checkpoint again with other tensors; None leaves one out."""
+    tensors = {**read_checkpoint(workdir / "model.ckpt-20"), **changes}
+    checkpoint.write(workdir / "model.ckpt-20", {name: v for name, v in tensors.items() if v is not None})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_is_refused_by_name(own: Path, tmp_path: Path, value: float) -> None:
+    """One such number makes every vector NaN."""
+    bias = np.zeros(32, np.float32)
+    bias[3] = value
+    spoil(own, **{"bert/pooler/dense/bias": bias})
+    with pytest.raises(ValueError, match="bert/pooler/dense/bias is not finite"):
+        export(own, tmp_path / "tiny")
+    assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(None, "has no variable"), (np.zeros(31, np.float32), r"is \[31\]; the configuration implies \[32\]")],
+)
+def test_a_variable_that_does_not_fit_the_config_is_refused_by_name(
+    own: Path, tmp_path: Path, change: np.ndarray | None, message: str
+) -> None:
+    """Missing, or of another shape."""
+    spoil(own, **{"bert/pooler/dense/bias": change})
+    with pytest.raises(ValueError, match=message) as error:
+        export(own, tmp_path / "tiny")
+    assert "bert/pooler/dense/bias" in str(error.value)
+
+
+def test_a_checkpoint_that_was_cut_short_is_refused(own: Path, tmp_path: Path) -> None:
+    """As a full disk or an interrupted copy leaves it."""
+    data = own / "model.ckpt-20.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged or cut off"):
+        export(own, tmp_path / "tiny")
+
+
+def test_a_vocabulary_of_another_size_is_refused(own: Path, tmp_path: Path) -> None:
+    """With both numbers."""
+    with (own / "vocab.txt").open("a", encoding="utf-8") as file:
+        file.write("龘\n")
+    with pytest.raises(ValueError, match=r"vocab.txt has \d+ tokens, but .*bert_config.json says vocab_size \d+"):
+        export(own, tmp_path / "tiny")
+
+
+def test_an_older_model_is_replaced_whole_except_for_its_card(workdir: Path, tmp_path: Path) -> None:
+    """What was derived from the old weights goes; what a person wrote stays."""
+    output = tmp_path / "tiny"
+    export(workdir, output, step=0)
+    (output / "README.md").write_text("a card", encoding="utf-8")
+    (output / "model.onnx").write_text("of the old weights", encoding="utf-8")
+    export(workdir, output)
+    names = set(contents(output))
+    assert "model.ckpt-20.index" in names and "README.md" in names
+    assert "model.ckpt-0.index" not in names and "model.onnx" not in names
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_a_directory_that_is_no_model_is_not_replaced(workdir: Path, own: Path, tmp_path: Path) -> None:
+    """A misspelt --output must not cost anybody's files, least of all a training run."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("…", encoding="utf-8")
+    with pytest.raises(ValueError, match="is no model directory"):
+        export(workdir, precious)
+    assert set(contents(precious)) == {"thesis.txt"}
+    with pytest.raises(ValueError, match="is the workdir of a training run"):
+        export(own, own)
+    with pytest.raises(ValueError, match="is a file"):
+        export(workdir, precious / "thesis.txt")
+
+
+def test_an_export_that_is_killed_leaves_the_old_model(workdir: Path, tmp_path: Path) -> None:
+    """SIGKILL after the new checkpoint is written and before it takes its place."""
+    output = tmp_path / "tiny"
+    export(workdir, output, step=0)
+    before = contents(output)
+    program = f"""
+import os, signal
+from pathlib import Path
+from training.bert import checkpoint, export
+checkpoint.name_latest = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+export.export(Path({str(workdir)!r}), Path({str(output)!r}))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
+    assert result.returncode == -signal.SIGKILL
+    assert contents(output) == before
+    assert len(list(tmp_path.iterdir())) == 2  # the scraps have a hidden name and do not stand in the way:
+    export(workdir, output)
+    assert find_checkpoint(output).name == "model.ckpt-20"

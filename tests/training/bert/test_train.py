@@ -1,0 +1,314 @@
+"""Training learns, and can be killed, stopped and resumed without leaving a trace in the losses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from service.checkpoint import read_checkpoint
+from service.model_directory import BertConfig, find_checkpoint
+from training.bert import checkpoint, model
+from training.bert.export import export
+from training.bert.log import TrainingLog
+from training.bert.train import MismatchedRun, train
+from training.cli import STOPPED
+from training.config import read_config
+from training.examples.records import write_examples
+from training.examples.settings import ExampleSettings
+from training.files import location
+
+REPOSITORY = Path(__file__).parents[3]
+STEPS = 300  # enough for a loaded machine to be caught in the middle
+LONG = f"""
+batch_size = 8
+micro_batch_size = 4
+masks = "dynamic"
+learning_rate = 1e-3
+num_warmup_steps = 4
+num_train_steps = {STEPS}
+save_checkpoints_steps = 25
+steps_per_loop = 7
+log_steps = 1
+[model]
+hidden_size = 32
+num_hidden_layers = 1
+num_attention_heads = 2
+intermediate_size = 64
+max_position_embeddings = 32
+"""
+
+
+def rows_of(workdir: Path) -> list[dict[str, Any]]:
+    """The log without the one number that is never the same twice."""
+    rows = [json.loads(row) for row in (workdir / "train_log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in row.items() if name != "tokens_per_s"} for row in rows]
+
+
+def start(config: Path, workdir: Path, examples: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "training.cli", "train", str(config)]
+    command += ["--workdir", str(workdir), "--examples", str(examples)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for_rows(process: subprocess.Popen[bytes], workdir: Path, count: int) -> None:
+    log = workdir / "train_log.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.exists() or log.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, f"the run ended before step {count}"
+        assert time.monotonic() < deadline, f"the run did not reach step {count}"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def interrupted(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run killed with SIGKILL, started again, stopped with SIGTERM, and started again to its end."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    config, workdir = folder / "long.toml", folder / "run"
+    config.write_text(LONG, encoding="utf-8")
+    found: dict[str, Any] = {"config": config, "workdir": workdir}
+
+    killed = start(config, workdir, examples)
+    wait_for_rows(killed, workdir, 40)
+    killed.send_signal(signal.SIGKILL)
+    found["killed"] = killed.wait(60)
+    found["step after SIGKILL"] = checkpoint.latest_step(workdir)
+    found["rows after SIGKILL"] = len(rows_of(workdir))
+
+    stopped = start(config, workdir, examples)
+    wait_for_rows(stopped, workdir, found["rows after SIGKILL"] + 20)
+    for _ in range(3):  # a group of processes is often told more than once
+        stopped.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    found["stopped"] = stopped.wait(60)
+    found["step after SIGTERM"] = checkpoint.latest_step(workdir)
+    found["rows after SIGTERM"] = len(rows_of(workdir))
+
+    found["finished"] = start(config, workdir, examples).wait(120)
+    return found
+
+
+def test_the_loss_falls(workdir: Path) -> None:
+    """From that of a uniform guess, in 20 steps over invented danmaku."""
+    rows = rows_of(workdir)
+    vocab_size = BertConfig.from_json_file(workdir / "bert_config.json").vocab_size
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert rows[0]["masked_lm_loss"] == pytest.approx(np.log(vocab_size), rel=0.05)
+    assert rows[0]["next_sentence_loss"] == pytest.approx(np.log(2), rel=0.1)
+    losses = [row["masked_lm_loss"] for row in rows]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
+
+
+def test_a_run_keeps_its_first_and_last_checkpoints_and_one_state(workdir: Path) -> None:
+    """Step 0 stays, to compare with; the moments of old steps go."""
+    assert checkpoint.saved_steps(workdir) == [0, 10, 20]
+    assert sorted(path.name for path in workdir.glob("state-*.index")) == ["state-20.index"]
+    assert checkpoint.latest_step(workdir) == 20
+
+
+def test_a_killed_run_passes_through_the_losses_of_one_that_was_not(
+    interrupted: dict[str, Any], examples: Path, tmp_path: Path
+) -> None:
+    """Every number of every step is equal to the last bit, and so are the weights at the end.
+
+    The other one runs in loops of another length, which are a matter of speed alone.
+    """
+    assert interrupted["killed"] == -signal.SIGKILL
+    assert interrupted["step after SIGKILL"] <= interrupted["rows after SIGKILL"] < STEPS
+    assert interrupted["finished"] == 0
+    prefix = train(replace(read_config(interrupted["config"]), steps_per_loop=10), tmp_path, examples)
+    rows = rows_of(interrupted["workdir"])
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert rows == rows_of(tmp_path)
+    one, other = read_checkpoint(prefix), read_checkpoint(interrupted["workdir"] / prefix.name)
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_sigterm_saves_and_says_that_it_is_not_the_end(interrupted: dict[str, Any]) -> None:
+    """The checkpoint is of the very step that was reached; the exit status keeps `make` from exporting it.
+
+    That the signal came again did not cut the saving short.
+    """
+    assert interrupted["stopped"] == STOPPED
+    assert interrupted["step after SIGTERM"] == interrupted["rows after SIGTERM"] < STEPS
+
+
+def test_a_finished_run_is_left_as_it_is(workdir: Path, tiny_toml: Path, examples: Path) -> None:
+    """The same command again finds nothing to do."""
+    before = {path.name: path.read_bytes() for path in workdir.iterdir()}
+    assert train(read_config(tiny_toml), workdir, examples) == workdir / "model.ckpt-20"
+    assert {path.name: path.read_bytes() for path in workdir.iterdir()} == before
+
+
+def test_another_config_in_the_same_workdir_is_refused(workdir: Path, tiny_toml: Path, examples: Path) -> None:
+    """Half of a run with one learning rate and half with another is no run; the error says what it was."""
+    other = replace(read_config(tiny_toml), learning_rate=1e-5)
+    with pytest.raises(MismatchedRun, match=r"another config or examples \(learning_rate was 0.005\)"):
+        train(other, workdir, examples)
+
+
+def test_how_often_to_save_and_log_may_change_in_between(workdir: Path, tiny_toml: Path, examples: Path) -> None:
+    """It has no part in what is learned."""
+    other = replace(read_config(tiny_toml), steps_per_loop=5, save_checkpoints_steps=2, log_steps=7)
+    assert train(other, workdir, examples) == workdir / "model.ckpt-20"
+
+
+def test_the_same_number_of_other_examples_is_refused(
+    workdir: Path, tiny_toml: Path, examples: Path, tmp_path: Path
+) -> None:
+    """Known by their digest."""
+    other = shutil.copytree(examples, tmp_path / "other")
+    made = json.loads((other / "examples.json").read_text(encoding="utf-8"))
+    (other / "examples.json").write_text(json.dumps({**made, "digest": "0" * 64}), encoding="utf-8")
+    with pytest.raises(MismatchedRun, match="the examples are others"):
+        train(read_config(tiny_toml), workdir, other)
+
+
+def test_other_examples_in_the_same_workdir_are_refused(
+    workdir: Path, tiny_toml: Path, examples: Path, tmp_path: Path
+) -> None:
+    """A vocabulary with two tokens exchanged would give other meanings to the same ids."""
+    other = shutil.copytree(examples, tmp_path / "other")
+    vocab = (other / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    vocab[-1], vocab[-2] = vocab[-2], vocab[-1]
+    (other / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
+    with pytest.raises(MismatchedRun, match="another config or examples"):
+        train(read_config(tiny_toml), workdir, other)
+
+
+def test_a_start_that_failed_does_not_claim_the_workdir(tiny_toml: Path, examples: Path, tmp_path: Path) -> None:
+    """After a wrong init_checkpoint the corrected config may use the same folder."""
+    config = replace(read_config(tiny_toml), num_train_steps=5)
+    with pytest.raises(ValueError, match=r"nowhere\.index cannot be read"):
+        train(replace(config, init_checkpoint=str(tmp_path / "nowhere")), tmp_path / "run", examples)
+    assert train(config, tmp_path / "run", examples).name == "model.ckpt-5"
+
+
+def test_a_run_continues_from_a_published_checkpoint(
+    models: tuple[Path, Path], tiny_toml: Path, examples: Path, tmp_path: Path
+) -> None:
+    """Its step 0 is that checkpoint, without what BERT does not have, such as the moments of another optimizer.
+
+    One that does not fit names the variable: with both shapes, or that it is missing.
+    """
+    given = read_checkpoint(find_checkpoint(models[1]))
+    prefix = tmp_path / "published.ckpt"
+    moments = {"bert/pooler/dense/kernel/adam_m": np.ones(3, np.float32), "global_step": np.int64(9)}
+    checkpoint.write(prefix, {**given, **moments})
+    config = replace(read_config(tiny_toml), init_checkpoint=str(prefix), num_train_steps=5)
+    train(config, tmp_path / "run", examples)
+    first = read_checkpoint(tmp_path / "run/model.ckpt-0")
+    assert first.keys() == given.keys()
+    assert all(np.array_equal(given[name], first[name]) for name in given)
+    wide = replace(config, model={**config.model, "intermediate_size": 96})
+    with pytest.raises(ValueError, match=r"intermediate/dense/kernel is \[32, 64\]; .* implies \[32, 96\]"):
+        train(wide, tmp_path / "wide", examples)
+    del given["cls/predictions/output_bias"]
+    checkpoint.write(prefix, given)
+    with pytest.raises(ValueError, match=r"published\.ckpt has no variable cls/predictions/output_bias"):
+        train(config, tmp_path / "less", examples)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(
+    tiny_toml: Path, examples: Path, tmp_path: Path
+) -> None:
+    """The error names the step and what to change; the newest checkpoint is a good one."""
+    config = replace(read_config(tiny_toml), learning_rate=1e30, num_warmup_steps=0)
+    with pytest.raises(FloatingPointError, match=r"at step \d+: lower learning_rate"):
+        train(config, tmp_path, examples)
+    assert checkpoint.latest_step(tmp_path) == 0
+
+
+def test_a_misspelt_field_of_the_model_is_named(tiny_toml: Path, examples: Path, tmp_path: Path) -> None:
+    """With the fields that there are."""
+    config = replace(read_config(tiny_toml), model={"hiden_size": 32})
+    with pytest.raises(ValueError, match="unknown hiden_size; known are .*hidden_size"):
+        train(config, tmp_path, examples)
+
+
+def test_examples_longer_than_the_model_are_refused(tiny_toml: Path, examples: Path, tmp_path: Path) -> None:
+    """With both numbers."""
+    config = read_config(tiny_toml)
+    short = replace(config, model={**config.model, "max_position_embeddings": 16})
+    with pytest.raises(ValueError, match="have 32 tokens, but max_position_embeddings is 16"):
+        train(short, tmp_path, examples)
+
+
+def test_a_checkpoint_abandoned_by_a_kill_does_not_cost_the_next_one(tmp_path: Path) -> None:
+    """Killed after step 50 was written but not named, the run resumes from 25 and is stopped at 30."""
+    tensors = {"x": np.ones(2, np.float32)}
+    for step in (0, 25, 50):
+        checkpoint.save(tmp_path, step, tensors, tensors)
+    checkpoint.write(tmp_path / "state-25", tensors)
+    checkpoint.name_latest(tmp_path, "model.ckpt-25")
+    checkpoint.save(tmp_path, 30, tensors, tensors)
+    assert checkpoint.latest_step(tmp_path) == 30
+    assert checkpoint.saved_steps(tmp_path) == [0, 25, 30]
+    assert [path.name for path in tmp_path.glob("state-*.index")] == ["state-30.index"]
+
+
+def test_a_named_checkpoint_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    """Starting over without a word would overwrite what is left."""
+    checkpoint.name_latest(tmp_path, "model.ckpt-7")
+    with pytest.raises(ValueError, match=r"names model\.ckpt-7, but .*model\.ckpt-7\.index does not exist"):
+        checkpoint.latest_step(tmp_path)
+
+
+def test_a_log_drops_what_will_be_written_again(tmp_path: Path) -> None:
+    """Rows past the checkpoint, and one that a crash cut short."""
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 1.0}\n{"step": 6, "lo', encoding="utf-8")
+    log = TrainingLog(path, 2, log_steps=2)
+    log.add(3, {"loss": 1.0}, tokens=1, seconds=1.0)
+    log.add(4, {"loss": 2.0}, tokens=1, seconds=1.0)
+    rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+    assert [(row["step"], row["loss"]) for row in rows] == [(2, 1.0), (4, 1.5)]
+
+
+def test_tensorboard_can_read_the_numbers(workdir: Path) -> None:
+    """The rows of the log, as its event files have them; they begin by voiding what came after the checkpoint."""
+    [path] = workdir.glob("events.out.tfevents.*")
+    events = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
+    assert events[0].file_version == "brain.Event:2"
+    assert (events[1].session_log.status, events[1].step) == (tf.compat.v1.SessionLog.START, 1)
+    for event, row in zip(events[2:], rows_of(workdir), strict=True):
+        numbers = {value.tag: value.simple_value for value in event.summary.value}
+        assert numbers.pop("tokens_per_s") > 0
+        assert {"step": event.step, **numbers} == pytest.approx(row)
+
+
+def test_a_run_may_live_in_a_bucket(corpus: Path, tiny_toml: Path, tmp_path: Path) -> None:
+    """Examples, workdir, resuming and export, over one of TensorFlow's own file systems."""
+    bucket = f"ram://{tmp_path.name}"
+    write_examples(corpus, location(f"{bucket}/examples"), ExampleSettings(max_seq_length=32), lines_per_shard=150)
+    config = replace(read_config(tiny_toml), num_train_steps=8, save_checkpoints_steps=4)
+    workdir = location(f"{bucket}/run")
+    with pytest.raises(FileNotFoundError, match=r"no examples\.json in ram://.*/nowhere"):
+        train(config, workdir, location(f"{bucket}/nowhere"))
+    assert str(train(config, workdir, location(f"{bucket}/examples"))) == f"{bucket}/run/model.ckpt-8"
+    assert checkpoint.saved_steps(workdir) == [0, 4, 8]
+    assert str(train(config, workdir, location(f"{bucket}/examples"))) == f"{bucket}/run/model.ckpt-8"
+    exported = export(workdir, tmp_path / "model")
+    assert exported == tmp_path / "model/model.ckpt-8"
+    with pytest.raises(MismatchedRun, match="learning_rate was"):
+        train(replace(config, learning_rate=1.0), workdir, location(f"{bucket}/examples"))
+
+
+def test_the_checkpoint_holds_exactly_the_variables_of_bert(workdir: Path) -> None:
+    """Nothing of the optimizer, nothing renamed."""
+    config = BertConfig.from_json_file(workdir / "bert_config.json")
+    found = {name: values.shape for name, values in read_checkpoint(workdir / "model.ckpt-20").items()}
+    assert found == model.variable_shapes(config)

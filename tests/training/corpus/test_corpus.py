@@ -1,0 +1,152 @@
+"""The files of a corpus: found, put in one order, dealt to shards; and the cleaned ones found again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from training.corpus.files import Shard, find_sources, hash_of, kept_counts, read_text, text_files
+
+
+def write(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def cleaned(directory: Path, *suffixes: str) -> Path:
+    for number, suffix in enumerate(suffixes, 1):
+        kept = {"train": {"documents": 1, "lines": number}, "heldout": {}}
+        write(directory / f"report{suffix}.json", json.dumps({"kept": kept}))
+    return directory
+
+
+def test_files_are_ordered_by_a_hash_of_their_names_wherever_they_lie(tmp_path: Path) -> None:
+    """Not by folder, so neighbours are unrelated, and the order survives moving the corpus."""
+    for name in "abcdefgh":
+        write(tmp_path / "one" / f"{name}.csv")
+        write(tmp_path / "two" / name / f"{name}.csv")
+    one = [source.name for source in find_sources([tmp_path / "one"])[0]]
+    assert one == [source.name for source in find_sources([tmp_path / "two"])[0]]
+    assert one == sorted("abcdefgh", key=hash_of) != sorted("abcdefgh")
+
+
+def test_the_hash_of_a_name_never_changes() -> None:
+    """Held-out shares of different years rely on it."""
+    assert hash_of("5000") == 4757349290698273348
+
+
+def test_a_second_file_of_the_same_video_is_left_out_and_counted(tmp_path: Path) -> None:
+    """The first wins; a file that two of the paths reach is no duplicate."""
+    first = write(tmp_path / "a" / "7.csv")
+    write(tmp_path / "b" / "7.csv")
+    sources, duplicates = find_sources([tmp_path])
+    assert ([source.path for source in sources], duplicates) == ([first], 1)
+    assert find_sources([tmp_path / "a", first])[1] == 0
+
+
+def test_days_of_two_rooms_are_two_documents(tmp_path: Path) -> None:
+    """Whether the archive is given or its rooms are."""
+    for room in ("1000", "1001"):
+        write(tmp_path / room / "2021-1-13.txt")
+    for paths in ([tmp_path], [tmp_path / "1000", tmp_path / "1001"]):
+        sources, duplicates = find_sources(paths)
+        assert ({source.name for source in sources}, duplicates) == ({"1000/2021-1-13", "1001/2021-1-13"}, 0)
+
+
+def test_of_one_recording_in_several_formats_the_fullest_is_taken(tmp_path: Path) -> None:
+    """Subtitles leave out what would have overlapped."""
+    for suffix in (".ass", ".xml", ".txt"):
+        write(tmp_path / f"stream{suffix}")
+    sources, duplicates = find_sources([tmp_path])
+    assert ([source.path.suffix for source in sources], duplicates) == ([".xml"], 2)
+
+
+def test_only_files_that_can_hold_danmaku_are_looked_at(tmp_path: Path) -> None:
+    """Recordings lie beside videos, a vocabulary beside text; a named format has its own suffixes only."""
+    for name in ("a.flv", "b.XML", "c.csv", "d.jpg", "vocab.txt"):
+        write(tmp_path / name)
+    assert {source.path.name for source in find_sources([tmp_path])[0]} == {"b.XML", "c.csv"}
+    assert {source.path.name for source in find_sources([tmp_path], "csv")[0]} == {"c.csv"}
+
+
+def test_a_name_that_is_not_utf8_is_a_name(tmp_path: Path) -> None:
+    """As Windows archives leave them behind."""
+    path = os.fsencode(tmp_path) + b"/\xb2\xdd.csv"
+    try:
+        Path(os.fsdecode(path)).write_text("")
+    except OSError:
+        pytest.skip("this file system allows UTF-8 names only")
+    assert len(find_sources([tmp_path])[0]) == 1
+
+
+def test_a_path_without_danmaku_is_an_error_that_names_it(tmp_path: Path) -> None:
+    """A misspelt folder must not become an empty corpus."""
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
+        find_sources([tmp_path / "nowhere"])
+    with pytest.raises(FileNotFoundError, match=r"no .*\.xml.* file under .*: expected a file per video or stream"):
+        find_sources([tmp_path])
+    write(tmp_path / "a.csv")
+    with pytest.raises(FileNotFoundError, match=r"no \.ass file under"):
+        find_sources([tmp_path], "ass")
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_shards_one_after_another_are_the_whole(tmp_path: Path, count: int) -> None:
+    """In its order, with its duplicates; so nothing is lost, and nothing is there twice."""
+    for number in range(40):
+        write(tmp_path / "a" / f"{number}.csv")
+    for number in range(9):
+        write(tmp_path / "b" / f"{number}.csv")
+    shards = [find_sources([tmp_path], shard=Shard(index, count)) for index in range(count)]
+    whole, duplicates = find_sources([tmp_path])
+    assert [source for sources, _ in shards for source in sources] == whole
+    assert sum(number for _, number in shards) == duplicates == 9
+
+
+@pytest.mark.parametrize("text", ["8/8", "1", "-1/8", "a/b", "0/0", "1/8/2", ""])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="shard"):
+        Shard.parse(text)
+
+
+def test_text_is_read_back_document_by_document(tmp_path: Path) -> None:
+    """A blank line ends a document, however many of them and whether or not one ends the file."""
+    path = write(tmp_path / "t.txt", "\n草\n好 听\n\n\n晚安\r\n")
+    other = write(tmp_path / "u.txt", "早\n\n")
+    assert [document.lines for document in read_text(path)] == [["草", "好 听"], ["晚安"]]
+    assert [document.lines for document in read_text([path, other])] == [["草", "好 听"], ["晚安"], ["早"]]
+
+
+def test_cleaned_text_is_found_in_one_piece_and_in_shards(tmp_path: Path) -> None:
+    """In the order of the shards; the counts are those of all."""
+    one = cleaned(tmp_path / "one", "")
+    assert text_files(one, "train") == [one / "train.txt"]
+    many = cleaned(tmp_path / "many", "-00000-of-00002", "-00001-of-00002")
+    names = ["heldout-00000-of-00002.txt", "heldout-00001-of-00002.txt"]
+    assert [path.name for path in text_files(many, "heldout")] == names
+    assert (kept_counts(many, "train"), kept_counts(many, "heldout")) == ({"documents": 2, "lines": 3}, {})
+
+
+def test_a_missing_shard_is_an_error_that_says_which(tmp_path: Path) -> None:
+    """Three of eight are there."""
+    cleaned(tmp_path, *(f"-{index:05}-of-00008" for index in (0, 2, 7)))
+    message = r"5 of the 8 shards are missing in .*: 1/8, 3/8, 4/8, 5/8, 6/8; .*clean --shard 1/8"
+    with pytest.raises(FileNotFoundError, match=message):
+        text_files(tmp_path, "train")
+
+
+@pytest.mark.parametrize("second", ["", "-00000-of-00004"])
+def test_two_cleanings_in_one_folder_are_an_error(tmp_path: Path, second: str) -> None:
+    """It cannot be known which is meant."""
+    cleaned(tmp_path, "-00000-of-00001", second)
+    with pytest.raises(ValueError, match="holds several cleaned corpora"):
+        text_files(tmp_path, "train")
+
+
+def test_a_folder_that_was_not_cleaned_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no report\.json in .*: make a cleaned corpus"):
+        text_files(tmp_path, "train")

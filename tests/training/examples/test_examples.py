@@ -1,0 +1,178 @@
+"""Examples are what google-research/bert would make: layout, masks, partners; the same for one seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.tokenizer import Tokenizer
+from training.corpus.readers.base import Document
+from training.examples.sentence_pairs import group, make_examples, make_shards, mask, sentence_pairs
+from training.examples.settings import ExampleSettings, Vocabulary
+
+VOCABULARY = Vocabulary(size=1000, pad_id=0, cls_id=2, sep_id=3, mask_id=4, num_special=5)
+# Every token says where it is from: document, line, place.
+DOCUMENTS = [[[5 + 90 * d + 3 * n + i for i in range(3)] for n in range(30)] for d in range(11)]
+SETTINGS = ExampleSettings(max_seq_length=32)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def document_of(token: int) -> int:
+    return (token - 5) // 90
+
+
+def test_fifteen_percent_of_tokens_are_masked_in_three_ways() -> None:
+    """80 % become [MASK], 10 % stay, 10 % become some other token, as arXiv 1810.04805 has it."""
+    generator, fates = rng(), Counter[str]()
+    tokens = [2, *range(100, 140), 3, *range(200, 218), 3]
+    for _ in range(2000):
+        masked, positions, ids = mask(tokens, ExampleSettings(), VOCABULARY, generator)
+        assert len(positions) == 9 == round(0.15 * 58)
+        assert positions == sorted(set(positions))
+        assert ids == [tokens[position] for position in positions]
+        untouched = set(range(len(tokens))) - set(positions)
+        assert all(masked[position] == tokens[position] for position in untouched)
+        for position in positions:
+            assert tokens[position] not in (2, 3)
+            new = masked[position]
+            kept = "kept" if new == tokens[position] else "random"
+            fates["mask" if new == VOCABULARY.mask_id else kept] += 1
+            assert new == VOCABULARY.mask_id or 5 <= new < 1000
+    total = sum(fates.values())
+    assert fates["mask"] / total == pytest.approx(0.8, abs=0.01)
+    assert fates["kept"] / total == pytest.approx(0.1, abs=0.01)
+    assert fates["random"] / total == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(("length", "count"), [(1, 1), (3, 1), (10, 2), (300, 10)])
+def test_at_least_one_and_at_most_max_predictions_are_masked(length: int, count: int) -> None:
+    """A danmaku of one character is learned from too; a long one has no more than there is room for."""
+    _, positions, _ = mask([2, *[50] * length, 3, 3], ExampleSettings(), VOCABULARY, rng())
+    assert len(positions) == count
+
+
+def test_half_of_the_pairs_follow_each_other_and_half_are_from_another_document() -> None:
+    """And the label says which."""
+    labels = []
+    for seed in range(40):
+        for a, b, is_random_next in sentence_pairs(DOCUMENTS, SETTINGS, np.random.default_rng(seed)):
+            assert (document_of(a[0]) != document_of(b[0])) == is_random_next
+            labels.append(is_random_next)
+    # A little over half, because a line that is left alone can have no true successor.
+    assert 0.47 < np.mean(labels) < 0.6
+
+
+def test_what_follows_is_the_very_next_line() -> None:
+    """Untruncated pairs of one document are one run of consecutive tokens."""
+    settings = ExampleSettings(max_seq_length=200, short_seq_prob=0.0)
+    seen = 0
+    for a, b, is_random_next in sentence_pairs(DOCUMENTS, settings, rng()):
+        if not is_random_next:
+            assert [*a, *b] == list(range(a[0], b[-1] + 1))
+            seen += 1
+    assert seen
+
+
+def test_every_line_stands_in_an_example() -> None:
+    """The lines that a random partner displaces open the next example."""
+    settings = ExampleSettings(max_seq_length=200, short_seq_prob=0.0)  # long enough that nothing is cut off
+    own = set()
+    for a, b, is_random_next in sentence_pairs(DOCUMENTS, settings, rng()):
+        own |= set(a) if is_random_next else {*a, *b}
+    assert own == set(range(5, 5 + 90 * 11))
+
+
+def test_the_layout_is_cls_a_sep_b_sep() -> None:
+    """Segments, padding, mask and labels agree with it, row by row."""
+    features = make_examples(DOCUMENTS, SETTINGS, VOCABULARY, rng())
+    shapes = {name: values.shape[1] for name, values in features.items()}
+    assert shapes == {
+        "input_ids": 32,
+        "input_mask": 32,
+        "segment_ids": 32,
+        "masked_lm_positions": 10,
+        "masked_lm_ids": 10,
+        "masked_lm_weights": 10,
+        "next_sentence_labels": 1,
+    }
+    assert len(features["input_ids"]) > 50
+    for row in range(len(features["input_ids"])):
+        count = int(features["masked_lm_weights"][row].sum())
+        tokens = features["input_ids"][row].copy()
+        positions = features["masked_lm_positions"][row][:count]
+        tokens[positions] = features["masked_lm_ids"][row][:count]
+        used = int(features["input_mask"][row].sum())
+        assert features["input_mask"][row].tolist() == [1] * used + [0] * (32 - used)
+        assert (tokens[used:] == VOCABULARY.pad_id).all()
+        assert tokens[0] == VOCABULARY.cls_id
+        separators = np.flatnonzero(tokens == VOCABULARY.sep_id).tolist()
+        assert len(separators) == 2 and separators[1] == used - 1
+        first = separators[0]
+        expected = [0] * (first + 1) + [1] * (used - first - 1) + [0] * (32 - used)
+        assert features["segment_ids"][row].tolist() == expected
+        other = document_of(tokens[1]) != document_of(tokens[first + 1])
+        assert features["next_sentence_labels"][row] == int(other)
+        assert (features["masked_lm_weights"][row][count:] == 0).all()
+
+
+def test_the_same_seed_makes_the_same_examples_and_another_seed_others() -> None:
+    """Bit for bit."""
+    one, same = (make_examples(DOCUMENTS, SETTINGS, VOCABULARY, rng()) for _ in range(2))
+    other = make_examples(DOCUMENTS, SETTINGS, VOCABULARY, np.random.default_rng(8))
+    assert all(np.array_equal(one[name], same[name]) for name in one)
+    assert not np.array_equal(one["input_ids"], other["input_ids"])
+
+
+def test_dupe_factor_repeats_the_corpus_with_other_masks() -> None:
+    """Three times as many examples, of which hardly any is another's copy."""
+    once = make_examples(DOCUMENTS, SETTINGS, VOCABULARY, rng())
+    settings = ExampleSettings(max_seq_length=32, dupe_factor=3)
+    thrice = make_examples(DOCUMENTS, settings, VOCABULARY, rng())
+    count = len(thrice["input_ids"])
+    assert count == pytest.approx(3 * len(once["input_ids"]), rel=0.1)
+    assert len(np.unique(thrice["input_ids"], axis=0)) > 0.95 * count
+
+
+def test_shards_depend_on_their_documents_seed_and_number_only(corpus: Path) -> None:
+    """So they could be made in any order."""
+    tokenizer = Tokenizer.from_file(corpus / "vocab.txt")
+    made = [list(make_shards(corpus / "train.txt", tokenizer, SETTINGS, seed=3, lines_per_shard=150)) for _ in (1, 2)]
+    assert len(made[0]) >= 3
+    for one, same in zip(*made, strict=True):
+        assert all(np.array_equal(one[name], same[name]) for name in one)
+
+
+@pytest.mark.parametrize("counts", [[5], [5, 5, 5], [1, 1, 9, 1], [9, 9, 9, 9, 1], [1] * 50])
+def test_no_shard_is_a_document_alone(counts: list[int]) -> None:
+    """It could not draw a random partner; and no document is lost or moved."""
+    documents = [Document(str(number), ["草"] * count, [0.0] * count) for number, count in enumerate(counts)]
+    shards = list(group(iter(documents), 8))
+    assert [document for shard in shards for document in shard] == documents
+    assert len(counts) == 1 or min(map(len, shards)) >= 2
+
+
+def test_one_document_alone_is_refused() -> None:
+    """The next-sentence task has no wrong answer to offer."""
+    with pytest.raises(ValueError, match="1 document: the next-sentence task needs another"):
+        list(sentence_pairs(DOCUMENTS[:1], SETTINGS, rng()))
+
+
+@pytest.mark.parametrize("name", ["max_predictions_per_seq", "dupe_factor"])
+def test_settings_that_make_no_examples_are_refused(name: str) -> None:
+    """With their name."""
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        ExampleSettings(**{name: 0})
+
+
+def test_a_sequence_too_short_for_a_pair_is_refused() -> None:
+    """[CLS] A [SEP] B [SEP] has five tokens at least."""
+    with pytest.raises(ValueError, match="max_seq_length is 4"):
+        ExampleSettings(max_seq_length=4)
+    a, b, _ = next(sentence_pairs(DOCUMENTS, ExampleSettings(max_seq_length=5), rng()))
+    assert len(a) == len(b) == 1

@@ -1,0 +1,146 @@
+"""The loop of every run: steps, a log, progress, checkpoints; stopped at any moment, it goes on where it was.
+
+What a step is, `train` and `align` say. Here is what stands around it: the number of each step decides all that is
+random in it, so a run that was killed and started again passes through the same losses as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from service.checkpoint import read_checkpoint
+from service.model_directory import Shapes, read_variables
+from training.bert import checkpoint
+from training.bert.log import TrainingLog
+from training.bert.optimizer import Moments
+from training.bert.signals import StopSignal
+from training.config import ANY_TIME, RunConfig
+from training.progress import Progress
+
+Variables = dict[str, tf.Variable]
+
+
+class MismatchedRun(ValueError):
+    """The workdir holds a run with other settings or other examples."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of some steps."""
+
+    rows: np.ndarray  # the numbers of each step [steps, numbers]
+    tokens: int  # of all of them
+
+
+# (number of the first step, how many) → what came of them
+RunSteps = Callable[[int, int], Ran]
+
+
+@dataclass
+class State:
+    """A run's weights and moments, which its steps move, and how many steps it has behind it."""
+
+    variables: Variables
+    moments: Moments
+    step: int
+
+    @classmethod
+    def restore(cls, workdir: Path, shapes: Shapes, initial: Callable[[], dict[str, np.ndarray]]) -> State:
+        """Of the newest checkpoint; or of a new run, which is saved as step 0."""
+        step = checkpoint.latest_step(workdir)
+        stored: dict[str, np.ndarray] = {}
+        if step is None:
+            values = initial()
+        else:
+            values = read_variables(workdir / f"{checkpoint.MODEL}-{step}", shapes)
+            stored = read_checkpoint(workdir / f"{checkpoint.STATE}-{step}")
+
+        def moment(kind: str) -> Variables:
+            return {
+                name: tf.Variable(stored.get(f"{name}/{kind}", np.zeros_like(value)), trainable=False)
+                for name, value in values.items()
+            }
+
+        variables = {name: tf.Variable(value) for name, value in values.items()}
+        state = cls(variables, Moments(moment("adam_m"), moment("adam_v")), step or 0)
+        if step is None:
+            state.save(workdir)
+        return state
+
+    def save(self, workdir: Path) -> None:
+        moments = {f"{name}/adam_m": value for name, value in self.moments.m.items()}
+        moments |= {f"{name}/adam_v": value for name, value in self.moments.v.items()}
+        checkpoint.save(workdir, self.step, self.variables, moments)
+
+
+def be_deterministic(seed: int) -> None:
+    tf.config.experimental.enable_op_determinism()
+    tf.random.set_seed(seed)
+    # TensorFlow's graph optimizer finds nothing to gain here, takes half of the time to start, and its memory pass
+    # breaks large models in loops ("Resource … tmp_var … already exists", TensorFlow 2.21).
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+def run(what: str, config: RunConfig, workdir: Path, state: State, run_steps: RunSteps, numbers: Sequence[str]) -> Path:
+    """Until `num_train_steps`, SIGTERM or SIGINT; returns the prefix of the newest checkpoint.
+
+    `numbers` names what each step gives, `loss` and `gradient_norm` among them.
+    """
+    log = TrainingLog(workdir / "train_log.jsonl", state.step, config.log_steps)
+    progress = Progress(what, config.num_train_steps, "steps", done=state.step)
+    with StopSignal() as stop:
+        while state.step < config.num_train_steps and not stop.received:
+            started = time.monotonic()
+            ran = run_steps(state.step, _steps_to_run(config, state.step))
+            seconds = (time.monotonic() - started) / len(ran.rows)
+            for metrics in _checked(ran.rows, numbers, state.step):
+                state.step += 1
+                rate = log.add(state.step, metrics, tokens=ran.tokens // len(ran.rows), seconds=seconds)
+            progress.update(state.step, f", {rate:,.0f} tokens/s, loss {metrics['loss']:.3f}")
+            if state.step % config.save_checkpoints_steps == 0:
+                state.save(workdir)
+        if checkpoint.latest_step(workdir) != state.step:  # the last step, or wherever a signal came
+            state.save(workdir)
+    return workdir / f"{checkpoint.MODEL}-{state.step}"
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], inputs: str) -> str:
+    """What keeps a run from going on: the settings that were other ones, but for those that may change any time.
+
+    `inputs` is the key under which a run's description tells what it learns from.
+    """
+    found = [
+        f"{name} was {old['config'].get(name)}"
+        for name, value in new["config"].items()
+        if name not in ANY_TIME and old["config"].get(name) != value
+    ]
+    if old.get(inputs) != new[inputs]:
+        found.append(f"the {inputs} are others")
+    return ", ".join(found)
+
+
+def _steps_to_run(config: RunConfig, step: int) -> int:
+    """As many as a loop has, but not past a checkpoint or the end."""
+    to_checkpoint = config.save_checkpoints_steps - step % config.save_checkpoints_steps
+    return min(config.steps_per_loop, to_checkpoint, config.num_train_steps - step)
+
+
+def _checked(rows: np.ndarray, numbers: Sequence[str], step: int) -> Iterator[dict[str, float]]:
+    """The numbers of each step by name. Raises FloatingPointError before any is passed on if one went astray.
+
+    A gradient may overflow where the loss does not; either way the weights are lost, and are not to be saved.
+    """
+    named = [dict(zip(numbers, map(float, row), strict=True)) for row in rows]
+    for number, metrics in enumerate(named, step + 1):
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(metrics[name]):
+                raise FloatingPointError(f"the {name} is {metrics[name]} at step {number}: lower learning_rate")
+    return iter(named)

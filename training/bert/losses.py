@@ -1,0 +1,58 @@
+"""The two pre-training tasks as four numbers of a batch: what training lowers is what evaluation reports.
+
+Sums come first, and means of them second: a batch may be spread over devices and micro-batches, and only the sums
+of its parts can be added.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from service.model_directory import BertConfig
+from training.bert import model
+from training.bert.model import Params
+
+Features = dict[str, tf.Tensor]
+METRICS = ("masked_lm_accuracy", "masked_lm_loss", "next_sentence_accuracy", "next_sentence_loss")
+
+
+def loss_sums(params: Params, config: BertConfig, features: Features, **encode_options: Any) -> dict[str, tf.Tensor]:
+    """METRICS, each summed: masked_lm_* over masked tokens by their weight, next_sentence_* over examples."""
+    hidden = model.encode(
+        params,
+        config,
+        features["input_ids"],
+        features["input_mask"],
+        features["segment_ids"],
+        **encode_options,
+    )[-1]
+    logits = model.masked_lm_logits(params, hidden, features["masked_lm_positions"])  # [b, p, v]
+    ids, weights = features["masked_lm_ids"], features["masked_lm_weights"]  # [b, p]
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(ids, logits)
+    right = tf.cast(tf.argmax(logits, -1, tf.int32) == ids, tf.float32)
+
+    next_logits = model.next_sentence_logits(params, hidden)  # [b, 2]
+    labels = features["next_sentence_labels"][:, 0]
+    next_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, next_logits)
+    next_right = tf.cast(tf.argmax(next_logits, -1, tf.int32) == labels, tf.float32)
+    return {
+        "masked_lm_accuracy": tf.reduce_sum(right * weights),
+        "masked_lm_loss": tf.reduce_sum(loss * weights),
+        "next_sentence_accuracy": tf.reduce_sum(next_right),
+        "next_sentence_loss": tf.reduce_sum(next_loss),
+    }
+
+
+def means(sums: dict[str, tf.Tensor], predictions: tf.Tensor, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+    """METRICS as run_pretraining.py reports them, of sums over that many masked tokens and examples."""
+    return {name: sums[name] / (predictions if name.startswith("masked_lm") else examples) for name in METRICS}
+
+
+def losses(params: Params, config: BertConfig, features: Features, **encode_options: Any) -> dict[str, tf.Tensor]:
+    """The four numbers of one batch, and how many predictions they are means of."""
+    predictions = tf.reduce_sum(features["masked_lm_weights"])
+    examples = tf.cast(tf.shape(features["input_ids"])[0], tf.float32)
+    sums = loss_sums(params, config, features, **encode_options)
+    return {**means(sums, predictions, examples), "predictions": predictions}

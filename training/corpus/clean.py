@@ -1,0 +1,235 @@
+"""From recorded danmaku to the recipe's plain text: one danmaku a line, a blank line between documents.
+
+Drops what the model could not learn from, counts every drop with its reason, and keeps a share of the
+documents apart for judging (held out by a hash of the document's name, so that it is the same share on every
+run).
+
+Files are cleaned in parts, by any number of processes, each part to texts of its own, which are then put together
+in the order of the corpus. So memory holds a document per process, the counts and the files' names, and the bytes
+do not depend on the number of processes. Shards carry that on to machines: one after another they are the whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TextIO
+
+from service.tokenizer import Tokenizer, learn_vocab, read_vocab
+from training.corpus.files import SPLITS, Counts, Shard, Source, find_sources, one_line, read, split_of, write_document
+from training.corpus.parallel import in_order
+from training.corpus.readers import FORMATS
+from training.corpus.readers.base import ReaderSettings
+from training.files import replacing, write_text
+from training.progress import Progress
+
+MIN_VOCAB_SIZE = 100
+LINES_PER_CALL = 5_000  # of the tokenizer, whose answer is about a kB a line
+PART_BYTES, PART_FILES = 4 << 20, 500
+
+
+def clean(
+    inputs: list[Path],
+    output: Path,
+    *,
+    vocab: Path | None = None,
+    vocab_size: int = 8000,
+    heldout: float = 0.05,
+    format: str | None = None,
+    settings: ReaderSettings | None = None,
+    jobs: int = 1,
+    shard: Shard | None = None,
+) -> dict[str, object]:
+    """Writes train.txt, heldout.txt, vocab.txt and report.json under `output`; returns the report.
+
+    Without `vocab` a WordPiece vocabulary is learned from the training documents. A shard has its number in the
+    names of its files; its vocabulary must be given.
+    """
+    if not 0 <= heldout < 1:
+        raise ValueError(f"the held-out share is {heldout}; it must be at least 0 and below 1")
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ValueError(f"the vocabulary's size is {vocab_size}; it must be at least {MIN_VOCAB_SIZE}")
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}; it must be at least 1")
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"the format is {format!r}; it must be one of {', '.join(FORMATS)}")
+    if shard and not vocab:
+        raise ValueError(f"shard {shard} needs the vocabulary of all shards: give one with --vocab")
+    sources, duplicates = find_sources(inputs, format, shard)
+    settings = settings or ReaderSettings()
+    if vocab:
+        tokens = read_vocab(vocab)
+    else:
+        tokens = learn_vocab(_training_texts(sources, format, settings, heldout), vocab_size)
+    cleaner = Cleaner(tokens, heldout, format, settings)
+    output.mkdir(parents=True, exist_ok=True)
+
+    suffix = shard.suffix if shard else ""
+    report_path = output / f"report{suffix}.json"
+    counts: Counts = Counter({("dropped_files", "duplicate"): duplicates})
+    with ExitStack() as stack:
+        scraps = Path(stack.enter_context(TemporaryDirectory(prefix=".clean-", dir=output)))
+        texts = {split: stack.enter_context(replacing(output / f"{split}{suffix}.txt")) for split in SPLITS}
+        parts = list(_parts(sources, scraps))
+        progress = Progress("clean", _kilobytes(sources), "kB")
+        done = 0
+        counted_parts = stack.enter_context(closing(in_order(cleaner, parts, jobs)))  # closed before its scraps are
+        for part, counted in zip(parts, counted_parts, strict=True):
+            counts.update(counted)
+            for split, text in texts.items():
+                _move(part.text(split), text)
+            done += _kilobytes(part.sources)
+            progress.update(done)
+        report = _report(counts, shard, len(tokens))
+        if not shard and not counts["kept", "train", "lines"] + counts["kept", "heldout", "lines"]:
+            dropped = {name: count for name, count in report.items() if name.startswith("dropped")}
+            raise ValueError(f"nothing is left of {counts['documents_read',]} documents; {dropped}")
+        # The report is what says that the texts are whole: it goes before the first change and comes after
+        # the last.
+        report_path.unlink(missing_ok=True)
+    write_text(output / "vocab.txt", "\n".join(tokens) + "\n")
+    write_text(report_path, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+    return report
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some files in succession, and where their text goes."""
+
+    sources: list[Source]
+    scrap: Path
+
+    def text(self, split: str) -> Path:
+        return self.scrap.with_suffix(f".{split}")
+
+
+@dataclass(frozen=True)
+class Cleaner:
+    """Cleans a part of a corpus; sent to every process."""
+
+    tokens: list[str]
+    heldout: float
+    format: str | None
+    settings: ReaderSettings
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.tokens)
+
+    def __call__(self, part: Part) -> Counts:
+        counts: Counts = Counter()
+        sieve = Sieve(self.tokenizer)
+        with ExitStack() as stack:
+            texts = {split: stack.enter_context(replacing(part.text(split))) for split in SPLITS}
+            for source in part.sources:
+                for document in read(source, self.format, self.settings, counts):
+                    lines, tokens = sieve.lines(document.lines)
+                    if not lines:
+                        counts["dropped_documents", "left empty"] += 1
+                        continue
+                    split = split_of(document.source, self.heldout)
+                    write_document(texts[split], lines)
+                    for unit, count in (("documents", 1), ("lines", len(lines)), ("tokens", tokens)):
+                        counts["kept", split, unit] += count
+        counts.update({("dropped", reason): count for reason, count in sieve.dropped.items()})
+        counts.update({("unspellable", character): count for character, count in sieve.unspellable.items()})
+        return counts
+
+
+class Sieve:
+    """Keeps the danmaku that a vocabulary can spell; counts what it drops, and the characters it missed."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.dropped: Counter[str] = Counter()
+        self.unspellable: Counter[str] = Counter()
+
+    def lines(self, texts: Sequence[str]) -> tuple[list[str], int]:
+        """Those of the texts, each on one line, that are worth learning from; and their number of tokens."""
+        kept, count = [], 0
+        for start in range(0, len(texts), LINES_PER_CALL):
+            candidates = [one_line(text) for text in texts[start : start + LINES_PER_CALL]]
+            for line, ids in zip(candidates, self._tokenizer.ids(candidates), strict=True):
+                if not ids:  # nothing but blanks and control characters
+                    self.dropped["blank"] += 1
+                elif self._tokenizer.unk_id in ids:
+                    self.dropped["unspellable"] += 1
+                    self.unspellable.update(unspellable_characters(self._tokenizer, line))
+                else:
+                    kept.append(line)
+                    count += len(ids)
+        return kept, count
+
+
+def unspellable_characters(tokenizer: Tokenizer, line: str) -> set[str]:
+    """The characters for which the vocabulary has no token; empty where a word is only too long."""
+    characters = [character for character in dict.fromkeys(tokenizer.normalize(line)) if not character.isspace()]
+    return {
+        character
+        for character, ids in zip(characters, tokenizer.ids(characters), strict=True)
+        if tokenizer.unk_id in ids
+    }
+
+
+def _training_texts(
+    sources: list[Source], format: str | None, settings: ReaderSettings, heldout: float
+) -> Iterator[str]:
+    progress = Progress("vocabulary", _kilobytes(sources), "kB")
+    done = 0
+    for source in sources:
+        for document in read(source, format, settings, Counter()):
+            if split_of(document.source, heldout) == "train":
+                yield from document.lines
+        done += _kilobytes([source])
+        progress.update(done)
+
+
+def _parts(sources: list[Source], scraps: Path) -> Iterator[Part]:
+    """The files in stretches that are worth a process's while."""
+    part: list[Source] = []
+    number = size = 0
+    for source in sources:
+        part.append(source)
+        size += source.num_bytes
+        if size >= PART_BYTES or len(part) >= PART_FILES:
+            yield Part(part, scraps / str(number))
+            part, size, number = [], 0, number + 1
+    if part:
+        yield Part(part, scraps / str(number))
+
+
+def _move(scrap: Path, text: TextIO) -> None:
+    with scrap.open(encoding="utf-8", newline="\n") as file:
+        shutil.copyfileobj(file, text)
+    scrap.unlink()
+
+
+def _kilobytes(sources: list[Source]) -> int:
+    return sum(-(-source.num_bytes // 1000) for source in sources)  # rounded up, each
+
+
+def _report(counts: Counts, shard: Shard | None, vocab_size: int) -> dict[str, object]:
+    """As it is written: rows that were read = kept lines + dropped ones."""
+
+    def under(*place: str) -> dict[str, int]:
+        found = [(path[-1], count) for path, count in counts.items() if path[:-1] == place]
+        return dict(sorted(found, key=lambda item: (-item[1], item[0])))
+
+    return {
+        **({"shard": str(shard)} if shard else {}),
+        **{f"{unit}_read": counts[f"{unit}_read",] for unit in ("files", "documents", "lines")},
+        "kept": {split: under("kept", split) for split in SPLITS},
+        "dropped": under("dropped"),
+        "dropped_documents": under("dropped_documents"),
+        "dropped_files": under("dropped_files"),
+        "formats": {name: under("formats", name) for name in FORMATS if counts["formats", name, "files"]},
+        "commonest_unspellable_characters": dict([*under("unspellable").items()][:50]),
+        "vocab_size": vocab_size,
+    }

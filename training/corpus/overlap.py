@@ -1,0 +1,101 @@
+"""How much of one corpus also stands in another, literally: a held-out set is only as new as its danmaku are.
+
+Danmaku repeat: most held-out streams hold danmaku that some training stream holds too, and a model may know those
+by heart. The split is by stream all the same, for that is what a model meets: another stream, the same 草. So the
+share is reported, and `write_unseen` makes the corpus of the rest. Memory holds eight bytes per distinct danmaku
+of the first corpus and of the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from training.corpus.files import hash_of, read_text, write_document
+from training.files import replacing
+
+CHUNK = 1_000_000  # danmaku
+MOSTLY = 0.95  # the share from which a document counts as one that was seen: the same stream again
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Counts of a corpus, and of what of it also stands in `other`."""
+
+    other: str
+    lines: int
+    lines_in_other: int
+    distinct_lines: int
+    distinct_lines_in_other: int
+    documents: int
+    documents_in_other: int  # of whose danmaku 95 % or more are
+
+    def __str__(self) -> str:
+        distinct = _share(self.distinct_lines_in_other, self.distinct_lines)
+        return (
+            f"{_share(self.lines_in_other, self.lines)} of the {self.lines:,} danmaku and "
+            f"{distinct} of the {self.distinct_lines:,} distinct ones; "
+            f"{self.documents_in_other:,} of the {self.documents:,} documents almost whole"
+        )
+
+
+def distinct_lines(texts: Path) -> np.ndarray:
+    """The hashes of the distinct danmaku of a cleaned text, sorted: [n] uint64."""
+    found = np.empty(0, np.uint64)
+    for chunk in _chunks(hash_of(line) for document in read_text(texts) for line in document.lines):
+        found = np.union1d(found, chunk)
+    return found
+
+
+def overlap(texts: Path, seen: np.ndarray, other: str) -> Overlap:
+    """Of a cleaned text with the corpus named `other`, whose `distinct_lines` are `seen`."""
+    documents = documents_in_other = lines = lines_in_other = 0
+    for document in read_text(texts):
+        shared = int(_are_in(document.lines, seen).sum())
+        documents += 1
+        documents_in_other += shared >= MOSTLY * len(document.lines)
+        lines += len(document.lines)
+        lines_in_other += shared
+    distinct = distinct_lines(texts)
+    return Overlap(
+        other=other,
+        lines=lines,
+        lines_in_other=lines_in_other,
+        distinct_lines=len(distinct),
+        distinct_lines_in_other=len(np.intersect1d(distinct, seen, assume_unique=True)),
+        documents=documents,
+        documents_in_other=documents_in_other,
+    )
+
+
+def write_unseen(texts: Path, seen: np.ndarray, output: Path) -> int:
+    """Writes the cleaned text without the danmaku whose hashes are `seen`; returns how many documents are left."""
+    documents = 0
+    with replacing(output) as file:
+        for document in read_text(texts):
+            are_seen = _are_in(document.lines, seen)
+            lines = [line for line, is_seen in zip(document.lines, are_seen, strict=True) if not is_seen]
+            if lines:
+                write_document(file, lines)
+                documents += 1
+    return documents
+
+
+def _are_in(lines: list[str], seen: np.ndarray) -> np.ndarray:
+    hashes = np.fromiter(map(hash_of, lines), np.uint64, len(lines))
+    places = np.searchsorted(seen, hashes)
+    places[places == len(seen)] = 0
+    return seen[places] == hashes if len(seen) else np.zeros(len(lines), bool)
+
+
+def _chunks(hashes: Iterator[int]) -> Iterator[np.ndarray]:
+    while len(chunk := np.fromiter(islice(hashes, CHUNK), np.uint64)):
+        yield chunk
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "none"

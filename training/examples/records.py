@@ -1,0 +1,102 @@
+"""Examples → TFRecord shards with the feature names of google-research/bert: the exchange format of BERT's trainers.
+
+Shards made by Google's create_pretraining_data.py can be trained on here, and these there. Beside the shards lie the
+vocabulary and examples.json, which says what they are: the settings, how many examples each shard has, and a digest
+by which a run knows its data again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from service.tokenizer import Tokenizer
+from training.corpus.files import SPLITS, kept_counts, text_files
+from training.examples.sentence_pairs import make_shards
+from training.examples.settings import ExampleSettings
+from training.files import temporary_name, write_text
+from training.progress import Progress
+
+
+def write_examples(
+    corpus: Path, output: Path, settings: ExampleSettings, *, seed: int = 1, lines_per_shard: int = 100_000
+) -> dict[str, object]:
+    """TFRecord shards of a cleaned corpus's splits, its vocab.txt, and examples.json, which is returned too.
+
+    A split of fewer than two documents gets none: a next sentence needs another document to draw from.
+    """
+    if lines_per_shard < 1:
+        raise ValueError(f"lines_per_shard is {lines_per_shard}; it must be at least 1")
+    lines = {split: kept_counts(corpus, split) for split in SPLITS}
+    tokenizer = Tokenizer.from_file(corpus / "vocab.txt")
+    output.mkdir(parents=True, exist_ok=True)
+    # Training wants this file: gone before the first change and written after the last, it vouches for the
+    # shards.
+    (output / "examples.json").unlink(missing_ok=True)
+    counts: dict[str, int] = {}
+    shard_counts: dict[str, list[int]] = {}
+    digest = sha256()
+    for split in SPLITS:
+        for old in output.glob(f"{split}-*.tfrecord"):
+            old.unlink()
+        shard_counts[split] = []
+        if lines[split].get("documents", 0) < 2:  # no other document to draw a next sentence from
+            counts[split] = 0
+            continue
+        shards = max(1, round(lines[split]["lines"] / lines_per_shard))
+        progress = Progress(f"examples of {split}", shards, "shards")
+        counts[split] = 0
+        texts = text_files(corpus, split)
+        made = make_shards(texts, tokenizer, settings, seed=seed, lines_per_shard=lines_per_shard)
+        for number, features in enumerate(made):
+            write_shard(output / f"{split}-{number:05}.tfrecord", features)
+            counts[split] += len(features["input_ids"])
+            shard_counts[split].append(len(features["input_ids"]))
+            for name in sorted(features):
+                digest.update(features[name].data)
+            progress.update(min(number + 1, shards))
+    if not any(counts.values()):
+        raise ValueError(
+            f"no split of {corpus} has two documents, and the next-sentence task needs another to draw from"
+        )
+    write_text(output / "vocab.txt", (corpus / "vocab.txt").read_text(encoding="utf-8"))
+    report = {
+        "examples": counts,
+        "seed": seed,
+        "settings": asdict(settings),
+        "digest": digest.hexdigest(),
+        "shards": shard_counts,
+    }
+    write_text(output / "examples.json", json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def write_shard(path: Path, features: dict[str, np.ndarray]) -> None:
+    """One TFRecord file: features as `make_examples` returns them, a `tf.train.Example` per row."""
+    with temporary_name(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
+        for row in range(len(features["input_ids"])):
+            example = tf.train.Example()
+            for name, values in features.items():
+                feature = example.features.feature[name]
+                kind = feature.float_list if values.dtype == np.float32 else feature.int64_list
+                kind.value.extend(values[row].tolist())
+            writer.write(example.SerializeToString())
+
+
+def shard_paths(directory: Path, split: str) -> list[str]:
+    paths = sorted(map(str, directory.glob(f"{split}-*.tfrecord")))
+    if not paths:
+        raise FileNotFoundError(f"no {split}-*.tfrecord in {directory}: make them with `danmaku-train examples`")
+    return paths
+
+
+def evaluation_batches(features: dict[str, np.ndarray], batch_size: int) -> Iterator[dict[str, tf.Tensor]]:
+    """Every example once, in order; the last batch may be short."""
+    for start in range(0, len(features["input_ids"]), batch_size):
+        yield {name: tf.constant(values[start : start + batch_size]) for name, values in features.items()}

@@ -1,0 +1,174 @@
+"""From documents to masked-LM + next-sentence examples, as google-research/bert defines the two tasks.
+
+Pure functions of (token ids, settings, random generator), without TensorFlow. `make_shards` streams the
+cleaned text: the documents of two shards are all it ever holds, and a shard depends only on its documents,
+the seed and its number. Masks are put in where the example is made (`static`), and may be put in anew whenever it
+is read (training/examples/masking.py).
+
+An example is `[CLS] A [SEP] B [SEP]`, where A and B are each one or more consecutive danmaku. Half of the
+time B is what follows A; else B is from another document, and what should have followed opens the next
+example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from service.tokenizer import Tokenizer
+from training.corpus.files import read_text
+from training.corpus.readers.base import Document
+from training.examples.masking import masked
+from training.examples.settings import ExampleSettings, Vocabulary
+from training.examples.words import CONTINUES, lines_with_words
+
+Line = list[int]  # the ids of one danmaku; for whole-word masking with the flag CONTINUES inside words
+
+
+def sentence_pairs(
+    documents: Sequence[Sequence[Line]], settings: ExampleSettings, rng: np.random.Generator
+) -> Iterator[tuple[Line, Line, bool]]:
+    """(A, B, is_random_next) over all documents once; every line stands in at least one pair."""
+    if len(documents) < 2:
+        raise ValueError(f"{len(documents)} document: the next-sentence task needs another one to draw from")
+    longest = settings.max_seq_length - 3  # [CLS], [SEP], [SEP]
+    for index, lines in enumerate(documents):
+        start = 0
+        while start < len(lines):
+            # We *usually* want to fill the whole sequence, since short ones waste computation. *Sometimes* a
+            # short one narrows the gap to what the model is used for.
+            target = longest
+            if rng.random() < settings.short_seq_prob:
+                target = int(rng.integers(2, longest + 1))
+            end, total = start, 0
+            while end < len(lines) and total < target:
+                total += len(lines[end])
+                end += 1
+            alone = end - start == 1
+            split = end if alone else int(rng.integers(start + 1, end))
+            a = _joined(lines[start:split])
+            is_random_next = alone or rng.random() < 0.5
+            if is_random_next:
+                other = int(rng.integers(len(documents) - 1))
+                partner = documents[other + (other >= index)]
+                first = int(rng.integers(len(partner)))
+                b: Line = []
+                for line in partner[first:]:
+                    if len(a) + len(b) >= target:
+                        break
+                    b += line
+                b = b or list(partner[first])
+                start = split  # the lines that a true B would have used are not lost
+            else:
+                b = _joined(lines[split:end])
+                start = end
+            _truncate(a, b, target, rng)
+            yield a, b, is_random_next
+
+
+def mask(
+    tokens: Sequence[int], settings: ExampleSettings, vocabulary: Vocabulary, rng: np.random.Generator
+) -> tuple[list[int], list[int], list[int]]:
+    """(tokens with some replaced, their positions in order, their true ids).
+
+    Of the chosen 15 %, 80 % become [MASK], 10 % stay and 10 % become a random token (arXiv 1810.04805,
+    section 3.1).
+    """
+    special = (vocabulary.cls_id, vocabulary.sep_id)
+    candidates = [position for position, token in enumerate(tokens) if token not in special]
+    count = max(1, round(len(candidates) * settings.masked_lm_prob))
+    count = min(count, settings.max_predictions_per_seq)
+    positions = sorted(rng.choice(candidates, size=count, replace=False).tolist())
+    masked = list(tokens)
+    for position, fate in zip(positions, rng.random(count), strict=True):
+        if fate < 0.8:
+            masked[position] = vocabulary.mask_id
+        elif fate < 0.9:
+            masked[position] = int(rng.integers(vocabulary.num_special, vocabulary.size))
+    return masked, positions, [tokens[position] for position in positions]
+
+
+def make_examples(
+    documents: Sequence[Sequence[Line]],
+    settings: ExampleSettings,
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """All examples of a shard, shuffled: feature names of run_pretraining.py → arrays of n rows.
+
+    input_ids, input_mask, segment_ids [n, max_seq_length]; masked_lm_positions, masked_lm_ids,
+    masked_lm_weights [n, max_predictions_per_seq]; next_sentence_labels [n, 1], where 1 means that B is from
+    another document. For whole-word masking also word_starts [n, max_seq_length], which BERT's own code ignores.
+    """
+    pairs = [pair for _ in range(settings.dupe_factor) for pair in sentence_pairs(documents, settings, rng)]
+    rng.shuffle(pairs)
+    n, t, p = len(pairs), settings.max_seq_length, settings.max_predictions_per_seq
+    features = {name: np.zeros((n, t), np.int32) for name in ("input_ids", "input_mask", "segment_ids")}
+    features |= {name: np.zeros((n, p), np.int32) for name in ("masked_lm_positions", "masked_lm_ids")}
+    features["masked_lm_weights"] = np.zeros((n, p), np.float32)
+    features["next_sentence_labels"] = np.zeros((n, 1), np.int32)
+    features["input_ids"][:] = vocabulary.pad_id
+    if settings.masking == "wwm":
+        features["word_starts"] = np.zeros((n, t), np.int32)
+    for row, (a, b, is_random_next) in enumerate(pairs):
+        tokens = [vocabulary.cls_id, *a, vocabulary.sep_id, *b, vocabulary.sep_id]
+        features["input_mask"][row, : len(tokens)] = 1
+        features["segment_ids"][row, len(a) + 2 : len(tokens)] = 1
+        features["next_sentence_labels"][row] = is_random_next
+        if settings.masking == "wwm":
+            features["word_starts"][row, : len(tokens)] = [not token & CONTINUES for token in tokens]
+            tokens = [token & ~CONTINUES for token in tokens]
+        if settings.masking == "char":
+            tokens, positions, ids = mask(tokens, settings, vocabulary, rng)
+            features["masked_lm_positions"][row, : len(ids)] = positions
+            features["masked_lm_ids"][row, : len(ids)] = ids
+            features["masked_lm_weights"][row, : len(ids)] = 1.0
+        features["input_ids"][row, : len(tokens)] = tokens
+    if settings.masking == "char":  # done, with the very draws that evaluation's frozen masks are made of
+        return features
+    return masked(features, settings, vocabulary, rng.integers(2**64, size=n, dtype=np.uint64))
+
+
+def make_shards(
+    texts: Path | list[Path], tokenizer: Tokenizer, settings: ExampleSettings, *, seed: int, lines_per_shard: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The examples of a cleaned text, shard by shard: a function of (documents, settings, seed, number)."""
+    vocabulary = Vocabulary.of(tokenizer)
+    for number, documents in enumerate(group(read_text(texts), lines_per_shard)):
+        of_lines = partial(lines_with_words, tokenizer) if settings.masking == "wwm" else tokenizer.ids
+        ids = [of_lines(document.lines) for document in documents]
+        yield make_examples(ids, settings, vocabulary, np.random.default_rng([seed, number]))
+
+
+def group(documents: Iterator[Document], lines_per_shard: int) -> Iterator[list[Document]]:
+    """Consecutive documents of about `lines_per_shard` lines, never one document alone unless it is all."""
+    shard: list[Document] = []
+    ready: list[Document] = []
+    lines = 0
+    for document in documents:
+        shard.append(document)
+        lines += len(document.lines)
+        if len(shard) > 1 and lines >= lines_per_shard:
+            if ready:
+                yield ready
+            ready, shard, lines = shard, [], 0
+    if len(shard) == 1:
+        ready, shard = ready + shard, []
+    yield from (group for group in (ready, shard) if group)
+
+
+def _joined(lines: Sequence[Line]) -> Line:
+    return [token for line in lines for token in line]
+
+
+def _truncate(a: Line, b: Line, target: int, rng: np.random.Generator) -> None:
+    """Shortens the longer of the two, at its front or its back, until both fit."""
+    while len(a) + len(b) > target:
+        longer = a if len(a) > len(b) else b
+        if rng.random() < 0.5:
+            del longer[0]
+        else:
+            longer.pop()

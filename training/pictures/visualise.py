@@ -1,0 +1,76 @@
+"""Draws words as each model sees them, side by side: what a model takes for alike stands close together.
+
+PCA and t-SNE bring the vectors to the plane; every random choice is seeded, so the same models and words give the
+same picture. t-SNE keeps neighbours, not distances: read the groups, not the gaps, and the ranks beside them
+(`readings`), which are of the vectors themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from training.files import write_text
+from training.pictures.panel import Panel
+from training.pictures.readings import as_json, neighbour_lists, table
+from training.pictures.vectors import vectors_of
+
+WORDS = Path(__file__).with_name("words.txt")
+SUFFIXES = (".png", ".svg", ".html")
+SEED = 1
+PCA_DIMENSIONS = 50
+PERPLEXITY = 15
+MIN_WORDS = 5
+
+
+def visualise(
+    models: list[str], output: Path, *, words: Path = WORDS, ranks: Path | None = None, neighbours: int = 0
+) -> str:
+    """One panel per model (see `vectors`) in `output`, a .png, .svg or .html; returns the readings as Markdown.
+
+    `words`: a file, one word a line. `ranks`: where to write the readings as JSON. `neighbours`: how many of each word
+    to tell, as the last model sees them.
+    """
+    if output.suffix not in SUFFIXES:
+        raise ValueError(f"{output} ends in none of {', '.join(SUFFIXES)}")
+    texts = read_words(words)
+    if output.suffix == ".html":
+        from training.pictures.webpage import draw
+    else:
+        from training.pictures.drawing import draw
+    vectors = [vectors_of(model, texts) for model in models]
+    panels = [Panel(model.model, texts, model.values, plane(model.values)) for model in vectors]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draw(panels, output)
+    if ranks:
+        ranks.parent.mkdir(parents=True, exist_ok=True)
+        write_text(ranks, json.dumps(as_json(texts, vectors), ensure_ascii=False, indent=2) + "\n")
+    lists = [table(texts, vectors), neighbour_lists(texts, vectors[-1], neighbours) if neighbours else ""]
+    return "\n".join(filter(None, lists))
+
+
+def read_words(path: Path) -> list[str]:
+    """The words of a file, one a line, blank lines and repetitions left out."""
+    words = list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()))
+    if len(words) < MIN_WORDS:
+        raise ValueError(f"{path} has {len(words)} words; a picture needs at least {MIN_WORDS}")
+    return words
+
+
+def plane(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [n, h] as points [n, 2]: PCA to 50 dimensions, then t-SNE. No vector, no point."""
+    known = ~np.isnan(vectors).any(axis=1)
+    count, size = int(known.sum()), vectors.shape[1]
+    if count < MIN_WORDS:
+        raise ValueError(f"the model knows something of {count} of {len(known)} words; a picture needs {MIN_WORDS}")
+    reduced = PCA(min(PCA_DIMENSIONS, count, size), svd_solver="full").fit_transform(vectors[known].astype(np.float64))
+    # The exact method: for so few points as quick, and without the parallel sums whose order may vary.
+    perplexity = min(PERPLEXITY, (count - 1) / 3)
+    tsne = TSNE(2, perplexity=perplexity, init="pca", method="exact", learning_rate="auto", random_state=SEED)
+    points = np.full((len(vectors), 2), np.nan)
+    points[known] = tsne.fit_transform(reduced)
+    return points
