@@ -304,7 +304,7 @@ async def test_a_rebuild_that_broke_off_is_gone_on_with(
 
 
 def test_the_danmaku_of_the_service_are_those_of_the_recipe() -> None:
-    assert danmaku() == (ROOT / "training" / "words.txt").read_text(encoding="utf-8").splitlines()
+    assert danmaku() == (ROOT / "training" / "pictures" / "words.txt").read_text(encoding="utf-8").splitlines()
 
 
 async def test_a_newcomers_first_search_has_an_answer(tmp_path: Path) -> None:

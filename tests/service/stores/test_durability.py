@@ -143,7 +143,7 @@ async def test_a_directory_has_one_process(tmp_path: Path) -> None:
     url = f"sqlite://{tmp_path}"
     store = await open_store(url)
     await store.create(writing.COLLECTION, dim=writing.DIM, fingerprint="f0")
-    script = f"import asyncio; from service.stores.base import open_store; asyncio.run(open_store({url!r}))"
+    script = f"import asyncio; from service.stores.open import open_store; asyncio.run(open_store({url!r}))"
     command = [sys.executable, "-c", script]
     second = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
