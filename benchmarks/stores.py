@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from service.ranking import unit
 from service.stores.base import Item, Store
 from service.stores.filters import Filter, parse
 from service.stores.open import open_store
 from service.stores.redis.store import RedisStore
 from service.stores.sqlite.store import SqliteStore
+from service.vectors import unit
 
 NAME, QUERIES, TOP_K = "benchmark", 1000, 10
 ITEMS_A_CALL = 1000

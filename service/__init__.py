@@ -1,8 +1,3 @@
-"""Serves danmaku embeddings over HTTP.
-
-The path of a request is the path through the files, and imports point the same way, never back:
-cli → app → api → similarity → embedder → cache, batcher → encoders → checkpoint, tokenizer → errors, settings, metrics.
-Start reading at `embedder.py`.
-"""
+"""Serves danmaku embeddings over HTTP. Start reading at `embedder.py`; docs/design.md has the map of the layers."""
 
 __version__ = "0.1.0"

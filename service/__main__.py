@@ -1,4 +1,4 @@
-"""python -m service: the same as `danmaku`."""
+"""Runs `danmaku` as `python -m service`."""
 
 import sys
 

@@ -1,143 +1,205 @@
-"""START HERE. Texts in, vectors out: what is known comes from the cache, the rest from the encoder.
+"""START HERE. Turns texts into vectors: known ones come from the cache, the rest from the encoder.
 
-    texts → normalise → cache ─ found ─────────────────────┐
+    texts → normalize → cache ─ found ─────────────────────┐
                           └─ missing → tokenize → batcher ─┴→ vectors, and why some texts have none
 
-A text that cannot be embedded never sinks the list it came in. Equal texts, as the model's normaliser sees them, are
-looked up once and encoded once. All vectors of an answer are of one model, which it names: if another takes over in the
-middle, the list is begun anew. Nothing here knows HTTP, sockets or what a model is made of.
+A text that cannot be embedded never fails the list it came in. Texts that are equal after the model's normalization are
+looked up and encoded once. All vectors of an answer come from one model, which the answer names: if another model takes
+over in the middle, the list is embedded again. Nothing here knows HTTP, sockets or what a model is made of.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.batcher import Batcher, Encode
+from service.batcher import Batcher
 from service.cache.base import Cache
+from service.cache.open import open_cache
 from service.encoders.base import Encoder
 from service.encoders.model import Model, Prepared
+from service.encoders.open import EncoderSettings, open_encoder
 from service.errors import ModelGone, TextError
 from service.metrics import Metrics
+from service.settings import Settings
+from service.tasks import run_in_thread_if
 
-# Normalising and tokenizing more than this, some milliseconds, would hold up other requests: it goes to a thread.
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
+# Normalizing and tokenizing more than this takes milliseconds and would hold up other requests, so a thread does it.
 MANY_CHARACTERS = 4000
-
-T = TypeVar("T")
-
-
-class Wait(Protocol):
-    """How somebody waits for the encoder: they may give up, and raise."""
-
-    async def __call__(self, work: Coroutine[Any, Any, T], /) -> T: ...
-
-
-async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    return await work
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What became of a list of texts."""
+    """The result of embedding a list of texts."""
 
     model: Model
-    rows: list[bytes | None]  # a text's vector, [dim] little-endian float32; None where there is an error
+    rows: list[bytes | None]  # one vector per text, [dim] little-endian float32; None where `errors` has an entry
+    encoded: int  # distinct texts that were not in the cache and went to the encoder
     truncated: list[int]  # indices of texts that were embedded without their end
     errors: list[TextError]  # in order of index
 
     @property
     def vectors(self) -> np.ndarray:
-        """[n, dim] float32; a row of NaN where there is an error."""
+        """All vectors as one matrix [n, dim] float32, with a row of NaN where there is an error."""
         nothing = np.full(self.model.dim, np.nan, "<f4").tobytes()
         rows = b"".join([nothing if row is None else row for row in self.rows])
         return np.frombuffer(rows, "<f4").reshape(len(self.rows), self.model.dim)
 
 
 class Embedder:
+    """An async context manager; within it any number of tasks may call `embed`."""
+
     def __init__(
-        self, encoder: Encoder, cache: Cache, batcher: Batcher, metrics: Metrics, *, max_text_characters: int = 10_000
+        self,
+        encoder: Encoder,
+        cache: Cache,
+        metrics: Metrics,
+        *,
+        max_text_characters: int = 10_000,
+        max_batch_tokens: int = 1024,
+        max_queue_texts: int = 20_000,
+        batcher_type: type[Batcher[bytes]] = Batcher,
     ) -> None:
         self.encoder = encoder
-        self._cache, self._batcher, self._metrics = cache, batcher, metrics
+        self._cache, self._metrics = cache, metrics
         self._max_characters = max_text_characters
+        self._batcher = batcher_type(
+            self._encode,
+            concurrency=lambda: encoder.concurrency,
+            max_batch_tokens=max_batch_tokens,
+            max_queue_texts=max_queue_texts,
+            metrics=metrics,
+        )
+
+    async def __aenter__(self) -> Embedder:
+        await self._batcher.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._batcher.__aexit__(*error)
 
     @property
     def model(self) -> Model:
-        """Raises EncoderUnavailable if none is known."""
+        """The model in service. Raises EncoderUnavailable if none is known."""
         return self.encoder.model
 
-    async def embed(self, texts: Sequence[str], wait: Wait = to_the_end) -> Embeddings:
-        """Vectors as the encoder made them, in the order of the texts.
+    @property
+    def obstacle(self) -> str | None:
+        """Why texts sent now would not be embedded, or None."""
+        return self.encoder.obstacle or self._batcher.obstacle
 
-        Raises Overloaded or EncoderUnavailable, and what `wait` raises: it is used only if something is to be encoded.
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        """Returns vectors as the encoder made them, in the order of the texts.
+
+        Raises Overloaded if the queue has no room for the missing texts, EncoderUnavailable if they cannot be encoded.
         """
         while True:
             model = self.encoder.model
             try:
-                return await self._embed(model, texts, wait)
+                return await self._embed(model, texts)
             except ModelGone:
                 if self.encoder.model is model:
                     raise
 
-    async def _embed(self, model: Model, texts: Sequence[str], wait: Wait) -> Embeddings:
-        longest = self._max_characters
-        keys = await _off_loop(texts, lambda texts: [model.normalize(t) if len(t) <= longest else "" for t in texts])
+    async def _embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
+        longest, is_long = self._max_characters, sum(map(len, texts)) > MANY_CHARACTERS
+        keys = await run_in_thread_if(
+            is_long, lambda: [model.normalize(text) if len(text) <= longest else "" for text in texts]
+        )
         unique = list(dict.fromkeys(key for key in keys if key))
         vectors = await self._cache.get_many(model.fingerprint, unique)
+        encoded = 0
         if missing := [key for key in unique if key not in vectors]:
-            prepared = await _off_loop(missing, model.prepare)
+            prepared = await run_in_thread_if(is_long, lambda: model.prepare(missing))
             spelled = [text for text in prepared if text.is_spelled]
-            fresh = await wait(self._batcher.encode(spelled))
-            vectors |= {text.text: vector.tobytes() for text, vector in zip(spelled, fresh, strict=True)}
-        too_long = await _off_loop(unique, lambda keys: {key for key in keys if model.truncates(key)})
-        return self._assemble(model, texts, keys, vectors, too_long)
-
-    def _assemble(
-        self,
-        model: Model,
-        texts: Sequence[str],
-        keys: Sequence[str],
-        vectors: dict[str, bytes],
-        too_long: set[str],
-    ) -> Embeddings:
+            encoded = len(spelled)
+            fresh = await self._batcher.encode(spelled)
+            vectors |= {text.text: vector for text, vector in zip(spelled, fresh, strict=True)}
+        too_long = await run_in_thread_if(is_long, lambda: {key for key in unique if model.truncates(key)})
         rows = [vectors.get(key) for key in keys]
         truncated = [index for index, key in enumerate(keys) if key in too_long and key in vectors] if too_long else []
-        errors = [self._reason(index, texts[index], keys[index]) for index, row in enumerate(rows) if row is None]
-        self._metrics.texts.inc(len(keys))
-        self._metrics.truncated.inc(len(truncated))
-        for error in errors:
-            self._metrics.text_errors[error.error_type].inc()
-        return Embeddings(model, rows, truncated, errors)
+        errors = [self._explain(index, texts[index], keys[index]) for index, row in enumerate(rows) if row is None]
+        self._count(len(keys), truncated, errors)
+        return Embeddings(model, rows, encoded, truncated, errors)
 
-    def _reason(self, index: int, text: str, key: str) -> TextError:
+    async def _encode(self, batch: Sequence[Prepared]) -> list[bytes]:
+        """Encodes a batch and puts it into the cache at once.
+
+        So a text is always either on its way or known, and what was encoded before a later batch of the same request
+        failed is not encoded again.
+        """
+        vectors = [vector.tobytes() for vector in await self.encoder.encode(batch)]
+        if len(vectors) == len(batch):  # otherwise the batcher raises, and no text gets its neighbour's vector
+            texts = [text.text for text in batch]
+            await self._cache.set_many(batch[0].fingerprint, dict(zip(texts, vectors, strict=True)))  # one model's
+        return vectors
+
+    def _explain(self, index: int, text: str, key: str) -> TextError:
         if len(text) > self._max_characters:
-            message = f"the text has {len(text)} characters; at most {self._max_characters} are taken"
+            message = f"the text has {len(text)} characters; expected at most {self._max_characters}"
             return TextError(index, message, "text_too_long")
         if not key:
             return TextError(index, "the text is blank", "empty_text")
-        return TextError(index, "none of the characters that the model reads is in its vocabulary", "unspellable")
+        return TextError(index, "the vocabulary has none of the text's characters", "unspellable")
+
+    def _count(self, texts: int, truncated: list[int], errors: list[TextError]) -> None:
+        self._metrics.texts.inc(texts)
+        self._metrics.truncated.inc(len(truncated))
+        for error in errors:
+            self._metrics.text_errors[error.error_type].inc()
 
 
-def keeping(encoder: Encoder, cache: Cache) -> Encode:
-    """The encoder's `encode`, which keeps every batch in the cache at once.
+@asynccontextmanager
+async def open_embedder(
+    settings: Settings, metrics: Metrics, *, tracer: Tracer | None = None, encoder: Encoder | None = None
+) -> AsyncIterator[Embedder]:
+    """Opens encoder, cache and embedder as the settings say, and closes them in reverse.
 
-    So there is no moment at which a text is neither on its way nor known, and when a later batch of the same request
-    fails, what was done is not done again.
+    `encoder` replaces the one that the settings name. Raises ConfigurationError.
     """
+    if encoder is None:
+        encoder = await open_encoder(
+            settings.encoder,
+            EncoderSettings(
+                pooling_layer=settings.pooling_layer,
+                pooling_strategy=settings.pooling_strategy,
+                max_seq_len=settings.max_seq_len,
+                precision=settings.precision,
+                threads=settings.threads,
+            ),
+            metrics,
+        )
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(encoder.aclose)
+        cache = open_cache(
+            settings.cache,
+            max_bytes=settings.cache_bytes,
+            ttl_s=settings.cache_ttl_s,
+            number_format=settings.cache_format,
+            metrics=metrics,
+        )
+        stack.push_async_callback(cache.close)
+        batcher_type: type[Batcher[bytes]] = Batcher
+        if tracer:
+            from service.tracing import TracedCache, make_traced_batcher
 
-    async def encode(batch: Sequence[Prepared]) -> np.ndarray:
-        vectors = await encoder.encode(batch)
-        if len(vectors) == len(batch):  # else the batcher will say so, and no text gets its neighbour's vector
-            kept = {text.text: vector.tobytes() for text, vector in zip(batch, vectors, strict=True)}
-            await cache.set_many(batch[0].fingerprint, kept)  # a call is of one model
-        return vectors
-
-    return encode
-
-
-async def _off_loop(texts: Sequence[str], work: Callable[[Sequence[str]], T]) -> T:
-    return await asyncio.to_thread(work, texts) if sum(map(len, texts)) > MANY_CHARACTERS else work(texts)
+            cache, batcher_type = TracedCache(cache, tracer), make_traced_batcher(tracer)
+        metrics.queue_limit_texts.set(settings.max_queue_texts)
+        yield await stack.enter_async_context(
+            Embedder(
+                encoder,
+                cache,
+                metrics,
+                max_text_characters=settings.max_text_characters,
+                max_batch_tokens=settings.max_batch_tokens,
+                max_queue_texts=settings.max_queue_texts,
+                batcher_type=batcher_type,
+            )
+        )

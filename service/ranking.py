@@ -1,4 +1,4 @@
-"""Finds the texts most like a given one: cosine similarity over vectors from the embedder."""
+"""Ranks candidates by the cosine similarity of their vectors to those of queries."""
 
 from __future__ import annotations
 
@@ -11,36 +11,43 @@ import numpy as np
 from service.embedder import Embedder
 from service.encoders.model import Model
 from service.errors import TextError, TooLarge
+from service.vectors import unit
 
 MAX_ANSWER_BYTES = 32 * 2**20
-MATCH_BYTES = 80  # of JSON around a match's text
+MATCH_BYTES = 80  # JSON around the text of a match
 
 
 @dataclass(frozen=True)
-class Match:
-    index: int  # of the candidate
+class RankedCandidate:
+    index: int  # in the list of candidates
     score: float  # cosine, −1 to 1
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What became of queries and candidates."""
+    """The result of ranking candidates for queries."""
 
     model: Model
-    matches: list[list[Match]]  # of each query, best first
+    matches: list[list[RankedCandidate]]  # for each query, best first
     query_errors: list[TextError]
     candidate_errors: list[TextError]
 
 
 async def rank(
-    embedder: Embedder, queries: Sequence[str], candidates: Sequence[str], *, top_k: int | None, min_score: float | None
+    embedder: Embedder,
+    queries: Sequence[str],
+    candidates: Sequence[str],
+    *,
+    top_k: int | None,
+    min_score: float | None,
+    max_answer_bytes: int = MAX_ANSWER_BYTES,
 ) -> Ranking:
-    """The candidates in order of likeness to each query; ties keep the order of the candidates.
+    """Returns the candidates most similar to each query first; ties keep the order of the candidates.
 
-    A query or candidate that cannot be embedded matches nothing and is named in the errors.
-    Raises TooLarge, before any work, if the answer could be larger than MAX_ANSWER_BYTES.
+    A query or candidate that cannot be embedded matches nothing and appears in the errors.
+    Raises TooLarge, before any work, if the answer could be larger than `max_answer_bytes`.
     """
-    _check_size(queries, candidates, top_k)
+    _check_size(queries, candidates, top_k, max_answer_bytes)
     embeddings = await embedder.embed([*queries, *candidates])
     # In a thread: thousands of queries over thousands of candidates take seconds.
     matches = await asyncio.to_thread(_rank, embeddings.vectors, len(queries), top_k, min_score)
@@ -53,34 +60,28 @@ async def rank(
     return Ranking(embeddings.model, matches, query_errors, candidate_errors)
 
 
-def _check_size(queries: Sequence[str], candidates: Sequence[str], top_k: int | None) -> None:
-    """Every query may bring every candidate's text back, so a small request can ask for an answer without end."""
+def _check_size(queries: Sequence[str], candidates: Sequence[str], top_k: int | None, max_bytes: int) -> None:
+    """Refuses a small request for a huge answer: every query may return the text of every candidate."""
     sizes = [len(text.encode()) + MATCH_BYTES for text in candidates]
     most = len(queries) * min(sum(sizes), (top_k or len(sizes)) * max(sizes, default=0))
-    if most > MAX_ANSWER_BYTES:
+    if most > max_bytes:
         raise TooLarge(
-            f"the answer could have {most // 2**20} MiB, for {len(queries)} queries over {len(candidates)} candidates; "
-            f"at most {MAX_ANSWER_BYTES // 2**20} are given, so lower top_k or ask in parts"
+            f"answer too large: {len(queries)} queries over {len(candidates)} candidates may take {most // 2**20} MiB; "
+            f"expected at most {max_bytes // 2**20}, so lower top_k or send fewer texts"
         )
 
 
-def _rank(vectors: np.ndarray, queries: int, top_k: int | None, min_score: float | None) -> list[list[Match]]:
-    """Of rows [queries + candidates, dim], the first being the queries."""
+def _rank(vectors: np.ndarray, queries: int, top_k: int | None, min_score: float | None) -> list[list[RankedCandidate]]:
+    """Ranks rows [queries + candidates, dim], queries first."""
     vectors = unit(vectors)
-    scores = np.clip(vectors[:queries] @ vectors[queries:].T, -1, 1)  # [queries, candidates]; NaN: one has no vector
-    return [best(row, top_k=top_k, min_score=min_score) for row in scores]
+    scores = np.clip(vectors[:queries] @ vectors[queries:].T, -1, 1)  # [queries, candidates]; NaN: no vector
+    return [rank_scores(row, top_k=top_k, min_score=min_score) for row in scores]
 
 
-def best(scores: np.ndarray, *, top_k: int | None, min_score: float | None) -> list[Match]:
-    """The best of a row of scores [n], NaN meaning none, best first."""
+def rank_scores(scores: np.ndarray, *, top_k: int | None, min_score: float | None) -> list[RankedCandidate]:
+    """Returns the best of a row of scores [n], best first, without those that are NaN."""
     order = np.argsort(-scores, kind="stable")  # NaN comes last
     order = order[~np.isnan(scores[order])]
     if min_score is not None:
         order = order[scores[order] >= min_score]
-    return [Match(int(index), float(scores[index])) for index in order[:top_k]]
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1: [n, dim] → [n, dim]. A row of zeros stays."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths == 0, 1, lengths), np.float32)
+    return [RankedCandidate(int(index), float(scores[index])) for index in order[:top_k]]

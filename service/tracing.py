@@ -1,18 +1,17 @@
-"""OpenTelemetry, for those who ask for it: a span of a request, and within it one of each stage.
+"""Optional OpenTelemetry: a span for each request, and inside it one for each stage.
 
-    POST /embed ─┬─ cache     looking up, in memory and Redis
-                 └─ encode    of what is missing: waiting in the queue, and the model call
+    POST /embed ─┬─ cache     look-ups in memory and Redis
+                 └─ encode    missing texts: waiting in the queue, and the model call
 
-Stages are wrapped where the gateway is assembled, and only then, so without `tracing` a request passes no line of this.
-Leaves out batches, which are of many requests and would be spans of many parents, and workers, whose wire has no place
-for a trace's id: metrics tell of both.
+Stages are wrapped when the gateway is put together, so without `tracing` a request runs no line of this. Batches have
+no span, because they belong to many requests; nor do workers, whose wire has no place for a trace id. Metrics cover
+both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
@@ -20,8 +19,8 @@ from service.batcher import Batcher
 from service.cache.base import Cache
 from service.encoders.model import Prepared
 from service.errors import ConfigurationError
-from service.log import serving
-from service.metrics import route_of
+from service.log import current_request
+from service.metrics import name_route
 
 try:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -33,19 +32,19 @@ except ImportError:
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-EXPORT_TIMEOUT_S = 2  # the end of the gateway waits so long for a collector that is gone
+EXPORT_TIMEOUT_S = 2  # how long a stopping gateway waits for a collector that is gone
 
 
 class Tracing:
-    """A context manager; spans are sent from when it is entered, and the last ones when it is left.
+    """A context manager that sends spans while it is open, and the last ones when it closes.
 
-    Where to, how many of them, and under which name, OpenTelemetry's own variables say: OTEL_EXPORTER_OTLP_ENDPOINT,
+    OpenTelemetry's own variables set the destination, the sampling and the name: OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME.
     """
 
     def __init__(self) -> None:
-        named = Resource.create({"service.name": "danmaku", "service.version": __version__})
-        self._provider = TracerProvider(resource=named, shutdown_on_exit=False)
+        resource = Resource.create({"service.name": "danmaku", "service.version": __version__})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self.tracer = self._provider.get_tracer("danmaku", __version__)
 
     def __enter__(self) -> Tracing:
@@ -61,7 +60,7 @@ def open_exporter() -> SpanExporter:
 
 
 class TraceRequests:
-    """ASGI. The span is a part of the caller's trace if there is a `traceparent` in the head."""
+    """ASGI middleware. The span joins the caller's trace if the request has a `traceparent` header."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
         self._app, self._tracer = app, tracer
@@ -72,10 +71,10 @@ class TraceRequests:
             return await self._app(scope, receive, send)
         head = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         parent = self._propagator.extract(head)
-        route = route_of(scope["path"], is_stream=False)
+        route = name_route(scope["path"], is_stream=False)
         attributes = {"http.request.method": scope["method"], "http.route": route}
-        if served := serving.get():
-            attributes["danmaku.request_id"] = served.id
+        if record := current_request.get():
+            attributes["danmaku.request_id"] = record.id
         name = f"{scope['method']} {route}"
         with self._tracer.start_as_current_span(name, parent, SpanKind.SERVER, attributes) as span:
 
@@ -90,7 +89,7 @@ class TraceRequests:
 
 
 class TracedCache:
-    """See `Cache`."""
+    """A `Cache` whose look-ups have a span."""
 
     def __init__(self, cache: Cache, tracer: Tracer) -> None:
         self._cache, self._tracer = cache, tracer
@@ -103,11 +102,11 @@ class TracedCache:
             return found
 
 
-def traced_batcher(tracer: Tracer) -> type[Batcher]:
-    """Its `encode` has a span."""
+def make_traced_batcher(tracer: Tracer) -> type[Batcher[bytes]]:
+    """Returns a Batcher whose `encode` has a span."""
 
-    class TracedBatcher(Batcher):
-        async def encode(self, texts: Sequence[Prepared]) -> list[np.ndarray]:
+    class TracedBatcher(Batcher[bytes]):
+        async def encode(self, texts: Sequence[Prepared]) -> list[bytes]:
             with tracer.start_as_current_span("encode", attributes={"danmaku.texts": len(texts)}):
                 return await super().encode(texts)
 

@@ -11,9 +11,8 @@ import numpy as np
 from peers import ScriptedWorker
 from processes import RunningWorker
 
-from service.batcher import Batcher
 from service.cache.memory import MemoryCache
-from service.embedder import Embedder, keeping
+from service.embedder import Embedder
 from service.encoders.base import Encoder
 from service.encoders.open import EncoderSettings, open_encoder
 from service.encoders.remote import RemoteEncoder
@@ -39,14 +38,8 @@ async def gateway(encoder: RemoteEncoder) -> AsyncIterator[Embedder]:
     """All that is between the routes and the encoder; nothing is answered from the cache."""
     metrics = Metrics()
     cache = MemoryCache(0, metrics)
-    async with Batcher(
-        keeping(encoder, cache),
-        concurrency=lambda: encoder.concurrency,
-        max_batch_tokens=100,
-        max_queue_texts=10_000,
-        metrics=metrics,
-    ) as batcher:
-        yield Embedder(encoder, cache, batcher, metrics)
+    async with Embedder(encoder, cache, metrics, max_batch_tokens=100, max_queue_texts=10_000) as embedder:
+        yield embedder
 
 
 def url_of(*workers: Worker) -> str:

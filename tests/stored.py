@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from service.ranking import unit
 from service.stores.base import Item, Match, Store
+from service.vectors import unit
 
 DIM = 16
 C = "danmaku"

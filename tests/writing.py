@@ -11,11 +11,11 @@ import sys
 
 import numpy as np
 
-from service.ranking import unit
 from service.stores.base import Item, Store
 from service.stores.open import open_store
 from service.stores.sqlite import index
 from service.stores.sqlite import maintenance as tending
+from service.vectors import unit
 
 COLLECTION, DIM, TASKS, ITEMS = "danmaku", 16, 4, 10
 

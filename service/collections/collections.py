@@ -26,9 +26,9 @@ from service.embedder import Embedder
 from service.encoders.model import Model
 from service.errors import FingerprintMismatch, InvalidRequest, ModelChanged, NotFound, TextError
 from service.metrics import Metrics
-from service.ranking import unit
 from service.stores.base import CollectionInfo, Item, Match, Page, Store
 from service.stores.filters import Filter
+from service.vectors import unit
 
 NAME = re.compile("[a-z0-9_-]{1,64}")
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 
 from service.embedder import Embedder
 from service.errors import Conflict, ModelChanged, NotFound, Overloaded, TextError
-from service.ranking import unit
 from service.stores.base import Item, Store
+from service.vectors import unit
 
 STEP_ITEMS = 256
 REASONS = 100  # told of those that were refused

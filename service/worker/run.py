@@ -8,8 +8,9 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 
+import numpy as np
 import uvicorn
 import zmq
 from starlette.applications import Starlette
@@ -19,6 +20,7 @@ from service.encoders.onnx import OnnxEncoder
 from service.errors import ConfigurationError
 from service.metrics import WorkerMetrics
 from service.status import Status
+from service.tasks import run_until_first
 from service.worker.flags import DEFAULT_CKPT_NAME, encoder_options, faults, shown_flags, without_effect
 from service.worker.http import create_exporter, create_http
 from service.worker.server import Worker
@@ -44,7 +46,7 @@ async def run(flags: argparse.Namespace) -> int:
         await encoder.encode(encoder.inputs.of_texts(["warm up"]))  # the first call allocates
         metrics = WorkerMetrics()
         metrics.show_model(encoder.model.name, encoder.model.fingerprint, encoder.model.dim)
-        batcher = Batcher(
+        batcher: Batcher[np.ndarray] = Batcher(
             encoder.encode,
             concurrency=lambda: encoder.concurrency,
             max_batch_tokens=MAX_BATCH_TOKENS,
@@ -75,7 +77,7 @@ async def run(flags: argparse.Namespace) -> int:
                     exporter = create_exporter(metrics)
                     await stack.enter_async_context(_serving(exporter, flags.bind, flags.metrics_port, "metrics"))
                 log.info("all set, ready to serve request!")  # in the genuine words, which scripts wait for
-                await _first(stop.wait(), worker.ended())
+                await run_until_first(stop.wait(), worker.ended())
                 log.info("ending; %d requests are in progress", worker.in_progress)
         except zmq.ZMQError as error:
             raise ConfigurationError(f"{flags.bind} ports {flags.port} and {flags.port_out}: {error}") from None
@@ -114,15 +116,3 @@ async def _serving(app: Starlette, bind: str, port: int, what: str) -> AsyncIter
     finally:
         server.should_exit = True
         await task
-
-
-async def _first(*awaited: Coroutine[object, object, object]) -> None:
-    """Waits for one of them, and raises what it raised."""
-    tasks = [asyncio.create_task(each) for each in awaited]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()

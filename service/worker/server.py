@@ -20,8 +20,8 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Sequence
+from typing import Any
 
 import numpy as np
 import zmq
@@ -34,6 +34,7 @@ from service.encoders.onnx import OnnxEncoder
 from service.errors import DanmakuError
 from service.metrics import WorkerMetrics
 from service.status import Status
+from service.tasks import run_in_thread_if
 
 log = logging.getLogger("danmaku")
 
@@ -48,8 +49,6 @@ SUBSCRIPTION_TIMEOUT_S = 5.0  # an answer waits so long for its client to listen
 MAX_UNCLAIMED_ANSWERS = 10_000  # of all clients that do not; beyond, an answer is dropped at once
 LINGER_MS = 5000
 
-T = TypeVar("T")
-
 
 class Worker:
     """An async context manager: within it, it serves."""
@@ -57,7 +56,7 @@ class Worker:
     def __init__(
         self,
         encoder: OnnxEncoder,
-        batcher: Batcher,
+        batcher: Batcher[np.ndarray],
         status: Status,
         metrics: WorkerMetrics,
         *,
@@ -161,7 +160,7 @@ class Worker:
         return self._assemble(rows), [t for _, tokens in done for t in tokens or ()] if self._show_tokens else None
 
     async def _encode_slice(self, texts: wire.Texts, size: int) -> tuple[list[np.ndarray], list[list[str]] | None]:
-        prepared = await _off_loop(size, lambda: self._prepare(texts))
+        prepared = await run_in_thread_if(size > SMALL_BODY_BYTES, lambda: self._prepare(texts))
         rows = await self._batcher.encode(prepared)
         # The batcher gives padding along when there is no pooling: it is zeros, up to a length that is chance.
         if self._encoder.options.strategy == "NONE":
@@ -223,7 +222,7 @@ class Worker:
         started, outcome = time.monotonic(), "failed"
         try:
             size = len(request.body)
-            texts = await _off_loop(size, request.texts)
+            texts = await run_in_thread_if(size > SMALL_BODY_BYTES, request.texts)
             self._status.count_texts(request.client, len(texts))
             self._metrics.texts.inc(len(texts))
             vectors, tokens = await self.encode(texts, size)
@@ -322,7 +321,3 @@ def _subscription(message: bytes) -> tuple[int, bytes]:
     if message[:1] in (b"\0", b"\1") and len(message) <= wire.MAX_IDENTITY_BYTES + 1:
         return message[0], message[1:]
     return -1, b""
-
-
-async def _off_loop(size: int, work: Callable[[], T]) -> T:
-    return work() if size <= SMALL_BODY_BYTES else await asyncio.to_thread(work)

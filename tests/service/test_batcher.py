@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from fakes import RecordingEncoder
 
-from service.batcher import Batcher
+from service.batcher import TRY_AGAIN_AFTER_S, Batcher
+from service.encoders.model import Prepared
 from service.errors import EncoderFailure, EncoderUnavailable, ModelGone, Overloaded
+from service.log import RequestRecord, current_request
 from service.metrics import Metrics
 
 
 @pytest.fixture
-async def batcher(recording_encoder: RecordingEncoder, metrics: Metrics) -> AsyncIterator[Batcher]:
+async def batcher(recording_encoder: RecordingEncoder, metrics: Metrics) -> AsyncIterator[Batcher[np.ndarray]]:
     async with make(recording_encoder, metrics) as batcher:
         yield batcher
 
 
-def make(encoder: RecordingEncoder, metrics: Metrics, **changes: int) -> Batcher:
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make(encoder: RecordingEncoder, metrics: Metrics, **changes: Any) -> Batcher[np.ndarray]:
     settings = {"concurrency": lambda: 1, "max_batch_tokens": 1000, "max_queue_texts": 100} | changes
     return Batcher(encoder.encode, metrics=metrics, **settings)
 
@@ -209,6 +221,55 @@ async def test_a_full_queue_refuses_the_whole_request(recording_encoder: Recordi
     assert sorted(text for call in recording_encoder.calls for text in call) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize(
+    ("concurrency", "call_s", "excess", "retry_after_s"),
+    [(1, 4.0, 10, 40), (2, 4.0, 10, 20), (2, 4.0, 29, 58), (2, 4.0, 100, 60), (1, 0.001, 10, 1)],
+)
+async def test_a_refusal_says_how_long_the_excess_will_take(
+    concurrency: int, call_s: float, excess: int, retry_after_s: int, metrics: Metrics
+) -> None:
+    """At the measured rate of one call times the calls that run at once, rounded up; at most a minute."""
+    encoder, clock = RecordingEncoder(), Clock()
+
+    async def encode(batch: Sequence[Prepared]) -> np.ndarray:
+        clock.now += call_s
+        return await encoder.encode(batch)
+
+    async with Batcher(
+        encode,
+        concurrency=lambda: concurrency,
+        max_batch_tokens=99,
+        max_queue_texts=5,
+        metrics=metrics,
+        clock=clock,
+    ) as batcher:
+        await ask(batcher, encoder, "草")
+        with pytest.raises(Overloaded) as refusal:
+            await ask(batcher, encoder, *map(str, range(5 + excess)))
+
+    assert refusal.value.retry_after_s == retry_after_s
+    assert f"retry in {retry_after_s} s" in str(refusal.value)
+
+
+async def test_a_call_carries_no_callers_context(metrics: Metrics) -> None:
+    """It serves several requests, so what it logs must not carry the id of one of them."""
+    encoder = RecordingEncoder()
+    records: list[RequestRecord | None] = []
+
+    async def encode(batch: Sequence[Prepared]) -> np.ndarray:
+        records.append(current_request.get())
+        return await encoder.encode(batch)
+
+    async with Batcher(
+        encode, concurrency=lambda: 1, max_batch_tokens=99, max_queue_texts=9, metrics=metrics
+    ) as batcher:
+        token = current_request.set(RequestRecord("mine"))
+        await ask(batcher, encoder, "草")
+        current_request.reset(token)
+
+    assert records == [None]
+
+
 async def test_a_wrong_number_of_vectors_is_named(metrics: Metrics) -> None:
     """Three texts, two vectors: nobody gets a neighbour's vector."""
 
@@ -234,21 +295,24 @@ async def test_a_failure_is_forgotten(batcher: Batcher, recording_encoder: Recor
 
 
 async def test_an_encoder_that_keeps_failing_is_an_obstacle(
-    batcher: Batcher, recording_encoder: RecordingEncoder, monkeypatch: pytest.MonkeyPatch
+    recording_encoder: RecordingEncoder, metrics: Metrics
 ) -> None:
-    """Once is chance; three times is not, until a call is well again or some time has passed."""
+    """Once is chance; three times is not, until a call succeeds or some time has passed."""
     recording_encoder.failure = RuntimeError("broken")
-    for expected in (None, None, "the encoder failed its last 3 calls"):
-        with pytest.raises(EncoderFailure):
-            await ask(batcher, recording_encoder, "草")
-        assert batcher.obstacle == expected
-    with monkeypatch.context() as patch:
-        patch.setattr("service.batcher.TRY_AGAIN_AFTER_S", 0.0)
+    clock = Clock()
+    async with make(recording_encoder, metrics, clock=clock) as batcher:
+        for expected in (None, None, "the encoder failed its last 3 calls"):
+            with pytest.raises(EncoderFailure):
+                await ask(batcher, recording_encoder, "草")
+            assert batcher.obstacle == expected
+        clock.now += TRY_AGAIN_AFTER_S
         assert batcher.obstacle is None
-    recording_encoder.failure = None
-    await ask(batcher, recording_encoder, "草")
+        clock.now -= 1
+        assert batcher.obstacle == "the encoder failed its last 3 calls"
+        recording_encoder.failure = None
+        await ask(batcher, recording_encoder, "草")
 
-    assert batcher.obstacle is None
+        assert batcher.obstacle is None
 
 
 async def test_a_call_is_of_one_model(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from fakes import RecordingEncoder
 
-from service.batcher import Batcher
 from service.cache.memory import MemoryCache
-from service.embedder import MANY_CHARACTERS, Embedder, keeping
+from service.embedder import MANY_CHARACTERS, Embedder
 from service.errors import EncoderFailure, ModelGone
 from service.metrics import Metrics
 
@@ -20,11 +19,8 @@ from service.metrics import Metrics
 @pytest.fixture
 async def embedder(recording_encoder: RecordingEncoder, metrics: Metrics) -> AsyncIterator[Embedder]:
     cache = MemoryCache(1_000_000, metrics)
-    encode = keeping(recording_encoder, cache)
-    async with Batcher(
-        encode, concurrency=lambda: 1, max_batch_tokens=10_000, max_queue_texts=1000, metrics=metrics
-    ) as batcher:
-        yield Embedder(recording_encoder, cache, batcher, metrics)
+    async with Embedder(recording_encoder, cache, metrics, max_batch_tokens=10_000, max_queue_texts=1000) as embedder:
+        yield embedder
 
 
 def texts_encoded(encoder: RecordingEncoder) -> list[str]:
@@ -54,6 +50,7 @@ async def test_only_what_is_missing_is_encoded(embedder: Embedder, recording_enc
     embeddings = await embedder.embed(["好", "死", "草"])
 
     assert texts_encoded(recording_encoder) == ["死"]
+    assert embeddings.encoded == 1
     assert embeddings.vectors.tolist() == [RecordingEncoder.vector(text) for text in "好死草"]
 
 
@@ -91,6 +88,7 @@ async def test_an_unspellable_text_is_not_called_truncated(embedder: Embedder) -
     embeddings = await embedder.embed(["?"])
 
     assert (embeddings.truncated, [error.error_type for error in embeddings.errors]) == ([], ["unspellable"])
+    assert embeddings.encoded == 0
 
 
 async def test_what_was_encoded_before_a_failure_is_kept(
@@ -113,7 +111,7 @@ async def test_what_was_encoded_before_a_failure_is_kept(
 async def test_all_vectors_of_an_answer_are_of_one_model(
     embedder: Embedder, recording_encoder: RecordingEncoder
 ) -> None:
-    """If another takes over meanwhile, the list is begun anew with that one."""
+    """If another takes over meanwhile, the list is embedded again with that one."""
     await embedder.embed(["草"])
     recording_encoder.gate.clear()
     asking = asyncio.create_task(embedder.embed(["草", "好"]))

@@ -24,13 +24,13 @@ from typing import BinaryIO
 from danmaku_client import AsyncClient, Embedded, TextError
 from tqdm import tqdm
 
-from service.assembly import open_embedder
 from service.commands.embed.outputs import Output
 from service.commands.embed.work_file import Note, WorkFile
+from service.embedder import open_embedder
 from service.errors import ConfigurationError
 from service.metrics import Metrics
-from service.ranking import unit
 from service.settings import Settings
+from service.vectors import unit
 
 BLOCK_LINES = 1024
 BLOCKS_IN_FLIGHT = 4  # so that the encoder, or the gateway, never waits for us
@@ -43,7 +43,7 @@ Embed = Callable[[Sequence[str]], Awaitable[Embedded]]
 @asynccontextmanager
 async def this_process(settings: Settings, *, normalize: bool) -> AsyncIterator[Embed]:
     room = settings.model_copy(update={"max_queue_texts": BLOCKS_IN_FLIGHT * BLOCK_LINES})
-    async with open_embedder(room, Metrics()) as (embedder, _):
+    async with open_embedder(room, Metrics()) as embedder:
 
         async def embed(texts: Sequence[str]) -> Embedded:
             found = await embedder.embed(texts)

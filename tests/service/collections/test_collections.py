@@ -16,11 +16,10 @@ from fakes import RecordingEncoder
 from processes import ROOT, serving
 
 from service.app import create_app
-from service.batcher import Batcher
 from service.cache.memory import MemoryCache
 from service.collections.collections import Collections, default_id
 from service.collections.default import danmaku
-from service.embedder import Embedder, keeping
+from service.embedder import Embedder
 from service.errors import ConfigurationError
 from service.metrics import Metrics
 from service.settings import Settings
@@ -194,7 +193,7 @@ async def test_a_stream_keeps_what_came_before_its_error(tiny_model: Path, tmp_p
 
         answer = await http.post("/collections/room/danmaku", content=f'"aqua"\n"{"草" * 99}"', headers=NDJSON)
         assert (answer.status_code, answer.json()["error_type"]) == (413, "too_large")
-        assert "the first 1 lines were dealt with: 1 added" in answer.json()["error"]
+        assert "the first 1 lines were processed: 1 added" in answer.json()["error"]
         assert (await http.get("/collections/room")).json()["count"] == 3
 
 
@@ -248,10 +247,8 @@ async def test_what_changes_during_a_rebuild_is_not_lost(
     """Deletions here, and additions to the store by others of the former model; the collection is read throughout."""
     encoder, cache = recording_encoder, MemoryCache(max_bytes=2**20, metrics=metrics)
     store = await open_store(f"sqlite://{tmp_path}/c")
-    async with Batcher(
-        keeping(encoder, cache), concurrency=lambda: 1, max_batch_tokens=1000, max_queue_texts=9999, metrics=metrics
-    ) as batcher:
-        collections = Collections(store, Embedder(encoder, cache, batcher, metrics), metrics)
+    async with Embedder(encoder, cache, metrics) as embedder:
+        collections = Collections(store, embedder, metrics)
         await store.create("room", dim=1, fingerprint="before")
         one = np.ones(1, np.float32)
         await store.put("room", [Item(f"{n:04}", f"text {n}", one, {"n": n % 2}, count=n + 1) for n in range(600)])
@@ -281,10 +278,8 @@ async def test_a_rebuild_that_broke_off_is_gone_on_with(
 ) -> None:
     encoder, cache = recording_encoder, MemoryCache(max_bytes=0, metrics=metrics)
     store = await open_store(f"sqlite://{tmp_path}/c")
-    async with Batcher(
-        keeping(encoder, cache), concurrency=lambda: 1, max_batch_tokens=1000, max_queue_texts=9999, metrics=metrics
-    ) as batcher:
-        collections = Collections(store, Embedder(encoder, cache, batcher, metrics), metrics)
+    async with Embedder(encoder, cache, metrics) as embedder:
+        collections = Collections(store, embedder, metrics)
         await store.create("room", dim=1, fingerprint="before")
         one = np.ones(1, np.float32)
         await store.put("room", [Item(f"{n:04}", f"text {n}" if n else "?", one, {}) for n in range(600)])

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.ranking import unit
 from service.stores.base import Item, Store
 from service.stores.filters import Filter, parse
 from service.stores.open import open_store
@@ -25,6 +24,7 @@ from service.stores.sqlite import index as indices
 from service.stores.sqlite import maintenance as tending
 from service.stores.sqlite.graph import Graph
 from service.stores.sqlite.index import Index, NewRows
+from service.vectors import unit
 
 DIM = 32
 SMALL = 500  # in place of EXACT_UP_TO, so that a test needs few rows for a graph

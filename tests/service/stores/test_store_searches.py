@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from stored import DIM, C, everything, ids, item, many, nearest, same, towards, vectors
 
-from service.ranking import unit
 from service.stores.base import Item, Store
 from service.stores.filters import matches, parse
+from service.vectors import unit
 
 
 async def test_the_nearest_come_first(store: Store) -> None:
