@@ -1,7 +1,7 @@
-"""Least recently used vectors in this process, within a budget of bytes.
+"""A least-recently-used cache in this process, limited in bytes.
 
-An OrderedDict, and no library with times to live: vectors of one fingerprint never go stale, so there is nothing to
-expire and no clock to read.
+It is an OrderedDict and not a library with times to live: vectors of one fingerprint never go stale, so nothing has to
+expire and no clock has to be read.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 
 from service.metrics import Metrics
 
-# Beside text and vector: the key's tuple, a slot of the dictionary and its link in the order (measured with tracemalloc
-# in benchmarks/cache_memory.py).
+# Bytes besides text and vector: the key's tuple, a slot of the dictionary and its link in the order (measured with
+# tracemalloc in benchmarks/cache_memory.py).
 ENTRY_OVERHEAD = 160
 
 
 class MemoryCache:
-    """See `Cache`. `max_bytes` of 0 keeps nothing."""
+    """A `Cache`; `max_bytes` of 0 stores nothing."""
 
     def __init__(self, max_bytes: int, metrics: Metrics) -> None:
         self._max_bytes, self._metrics = max_bytes, metrics

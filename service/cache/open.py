@@ -1,4 +1,4 @@
-"""Opens the cache behind a URL, and imports only that."""
+"""Opens the cache that a URL names, and imports only that."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from service.metrics import Metrics
 
 
 def open_cache(url: str, *, max_bytes: int, ttl_s: int, number_format: str, metrics: Metrics) -> Cache:
-    """The cache behind a URL. Raises ConfigurationError if there is none of the kind.
+    """Opens the cache that a URL names. Raises ConfigurationError for an invalid URL.
 
-    `max_bytes` bounds what is kept in this process; `ttl_s` and `number_format` are for what is kept elsewhere.
+    `max_bytes` limits the memory in this process; `ttl_s` and `number_format` apply to Redis.
     """
     memory = MemoryCache(max_bytes, metrics)
     if url == "memory://":
@@ -22,5 +22,5 @@ def open_cache(url: str, *, max_bytes: int, ttl_s: int, number_format: str, metr
 
         return TieredCache(memory, RedisCache(url, metrics, ttl_s=ttl_s, number_format=number_format))
     scheme, separator, _ = url.partition("://")
-    what = f"{scheme}://" if separator and scheme.isalpha() else "this"  # of the URL no more: it may hold a password
-    raise ConfigurationError(f"{what} is no cache: expected memory:// or redis://HOST:PORT/DATABASE")
+    named = f" {scheme}://" if separator and scheme.isalpha() else ""  # not the rest: it may contain a password
+    raise ConfigurationError(f"invalid cache{named}: expected memory:// or redis://HOST:PORT/DATABASE")

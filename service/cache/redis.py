@@ -1,13 +1,13 @@
-"""Vectors in Redis, shared by gateways and there after a restart. Any version from 6 on will do.
+"""A cache in Redis (6 or newer), shared by gateways and kept across restarts.
 
-Redis may be slow, full, gone, or hold nonsense: each is a miss and a metric, never an error, and little waiting: 5 ms
-and 20 µs a text. Three ideas see to that:
+Redis may be slow, full, gone, or hold damaged values: each is a miss and a metric, never an error, and costs little
+time: 5 ms and 20 µs per text. Three ideas ensure that:
 
-* A look-up has a deadline, which grows with the number of texts alone: see `lookups.py`.
-* After a while of nothing but failures a circuit breaker opens, and Redis is left alone, each time for longer.
-* Writing happens behind the caller's back, from a bounded queue; what does not fit is not written.
+* A look-up has a deadline, which depends only on the number of texts: see `lookups.py`.
+* After a period of nothing but failures a circuit breaker opens, and Redis is left alone, each time for longer.
+* Vectors are written in the background from a bounded queue; those that do not fit are not written.
 
-A value carries its length and a checksum, so that a damaged one is a miss, too.
+A value contains its length and a checksum, so a damaged one is a miss, too.
 """
 
 from __future__ import annotations
@@ -38,20 +38,32 @@ log = logging.getLogger("danmaku")
 
 HEADER = struct.Struct("<2sII")  # number format, bytes of the numbers, CRC-32C of them
 FORMATS = {"float32": b"f4", "float16": b"f2"}  # numpy's names, always little-endian
-PATIENCE, TEXTS_PER_TICK = 5, 50  # an MGET may take 5 ticks, and one more for every 50 texts: see `lookups.py`
+LOOKUP_TICKS, TEXTS_PER_TICK = 5, 50  # an MGET may take 5 ticks, and one more for every 50 texts: see `lookups.py`
 SOCKET_TIMEOUT_S = 1.0
 CONNECTIONS = 4  # for look-ups
-KEYS_AT_A_TIME = 512  # of one MGET, or of one pipeline of SET: Redis does nothing else meanwhile
-MAX_WAITING_BATCHES = 256  # of vectors to be written
+KEYS_AT_A_TIME = 512  # in one MGET or one pipeline of SET, during which Redis does nothing else
+MAX_WAITING_BATCHES = 256  # batches of vectors in the queue for writing
 FAILURES_TO_OPEN = 3
-FAILING_S_TO_OPEN = 0.25  # a hiccup of some ms makes all requests of that moment late, and is none of the breaker's
+FAILING_S_TO_OPEN = 0.25  # a short stall delays every request in flight; that alone must not open the breaker
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 
 
 class RedisCache:
-    """See `Cache`. Connects when it is first used; `close` ends what is being written."""
+    """A `Cache` that connects when it is first used.
 
-    def __init__(self, url: str, metrics: Metrics, *, ttl_s: int, number_format: str = "float32") -> None:
+    `lookup_ticks`: patience with a look-up, in ticks; `first_pause_s`: how long the breaker stays open at first.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        metrics: Metrics,
+        *,
+        ttl_s: int,
+        number_format: str = "float32",
+        lookup_ticks: int = LOOKUP_TICKS,
+        first_pause_s: float = FIRST_PAUSE_S,
+    ) -> None:
         try:
             pool = redis.asyncio.ConnectionPool.from_url(
                 url,
@@ -59,22 +71,23 @@ class RedisCache:
                 socket_connect_timeout=SOCKET_TIMEOUT_S,
                 retry=Retry(NoBackoff(), 0),
             )
-        except ValueError:  # its message may quote the URL, which may hold a password
+        except ValueError:  # its message may quote the URL, which may contain a password
             raise ConfigurationError(
-                "the cache's URL cannot be used: expected such as redis://:PASSWORD@HOST:6379/0, with / and @ of a "
-                "password as %2F and %40"
+                "invalid cache URL: expected redis://:PASSWORD@HOST:6379/0, with / and @ in the password written as "
+                "%2F and %40"
             ) from None
-        connections = [pool.make_connection() for _ in range(CONNECTIONS)]  # type: ignore[no-untyped-call]  # of redis-py
+        connections = [pool.make_connection() for _ in range(CONNECTIONS)]  # type: ignore[no-untyped-call]  # redis-py has no types here
         self._lookups = [Lookups(connection) for connection in connections]
-        self._redis = redis.asyncio.Redis.from_pool(pool)  # to write
+        self._redis = redis.asyncio.Redis.from_pool(pool)  # for writing
         self._metrics, self._ttl_s = metrics, ttl_s
         self._code = FORMATS[number_format]
-        self._breaker = _Breaker(metrics)
+        self.lookup_ticks = lookup_ticks
+        self._breaker = _Breaker(metrics, first_pause_s)
         self._to_write: asyncio.Queue[tuple[str, Mapping[str, bytes]]] = asyncio.Queue(MAX_WAITING_BATCHES)
         self._writer: asyncio.Task[None] | None = None
 
     async def get_many(self, fingerprint: str, texts: Sequence[str]) -> dict[str, bytes]:
-        if not self._breaker.lets_through():
+        if not self._breaker.allows():
             self._metrics.redis_lookups["skipped"].inc(len(texts))
             return {}
         found: dict[str, bytes] = {}
@@ -82,15 +95,15 @@ class RedisCache:
             for start in range(0, len(texts), KEYS_AT_A_TIME):
                 part = texts[start : start + KEYS_AT_A_TIME]
                 command = (b"MGET", *_keys(fingerprint, part))
-                least_busy = min(self._lookups, key=attrgetter("asked"))
-                values = await least_busy.ask(command, ticks=PATIENCE + len(part) // TEXTS_PER_TICK)
+                least_busy = min(self._lookups, key=attrgetter("pending"))
+                values = await least_busy.ask(command, ticks=self.lookup_ticks + len(part) // TEXTS_PER_TICK)
                 for text, value in zip(part, values, strict=True):
-                    if value is not None and (vector := self._read(value)) is not None:
+                    if value is not None and (vector := self._unpack(value)) is not None:
                         found[text] = vector
-            self._breaker.succeeded()
+            self._breaker.record_success()
         except (RedisError, OSError, TimeoutError) as error:
-            # What comes late is no success, or a slow Redis would be waited for again and again.
-            self._breaker.failed(error)
+            # A late answer is not a success, or every request would wait for a slow Redis.
+            self._breaker.record_failure(error)
         self._metrics.redis_lookups["hit"].inc(len(found))
         self._metrics.redis_lookups["miss"].inc(len(texts) - len(found))
         return found
@@ -105,13 +118,13 @@ class RedisCache:
             self._metrics.redis_unwritten.inc(len(vectors))
 
     async def close(self) -> None:
-        """Gives what waits to be written a second."""
+        """Waits up to a second for the queue to be written."""
         if self._writer is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SOCKET_TIMEOUT_S):
                     await self._to_write.join()
             while not self._writer.done():
-                self._writer.cancel()  # redis-py may lose one while it sends, before Python 3.12
+                self._writer.cancel()  # before Python 3.12, redis-py may swallow a cancellation while it sends
                 await asyncio.wait([self._writer], timeout=SOCKET_TIMEOUT_S)
         await asyncio.gather(*(lookups.close() for lookups in self._lookups))
         with contextlib.suppress(RedisError, OSError):
@@ -121,13 +134,13 @@ class RedisCache:
         while True:
             fingerprint, vectors = await self._to_write.get()
             try:
-                self._metrics.redis_unwritten.inc(len(vectors) - await self._written(fingerprint, vectors))
+                self._metrics.redis_unwritten.inc(len(vectors) - await self._write_batch(fingerprint, vectors))
             finally:
                 self._to_write.task_done()
 
-    async def _written(self, fingerprint: str, vectors: Mapping[str, bytes]) -> int:
-        """How many of them."""
-        if not self._breaker.lets_through():
+    async def _write_batch(self, fingerprint: str, vectors: Mapping[str, bytes]) -> int:
+        """Returns how many vectors were written."""
+        if not self._breaker.allows():
             return 0
         items, written = list(vectors.items()), 0
         try:
@@ -135,23 +148,23 @@ class RedisCache:
                 async with asyncio.timeout(SOCKET_TIMEOUT_S), self._redis.pipeline(transaction=False) as pipeline:
                     part = items[start : start + KEYS_AT_A_TIME]
                     for key, (_, vector) in zip(_keys(fingerprint, [text for text, _ in part]), part, strict=True):
-                        pipeline.set(key, self._value(vector), ex=self._ttl_s)
+                        pipeline.set(key, self._pack(vector), ex=self._ttl_s)
                     answers = await pipeline.execute(raise_on_error=False)
-                # One that is full refuses what is written, and can be read all the same: that opens no breaker.
+                # A full Redis refuses writes but still answers look-ups, so this does not open the breaker.
                 refused = sum(isinstance(answer, Exception) for answer in answers)
                 self._metrics.redis_errors["refused"].inc(refused)
                 written += len(answers) - refused
-            self._breaker.succeeded()
+            self._breaker.record_success()
         except (RedisError, OSError, TimeoutError) as error:
-            self._breaker.failed(error)
+            self._breaker.record_failure(error)
         return written
 
-    def _value(self, vector: bytes) -> bytes:
+    def _pack(self, vector: bytes) -> bytes:
         numbers = np.frombuffer(vector, "<f4").astype("<f2").tobytes() if self._code == b"f2" else vector
         return HEADER.pack(self._code, len(numbers), google_crc32c.value(numbers)) + numbers
 
-    def _read(self, value: bytes | str) -> bytes | None:
-        """The vector, or None if the value is not one."""
+    def _unpack(self, value: bytes | str) -> bytes | None:
+        """Returns the vector in a value, or None if the value is damaged."""
         if isinstance(value, bytes) and len(value) > HEADER.size:
             code, length, checksum = HEADER.unpack_from(value)
             numbers = value[HEADER.size :]
@@ -165,32 +178,32 @@ class RedisCache:
 
 
 class _Breaker:
-    """Closed, all passes; open, nothing; after its pause one attempt passes, and decides."""
+    """Closed, it allows everything; open, nothing. After a pause it allows one attempt, whose result decides."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, first_pause_s: float) -> None:
+        self._metrics, self._first_pause_s = metrics, first_pause_s
         self._failures = 0
         self._failing_since = 0.0
-        self._pause_s = FIRST_PAUSE_S
+        self._pause_s = first_pause_s
         self._open_until: float | None = None
 
-    def lets_through(self) -> bool:
+    def allows(self) -> bool:
         if self._open_until is None:
             return True
         if time.monotonic() < self._open_until:
             return False
-        # This attempt is the one; until it has ended, others are kept away.
+        # This is the one attempt; no other is allowed until it has ended.
         self._open_until = time.monotonic() + SOCKET_TIMEOUT_S
         return True
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         self._failures = 0
         if self._open_until is not None:
             log.info("Redis answers again.")
-            self._open_until, self._pause_s = None, FIRST_PAUSE_S
+            self._open_until, self._pause_s = None, self._first_pause_s
             self._metrics.redis_breaker_open.set(0)
 
-    def failed(self, error: Exception) -> None:
+    def record_failure(self, error: Exception) -> None:
         is_late = isinstance(error, TimeoutError | RedisTimeoutError)
         self._metrics.redis_errors["timeout" if is_late else "failed"].inc()
         now = time.monotonic()
@@ -202,8 +215,8 @@ class _Breaker:
         ):
             return
         if self._open_until is None:
-            # The error's own words may hold the address, and that a password.
-            log.warning("Redis does not answer (%s); going on without it.", type(error).__name__)
+            # The error's message may contain the address, and that a password.
+            log.warning("Redis does not answer (%s); continuing without it.", type(error).__name__)
         self._open_until = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         self._metrics.redis_breaker_open.set(1)

@@ -1,6 +1,6 @@
-"""A small quick cache in front of a large slow one: memory, then Redis.
+"""A small fast cache in front of a large slow one: memory, then Redis.
 
-What the second one finds, the first one keeps. Both get what is new.
+The first one also stores what the second one finds. Both store new vectors.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from service.cache.base import Cache
 
 
 class TieredCache:
-    """See `Cache`."""
+    """A `Cache` of two tiers."""
 
     def __init__(self, near: Cache, far: Cache) -> None:
         self._near, self._far = near, far

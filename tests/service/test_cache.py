@@ -62,7 +62,7 @@ async def test_a_budget_of_nothing_keeps_nothing(metrics: Metrics) -> None:
 
 
 def test_an_unknown_scheme_is_refused(metrics: Metrics) -> None:
-    with pytest.raises(ConfigurationError, match="disk:// is no cache: expected memory://"):
+    with pytest.raises(ConfigurationError, match="invalid cache disk://: expected memory://"):
         open_cache("disk://user:secret@host", max_bytes=0, ttl_s=1, number_format="float32", metrics=metrics)
 
 

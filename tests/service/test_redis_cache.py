@@ -7,16 +7,16 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import redis.asyncio
 from processes import RunningRedis, free_ports, running_redis
 
-from service.cache import redis as redis_cache
 from service.cache.base import Cache
 from service.cache.open import open_cache
-from service.cache.redis import RedisCache
+from service.cache.redis import LOOKUP_TICKS, RedisCache
 from service.errors import ConfigurationError
 from service.metrics import Metrics
 
@@ -27,10 +27,11 @@ def vector(number: int) -> bytes:
     return np.full(64, number + 0.125, "<f4").tobytes()
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that runs tests may take longer than 5 ms to answer; what happens then has tests of its own."""
-    monkeypatch.setattr(redis_cache, "PATIENCE", 500)
+PATIENT = 500  # ticks: a busy machine may take longer than 5 ms to answer; what happens then has tests of its own
+
+
+def open_redis_cache(url: str, metrics: Metrics, **settings: Any) -> RedisCache:
+    return RedisCache(url, metrics, **({"ttl_s": 60, "lookup_ticks": PATIENT} | settings))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ async def admin(server: RunningRedis) -> AsyncIterator[redis.asyncio.Redis]:
 
 @pytest.fixture
 async def cache(server: RunningRedis, admin: object, metrics: Metrics) -> AsyncIterator[RedisCache]:
-    cache = RedisCache(server.url, metrics, ttl_s=60)
+    cache = open_redis_cache(server.url, metrics)
     yield cache
     await cache.close()
 
@@ -94,7 +95,7 @@ async def test_many_look_ups_at_a_time_get_their_own(cache: RedisCache) -> None:
 
 async def test_another_gateway_finds_it_too(cache: RedisCache, server: RunningRedis) -> None:
     await keep(cache, {"草": vector(1)})
-    other = RedisCache(server.url, Metrics(), ttl_s=60)
+    other = open_redis_cache(server.url, Metrics())
 
     assert await other.get_many(FINGERPRINT, ["草"]) == {"草": vector(1)}
     await other.close()
@@ -115,7 +116,7 @@ async def test_values_have_an_end(cache: RedisCache, admin: redis.asyncio.Redis)
 
 async def test_float16_takes_half_the_room(server: RunningRedis, admin: redis.asyncio.Redis, metrics: Metrics) -> None:
     """And is read back by gateways of either setting."""
-    half, full = (RedisCache(server.url, metrics, ttl_s=60, number_format=name) for name in ("float16", "float32"))
+    half, full = (open_redis_cache(server.url, metrics, number_format=name) for name in ("float16", "float32"))
     await keep(half, {"草": vector(1)})
     (key,) = await admin.keys("danmaku:*")
 
@@ -160,7 +161,7 @@ async def test_a_key_of_another_type_is_a_miss(cache: RedisCache, admin: redis.a
 
 async def test_a_redis_that_is_not_there_is_a_miss(metrics: Metrics) -> None:
     (port,) = free_ports(1)
-    cache = RedisCache(f"redis://127.0.0.1:{port}/0", metrics, ttl_s=60)
+    cache = open_redis_cache(f"redis://127.0.0.1:{port}/0", metrics)
     await cache.set_many(FINGERPRINT, {"草": vector(1)})
 
     for _ in range(5):
@@ -171,15 +172,13 @@ async def test_a_redis_that_is_not_there_is_a_miss(metrics: Metrics) -> None:
     assert counted(metrics, "danmaku_redis_unwritten_texts_total") == 1
 
 
-async def test_a_redis_that_hangs_costs_milliseconds_and_then_nothing(
-    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_redis_that_hangs_costs_milliseconds_and_then_nothing(metrics: Metrics) -> None:
     """And is used again when it answers."""
-    monkeypatch.setattr(redis_cache, "PATIENCE", 5)
     with running_redis() as server:
-        cache = RedisCache(server.url, metrics, ttl_s=60)
+        cache = open_redis_cache(server.url, metrics)
         await keep(cache, {"草": vector(1)})
         await cache.get_many(FINGERPRINT, ["草"])
+        cache.lookup_ticks = LOOKUP_TICKS
         server.process.send_signal(signal.SIGSTOP)
         waited = 0.0
         for pause_s in (0, 0.15, 0.15):
@@ -195,7 +194,7 @@ async def test_a_redis_that_hangs_costs_milliseconds_and_then_nothing(
         assert counted(metrics, "danmaku_redis_errors_total", kind="timeout") == 3
 
         server.process.send_signal(signal.SIGCONT)
-        monkeypatch.setattr(redis_cache, "PATIENCE", 500)
+        cache.lookup_ticks = PATIENT
         for _ in range(400):
             if await cache.get_many(FINGERPRINT, ["草"]):
                 break
@@ -205,27 +204,23 @@ async def test_a_redis_that_hangs_costs_milliseconds_and_then_nothing(
         await cache.close()
 
 
-async def test_a_hiccup_is_no_reason_to_leave_redis_alone(
-    server: RunningRedis, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_hiccup_is_no_reason_to_leave_redis_alone(server: RunningRedis, metrics: Metrics) -> None:
     """All look-ups of a moment are late then; the next ones are asked as before."""
-    cache = RedisCache(server.url, metrics, ttl_s=60)
+    cache = open_redis_cache(server.url, metrics)
     await keep(cache, {"草": vector(1)})
-    monkeypatch.setattr(redis_cache, "PATIENCE", 5)
+    cache.lookup_ticks = LOOKUP_TICKS
     server.process.send_signal(signal.SIGSTOP)
     lookups = [cache.get_many(FINGERPRINT, ["草"]) for _ in range(16)]
     assert await asyncio.gather(*lookups) == [{}] * 16
     server.process.send_signal(signal.SIGCONT)
-    monkeypatch.setattr(redis_cache, "PATIENCE", 500)
+    cache.lookup_ticks = PATIENT
 
     assert await cache.get_many(FINGERPRINT, ["草"]) == {"草": vector(1)}
     assert counted(metrics, "danmaku_cache_lookups_total", tier="redis", result="skipped") == 0
     await cache.close()
 
 
-async def test_a_redis_that_is_always_late_is_left_alone(
-    server: RunningRedis, admin: object, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_redis_that_is_always_late_is_left_alone(server: RunningRedis, admin: object, metrics: Metrics) -> None:
     """Though it answers in the end: else every request would wait for it in vain."""
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -239,9 +234,9 @@ async def test_a_redis_that_is_always_late_is_left_alone(
 
         await asyncio.gather(pass_on(reader, to_redis, 0.0), pass_on(from_redis, writer, 0.4))
 
-    monkeypatch.setattr(redis_cache, "PATIENCE", 5)
     async with await asyncio.start_server(relay, "127.0.0.1", 0) as slow:
-        cache = RedisCache(f"redis://127.0.0.1:{slow.sockets[0].getsockname()[1]}/0", metrics, ttl_s=60)
+        url = f"redis://127.0.0.1:{slow.sockets[0].getsockname()[1]}/0"
+        cache = open_redis_cache(url, metrics, lookup_ticks=LOOKUP_TICKS)
         for _ in range(60):  # three of them are enough, if this process had time to see that they are late
             assert await cache.get_many(FINGERPRINT, ["草"]) == {}
             if counted(metrics, "danmaku_redis_breaker_open"):
@@ -254,12 +249,9 @@ async def test_a_redis_that_is_always_late_is_left_alone(
         await cache.close()
 
 
-async def test_a_redis_that_was_killed_is_used_again_when_it_is_back(
-    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(redis_cache, "FIRST_PAUSE_S", 0.1)
+async def test_a_redis_that_was_killed_is_used_again_when_it_is_back(metrics: Metrics) -> None:
     with running_redis() as server:
-        cache = RedisCache(server.url, metrics, ttl_s=60)
+        cache = open_redis_cache(server.url, metrics, first_pause_s=0.1)
         await keep(cache, {"草": vector(1)})
     for _ in range(4):
         assert await cache.get_many(FINGERPRINT, ["草"]) == {}
@@ -276,7 +268,7 @@ async def test_a_redis_that_was_killed_is_used_again_when_it_is_back(
 
 async def test_a_full_redis_is_still_read(metrics: Metrics) -> None:
     with running_redis("--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
-        cache = RedisCache(server.url, metrics, ttl_s=60)
+        cache = open_redis_cache(server.url, metrics)
         await keep(cache, {"草": vector(1)})
         for start in range(0, 20_000, 1000):
             await keep(cache, {f"{number}": vector(1) for number in range(start, start + 1000)})
@@ -291,13 +283,13 @@ async def test_a_full_redis_is_still_read(metrics: Metrics) -> None:
 async def test_a_password_is_nowhere_in_the_log(metrics: Metrics, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with running_redis("--requirepass", "right") as server:
-        cache = RedisCache(f"redis://:wrong-secret@127.0.0.1:{server.port}/0", metrics, ttl_s=60)
+        cache = open_redis_cache(f"redis://:wrong-secret@127.0.0.1:{server.port}/0", metrics)
         for _ in range(4):
             assert await cache.get_many(FINGERPRINT, ["草"]) == {}
             await asyncio.sleep(0.15)
         await cache.close()
 
-    assert "going on without it" in caplog.text
+    assert "continuing without it" in caplog.text
     assert "wrong-secret" not in caplog.text
 
 
@@ -321,6 +313,6 @@ async def test_memory_stands_in_front_of_redis(server: RunningRedis, admin: redi
 
 def test_a_url_that_is_none_is_refused_without_showing_it(metrics: Metrics) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        RedisCache("redis://:secret@host:port/0", metrics, ttl_s=60)
+        open_redis_cache("redis://:secret@host:port/0", metrics)
 
     assert "secret" not in str(refused.value)
