@@ -7,10 +7,10 @@ be without effect. What the flags mean to the model is handed on as `EncoderOpti
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
+from service.cores import count_cores
 from service.encoders.options import OTHER_NAMES, POOLING_STRATEGIES, PRECISIONS, EncoderOptions
 from service.wire import SERVER_VERSION, STRATEGIES
 
@@ -31,7 +31,7 @@ WITHOUT_EFFECT: dict[str, Any] = {
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
 
     paths = parser.add_argument_group("model")
     paths.add_argument("-model_dir", type=Path, required=True, help="directory with vocab.txt, config, checkpoint")

@@ -32,7 +32,7 @@ def test_what_is_given_beats_the_variable(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_request_that_could_never_pass_is_refused_at_start() -> None:
-    with pytest.raises(ValidationError, match="max_request_texts 20 is above max_queue_texts 10"):
+    with pytest.raises(ValidationError, match="invalid max_request_texts 20: expected at most max_queue_texts 10"):
         Settings(max_request_texts=20, max_queue_texts=10)
 
 
@@ -56,13 +56,16 @@ def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--port", "x"], "port: Input should be a valid integer"),
         (["--pooling-strategy", "MEAN"], "pooling_strategy: Input should be 'REDUCE_MEAN'"),
-        (["--api-key-hashes", f"{'a' * 64} {'b' * 63}"], "api_key_hashes: Value error, number 2 is no SHA-256 in hex"),
-        (["--cors-origins", "https://a.example,b.example"], "cors_origins: Value error, number 2 is no origin"),
+        (
+            ["--api-key-hashes", f"{'a' * 64} {'b' * 63}"],
+            "api_key_hashes: Value error, invalid hash 2: expected a SHA-256",
+        ),
+        (["--cors-origins", "https://a.example,b.example"], "cors_origins: Value error, invalid origin 2"),
         (
             ["--cors-origins", "https://a.example/"],
-            "number 1 is no origin; expected https://example.com, without a path",
+            "invalid origin 1: expected https://example.com, without a path",
         ),
-        (["--max-queue-texts", "3"], "max_request_texts 10000 is above max_queue_texts 3"),
+        (["--max-queue-texts", "3"], "invalid max_request_texts 10000: expected at most max_queue_texts 3"),
     ],
 )
 def test_a_wrong_flag_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
