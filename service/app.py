@@ -1,4 +1,4 @@
-"""The gateway: what turns texts into vectors, opened by `assembly.py`, and the routes and middleware in front of it."""
+"""Puts the gateway together: the embedder and collections behind it, its routes and its middleware."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
 from service import __version__
@@ -25,14 +26,15 @@ from service.api import (
     similar,
     tokenize,
 )
-from service.api.gzip import Gunzip
+from service.api.body import ReceiveBody
 from service.api.keys import require_keys
-from service.api.middleware import LimitBody, Observe
-from service.api.responses import PlainRoutes, answer_errors
+from service.api.middleware import AnswerErrors, Observe
+from service.api.responses import PlainRoutes, raise_http_error
 from service.api.state import State
-from service.assembly import open_embedder
 from service.collections.collections import Collections
 from service.collections.default import keep_default
+from service.embedder import open_embedder
+from service.encoders.base import Encoder
 from service.errors import ConfigurationError, DanmakuError, NotFound
 from service.log import AccessLog
 from service.metrics import Metrics
@@ -44,12 +46,16 @@ from service.stores.open import open_store
 log = logging.getLogger("danmaku")
 
 NO_COLLECTIONS = ("", "none")
-DESCRIPTION = "Turns danmaku into vectors and finds the danmaku most like a given one."
-EXPOSED_HEADERS = ("Retry-After", "X-Request-ID", "X-Danmaku-Fingerprint", "X-Danmaku-Truncated")  # to scripts
+DESCRIPTION = "Turns danmaku into vectors and finds the danmaku most similar to a given one."
+# Headers of an answer that scripts of other origins may read.
+EXPOSED_HEADERS = ("Retry-After", "X-Request-ID", "X-Danmaku-Fingerprint", "X-Danmaku-Truncated")
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The gateway. What it needs is opened when its lifespan starts, which may raise ConfigurationError."""
+def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI:
+    """Creates the gateway. Its lifespan opens what it needs and may raise ConfigurationError.
+
+    `encoder` replaces the one that the settings name.
+    """
     metrics = Metrics()
     tracing = None
     if settings.tracing:
@@ -66,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
             if tracing:
                 stack.enter_context(tracing)
             tracer = tracing.tracer if tracing else None
-            embedder, batcher = await stack.enter_async_context(open_embedder(settings, metrics, tracer))
+            embedder = await stack.enter_async_context(open_embedder(settings, metrics, tracer=tracer, encoder=encoder))
             opened = await _open_store(settings)
             store: Collections | DanmakuError
             if isinstance(opened, DanmakuError):
@@ -74,12 +80,12 @@ def create_app(settings: Settings) -> FastAPI:
             else:
                 stack.push_async_callback(opened.close)
                 store = Collections(opened, embedder, metrics)
-                stack.push_async_callback(_end, asyncio.create_task(keep_default(store), name="default collection"))
+                stack.push_async_callback(_cancel, asyncio.create_task(keep_default(store), name="default collection"))
             status = Status({"http_port": settings.port}, {})
-            app.state.danmaku = State(settings, embedder, batcher, status, store)
+            app.state.danmaku = State(settings, metrics, embedder, status, store)
             yield
 
-    # FastAPIOffline brings the files of /docs along: plain FastAPI's page would have the browser fetch them elsewhere.
+    # FastAPIOffline serves the files of /docs itself; plain FastAPI's page loads them from another host.
     app: FastAPI = FastAPIOffline(
         redoc_url=None,
         title="danmaku embedding",
@@ -92,15 +98,14 @@ def create_app(settings: Settings) -> FastAPI:
             for route in part.router.routes
         ],
     )
-    app.state.metrics = metrics
-    app.state.is_stopping = False
-    answer_errors(app)
+    # The innermost first.
+    app.add_exception_handler(HTTPException, raise_http_error)
     app.add_middleware(PlainRoutes, routes=app.routes)
-    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes, timeout_s=settings.receive_timeout_s)
-    app.add_middleware(Gunzip)
+    app.add_middleware(ReceiveBody, timeout_s=settings.receive_timeout_s)
     if settings.api_key_hashes:
         require_keys(app, settings.api_key_hashes)
-    if settings.cors_origins:  # around the keys: a browser asks whether it may send one before it does
+    app.add_middleware(AnswerErrors)
+    if settings.cors_origins:  # around the keys: before a browser sends a key it asks, without one, whether it may
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -117,24 +122,22 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 async def _open_store(settings: Settings) -> Store | DanmakuError:
-    """The store, or what to answer in its place.
+    """Returns the store, or the error to answer in its place.
 
-    Raises ConfigurationError if one was asked for and cannot be used. The one by default just adds to the gateway: it
-    starts without where the directory is read-only, or another gateway was there first.
+    Raises ConfigurationError if the settings name a store that cannot be used. If the default store cannot be used
+    (read-only directory, locked by another gateway), the gateway starts without collections.
     """
     if settings.collections in NO_COLLECTIONS:
-        return NotFound("collections are turned off in this gateway; --collections sqlite:///PATH turns them on")
+        return NotFound("collections are disabled in this gateway; --collections sqlite:///PATH enables them")
     try:
         return await open_store(settings.collections)
     except ConfigurationError as error:
         if "collections" in settings.model_fields_set:
             raise
-        log.warning("No collections: %s. --collections sqlite:///PATH puts them elsewhere.", error)
-        return NotFound(
-            f"this gateway has no collections, since {error}; --collections sqlite:///PATH puts them elsewhere"
-        )
+        log.warning("No collections: %s. --collections sqlite:///PATH stores them elsewhere.", error)
+        return NotFound(f"this gateway has no collections: {error}; --collections sqlite:///PATH stores them elsewhere")
 
 
-async def _end(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait((task,))

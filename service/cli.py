@@ -114,10 +114,10 @@ def _add_key(commands: argparse._SubParsersAction[argparse.ArgumentParser], name
 
 
 def _key(_: argparse.Namespace) -> int:
-    from service.api.keys import hash_of, new_key
+    from service.api.keys import hash_key, make_key
 
-    key = new_key()
-    print(f"key  {key}\nhash {hash_of(key)}")
+    key = make_key()
+    print(f"key  {key}\nhash {hash_key(key)}")
     return 0
 
 

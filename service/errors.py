@@ -1,35 +1,36 @@
-"""Everything that can go wrong, and who has to act.
+"""Every error of the service, and who has to act.
 
 DanmakuError
 ├── MalformedRequest      400  the caller: the body is not JSON
-│   └── DamagedBody       400  the caller: the body is not the gzip that it says
-├── Unauthorized          401  the caller: send an API key
+│   └── DamagedBody       400  the caller: the body is not valid gzip
+├── Unauthorized          401  the caller: send a valid API key
 ├── NotFound              404  the caller: no such route, model, collection or danmaku
-│   └── NoVocabulary      404  nobody: the encoder does not tell what it makes of a text
+│   └── NoVocabulary      404  nobody: the encoder does not reveal its vocabulary
+├── MethodNotAllowed      405  the caller: the route exists for other methods
 ├── BodyTimeout           408  the caller: send the body faster, or in parts
-├── Conflict              409  the caller: what is there does not go with what is asked
-│   ├── CollectionExists  409  of that name, but with vectors of another kind
-│   └── FingerprintMismatch 409  the collection's vectors are another model's: rebuild it
-├── TooLarge              413  the caller: fewer texts, or a smaller body
-├── UnknownEncoding       415  the caller: a body packed in a way that is not known here
-├── InvalidRequest        422  the caller: JSON, but not what the route takes
-│   └── NoVector          422  the caller: a text without a vector, where an answer has no place to say so
-├── Overloaded            429  the caller: come back after Retry-After; the operator: add capacity
+├── Conflict              409  the caller: the request contradicts what is stored
+│   ├── CollectionExists  409  the caller: a collection of that name holds vectors of another model
+│   └── FingerprintMismatch 409  the caller: the collection belongs to another model; rebuild it
+├── TooLarge              413  the caller: send fewer texts, or a smaller body
+├── UnknownEncoding       415  the caller: use gzip or no Content-Encoding
+├── InvalidRequest        422  the caller: valid JSON, but not what the route expects
+│   └── NoVector          422  the caller: a text has no vector, and the answer's format cannot say so per text
+├── Overloaded            429  the caller: retry after Retry-After; the operator: add capacity
 ├── ClientGone            499  nobody: the caller hung up, so nobody reads the answer
 ├── InternalError         500  us
 ├── EncoderUnavailable    503  the operator: the encoder is closing or cannot be reached
-│   ├── EncoderFailure    503  the operator: the encoder was asked and broke
-│   ├── ModelGone         503  nobody: another model has taken over; the embedder asks that one
-│   └── ModelChanged      503  the caller: another model has taken over in the middle of a stream; send it again
+│   ├── EncoderFailure    503  the operator: a model call failed
+│   ├── ModelGone         503  nobody: another model has taken over; the embedder uses that one
+│   └── ModelChanged      503  the caller: the model changed in the middle of a stream; send it again
 ├── StoreUnavailable      503  the operator: collections are closing or cannot be reached
-├── OutOfTime             504  the caller: more time, or fewer texts; the operator: add capacity
-├── Stalled               504  the caller: a stream is to be read while it is sent
-├── StorageFull           507  the operator: no room for what was to be kept; nothing of it is
+├── OutOfTime             504  the caller: allow more time, or send fewer texts; the operator: add capacity
+├── Stalled               504  the caller: read a stream's answer while sending
+├── StorageFull           507  the operator: there is no room, and nothing was stored
 └── ConfigurationError     –   the operator, at start: a setting names what does not exist or cannot be used
     └── ModelError         –   the model directory cannot be used; also a ValueError
 
-A text that cannot be embedded is not in this tree: it is a `TextError` beside the others' vectors, since one bad text
-never sinks a list. Nor is a cache that fails: that is a miss and a metric.
+A text that cannot be embedded is not in this tree: it is a `TextError` beside the vectors of the other texts, because
+one bad text never fails a list. A cache that fails is not either: that is a miss and a metric.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ from types import MappingProxyType
 
 
 class DanmakuError(Exception):
-    """`str(error)` is a sentence for a person; `error_type` is what a client branches on."""
+    """`str(error)` is a sentence for people; clients branch on `error_type`."""
 
     status = 500
     error_type = "internal"
     retry_after_s: int | None = None
-    headers: Mapping[str, str] = MappingProxyType({})  # of the answer
+    headers: Mapping[str, str] = MappingProxyType({})  # extra headers of the response
 
 
 class MalformedRequest(DanmakuError):
@@ -69,9 +70,13 @@ class NoVocabulary(NotFound):
     error_type = "no_vocabulary"
 
 
+class MethodNotAllowed(DanmakuError):
+    status, error_type = 405, "method_not_allowed"
+
+
 class BodyTimeout(DanmakuError):
     status, error_type = 408, "body_timeout"
-    headers = MappingProxyType({"Connection": "close"})  # nobody waits for the rest of the body
+    headers = MappingProxyType({"Connection": "close"})  # the rest of the body is not read
 
 
 class Conflict(DanmakuError):
@@ -99,7 +104,7 @@ class InvalidRequest(DanmakuError):
 
 
 class NoVector(InvalidRequest):
-    """Of a text's error, where a list is answered whole or not at all."""
+    """A text has no vector, and the response format cannot report errors per text."""
 
     def __init__(self, error: TextError, field: str) -> None:
         super().__init__(f"{field}.{error.index}: {error.error}")
@@ -132,7 +137,7 @@ class EncoderFailure(EncoderUnavailable):
 
 
 class ModelGone(EncoderUnavailable):
-    """The model that texts were prepared for encodes no more."""
+    """The model that the texts were prepared for is no longer in service."""
 
 
 class ModelChanged(EncoderUnavailable):
@@ -166,7 +171,7 @@ class ModelError(ConfigurationError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TextError:
-    """Why the text at `index` of a list has no vector."""
+    """The reason why the text at `index` of a list has no vector."""
 
     index: int
     error: str

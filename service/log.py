@@ -1,12 +1,12 @@
-"""What the process writes, and for whom.
+"""The logs of the process.
 
-* stdout: the access log, one JSON object a line for each request, and nothing else. A thread writes it, from a bounded
-  queue: when nobody reads the pipe, lines are dropped, counted, and the number written as soon as there is room.
-* stderr: everything else, as text for a person or, with `log_format json`, as JSON lines. What is logged while a
-  request is served carries its id.
+* stdout: the access log, one JSON object a line for each request, and nothing else. A thread writes it from a bounded
+  queue: when nobody reads the pipe, lines are dropped and counted, and the count is written as soon as there is room.
+* stderr: everything else, as text for people or, with `log_format json`, as JSON lines. What is logged while a request
+  is served carries its id.
 
-Of a request's head, lines hold the method, the path and X-Request-ID; never other headers, the query, a text or a
-setting, since any of these may be secret.
+Lines hold a request's method, path and X-Request-ID; never other headers, the query, a text or a setting, because any
+of these may be secret.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ import orjson
 log = logging.getLogger("danmaku")
 
 STDOUT = 1
-GATHER_S = 0.1  # lines are written together: waking a thread for each would cost more than making it
+GATHER_S = 0.1  # lines are written together: waking the thread for each would cost more than making it
 MAX_WAITING_LINES = 20_000
-CLOSE_S = 1.0  # for the last lines, if nobody reads them
+CLOSE_S = 1.0  # time for the last lines, if nobody reads them
 LINE = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
 
 
 @dataclass(slots=True)
-class Served:
-    """The request that is being served, as far as logs tell of it."""
+class RequestRecord:
+    """Facts about the request that is being served, for logs and metrics."""
 
     id: str
-    texts: int | None = None  # how many it brought; None if it was refused before they were counted
+    texts: int | None = None  # None if the request was refused before its texts were counted
+    is_stream: bool = False
 
 
-serving: ContextVar[Served | None] = ContextVar("serving", default=None)
+current_request: ContextVar[RequestRecord | None] = ContextVar("current_request", default=None)
 
 
 class AccessLog:
-    """A context manager; within it, `write` costs microseconds and never waits."""
+    """A context manager; within it, `write` takes microseconds and never waits."""
 
     def __init__(self, fd: int = STDOUT, max_waiting: int = MAX_WAITING_LINES) -> None:
         self._fd, self._max_waiting = fd, max_waiting
@@ -73,21 +74,21 @@ class AccessLog:
             self._wake.set()
 
     def _run(self) -> None:
-        told = 0  # of the lines lost
+        reported = 0  # of the lines lost
         try:
             while not self._closing.is_set() or self._waiting:
                 self._wake.wait()
                 self._closing.wait(GATHER_S)
                 self._wake.clear()
                 lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
-                if (lost := self._lost - told) > 0:
-                    told += lost
+                if (lost := self._lost - reported) > 0:
+                    reported += lost
                     lines.append(orjson.dumps({"time": datetime.now(UTC), "lost_lines": lost}, option=LINE))
                 _write_all(self._fd, b"".join(lines))
         except OSError as error:
             self._is_broken = True
             self._waiting.clear()
-            log.warning("The access log ends here: stdout cannot be written (%s).", error.strerror)
+            log.warning("The access log ends here: cannot write to stdout (%s).", error.strerror)
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -96,7 +97,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def configure(log_format: str) -> None:
-    """Everything but the access log to stderr, as "text" or "json"."""
+    """Sends everything but the access log to stderr, as "text" or "json"."""
     config = {
         "version": 1,
         "disable_existing_loggers": False,
@@ -113,12 +114,12 @@ def configure(log_format: str) -> None:
 
 
 class NameRequest(logging.Filter):
-    """Adds the id of the request that is being served, if one is."""
+    """Adds the id of the request that is being served, if there is one, to a log record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        served = serving.get()
-        record.request_id = served.id if served else None
-        record.of_request = f" [{served.id}]" if served else ""
+        current = current_request.get()
+        record.request_id = current.id if current else None
+        record.of_request = f" [{current.id}]" if current else ""
         return True
 
 

@@ -1,10 +1,10 @@
-"""Every Prometheus metric, declared once: of the gateway (`Metrics`), and of a worker (`WorkerMetrics`).
+"""All Prometheus metrics of the gateway (`Metrics`) and of a worker (`WorkerMetrics`).
 
 Label sets are closed and their series exist from the start, so a rate is 0 before the first event and not absent.
-Children of labelled metrics are made here and kept: `labels()` costs more than counting. One object per application,
-with a registry of its own; a process serves one application, so what it exports is the whole of it.
+Children of labelled metrics are made here and kept: `labels()` costs more than counting. Each application has one
+object with a registry of its own; a process serves one application, so it exports that registry.
 
-What both have, since both have a batcher, carries a prefix that tells them apart whatever a scrape calls its jobs.
+Both have a batcher. Its metrics carry a different prefix in each, so they differ whatever a scrape calls its jobs.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from prometheus_client import (
 
 from service import __version__
 
-# They would be a series more for every counter and histogram, which nobody reads.
+# They would add a series that nobody reads to every counter and histogram.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # of prometheus-client
 
-STREAM = " stream"  # apart: one may take hours, and the route's times would tell nothing any more
+STREAM = " stream"  # separate label: a stream may take hours, which would hide the times of other requests
 ROUTES = (
     *(
         "/embed",
@@ -53,11 +53,11 @@ NAMED = re.compile("/collections/[^/]+(?:(/danmaku)(/.+)?|(/delete|/rebuild|/map
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-def route_of(path: str, *, is_stream: bool) -> str:
-    """Of ROUTES: without names and ids, of which there is no end."""
+def name_route(path: str, *, is_stream: bool) -> str:
+    """Returns one of ROUTES, without the names and ids in the path, whose number is unbounded."""
     if path.startswith("/collections/") and (parts := NAMED.fullmatch(path)):
-        danmaku, id, rest = parts.groups("")
-        path = f"/collections/{{name}}{danmaku}{'/{id}' if id else rest}"
+        danmaku, item_id, rest = parts.groups("")
+        path = f"/collections/{{name}}{danmaku}{'/{id}' if item_id else rest}"
     elif path.startswith("/static/"):
         path = "/static"
     if is_stream:
@@ -66,7 +66,7 @@ def route_of(path: str, *, is_stream: bool) -> str:
 
 
 class BatcherMetrics:
-    """The queue before a model, its calls, the model, the process."""
+    """Metrics of a queue before a model, the model's calls, the model and the process."""
 
     def __init__(self, prefix: str) -> None:
         self.registry = registry = CollectorRegistry()
@@ -78,26 +78,24 @@ class BatcherMetrics:
         self.queue_texts = Gauge(f"{prefix}_queue_texts", "Texts waiting for the encoder.", registry=registry)
         self.in_flight_texts = Gauge(f"{prefix}_in_flight_texts", "Texts in the encoder.", registry=registry)
         self.refused_texts = Counter(
-            f"{prefix}_refused_texts", "Texts that the queue had no room for.", registry=registry
+            f"{prefix}_refused_texts", "Texts refused because the queue was full.", registry=registry
         )
         self.expired_texts = Counter(
             f"{prefix}_expired_texts",
-            "Texts that left the queue since nobody waited any more: out of time, or hung up.",
+            "Texts that left the queue because their callers were out of time or hung up.",
             registry=registry,
         )
         self.queue_seconds = Histogram(
-            f"{prefix}_queue_seconds", "A text's wait for the encoder.", registry=registry, buckets=SECONDS
+            f"{prefix}_queue_seconds", "Time a text waited for the encoder.", registry=registry, buckets=SECONDS
         )
         self.encode_seconds = Histogram(
-            f"{prefix}_encode_seconds", "One model call.", registry=registry, buckets=SECONDS
+            f"{prefix}_encode_seconds", "Duration of a model call.", registry=registry, buckets=SECONDS
         )
         self.batch_texts = Histogram(
-            f"{prefix}_batch_texts", "Texts of a model call.", registry=registry, buckets=COUNTS
+            f"{prefix}_batch_texts", "Texts in a model call.", registry=registry, buckets=COUNTS
         )
-        self.batch_tokens = Counter(f"{prefix}_batch_tokens", "Tokens encoded, padding not counted.", registry=registry)
-        self.padding_tokens = Counter(
-            f"{prefix}_padding_tokens", "Padding encoded beside the tokens.", registry=registry
-        )
+        self.batch_tokens = Counter(f"{prefix}_batch_tokens", "Tokens encoded, without padding.", registry=registry)
+        self.padding_tokens = Counter(f"{prefix}_padding_tokens", "Padding tokens encoded.", registry=registry)
         self._model = Gauge(
             f"{prefix}_model_info",
             "The model in service; always 1.",
@@ -106,17 +104,17 @@ class BatcherMetrics:
         )
 
     def show_model(self, name: str, fingerprint: str, dim: int) -> None:
-        """The one series of model_info: models may change while the process runs."""
+        """Sets the only series of model_info: models may change while the process runs."""
         self._model.clear()
         self._model.labels(name, fingerprint, str(dim)).set(1)
 
     def text(self) -> bytes:
-        """In Prometheus' text format."""
+        """Returns all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 class Metrics(BatcherMetrics):
-    """Of the gateway."""
+    """Metrics of the gateway."""
 
     def __init__(self) -> None:
         super().__init__("danmaku")
@@ -128,14 +126,14 @@ class Metrics(BatcherMetrics):
         self.requests = {(r, o): requests.labels(r, o) for r in ROUTES for o in OUTCOMES}
         seconds = Histogram(
             "danmaku_request_seconds",
-            "From a request's head to its answer.",
+            "Time from a request's head to the end of its answer.",
             ["route"],
             registry=registry,
             buckets=SECONDS,
         )
         self.request_seconds = {route: seconds.labels(route) for route in ROUTES}
 
-        self.texts = Counter("danmaku_texts", "Texts asked for by /embed and /similar.", registry=registry)
+        self.texts = Counter("danmaku_texts", "Texts in requests, by any route that embeds.", registry=registry)
         self.truncated = Counter(
             "danmaku_truncated_texts", "Texts longer than max_seq_len, embedded without their end.", registry=registry
         )
@@ -150,9 +148,7 @@ class Metrics(BatcherMetrics):
         self.cache_hits = lookups.labels("memory", "hit")
         self.cache_misses = lookups.labels("memory", "miss")
         self.redis_lookups = {result: lookups.labels("redis", result) for result in ("hit", "miss", "skipped")}
-        redis_errors = Counter(
-            "danmaku_redis_errors", "What went wrong with Redis, by kind.", ["kind"], registry=registry
-        )
+        redis_errors = Counter("danmaku_redis_errors", "Errors of Redis, by kind.", ["kind"], registry=registry)
         self.redis_errors = {kind: redis_errors.labels(kind) for kind in ("timeout", "failed", "refused", "damaged")}
         self.redis_unwritten = Counter(
             "danmaku_redis_unwritten_texts", "Texts whose vectors were not written to Redis.", registry=registry
@@ -160,40 +156,40 @@ class Metrics(BatcherMetrics):
         self.redis_breaker_open = Gauge(
             "danmaku_redis_breaker_open", "1 while Redis is left alone after failures.", registry=registry
         )
-        self.cache_bytes = Gauge("danmaku_cache_bytes", "Memory that the cache accounts for.", registry=registry)
+        self.cache_bytes = Gauge("danmaku_cache_bytes", "Memory used by the cache.", registry=registry)
         self.cache_texts = Gauge("danmaku_cache_texts", "Texts in the memory cache.", registry=registry)
 
         self.queue_limit_texts = Gauge(
-            "danmaku_queue_limit_texts", "Texts that may wait; beyond, requests are refused.", registry=registry
+            "danmaku_queue_limit_texts", "Size of the queue; beyond it, requests are refused.", registry=registry
         )
-        self.workers_known = Gauge("danmaku_workers_known", "Workers that are looked for.", registry=registry)
-        self.workers_ready = Gauge("danmaku_workers_ready", "Workers that texts can be sent to.", registry=registry)
+        self.workers_known = Gauge("danmaku_workers_known", "Workers the gateway tries to reach.", registry=registry)
+        self.workers_ready = Gauge("danmaku_workers_ready", "Workers that accept texts.", registry=registry)
         self.worker_fingerprints = Gauge(
-            "danmaku_worker_fingerprints", "Different models among the ready workers.", registry=registry
+            "danmaku_worker_fingerprints", "Number of different models among the ready workers.", registry=registry
         )
         self.worker_ping_seconds = Histogram(
             "danmaku_worker_ping_seconds",
-            "A worker's answer to the question whether it is there.",
+            "Round-trip time of a ping to a worker.",
             registry=registry,
             buckets=SECONDS,
         )
         retried = Counter(
             "danmaku_calls_retried",
-            "Batches given to a second worker, by what the first one did.",
+            "Batches sent to a second worker, by what happened at the first.",
             ["reason"],
             registry=registry,
         )
         self.calls_retried = {reason: retried.labels(reason) for reason in ("lost", "failed", "slow")}
         self.search_seconds = Histogram(
-            "danmaku_search_seconds", "A search in a collection.", registry=registry, buckets=SECONDS
+            "danmaku_search_seconds", "Duration of a search in a collection.", registry=registry, buckets=SECONDS
         )
-        self.collections = Gauge("danmaku_collections", "Collections.", registry=registry)
+        self.collections = Gauge("danmaku_collections", "Number of collections.", registry=registry)
         self.collection_items = Gauge("danmaku_collection_items", "Danmaku in all collections.", registry=registry)
-        self.collection_bytes = Gauge("danmaku_collection_bytes", "What collections take.", registry=registry)
+        self.collection_bytes = Gauge("danmaku_collection_bytes", "Bytes used by collections.", registry=registry)
 
 
 class WorkerMetrics(BatcherMetrics):
-    """Of `danmaku worker`, whose clients are gateways and BertClients; HTTP is not counted among the requests."""
+    """Metrics of `danmaku worker`, whose clients are gateways and BertClients; requests over HTTP are not counted."""
 
     def __init__(self) -> None:
         super().__init__("danmaku_worker")
@@ -207,20 +203,20 @@ class WorkerMetrics(BatcherMetrics):
         self.requests = {outcome: requests.labels(outcome) for outcome in WORKER_OUTCOMES}
         self.request_seconds = Histogram(
             "danmaku_worker_request_seconds",
-            "From a request's arrival to its answer.",
+            "Time from a request's arrival to its answer.",
             registry=registry,
             buckets=SECONDS,
         )
-        self.texts = Counter("danmaku_worker_texts", "Texts of requests.", registry=registry)
+        self.texts = Counter("danmaku_worker_texts", "Texts in requests.", registry=registry)
         self.requests_in_progress = Gauge(
             "danmaku_worker_requests_in_progress", "Requests read and not yet answered.", registry=registry
         )
-        self.held_bytes = Gauge(
-            "danmaku_worker_held_bytes", "Memory that requests in progress account for.", registry=registry
-        )
+        self.held_bytes = Gauge("danmaku_worker_held_bytes", "Memory held by requests in progress.", registry=registry)
         self.held_limit_bytes = Gauge(
-            "danmaku_worker_held_limit_bytes", "Beyond, no request is read before others are done.", registry=registry
+            "danmaku_worker_held_limit_bytes",
+            "Limit of held memory; beyond it, no request is read until others are done.",
+            registry=registry,
         )
         self.active_clients = Gauge(
-            "danmaku_worker_active_clients", "Clients that sent texts within three minutes.", registry=registry
+            "danmaku_worker_active_clients", "Clients that sent texts within the last three minutes.", registry=registry
         )

@@ -1,9 +1,9 @@
-"""uvicorn, with what it leaves open: connections that end, and a stop in two steps.
+"""uvicorn with limits for slow connections, and a stop in two steps.
 
-A client may be slow on purpose. uvicorn limits how long a connection may be idle between requests, not how long a
-request's head may take, nor how large it may become, nor how long an answer may wait to be read; `Connection` does. The
-body's time is `LimitBody`'s, which can answer as the API does. Nothing here costs a request more than a microsecond:
-there is a timer only while something is missing.
+A client may be slow on purpose. uvicorn limits how long a connection may be idle between requests, but not the time or
+size of a request's head, nor how long an answer may wait to be read; `Connection` does. `ReceiveBody` limits the time
+of the body, because it can answer as the API does. Nothing here costs a request more than a microsecond: there is a
+timer only while something is missing.
 """
 
 from __future__ import annotations
@@ -25,19 +25,22 @@ from service.settings import Settings
 
 MAX_HEAD_BYTES = 64 * 1024
 STUCK_READER_S = 60.0
-# Longer than clients keep an idle connection (httpx 5 s, aiohttp 15, Go 90): who closes first loses no request.
+# Longer than clients keep an idle connection (httpx 5 s, aiohttp 15, Go 90), so that the client closes it first and no
+# request is lost.
 KEEP_ALIVE_S = 120
 
 
 class Connection(HttpToolsProtocol):
-    """One client's connection, which ends if a head is late or too large, or if answers are not read."""
+    """A client's connection, which is closed if a head is late or too large, or if answers are not read."""
 
-    def __init__(self, *arguments: Any, head_timeout_s: float, **settings: Any) -> None:
+    def __init__(
+        self, *arguments: Any, head_timeout_s: float, stuck_reader_s: float = STUCK_READER_S, **settings: Any
+    ) -> None:
         super().__init__(*arguments, **settings)
-        self._head_timeout_s = head_timeout_s
+        self._head_timeout_s, self._stuck_reader_s = head_timeout_s, stuck_reader_s
         self._head_timer: asyncio.TimerHandle | None = None
         self._read_timer: asyncio.TimerHandle | None = None
-        self._head_bytes: int | None = None  # of the head that is being read
+        self._head_bytes: int | None = None  # received of the current head; None between heads
 
     # uvicorn narrows asyncio's BaseTransport in the same way.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -49,8 +52,9 @@ class Connection(HttpToolsProtocol):
         if self._head_bytes is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                return self._refuse(431, "head_too_large", f"the head of the request is over {MAX_HEAD_BYTES} bytes")
-        # Whatever came, it is no request to work on: the beginning of one, or the end of one that was refused.
+                message = f"request head too large: expected at most {MAX_HEAD_BYTES} bytes"
+                return self._refuse(431, "head_too_large", message)
+        # The data is the beginning of a request, or the end of a refused one: either way a head is due.
         if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
             self._wait_for_head()
 
@@ -66,7 +70,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self.scope["is_whole"] = True  # type: ignore[typeddict-unknown-key]  # ours, for `LimitBody`
+        self.scope["is_whole"] = True  # type: ignore[typeddict-unknown-key]  # ours, for `ReceiveBody`
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -77,7 +81,7 @@ class Connection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._watch_reader()  # closing waits until all is read
+        self._watch_reader()  # closing waits until everything is read
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -85,23 +89,23 @@ class Connection(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._read_timer and not self.transport.is_closing():  # else what is left must be read, too
+        if self._read_timer and not self.transport.is_closing():  # otherwise the rest must be read, too
             self._read_timer.cancel()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "malformed_http", "this is no HTTP request")
+        self._refuse(400, "malformed_http", "invalid HTTP request")
 
     def _wait_for_head(self) -> None:
-        self._head_timer = self.loop.call_later(self._head_timeout_s, self._head_is_late)
+        self._head_timer = self.loop.call_later(self._head_timeout_s, self._expire_head)
 
-    def _head_is_late(self) -> None:
-        if self._head_bytes is None:  # nothing was asked that could be answered
+    def _expire_head(self) -> None:
+        if self._head_bytes is None:  # there is no request to answer
             self.transport.close()
             return self._watch_reader()
-        self._refuse(408, "head_timeout", f"the head of the request did not come within {self._head_timeout_s:g} s")
+        self._refuse(408, "head_timeout", f"request head late: expected within {self._head_timeout_s:g} s")
 
     def _refuse(self, status: int, error_type: str, error: str) -> None:
-        """An answer to what is no request yet, so that no route and no log knows of it."""
+        """Answers what is not a request yet, so no route or log sees it, and closes the connection."""
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
@@ -112,23 +116,23 @@ class Connection(HttpToolsProtocol):
         self._watch_reader()
 
     def _watch_reader(self, left_before: int | None = None) -> None:
-        """Breaks the connection off if nothing of what was written is read for STUCK_READER_S.
+        """Aborts the connection if nothing of what was written is read for `stuck_reader_s`.
 
-        To be called when nothing more will be written before it is read.
+        Called when nothing more will be written before it is read.
         """
         left = self.transport.get_write_buffer_size()
         if left_before is not None and left >= left_before:
             return self.transport.abort()
         if self._read_timer:
             self._read_timer.cancel()
-        self._read_timer = self.loop.call_later(STUCK_READER_S, self._watch_reader, left) if left else None
+        self._read_timer = self.loop.call_later(self._stuck_reader_s, self._watch_reader, left) if left else None
 
 
 class Server(uvicorn.Server):
-    """Stops in two steps: it says that it will, for `drain_s` in which it serves on, and then it does.
+    """Stops in two steps: for `drain_s` it announces the stop and keeps serving, and then it stops.
 
-    In the first, load balancers learn from /readyz to send no more, while what they still send is answered. SIGINT,
-    or a second signal, goes to the second step at once: there, requests in progress are answered, no new ones taken.
+    In the first step load balancers learn from /readyz to send no more requests, while those they still send are
+    answered. In the second, only requests in progress are answered. SIGINT or a second signal skips the first.
     """
 
     def __init__(self, config: uvicorn.Config, *, drain_s: float, on_stop: Callable[[], None]) -> None:
@@ -154,12 +158,12 @@ def create_server(app: FastAPI, settings: Settings) -> Server:
         app,
         host=settings.host,
         port=settings.port,
-        # uvicorn calls it, whatever its type says: a class, or what makes one's objects.
+        # uvicorn accepts a class or, despite its type, any callable that makes its objects.
         http=partial(Connection, head_timeout_s=settings.receive_timeout_s),  # type: ignore[arg-type]
         lifespan="off",
         log_config=None,  # see service/log.py
-        access_log=False,  # ours has the id, the number of texts and the outcome
+        access_log=False,  # ours also has the id, the number of texts and the outcome
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
-    return Server(config, drain_s=settings.drain_s, on_stop=lambda: setattr(app.state, "is_stopping", True))
+    return Server(config, drain_s=settings.drain_s, on_stop=lambda: setattr(app.state.danmaku, "is_stopping", True))

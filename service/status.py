@@ -1,7 +1,7 @@
-"""What a worker says of itself, and a gateway to clients of bert-serving-server's HTTP: the fields of SHOW_CONFIG and
+"""The status of a worker, and of a gateway for clients of bert-serving-server's HTTP API: the fields of SHOW_CONFIG and
 SHOW_STATUS, and some more.
 
-Dashboards and clients read them by name, so all of the genuine ones are there, empty where they speak of its insides.
+Dashboards and clients read them by name, so all genuine fields are there, empty where they describe its internals.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import zmq
 from service import __version__
 from service.wire import SERVER_VERSION
 
-MAX_CLIENTS = 500  # remembered one by one, as by the genuine server; of older ones there is the number
+MAX_CLIENTS = 500  # counted one by one, as by the genuine server; older ones are only a number
 ACTIVE_S = 180.0
 MAX_SIZES = 10_000
 INTERVALS = 200
@@ -26,7 +26,7 @@ INTERVALS = 200
 
 class Status:
     def __init__(self, flags: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-        """`flags` as they are shown; `model`: what is loaded, which the genuine server does not tell."""
+        """`flags` under the genuine names; `model`: what is loaded, which the genuine server does not report."""
         self._static = {
             **flags,
             "device_map": [],
@@ -45,15 +45,14 @@ class Status:
             **model,
         }
         self._started = time.monotonic()
-        self._clients: OrderedDict[bytes, int] = OrderedDict()  # requests of each, the latest last
+        self._clients: OrderedDict[bytes, int] = OrderedDict()  # number of requests by client, the latest last
         self._forgotten_clients = 0
         self._active: OrderedDict[bytes, float] = OrderedDict()
-        self._sizes: set[int] = set()  # texts of a request: the different numbers seen
+        self._sizes: set[int] = set()  # distinct numbers of texts in a request
         self._num_data = self._num_system = self._num_texts = 0
         self._intervals: deque[float] = deque(maxlen=INTERVALS)
         self._last_request = time.monotonic()
-        self.in_progress = 0  # requests, counted by whoever has no better place for it
-        self.refused: Counter[str] = Counter()  # messages that were none, by what became of them
+        self.refused: Counter[str] = Counter()  # invalid messages, by reason
 
     def count_command(self, client: bytes) -> None:
         self._count(client)
@@ -85,7 +84,10 @@ class Status:
         }
 
     def status(self, client: bytes, *, in_progress: int, obstacle: str | None) -> dict[str, Any]:
-        """`in_progress` requests are being worked on; `obstacle`: why texts sent now would not be encoded, or None."""
+        """Returns the fields of SHOW_STATUS.
+
+        `in_progress`: requests that are not answered yet; `obstacle`: why texts sent now would not be encoded, or None.
+        """
         now = time.monotonic()
         statistic = {
             "num_data_request": self._num_data,

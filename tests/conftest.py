@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -80,21 +81,26 @@ async def client(tiny_model: Path) -> AsyncIterator[httpx.AsyncClient]:
             yield http
 
 
+async def until_metric(http: httpx.AsyncClient, name: str, at_least: float) -> None:
+    """Waits until a metric of the gateway without labels has reached a value."""
+    for _ in range(3000):
+        lines = (await http.get("/metrics")).text.splitlines()
+        if any(float(line.split()[1]) >= at_least for line in lines if line.startswith(f"{name} ")):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{name} did not reach {at_least}")
+
+
 ClientOf = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 @pytest.fixture
-def client_of(recording_encoder: RecordingEncoder, monkeypatch: pytest.MonkeyPatch) -> ClientOf:
+def client_of(recording_encoder: RecordingEncoder) -> ClientOf:
     """An HTTP client of an application over the recording encoder, with settings of one's own."""
-
-    async def open_it(*_: object) -> RecordingEncoder:
-        return recording_encoder
-
-    monkeypatch.setattr("service.assembly.open_encoder", open_it)
 
     @asynccontextmanager
     async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-        app = create_app(settings)
+        app = create_app(settings, encoder=recording_encoder)
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),

@@ -6,21 +6,21 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
-from starlette.requests import ClientDisconnect
 
+from service.api.caller import Caller
+from service.api.headers import NDJSON, is_ndjson
 from service.api.items import AddedBody, DanmakuBody, add_list, add_stream
-from service.api.responses import ABOUT_COLLECTIONS, ERRORS, PlainRoute, json_response
-from service.api.schemas import Body, explain
-from service.api.state import Caller, State, state_of
-from service.api.stream import NDJSON, is_stream
+from service.api.responses import ABOUT_COLLECTIONS, ERRORS, PlainRoute, error_content, json_line, json_response
+from service.api.schemas import Body, explain_error
+from service.api.state import State, get_state
 from service.collections.collections import check_name
 from service.collections.rebuilding import Progress
-from service.errors import ClientGone, DanmakuError
-from service.stores.base import CollectionInfo, Item
+from service.errors import DanmakuError
+from service.log import current_request
+from service.stores.base import Item
 from service.stores.filters import parse
 
 router = APIRouter(tags=["collections"], route_class=PlainRoute)
@@ -30,7 +30,7 @@ Options = TypeVar("Options", bound=BaseModel)
 
 class CollectionBody(BaseModel):
     name: str
-    count: int = Field(description="Of danmaku; may include some that expired a moment ago.")
+    count: int = Field(description="Number of danmaku; may include some that expired a moment ago.")
     dim: int
     fingerprint: str
     bytes: int
@@ -51,7 +51,7 @@ class ItemBody(BaseModel):
 
 class PageBody(BaseModel):
     danmaku: list[ItemBody]
-    next: str | None = Field(description="What to ask with as `after` for the next page; null: this was the last.")
+    next: str | None = Field(description="Value of `after` for the next page; null on the last page.")
 
 
 class PageOptions(BaseModel, extra="forbid"):
@@ -60,62 +60,60 @@ class PageOptions(BaseModel, extra="forbid"):
 
 
 class DeleteRequest(Body):
-    filter: dict[str, Any] = Field(examples=[{"room": 3}], description="{} is everything.")
+    filter: dict[str, Any] = Field(examples=[{"room": 3}], description="{} deletes everything.")
 
 
 class DeletedBody(BaseModel):
     deleted: int
 
 
-def in_path(*names: str) -> list[dict[str, Any]]:
+def describe_path(*names: str) -> list[dict[str, Any]]:
     return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
 
 
-def in_query(options: type[BaseModel]) -> list[dict[str, Any]]:
+def describe_query(options: type[BaseModel]) -> list[dict[str, Any]]:
     fields = options.model_json_schema()["properties"].items()
     return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields]
 
 
-def options_of(request: Request, kind: type[Options]) -> Options:
-    """What the query says. Raises InvalidRequest."""
+def parse_query(request: Request, kind: type[Options]) -> Options:
+    """Returns the options in the URL's query. Raises InvalidRequest."""
     try:
         return kind.model_validate(dict(request.query_params))
     except ValidationError as error:
-        raise explain(error, "the query") from None
+        raise explain_error(error, "the query") from None
 
 
-NAMED = {"parameters": in_path("name")}
+NAMED = {"parameters": describe_path("name")}
 ANSWERS = {**ERRORS, **ABOUT_COLLECTIONS}
 
 
 @router.get("/collections", responses={**ANSWERS, 200: {"model": CollectionsBody}})
 async def list_collections(request: Request) -> Response:
-    caller, state = Caller(request), state_of(request)
-    await _read(request)
-    infos = await caller.wait(state.collections.list())
-    return json_response({"collections": [_described(info) for info in infos]})
+    infos = await Caller(request).wait(get_state(request).collections.list())
+    return json_response({"collections": infos})
 
 
 @router.put("/collections/{name}", openapi_extra=NAMED, responses={**ANSWERS, 200: {"model": CollectionBody}})
 async def create(request: Request) -> Response:
-    """Makes it, empty, for vectors of the present model. If it is there already, nothing happens."""
-    caller, state, name = await asked(request)
-    return json_response(_described(await caller.wait(state.collections.create(name))))
+    """Creates an empty collection for vectors of the current model, unless it exists."""
+    caller, state, name = open_request(request)
+    return json_response(await caller.wait(state.collections.create(name)))
 
 
 @router.get("/collections/{name}", openapi_extra=NAMED, responses={**ANSWERS, 200: {"model": CollectionBody}})
 async def describe(request: Request) -> Response:
-    caller, state, name = await asked(request)
-    return json_response(_described(await caller.wait(state.collections.describe(name))))
+    caller, state, name = open_request(request)
+    return json_response(await caller.wait(state.collections.describe(name)))
 
 
 @router.delete("/collections/{name}", openapi_extra=NAMED, responses={**ANSWERS, 200: {"model": CollectionBody}})
 async def drop(request: Request) -> Response:
-    """Drops it with all its danmaku; the answer describes what it was."""
-    caller, state, name = await asked(request)
+    """Drops a collection with all its danmaku; the answer describes what it was."""
+    caller, state, name = open_request(request)
     info = await caller.wait(state.collections.describe(name))
     await caller.wait(state.collections.drop(name))
-    return json_response(_described(info))
+    return json_response(info)
 
 
 @router.post(
@@ -138,47 +136,55 @@ async def drop(request: Request) -> Response:
     responses={**ANSWERS, 200: {"model": AddedBody}},
 )
 async def add(request: Request) -> Response:
-    """Adds danmaku, or replaces those of the same id: a list, kept whole, or NDJSON of any length.
+    """Adds danmaku, or replaces those with the same id: a list, stored as one change, or NDJSON of any length.
 
-    An item is a text or an object. One that cannot be taken is refused, with its reason, beside the others. Of an item
-    that is there with the same text, the counts add up.
+    An item is a text or an object. An invalid item is refused with its reason and does not affect the others. If an
+    item exists with the same text, the counts add up.
     """
-    caller, state, name = Caller(request), state_of(request), check_name(request.path_params["name"])
+    is_stream = is_ndjson(request.scope)
+    if record := current_request.get():
+        record.is_stream = is_stream
+    caller, state = Caller(request, is_stream=is_stream), get_state(request)
+    name = check_name(request.path_params["name"])
     await state.collections.check(name)  # before a long body is read
-    read = add_stream if is_stream(request.scope) else add_list
-    return json_response((await read(request, caller, state, name)).shown())
+    read = add_stream if is_stream else add_list
+    return json_response((await read(request, caller, state, name)).to_json())
 
 
 @router.get(
     "/collections/{name}/danmaku",
-    openapi_extra={"parameters": in_path("name") + in_query(PageOptions)},
+    openapi_extra={"parameters": describe_path("name") + describe_query(PageOptions)},
     responses={**ANSWERS, 200: {"model": PageBody}},
 )
 async def page(request: Request) -> Response:
-    """All danmaku, page by page; each that stays is seen once, whatever happens meanwhile."""
-    caller, state, name = await asked(request)
-    options = options_of(request, PageOptions)
+    """Returns danmaku page by page; each one that stays in the collection appears exactly once."""
+    caller, state, name = open_request(request)
+    options = parse_query(request, PageOptions)
     found = await caller.wait(state.collections.page(name, after=options.after, limit=options.limit))
-    return json_response({"danmaku": [_shown(item) for item in found.items], "next": found.next})
+    return json_response({"danmaku": [_format_item(item) for item in found.items], "next": found.next})
 
 
 ITEM_PATH = "/collections/{name}/danmaku/{id:path}"  # an id may hold a slash
 
 
 @router.get(
-    ITEM_PATH, openapi_extra={"parameters": in_path("name", "id")}, responses={**ANSWERS, 200: {"model": ItemBody}}
+    ITEM_PATH,
+    openapi_extra={"parameters": describe_path("name", "id")},
+    responses={**ANSWERS, 200: {"model": ItemBody}},
 )
 async def get(request: Request) -> Response:
-    caller, state, name = await asked(request)
-    return json_response(_shown(await caller.wait(state.collections.get(name, request.path_params["id"]))))
+    caller, state, name = open_request(request)
+    return json_response(_format_item(await caller.wait(state.collections.get(name, request.path_params["id"]))))
 
 
 @router.delete(
-    ITEM_PATH, openapi_extra={"parameters": in_path("name", "id")}, responses={**ANSWERS, 200: {"model": DeletedBody}}
+    ITEM_PATH,
+    openapi_extra={"parameters": describe_path("name", "id")},
+    responses={**ANSWERS, 200: {"model": DeletedBody}},
 )
 async def delete(request: Request) -> Response:
-    """1 was deleted, or 0: there was none."""
-    caller, state, name = await asked(request)
+    """Returns 1 if the danmaku was deleted, 0 if there was none."""
+    caller, state, name = open_request(request)
     return json_response({"deleted": await caller.wait(state.collections.delete(name, [request.path_params["id"]]))})
 
 
@@ -189,8 +195,8 @@ async def delete(request: Request) -> Response:
 )
 async def delete_where(request: Request) -> Response:
     """Deletes all danmaku whose metadata match the filter."""
-    caller, state, name = Caller(request), state_of(request), check_name(request.path_params["name"])
-    body = await DeleteRequest.of(request)  # which reads it: `asked` would leave nothing to wait for
+    caller, state, name = open_request(request)
+    body = await DeleteRequest.read(request)
     return json_response({"deleted": await caller.wait(state.collections.delete_where(name, parse(body.filter)))})
 
 
@@ -200,66 +206,42 @@ async def delete_where(request: Request) -> Response:
     responses={**ANSWERS, 200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
 )
 async def rebuild(request: Request) -> Response:
-    """Embeds all texts anew, by the present model, and then takes the place of what was there.
+    """Embeds all texts again with the current model, and replaces the old vectors when it is done.
 
-    The answer is NDJSON: lines `{"done", "total"}`; the last has `"finished": true`, how many danmaku were `lost` since
-    this model cannot embed them, and `reasons`; or `error` and `error_type`. It ends when the caller hangs up; the next
-    one goes on with what is done.
+    The answer is NDJSON: lines `{"done", "total"}`; the last has `"finished": true`, how many danmaku were `lost`
+    because the model cannot embed them, and `reasons`; or `error` and `error_type`. The rebuild stops when the caller
+    hangs up; the next one continues from there.
     """
-    _, state, name = await asked(request)
+    _, state, name = open_request(request)
     progress = state.collections.rebuild(name)
-    first = await anext(progress)  # what is wrong from the beginning has its own status
-    return StreamingResponse(_lines(first, progress), media_type=NDJSON)
+    first = await anext(progress)  # raises errors that have a status of their own
+    return StreamingResponse(_format_progress(first, progress), media_type=NDJSON)
 
 
-async def _lines(first: Progress, progress: AsyncGenerator[Progress, None]) -> AsyncIterator[bytes]:
+async def _format_progress(first: Progress, progress: AsyncGenerator[Progress, None]) -> AsyncIterator[bytes]:
     try:
-        async with aclosing(progress):  # whoever hangs up ends it
-            yield _line(_told(first))
+        async with aclosing(progress):  # stops the rebuild when the caller hangs up
+            yield json_line(_describe_progress(first))
             async for each in progress:
-                yield _line(_told(each))
+                yield json_line(_describe_progress(each))
     except DanmakuError as error:
-        yield _line({"error": str(error), "error_type": error.error_type})
+        yield json_line(error_content(error))
 
 
-def _told(progress: Progress) -> dict[str, object]:
-    told: dict[str, object] = {"done": progress.done, "total": progress.total}
+def _describe_progress(progress: Progress) -> dict[str, object]:
+    content: dict[str, object] = {"done": progress.done, "total": progress.total}
     if progress.is_finished:
         reasons = [{"id": id, "error": error.error, "error_type": error.error_type} for id, error in progress.reasons]
-        told |= {"finished": True, "lost": progress.lost, "reasons": reasons}
-    return told
+        content |= {"finished": True, "lost": progress.lost, "reasons": reasons}
+    return content
 
 
-def _line(content: dict[str, object]) -> bytes:
-    return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
+def open_request(request: Request) -> tuple[Caller, State, str]:
+    """Returns what a route about the collection in the path needs. Raises InvalidRequest for an invalid name."""
+    return Caller(request), get_state(request), check_name(request.path_params["name"])
 
 
-async def asked(request: Request) -> tuple[Caller, State, str]:
-    """Reads the body, mostly none, since who waits has to have read it."""
-    caller, name = Caller(request), check_name(request.path_params["name"])
-    await _read(request)
-    return caller, state_of(request), name
-
-
-async def _read(request: Request) -> None:
-    try:
-        await request.body()
-    except ClientDisconnect:
-        raise ClientGone("the caller hung up in the middle of the body") from None
-
-
-def _described(info: CollectionInfo) -> dict[str, object]:
-    return {
-        "name": info.name,
-        "count": info.count,
-        "dim": info.dim,
-        "fingerprint": info.fingerprint,
-        "bytes": info.bytes,
-        "created_at": info.created_at,
-    }
-
-
-def _shown(item: Item) -> dict[str, object]:
+def _format_item(item: Item) -> dict[str, object]:
     return {
         "id": item.id,
         "text": item.text,

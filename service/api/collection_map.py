@@ -1,21 +1,21 @@
-"""GET /collections/{name}/map: a collection on a plane, for the playground and for whoever wants to draw it."""
+"""GET /collections/{name}/map: a collection in two dimensions, for the playground and other drawings."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from service.api.collection import ANSWERS, asked, in_path, in_query, options_of
+from service.api.collection import ANSWERS, describe_path, describe_query, open_request, parse_query
 from service.api.responses import PlainRoute
 from service.collections.map_cache import MOST_CHARACTERS
 
-MOST_DANMAKU = 2000
+MAX_DANMAKU = 2000
 
 router = APIRouter(tags=["collections"], route_class=PlainRoute)
 
 
 class MapOptions(BaseModel, extra="forbid"):
-    limit: int = Field(MOST_DANMAKU, ge=1, le=MOST_DANMAKU)
+    limit: int = Field(MAX_DANMAKU, ge=1, le=MAX_DANMAKU)
 
 
 class PlaceBody(BaseModel):
@@ -28,27 +28,27 @@ class PlaceBody(BaseModel):
 
 class ClusterBody(BaseModel):
     size: int
-    centre: int = Field(description="Which of `danmaku` is nearest to its middle.")
+    centre: int = Field(description="Index of the danmaku nearest to its centre.")
 
 
 class MapBody(BaseModel):
     fingerprint: str
-    count: int = Field(description="Of danmaku in the collection; the map shows at most `limit`, as they are paged.")
-    mean: list[float] = Field(description="A vector v of length 1 has its place at axes · (v − mean).")
+    count: int = Field(description="Danmaku in the collection; the map shows at most the first `limit` of its pages.")
+    mean: list[float] = Field(description="A vector v of length 1 is drawn at axes · (v − mean).")
     axes: list[list[float]] = Field(description="The two directions in which the vectors differ most.")
-    share: list[float] = Field(description="How much of all differences, from 0 to 1, is along either axis.")
-    clusters: list[ClusterBody] = Field(description="By k-means of the vectors, the largest first.")
+    share: list[float] = Field(description="Share of the variance along each axis, from 0 to 1.")
+    clusters: list[ClusterBody] = Field(description="Clusters by k-means of the vectors, the largest first.")
     danmaku: list[PlaceBody]
 
 
 @router.get(
     "/collections/{name}/map",
-    openapi_extra={"parameters": in_path("name") + in_query(MapOptions)},
+    openapi_extra={"parameters": describe_path("name") + describe_query(MapOptions)},
     responses={**ANSWERS, 200: {"model": MapBody}},
 )
 async def map_(request: Request) -> Response:
-    """Places on a plane (principal components) and clusters (k-means) of a collection's danmaku."""
-    caller, state, name = await asked(request)
-    options = options_of(request, MapOptions)
+    """Returns places in two dimensions (principal components) and clusters (k-means) of a collection's danmaku."""
+    caller, state, name = open_request(request)
+    options = parse_query(request, MapOptions)
     body = await caller.wait(state.maps.of(state.collections, name, options.limit))
     return Response(body, media_type="application/json")

@@ -7,13 +7,14 @@ import io
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from service.api.reading import header
+from service.api.caller import Caller
+from service.api.headers import NDJSON, find_header, is_ndjson
 from service.api.responses import ERRORS, PlainRoute, json_response
 from service.api.schemas import EmbedRequest, EmbedResponse
-from service.api.state import Caller, state_of
-from service.api.stream import NDJSON, OPENAPI, EmbedStream, is_stream
-from service.api.vectors import shown
-from service.ranking import unit
+from service.api.state import get_state
+from service.api.stream import OPENAPI, EmbedStream
+from service.api.vectors import format_vectors
+from service.vectors import unit
 
 NPY = "application/x-npy"
 
@@ -31,44 +32,45 @@ router = APIRouter(tags=["embeddings"], route_class=PlainRoute)
     responses={**ERRORS, 200: {"model": EmbedResponse, "content": BESIDES_JSON}},
 )
 async def embed(request: Request) -> Response:
-    """Vectors of texts, in their order.
+    """Returns the vectors of texts, in their order.
 
-    A text that cannot be embedded gives `null` in its place and an entry in `errors`; it never sinks the list.
+    A text that cannot be embedded has `null` in its place and an entry in `errors`; the other texts are not affected.
     With `Accept: application/x-npy` the answer is one float32 matrix in NumPy's format, with a row of NaN for such a
     text, the fingerprint in the header `X-Danmaku-Fingerprint` and the number of truncated texts in
     `X-Danmaku-Truncated`.
 
-    `Content-Type: application/x-ndjson` makes it a stream of any length: each line a text, or `{"text", "id"}`; the
-    options in the query. The answer begins with a line `{"model", "fingerprint", "dim"}`, and has one for each text,
-    `{"index", "id", "embedding", "truncated", "error", "error_type"}`, as far as there is something to say. Blank lines
-    are no texts. What ends it early is a last line of `error` and `error_type` alone. Read the answer while you
-    send: no more is read from who does not. `X-Timeout-Ms` is for each slice of at most 256 lines.
+    `Content-Type: application/x-ndjson` makes it a stream of any length: each line is a text or `{"text", "id"}`, and
+    the options are in the query. The answer begins with a line `{"model", "fingerprint", "dim"}`, followed by one line
+    for each text, `{"index", "id", "embedding", "truncated", "error", "error_type"}`, without the fields that do not
+    apply. Blank lines are skipped. If the stream ends early, its last line has only `error` and `error_type`. Read the
+    answer while you send: the gateway stops reading while the answer is not read. `X-Timeout-Ms` applies to each slice
+    of at most 256 lines.
     """
-    if is_stream(request.scope):
+    if is_ndjson(request.scope):
         return EmbedStream(request)
-    caller, state = Caller(request), state_of(request)
-    body = await EmbedRequest.of(request)
+    caller, state = Caller(request), get_state(request)
+    body = await EmbedRequest.read(request)
     state.accept_texts(len(body.texts))
-    embeddings = await state.embedder.embed(body.texts, caller.wait)
-    if NPY.encode() in (header(request.scope, b"accept") or b""):
+    embeddings = await caller.wait(state.embedder.embed(body.texts))
+    if NPY.encode() in (find_header(request.scope, b"accept") or b""):
         truncated = str(len(embeddings.truncated))
         headers = {"X-Danmaku-Fingerprint": embeddings.model.fingerprint, "X-Danmaku-Truncated": truncated}
         vectors = unit(embeddings.vectors) if body.normalize else embeddings.vectors
-        return Response(_npy(vectors), headers=headers, media_type=NPY)
+        return Response(_to_npy(vectors), headers=headers, media_type=NPY)
     model = embeddings.model
     return json_response(
         {
             "model": model.name,
             "fingerprint": model.fingerprint,
             "dim": model.dim,
-            "embeddings": shown(embeddings, normalize=body.normalize, in_base64=body.encoding == "base64"),
+            "embeddings": format_vectors(embeddings, normalize=body.normalize, in_base64=body.encoding == "base64"),
             "truncated": embeddings.truncated,
             "errors": embeddings.errors,
         }
     )
 
 
-def _npy(vectors: np.ndarray) -> bytes:
+def _to_npy(vectors: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.save(file, vectors)
     return file.getvalue()

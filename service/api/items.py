@@ -1,12 +1,11 @@
-"""Danmaku on their way into a collection: what an item looks like, and which are refused.
+"""Adds danmaku to a collection: the format of an item, and which items are refused.
 
-A list is one change, done whole. A stream is as long as it likes: a slice of lines is read, embedded and kept before
-the next is read, so it takes no more memory than a slice and comes no quicker than it is kept.
+A list is stored as one change. A stream may have any length: each slice of lines is read, embedded and stored before
+the next is read, so it takes the memory of a slice and comes no faster than it is stored.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,42 +13,47 @@ from typing import Any
 import orjson
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import ClientDisconnect
 
-from service.api.schemas import explain
-from service.api.state import Caller, State
-from service.api.stream import slices
+from service.api.body import read_body, slices
+from service.api.caller import Caller
+from service.api.schemas import explain_error
+from service.api.state import State
 from service.collections.collections import Entry
-from service.errors import ClientGone, DanmakuError, InvalidRequest, MalformedRequest, Overloaded, TextError
-from service.log import serving
+from service.errors import DanmakuError, InvalidRequest, MalformedRequest, TextError
+from service.log import current_request
+from service.tasks import retry_overloaded
 
 SLICE_LINES = 1024
-REASONS = 100  # told of those that were refused; all are counted
-MOST_METADATA_BYTES = 8192
+MAX_REASONS = 100  # in an answer; all refused items are counted
+MAX_METADATA_BYTES = 8192
 
 
 class DanmakuBody(BaseModel):
-    """Or just a text."""
+    """An item, unless it is just a text."""
 
     model_config = ConfigDict(extra="forbid")
 
     text: str
     id: str | None = Field(None, min_length=1, max_length=256, description="By default a hash of the text.")
     metadata: dict[str, Any] = Field(default_factory=dict, examples=[{"room": 3}])
-    ttl_s: float | None = Field(None, gt=0, le=10**10, description="How long it stays, in seconds; default: for good.")
-    expires_at: float | None = Field(None, gt=0, le=10**11, description="Instead: until when, in Unix time.")
-    count: int = Field(1, ge=1, le=2**31, description="How often it was posted; adds up.")
+    ttl_s: float | None = Field(
+        None, gt=0, le=10**10, description="Seconds until it expires; by default it never does."
+    )
+    expires_at: float | None = Field(
+        None, gt=0, le=10**11, description="Instead of ttl_s: Unix time at which it expires."
+    )
+    count: int = Field(1, ge=1, le=2**31, description="How often it was posted; counts add up.")
 
 
 class AddedBody(BaseModel):
     added: int
     replaced: int
     refused: int
-    reasons: list[dict[str, object]] = Field(description=f"Of the first {REASONS}: index, error, error_type.")
+    reasons: list[dict[str, object]] = Field(description=f"index, error and error_type of the first {MAX_REASONS}.")
 
 
 class Report:
-    """What became of items."""
+    """The result of adding items."""
 
     def __init__(self) -> None:
         self.added = self.replaced = self.refused = 0
@@ -57,88 +61,80 @@ class Report:
 
     def refuse(self, errors: Sequence[TextError]) -> None:
         self.refused += len(errors)
-        self.reasons = sorted([*self.reasons, *errors], key=lambda error: error.index)[:REASONS]
+        self.reasons = sorted([*self.reasons, *errors], key=lambda error: error.index)[:MAX_REASONS]
 
-    def shown(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         return {"added": self.added, "replaced": self.replaced, "refused": self.refused, "reasons": self.reasons}
 
 
 async def add_list(request: Request, caller: Caller, state: State, name: str) -> Report:
-    """Raises MalformedRequest, InvalidRequest, TooLarge for the body, and what `Collections.add` does."""
+    """Adds a JSON list. Raises MalformedRequest, InvalidRequest or TooLarge, and what `Collections.add` raises."""
+    body = await read_body(request)
     try:
-        content = orjson.loads(await request.body())
-    except ClientDisconnect:
-        raise ClientGone("the caller hung up in the middle of the body") from None
+        content = orjson.loads(body)
     except ValueError as error:
-        raise MalformedRequest(f"the body is not JSON: {error}") from None
+        raise MalformedRequest(f"invalid JSON in the body: {error}") from None
     if not isinstance(content, list):
-        raise InvalidRequest("the body: expected a list of texts, or of objects with a text; or lines of NDJSON")
+        raise InvalidRequest("invalid body: expected a list of texts or of objects with a text, or lines of NDJSON")
     state.accept_texts(len(content))
     report = Report()
-    await caller.wait(_add(state, name, report, 0, [_read(each) for each in content]))
+    await caller.wait(_add(state, name, report, 0, [_parse_item(each) for each in content]))
     return report
 
 
 async def add_stream(request: Request, caller: Caller, state: State, name: str) -> Report:
-    """What was kept before an error stays, and the error says up to where."""
-    report, kept = Report(), 0
+    """Adds the lines of a stream. What was stored before an error stays, and the error says how much that is."""
+    report, done = Report(), 0
     limit = state.settings.max_body_bytes
-    most = min(SLICE_LINES, state.settings.max_request_texts)
+    max_lines = min(SLICE_LINES, state.settings.max_request_texts)
     try:
-        async for index, lines in slices(request.receive, max_lines=most, max_line_bytes=limit):
-            entries = [_read_line(line) for line in lines]
-            while True:
-                try:
-                    async with asyncio.timeout(caller.timeout_s):
-                        await _add(state, name, report, index, entries)
-                    break
-                except Overloaded as overloaded:  # a stream has the time, and whoever sends it could do no better
-                    await asyncio.sleep(overloaded.retry_after_s or 1)
-                except TimeoutError:
-                    raise caller.out_of_time() from None
-            kept = index + len(lines)
-            if served := serving.get():
-                served.texts = kept
+        async for index, lines in slices(request.receive, max_lines=max_lines, max_line_bytes=limit):
+            entries = [_parse_line(line) for line in lines]
+            await retry_overloaded(lambda: caller.wait(_add(state, name, report, index, entries)))  # noqa: B023  # awaited
+            done = index + len(lines)
+            if record := current_request.get():
+                record.texts = done
     except DanmakuError as error:
         error.args = (
-            f"{error}; the first {kept} lines were dealt with: {report.added} added, {report.refused} refused",
+            f"{error}; the first {done} lines were processed: {report.added} added, {report.refused} refused",
         )
         raise
     return report
 
 
-async def _add(state: State, name: str, report: Report, first: int, read: Sequence[Entry | DanmakuError]) -> None:
-    places = [place for place, entry in enumerate(read, first) if isinstance(entry, Entry)]
-    added = await state.collections.add(name, [entry for entry in read if isinstance(entry, Entry)])
+async def _add(state: State, name: str, report: Report, first: int, items: Sequence[Entry | DanmakuError]) -> None:
+    """Adds the valid ones of `items`, the first of which has index `first`, and reports on all."""
+    places = [place for place, entry in enumerate(items, first) if isinstance(entry, Entry)]
+    added = await state.collections.add(name, [entry for entry in items if isinstance(entry, Entry)])
     report.added += added.added
     report.replaced += added.replaced
     report.refuse([TextError(places[error.index], error.error, error.error_type) for error in added.refused])
     report.refuse(
-        [TextError(at, str(e), e.error_type) for at, e in enumerate(read, first) if isinstance(e, DanmakuError)]
+        [TextError(at, str(e), e.error_type) for at, e in enumerate(items, first) if isinstance(e, DanmakuError)]
     )
 
 
-def _read_line(line: bytes) -> Entry | DanmakuError:
+def _parse_line(line: bytes) -> Entry | DanmakuError:
     try:
-        return _read(orjson.loads(line))
+        return _parse_item(orjson.loads(line))
     except ValueError as error:
-        return MalformedRequest(f"the line is not JSON: {error}")
+        return MalformedRequest(f"invalid JSON in the line: {error}")
 
 
-def _read(content: object) -> Entry | DanmakuError:
+def _parse_item(content: object) -> Entry | DanmakuError:
     if isinstance(content, str):
         return Entry(content)
     try:
         body = DanmakuBody.model_validate(content)
     except ValidationError as error:
-        return explain(error, "the danmaku")
+        return explain_error(error, "the danmaku")
     if body.ttl_s is not None and body.expires_at is not None:
-        return InvalidRequest("ttl_s and expires_at: expected one of the two")
+        return InvalidRequest("invalid ttl_s and expires_at: expected at most one of them")
     try:
         size = len(orjson.dumps(body.metadata))
     except TypeError as error:  # numbers beyond 64 bits, or hundreds of levels
-        return InvalidRequest(f"metadata: cannot be kept: {error}")
-    if size > MOST_METADATA_BYTES:
-        return InvalidRequest(f"metadata: {size} bytes of JSON; at most {MOST_METADATA_BYTES} are taken")
+        return InvalidRequest(f"invalid metadata: cannot be stored as JSON: {error}")
+    if size > MAX_METADATA_BYTES:
+        return InvalidRequest(f"invalid metadata: {size} bytes of JSON; expected at most {MAX_METADATA_BYTES}")
     expires_at = body.expires_at if body.ttl_s is None else time.time() + body.ttl_s
     return Entry(body.text, body.id, body.metadata, expires_at, body.count)

@@ -1,7 +1,7 @@
-"""API keys: who is let in.
+"""API keys.
 
-The settings hold SHA-256 hashes only, so that neither a list of processes nor a file of settings gives a key away. A
-key is 256 random bits; for such, one round of SHA-256 is as good as a slow hash, which every request would pay for.
+The settings hold only SHA-256 hashes, so neither a list of processes nor a settings file reveals a key. A key is 256
+random bits; for these one round of SHA-256 is as safe as a slow hash, whose price every request would pay.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.responses import error_response
 from service.errors import ConfigurationError, Unauthorized
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json"})
@@ -28,38 +27,40 @@ SCHEMES: dict[str, Any] = {
 }
 
 
-def new_key() -> str:
+def make_key() -> str:
     return f"danmaku_{secrets.token_urlsafe(32)}"
 
 
-def hash_of(key: str) -> str:
+def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def check_host(host: str, *, has_keys: bool, allow_anonymous: bool) -> None:
-    """Raises ConfigurationError if others than this machine's own users could come in unasked."""
+    """Raises ConfigurationError if other machines could use the gateway without a key."""
     if has_keys or allow_anonymous:
         return
-    if others := [address for address in _addresses(host) if not ipaddress.ip_address(address).is_loopback]:
+    if exposed := [address for address in _resolve(host) if not ipaddress.ip_address(address).is_loopback]:
         raise ConfigurationError(
-            f"host {host!r} listens on {others[0]}, which other machines may reach, and there are no API keys: "
-            "make one with `danmaku key` and give its hash as --api-key-hashes, or say --allow-anonymous true"
+            f"host {host!r} listens on {exposed[0]}, which other machines can reach, but there are no API keys: make "
+            "one with `danmaku key` and pass its hash as --api-key-hashes, or pass --allow-anonymous true"
         )
 
 
-def _addresses(host: str) -> list[str]:
-    """What the host's name stands for when it is listened on."""
+def _resolve(host: str) -> list[str]:
+    """Returns the addresses to listen on for a host name."""
     if not host:
         return ["0.0.0.0"]
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise ConfigurationError(f"host {host!r} stands for no address: {error}") from None
+        raise ConfigurationError(
+            f"invalid host {host!r}: expected an address or a name that resolves to one ({error})"
+        ) from None
     return [str(address[0]).partition("%")[0] for *_, address in found]
 
 
 def require_keys(app: FastAPI, hashes: Sequence[str]) -> None:
-    """Lets nobody in without one of the keys, and says so in the OpenAPI document, whose page then asks for one."""
+    """Adds `RequireKey`, and says so in the OpenAPI document, whose page then asks for a key."""
     app.add_middleware(RequireKey, hashes=hashes)
     describe = app.openapi
 
@@ -76,7 +77,7 @@ def require_keys(app: FastAPI, hashes: Sequence[str]) -> None:
 
 
 class RequireKey:
-    """Answers 401 to who has no key, before anything of a body is read."""
+    """ASGI middleware that raises Unauthorized for a request without a valid key, before its body is read."""
 
     def __init__(self, app: ASGIApp, hashes: Sequence[str]) -> None:
         self._app, self._digests = app, [bytes.fromhex(entry) for entry in hashes]
@@ -84,22 +85,20 @@ class RequireKey:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["path"].startswith(STATIC_PATHS):
             return await self._app(scope, receive, send)
-        key = _given_key(scope)
+        key = _find_key(scope)
         if key is None:
-            message = "this needs an API key, as Authorization: Bearer KEY or X-API-Key: KEY"
-        elif self._knows(key):
-            return await self._app(scope, receive, send)
-        else:
-            message = "the API key is none of those that are let in"
-        return await error_response(Unauthorized(message))(scope, receive, send)
+            raise Unauthorized("missing API key: expected Authorization: Bearer KEY or X-API-Key: KEY")
+        if not self._is_valid(key):
+            raise Unauthorized("invalid API key")
+        await self._app(scope, receive, send)
 
-    def _knows(self, key: bytes) -> bool:
+    def _is_valid(self, key: bytes) -> bool:
         digest = hashlib.sha256(key).digest()
-        # All are compared, so that time does not tell which one was close.
+        # Compares all, so the time taken does not reveal which one was close.
         return any([hmac.compare_digest(digest, known) for known in self._digests])
 
 
-def _given_key(scope: Scope) -> bytes | None:
+def _find_key(scope: Scope) -> bytes | None:
     key = None
     for name, value in scope["headers"]:
         if name == b"x-api-key":

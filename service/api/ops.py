@@ -1,4 +1,4 @@
-"""What operators and their machines ask: is it alive, can it work, what is it, how is it doing."""
+"""Routes for operators and their machines: liveness, readiness, information, metrics."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import __version__
 from service.api.responses import ERRORS, PlainRoute, json_response
-from service.api.state import state_of
+from service.api.state import get_state
 from service.collections.collections import Collections
 from service.errors import EncoderUnavailable, StoreUnavailable
-from service.metrics import Metrics
 
 router = APIRouter(tags=["operation"], route_class=PlainRoute)
 
 
 @router.get("/healthz")
 async def healthz(request: Request) -> Response:
-    """Liveness: the event loop turns. It never asks the encoder, which may just be busy."""
+    """Liveness: the event loop runs. Never asks the encoder, which may just be busy."""
     return json_response({"status": "ok"})
 
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """Readiness: 503, with the reason, while the queue is nearly full, the encoder fails, or the service is stopping.
+    """Readiness: 503 with the reason while the queue is nearly full, the encoder fails, or the service is stopping.
 
-    Told from what happened to the last requests; nothing is sent to the encoder to find out.
+    Judged by what happened to the last requests; nothing is sent to the encoder.
     """
-    if obstacle := _obstacle(request):
+    if obstacle := get_state(request).obstacle:
         raise EncoderUnavailable(obstacle)
     return json_response({"status": "ready"})
 
 
 @router.get("/info", responses={status: ERRORS[status] for status in (401, 503)})
 async def info(request: Request) -> Response:
-    """What is loaded, and the limits that requests have to keep."""
-    state = state_of(request)
+    """Returns what is loaded, and the limits for requests."""
+    state = get_state(request)
     model, settings = state.embedder.model, state.settings
     return json_response(
         {
@@ -58,21 +57,13 @@ async def info(request: Request) -> Response:
 
 @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
 async def metrics(request: Request) -> Response:
-    """Prometheus' text format."""
-    measured: Metrics = request.app.state.metrics
-    measured.ready.set(_obstacle(request) is None)
-    state = state_of(request)
+    """Returns metrics in Prometheus' text format."""
+    state = get_state(request)
+    state.metrics.ready.set(state.obstacle is None)
     if isinstance(state.store, Collections):
         with suppress(StoreUnavailable):
             await state.store.measure()
     with suppress(EncoderUnavailable):
         model = state.embedder.model
-        measured.show_model(model.name, model.fingerprint, model.dim)
-    return Response(measured.text(), media_type=CONTENT_TYPE_LATEST)
-
-
-def _obstacle(request: Request) -> str | None:
-    state = state_of(request)
-    if request.app.state.is_stopping:
-        return "the service is stopping"
-    return state.embedder.encoder.obstacle or state.batcher.obstacle
+        state.metrics.show_model(model.name, model.fingerprint, model.dim)
+    return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)

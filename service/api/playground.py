@@ -1,8 +1,8 @@
-"""GET /: the playground, a page to try the service in. Its files are those of service/web, as they are.
+"""GET /: the playground, a page to try the service. It consists of the files in service/web.
 
-They need no build and no other host: the plotting library lies beside them, and the page's own policy lets a browser
-fetch from nowhere else and run nothing that is written into the page. The page uses the routes that everybody has, but
-for one of its own: `POST /playground/embed` also tells whether the model had to work, which others do not pay for.
+They need no build and no other host: the plotting library is among them, and the page's policy forbids a browser to
+fetch anything from elsewhere or to run scripts written into the page. The page uses the public routes and one of its
+own: `POST /playground/embed` also returns the time and whether all texts came from the cache.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ from __future__ import annotations
 import gzip
 import hashlib
 import time
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
+from service.api.caller import Caller
 from service.api.responses import PlainRoute, json_response
 from service.api.schemas import EmbedRequest
-from service.api.state import Caller, state_of
-from service.api.vectors import shown
+from service.api.state import get_state
+from service.api.vectors import format_vectors
 from service.errors import NotFound
 
 POLICY = "; ".join(
@@ -38,45 +37,42 @@ POLICY = "; ".join(
     )
 )
 PAGE = "index.html"
-LIBRARIES = "vendor/"  # whose names hold their versions
+LIBRARIES = "vendor/"  # their names contain their versions
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 router = APIRouter(route_class=PlainRoute, include_in_schema=False)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class File:
     body: bytes
-    packed: bytes  # with gzip
+    packed: bytes  # gzip
     headers: dict[str, str]
 
 
 @cache
-def web() -> dict[str, File]:
-    """What may be asked for, by name."""
-    return dict(_below(files("service").joinpath("web"), ""))
+def read_web() -> dict[str, File]:
+    """Returns all files of the playground by name."""
+    return dict(_read_directory(files("service").joinpath("web"), ""))
 
 
-def _below(directory: Traversable, prefix: str) -> list[tuple[str, File]]:
+def _read_directory(directory: Traversable, prefix: str) -> list[tuple[str, File]]:
     found: list[tuple[str, File]] = []
     for entry in directory.iterdir():
         if entry.is_dir():
-            found += _below(entry, f"{prefix}{entry.name}/")
+            found += _read_directory(entry, f"{prefix}{entry.name}/")
         elif kind := TYPES.get(entry.name.rpartition(".")[2]):
-            found.append((prefix + entry.name, _file(entry.read_bytes(), kind, prefix == LIBRARIES)))
+            found.append((prefix + entry.name, _make_file(entry.read_bytes(), kind, prefix == LIBRARIES)))
     return found
 
 
-def _file(body: bytes, kind: str, is_library: bool) -> File:
+def _make_file(body: bytes, kind: str, is_library: bool) -> File:
     headers = {
         "Content-Type": f"{kind}; charset=utf-8",
-        # Weak: it stands for the file with gzip and without.
+        # Weak: the same for the file with and without gzip.
         "ETag": f'W/"{hashlib.sha256(body).hexdigest()[:16]}"',
-        "Cache-Control": "public, max-age=31536000, immutable"
-        if is_library
-        else "no-cache",  # i.e. ask whether it is new
+        # no-cache: a browser has to ask whether the file has changed
+        "Cache-Control": "public, max-age=31536000, immutable" if is_library else "no-cache",
         "Vary": "Accept-Encoding",
         "X-Content-Type-Options": "nosniff",
     }
@@ -87,18 +83,18 @@ def _file(body: bytes, kind: str, is_library: bool) -> File:
 
 @router.get("/")
 async def page(request: Request) -> Response:
-    return _sent(request, web()[PAGE])
+    return _send_file(request, read_web()[PAGE])
 
 
 @router.get("/static/{file:path}")
 async def file(request: Request) -> Response:
     name = request.path_params["file"]
-    if name == PAGE or name not in web():
-        raise NotFound(f"the playground has no file {name[:80]!r}")
-    return _sent(request, web()[name])
+    if name == PAGE or name not in read_web():
+        raise NotFound(f"no file {name[:80]!r} in the playground")
+    return _send_file(request, read_web()[name])
 
 
-def _sent(request: Request, file: File) -> Response:
+def _send_file(request: Request, file: File) -> Response:
     if file.headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=file.headers)
     if "gzip" in request.headers.get("accept-encoding", ""):
@@ -108,27 +104,20 @@ def _sent(request: Request, file: File) -> Response:
 
 @router.post("/playground/embed")
 async def embed(request: Request) -> Response:
-    """As POST /embed, of few texts; and how long it took, and whether the encoder had anything to do for it."""
-    caller, state = Caller(request), state_of(request)
-    body = await EmbedRequest.of(request)
+    """Returns the vectors of POST /embed, the time it took, and whether all of them came from the cache."""
+    caller, state = Caller(request), get_state(request)
+    body = await EmbedRequest.read(request)
     state.accept_texts(len(body.texts))
-    is_cached = True
-
-    async def wait(work: Coroutine[Any, Any, T]) -> T:  # which is only done for what is not cached
-        nonlocal is_cached
-        is_cached = False
-        return await caller.wait(work)
-
     started = time.perf_counter()
-    embeddings = await state.embedder.embed(body.texts, wait)
+    embeddings = await caller.wait(state.embedder.embed(body.texts))
     seconds = time.perf_counter() - started
     return json_response(
         {
             "model": embeddings.model.name,
             "fingerprint": embeddings.model.fingerprint,
-            "embeddings": shown(embeddings, normalize=body.normalize),
+            "embeddings": format_vectors(embeddings, normalize=body.normalize),
             "errors": embeddings.errors,
-            "is_cached": is_cached,
+            "is_cached": not embeddings.encoded,
             "seconds": seconds,
         }
     )

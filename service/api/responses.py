@@ -1,40 +1,40 @@
-"""Answers: JSON straight from numpy, and every error in one shape."""
+"""Responses: JSON straight from numpy, and one shape for every error; and routes that are called directly."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.schemas import ErrorBody
-from service.errors import DanmakuError, NotFound
+from service.errors import DanmakuError, InvalidRequest, MethodNotAllowed, NotFound
 
 # For the OpenAPI document: what any route that takes texts may answer besides 200.
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": description}
     for status, description in {
-        400: "The body is not JSON, or not the gzip that it says.",
-        401: "An API key is needed, and this is none.",
-        408: "The body did not come in time.",
+        400: "The body is not JSON, or its gzip is damaged.",
+        401: "The API key is missing or invalid.",
+        408: "The body was late.",
         413: "Too many texts, or too large a body.",
         415: "A `Content-Encoding` other than gzip.",
-        422: "JSON, but not what this route takes.",
-        429: "Too much work is waiting; `Retry-After` says when to come back.",
-        503: "No encoder can work; `Retry-After` says when to come back.",
-        504: "Not done in time: `X-Timeout-Ms`, or the gateway's own limit.",
+        422: "Valid JSON, but not what this route expects.",
+        429: "Too much work is waiting; `Retry-After` says when to retry.",
+        503: "No encoder is available; `Retry-After` says when to retry.",
+        504: "Out of time: `X-Timeout-Ms`, or the gateway's own limit.",
     }.items()
 }
 
 ABOUT_COLLECTIONS: dict[int | str, dict[str, Any]] = {
-    404: {"model": ErrorBody, "description": "No such collection or danmaku, or no collections here."},
-    409: {"model": ErrorBody, "description": "The collection is another model's, or is being rebuilt."},
-    507: {"model": ErrorBody, "description": "There is no room for it."},
+    404: {"model": ErrorBody, "description": "No such collection or danmaku, or this gateway has no collections."},
+    409: {"model": ErrorBody, "description": "The collection belongs to another model, or is being rebuilt."},
+    507: {"model": ErrorBody, "description": "The store is full."},
 }
 
 
@@ -42,9 +42,10 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class PlainRoute(APIRoute):
-    """A route that is described as FastAPI's are and called without it: `endpoint(request)` gives the response.
+    """A route that FastAPI documents and does not run: `endpoint(request)` returns the response.
 
-    What FastAPI does around an endpoint would cost more than answering sixteen texts from the cache.
+    What FastAPI does around an endpoint would cost more than answering sixteen texts from the cache. So the models in
+    `responses` only describe the answers, which routes build by hand; tests compare the two.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +56,7 @@ class PlainRoute(APIRoute):
 
 
 class PlainRoutes:
-    """Finds plain routes whose path is fixed by looking it up; all else is FastAPI's to find."""
+    """ASGI middleware that looks up plain routes with a fixed path; FastAPI finds all others."""
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
         self._app = app
@@ -70,39 +71,37 @@ class PlainRoutes:
         endpoint = self._endpoints.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         if endpoint is None:
             return await self._app(scope, receive, send)
-        try:
-            response = await endpoint(Request(scope, receive, send))
-        except DanmakuError as error:
-            response = error_response(error)
+        response = await endpoint(Request(scope, receive, send))
         await response(scope, receive, send)
 
 
 def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """`content` may hold numpy arrays: orjson writes them as they are, where `tolist` would first make every number an
-    object of Python's.
-    """
+    """Returns `content` as JSON. orjson writes numpy arrays directly, without making Python objects of the numbers."""
     body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, status, headers, media_type="application/json")
+
+
+def json_line(content: object) -> bytes:
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
+
+def error_content(error: DanmakuError) -> dict[str, object]:
+    """Returns the JSON content for an error: see `ErrorBody`."""
+    return {"error": str(error), "error_type": error.error_type}
 
 
 def error_response(error: DanmakuError) -> Response:
     headers = dict(error.headers)
     if error.retry_after_s:
         headers["Retry-After"] = str(error.retry_after_s)
-    return json_response({"error": str(error), "error_type": error.error_type}, error.status, headers)
+    return json_response(error_content(error), error.status, headers)
 
 
-def answer_errors(app: FastAPI) -> None:
-    """Makes what a route raises an answer in the shape of `ErrorBody`; `Observe` does so for what is unforeseen."""
-
-    @app.exception_handler(DanmakuError)
-    async def ours(request: Request, error: DanmakuError) -> Response:
-        return error_response(error)
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 404:
-            return error_response(NotFound(f"there is no {request.url.path}; GET /docs lists the routes"))
-        error_type = "method_not_allowed" if error.status_code == 405 else "invalid_request"
-        content = {"error": error.detail, "error_type": error_type}
-        return json_response(content, error.status_code, dict(error.headers or {}))
+async def raise_http_error(request: Request, error: Exception) -> NoReturn:
+    """Raises an HTTPException of starlette, which finds routes, as one of ours for `AnswerErrors` to answer."""
+    assert isinstance(error, HTTPException)  # an exception handler is registered for it alone
+    if error.status_code == 404:
+        raise NotFound(f"no route {request.url.path}; GET /docs lists the routes") from None
+    failure = MethodNotAllowed(error.detail) if error.status_code == 405 else InvalidRequest(error.detail)
+    failure.status, failure.headers = error.status_code, error.headers or {}
+    raise failure from None

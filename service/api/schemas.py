@@ -20,50 +20,47 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-from starlette.requests import ClientDisconnect
 
-from service.errors import ClientGone, DanmakuError, InvalidRequest, MalformedRequest
+from service.api.body import read_body
+from service.errors import DanmakuError, InvalidRequest, MalformedRequest
 
 TEXT_LIST = {"type": "array", "items": {"type": "string"}}
 
 
 class Body(BaseModel):
-    """A request's body. Parsed whatever Content-Type says, since `curl -d` says it is a form."""
+    """A request's JSON body, whatever Content-Type says, because `curl -d` says that it is a form."""
 
     model_config = ConfigDict(extra="forbid")
 
     @classmethod
-    async def of(cls, request: Request) -> Self:
-        """Raises MalformedRequest for what is not JSON, InvalidRequest for other JSON than this.
+    async def read(cls, request: Request) -> Self:
+        """Reads and parses the body.
 
-        Raises ClientGone if the body breaks off.
+        Raises MalformedRequest for invalid JSON, InvalidRequest for JSON of another shape, and what `read_body` raises.
         """
-        try:
-            body = await request.body()  # which some routes have read by now
-        except ClientDisconnect:
-            raise ClientGone("the caller hung up in the middle of the body") from None
+        body = await read_body(request)
         try:
             return cls.model_validate(orjson.loads(body))  # in half the time of `model_validate_json`
         except orjson.JSONDecodeError as error:
-            raise MalformedRequest(f"the body is not JSON: {error}") from None
+            raise MalformedRequest(f"invalid JSON in the body: {error}") from None
         except ValidationError as error:
-            raise explain(error, "the body") from None
+            raise explain_error(error, "the body") from None
 
     @classmethod
     def openapi(cls, others: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> dict[str, Any]:
-        """`others`: schemas of what may come instead, by Content-Type."""
+        """Returns the request body for the OpenAPI document; `others`: schemas of alternatives, by Content-Type."""
         schemas = {"application/json": cls.model_json_schema(), **others}
         content = {kind: {"schema": schema} for kind, schema in schemas.items()}
         return {"requestBody": {"required": True, "content": content}}
 
 
-def explain(error: ValidationError, whole: str) -> DanmakuError:
-    """What is wrong with `whole`, or where in it."""
+def explain_error(error: ValidationError, whole: str) -> DanmakuError:
+    """Returns the error to answer: what is invalid in `whole`, and where."""
     fault = error.errors(include_url=False, include_input=False)[0]
     if fault["type"] == "json_invalid":
-        return MalformedRequest(f"{whole} is not JSON: {fault['ctx']['error']}")
-    place = ".".join(map(str, fault["loc"])) or whole
-    return InvalidRequest(f"{place}: {fault['msg']}")
+        return MalformedRequest(f"invalid JSON in {whole}: {fault['ctx']['error']}")
+    place = ".".join(map(str, fault["loc"])) or whole.removeprefix("the ")
+    return InvalidRequest(f"invalid {place}: {fault['msg']}")
 
 
 def _or_list(schema: dict[str, Any]) -> None:
@@ -90,7 +87,7 @@ class EmbedRequest(Body):
 
 
 class StreamOptions(BaseModel):
-    """What an object's fields say, as parameters of the URL, since a stream has no such object."""
+    """The options of a stream, in the URL's query; other bodies have fields for them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -98,7 +95,7 @@ class StreamOptions(BaseModel):
     encoding: Literal["float", "base64"] = "float"
 
 
-def _scalar(value: Any) -> Any:
+def _check_scalar(value: Any) -> Any:
     if isinstance(value, list | dict) or (isinstance(value, float) and not math.isfinite(value)):
         raise PydanticCustomError("scalar", "Input should be a string, a finite number, true, false or null")
     return value
@@ -110,7 +107,7 @@ class StreamLine(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: str
-    id: Annotated[Any, AfterValidator(_scalar)] = None
+    id: Annotated[Any, AfterValidator(_check_scalar)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -119,7 +116,7 @@ class StreamLine(BaseModel):
 
 
 class TextErrorBody(BaseModel):
-    index: int = Field(description="Which of the texts.")
+    index: int = Field(description="Index of the text.")
     error: str
     error_type: Literal["empty_text", "unspellable", "text_too_long"]
 
@@ -129,9 +126,9 @@ class EmbedResponse(BaseModel):
     fingerprint: str = Field(description="Vectors are comparable if their fingerprints are equal.")
     dim: int
     embeddings: list[list[float] | str | None] = Field(
-        description="One per text, in order; null where `errors` says why."
+        description="One per text, in order; null for texts in `errors`."
     )
-    truncated: list[int] = Field(description="Which texts were longer than the model takes, and lost their end.")
+    truncated: list[int] = Field(description="Indices of texts longer than the model reads, which were cut off.")
     errors: list[TextErrorBody]
 
 
@@ -142,7 +139,7 @@ Queries = Annotated[
 ]
 
 
-MOST_MATCHES = 1000  # of one query in a collection
+MAX_MATCHES = 1000  # for one query in a collection
 
 
 class SimilarRequest(Body):
@@ -151,48 +148,50 @@ class SimilarRequest(Body):
     query: Queries | None = Field(None, examples=["阿夸"], description="A text, or a list of them.")
     candidates: list[str] | None = Field(None, examples=[["aqua", "晚安"]])
     collection: str | None = Field(None, description="Its name; searched by `query`, `id` or `vector`.")
-    id: str | None = Field(None, description="What is most like this item of the collection, itself left out.")
+    id: str | None = Field(
+        None, description="Finds what is most similar to this item of the collection, without the item itself."
+    )
     vector: list[float] | None = Field(None, min_length=1, description="A vector of the same fingerprint.")
     top_k: int | None = Field(
         None,
         ge=1,
-        description=f"At most so many matches. By default all candidates, or 10 of a collection, which gives at most "
-        f"{MOST_MATCHES}.",
+        description="Maximum number of matches. By default all candidates, or 10 from a collection, which returns at "
+        f"most {MAX_MATCHES}.",
     )
-    min_score: float | None = Field(None, ge=-1, le=1, description="Only matches at least this like the query.")
+    min_score: float | None = Field(None, ge=-1, le=1, description="Only matches with at least this score.")
     filter: dict[str, Any] | None = Field(
-        None, examples=[{"room": 3}], description="Only items of a collection whose metadata are so."
+        None, examples=[{"room": 3}], description="Only items of a collection whose metadata match."
     )
-    with_vectors: bool = Field(False, description="Whether matches of a collection come with their vectors.")
+    with_vectors: bool = Field(False, description="Whether matches from a collection include their vectors.")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.candidates is None) == (self.collection is None):
-            raise PydanticCustomError("one_of", "expected `candidates` or `collection`, one of the two")
+            raise PydanticCustomError("one_of", "expected either `candidates` or `collection`")
         if self.collection is None:
             if self.query is None or not {"id", "vector", "filter", "with_vectors"}.isdisjoint(self.model_fields_set):
                 raise PydanticCustomError(
-                    "candidates", "`candidates` go with `query`; id, vector, filter and with_vectors with `collection`"
+                    "candidates", "`candidates` need `query`; id, vector, filter and with_vectors need `collection`"
                 )
         elif sum(given is not None for given in (self.query, self.id, self.vector)) != 1:
-            raise PydanticCustomError("one_of", "a collection is searched by `query`, `id` or `vector`, one of them")
-        elif (self.top_k or 0) > MOST_MATCHES:
-            raise PydanticCustomError("top_k", f"top_k: a collection gives at most {MOST_MATCHES} matches")
+            raise PydanticCustomError("one_of", "expected exactly one of `query`, `id` and `vector` for a collection")
+        elif (self.top_k or 0) > MAX_MATCHES:
+            raise PydanticCustomError("top_k", f"expected top_k of at most {MAX_MATCHES} for a collection")
         return self
 
 
-class Match(BaseModel):
-    id: str = Field(description="The candidate's place in the list, from 0; or the item's own.")
+class MatchBody(BaseModel):
+    id: str = Field(description="The candidate's index in the list, or the item's id.")
     text: str
     score: float = Field(description="Cosine similarity, −1 to 1.")
     metadata: dict[str, object]
-    count: int = Field(1, description="Of a collection: how often it was added.")
-    vector: list[float] | None = Field(None, description="If asked for.")
+    count: int = Field(1, description="In a collection: how often it was added.")
+    vector: list[float] | None = Field(None, description="With `with_vectors`.")
 
 
 class SimilarResult(BaseModel):
     query: str | None = Field(None, description="Absent after a search by id or vector.")
-    matches: list[Match] = Field(description="Best first.")
+    matches: list[MatchBody] = Field(description="Best first.")
 
 
 class SimilarError(TextErrorBody):
@@ -206,12 +205,10 @@ class SimilarResponse(BaseModel):
     errors: list[SimilarError]
 
 
-def _no_tokens(value: Any) -> Any:
+def _refuse_tokens(value: Any) -> Any:
     numbers = value if isinstance(value, list) else []
     if any(isinstance(item, int | list) for item in numbers):
-        raise PydanticCustomError(
-            "tokens", "lists of tokens are not taken, as they are of another vocabulary; send texts"
-        )
+        raise PydanticCustomError("tokens", "expected texts; lists of tokens are of another vocabulary")
     return [value] if isinstance(value, str) else value
 
 
@@ -219,15 +216,15 @@ class OpenAIRequest(Body):
     input: Annotated[
         list[str],
         Field(min_length=1),
-        BeforeValidator(_no_tokens),
+        BeforeValidator(_refuse_tokens),
         WithJsonSchema({"anyOf": [{"type": "string"}, {**TEXT_LIST, "minItems": 1}]}),
     ] = Field(examples=[["草", "awsl"]], description="A text, or a list of them.")
-    model: str = Field(description="The name that `GET /v1/models` gives.")
+    model: str = Field(description="The name that `GET /v1/models` returns.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(
-        None, ge=1, description="So many of the first numbers alone: worth it of a model that was trained for it."
+        None, ge=1, description="Returns only the first numbers of each vector; useful if the model was trained for it."
     )
-    user: str | None = Field(None, description="Taken, and not used.")
+    user: str | None = Field(None, description="Accepted and ignored.")
 
 
 class OpenAIEmbedding(BaseModel):
@@ -237,7 +234,7 @@ class OpenAIEmbedding(BaseModel):
 
 
 class OpenAIUsage(BaseModel):
-    prompt_tokens: int = Field(description="Tokens that the model read; not counted: [CLS], [SEP], what was cut off.")
+    prompt_tokens: int = Field(description="Tokens that the model read, without [CLS], [SEP] and what was cut off.")
     total_tokens: int
 
 
@@ -251,7 +248,7 @@ class OpenAIResponse(BaseModel):
 class OpenAIModel(BaseModel):
     id: str
     object: Literal["model"]
-    created: int = Field(description="Always 0: a model directory does not say.")
+    created: int = Field(description="Always 0, because a model directory has no date.")
     owned_by: str
 
 
@@ -261,13 +258,13 @@ class OpenAIModels(BaseModel):
 
 
 class EncodeRequest(Body):
-    """As bert-serving-server's; `service/wire_http.py` reads it."""
+    """A request in bert-serving-server's format, which `service/wire_http.py` reads."""
 
     model_config = ConfigDict(extra="allow")
 
-    id: Any = Field(examples=[123], description="Comes back in the answer.")
+    id: Any = Field(examples=[123], description="Returned in the answer.")
     texts: list[str] = Field(examples=[["草", "awsl"]], min_length=1)
-    is_tokenized: Literal[False] = Field(False, description="Lists of tokens are for workers.")
+    is_tokenized: Literal[False] = Field(False, description="Only workers accept lists of tokens.")
 
 
 class EncodeResponse(BaseModel):
@@ -288,25 +285,27 @@ class TokenizeRequest(Body):
 
 class UnknownWord(BaseModel):
     text: str
-    start: int = Field(description="Its first character in the text as it was sent, from 0.")
-    end: int = Field(description="The character after its last.")
+    start: int = Field(description="Index of its first character in the text that was sent.")
+    end: int = Field(description="Index after its last character.")
 
 
-class Tokenized(BaseModel):
-    tokens: list[str] = Field(description="What the model reads, [CLS] and [SEP] included.")
+class TokenizedText(BaseModel):
+    tokens: list[str] = Field(description="The tokens that the model reads, including [CLS] and [SEP].")
     ids: list[int]
     num_tokens: int
-    unknown: list[UnknownWord] = Field(description="What of that became [UNK], since the vocabulary cannot spell it.")
-    truncated: str = Field(description="The end of the text that the model does not read; empty if it reads all.")
+    unknown: list[UnknownWord] = Field(description="Words that became [UNK] because the vocabulary cannot spell them.")
+    truncated: str = Field(
+        description="The end of the text that the model does not read; empty if it reads everything."
+    )
 
 
 class TokenizeResponse(BaseModel):
     model: str
     fingerprint: str
     max_seq_len: int
-    results: list[Tokenized] = Field(description="One per text, in order.")
+    results: list[TokenizedText] = Field(description="One per text, in order.")
 
 
 class ErrorBody(BaseModel):
-    error: str = Field(description="A sentence for a person.")
-    error_type: str = Field(description="What a client branches on.")
+    error: str = Field(description="A sentence for people.")
+    error_type: str = Field(description="A code for programs.")

@@ -1,13 +1,14 @@
-"""POST /similar: which of these danmaku are most like this one?"""
+"""POST /similar: ranks candidates, or the danmaku of a collection, by their similarity to a query."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from service.api.caller import Caller
 from service.api.responses import ABOUT_COLLECTIONS, ERRORS, PlainRoute, json_response
 from service.api.schemas import SimilarRequest, SimilarResponse
 from service.api.search import search
-from service.api.state import Caller, state_of
+from service.api.state import get_state
 from service.ranking import rank
 
 router = APIRouter(tags=["similarity"], route_class=PlainRoute)
@@ -19,15 +20,15 @@ router = APIRouter(tags=["similarity"], route_class=PlainRoute)
     responses={**ERRORS, **ABOUT_COLLECTIONS, 200: {"model": SimilarResponse}},
 )
 async def similar(request: Request) -> Response:
-    """The candidates, or the items of a collection, in order of likeness to each query.
+    """Returns the candidates, or items of a collection, most similar to each query first.
 
     A query or candidate that cannot be embedded matches nothing and has an entry in `errors`.
     """
-    caller, state = Caller(request), state_of(request)
-    body = await SimilarRequest.of(request)
+    caller, state = Caller(request), get_state(request)
+    body = await SimilarRequest.read(request)
     if body.collection is not None:
         return await search(caller, state, body)
-    assert body.query is not None and body.candidates is not None  # the schema sees to it
+    assert body.query is not None and body.candidates is not None  # the schema guarantees it
     state.accept_texts(len(body.query) + len(body.candidates))
     work = rank(state.embedder, body.query, body.candidates, top_k=body.top_k, min_score=body.min_score)
     ranking = await caller.wait(work)

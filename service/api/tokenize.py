@@ -1,4 +1,4 @@
-"""POST /tokenize: what the model sees of a text."""
+"""POST /tokenize: shows what the model sees of a text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.api.responses import ERRORS, PlainRoute, json_response
 from service.api.schemas import ErrorBody, TokenizeRequest, TokenizeResponse
-from service.api.state import state_of
+from service.api.state import get_state
 from service.encoders.inputs import Inputs
 from service.errors import InvalidRequest, NoVocabulary
 
@@ -21,26 +21,26 @@ router = APIRouter(tags=["embeddings"], route_class=PlainRoute)
     openapi_extra=TokenizeRequest.openapi(),
     responses={
         **{status: answer for status, answer in ERRORS.items() if status not in (429, 504)},
-        404: {"model": ErrorBody, "description": "The encoder does not tell its vocabulary."},
+        404: {"model": ErrorBody, "description": "The encoder does not reveal its vocabulary."},
         200: {"model": TokenizeResponse},
     },
 )
 async def tokenize(request: Request) -> Response:
-    """Tokens of texts, what the vocabulary cannot spell, and what is cut off.
+    """Returns the tokens of texts, the words outside the vocabulary, and what is cut off.
 
-    A word becomes [UNK] as a whole if one of its characters is in no token, or if it has more than 100.
+    A whole word becomes [UNK] if one of its characters is in no token, or if it has more than 100 characters.
     """
-    state = state_of(request)
-    body = await TokenizeRequest.of(request)
+    state = get_state(request)
+    body = await TokenizeRequest.read(request)
     state.accept_texts(len(body.texts))
     longest = state.settings.max_text_characters
     if too_long := [index for index, text in enumerate(body.texts) if len(text) > longest]:
-        raise InvalidRequest(f"texts.{too_long[0]}: the text has more than {longest} characters")
+        raise InvalidRequest(f"invalid texts.{too_long[0]}: expected at most {longest} characters")
     model = state.embedder.model
     if not isinstance(model.reader, Inputs):
-        raise NoVocabulary(f"the encoder of {model.name!r} does not tell its vocabulary, so nobody here can tokenize")
+        raise NoVocabulary(f"cannot tokenize: the encoder of {model.name!r} does not reveal its vocabulary")
     reader = model.reader
-    results = await asyncio.to_thread(lambda: [_explained(reader, text) for text in body.texts])
+    results = await asyncio.to_thread(lambda: [_explain(reader, text) for text in body.texts])
     return json_response(
         {
             "model": model.name,
@@ -51,8 +51,8 @@ async def tokenize(request: Request) -> Response:
     )
 
 
-def _explained(reader: Inputs, text: str) -> orjson.Fragment:
-    """As JSON at once: many texts at a time would be a great many objects."""
+def _explain(reader: Inputs, text: str) -> orjson.Fragment:
+    """Returns the JSON of one text at once, because the objects of many texts would take much memory."""
     read = reader.explain(text)
     unknown = [{"text": text[start:end], "start": start, "end": end} for start, end in read.unknown]
     return orjson.Fragment(

@@ -195,7 +195,7 @@ async def test_a_client_works_where_an_event_loop_runs(gateway: httpx.Client) ->
 
 
 def test_a_refusal_says_what_and_where(gateway: httpx.Client) -> None:
-    with Client(url_of(gateway)) as client, pytest.raises(GatewayError, match="at most 7 are taken") as caught:
+    with Client(url_of(gateway)) as client, pytest.raises(GatewayError, match="expected at most 7") as caught:
         client.similar("草", ["草"] * 9)
 
     assert (caught.value.status, caught.value.error_type) == (413, "too_large")

@@ -18,7 +18,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from processes import serving
 
-from service.api.keys import hash_of, new_key
+from service.api.keys import hash_key, make_key
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -48,9 +48,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def strict() -> Iterator[tuple[httpx.Client, str]]:
     """A gateway that wants a key, takes little at a time and keeps nothing; and the key."""
-    key = new_key()
+    key = make_key()
     limits = ("--max-queue-texts", "24", "--max-request-texts", "24", "--threads", "1", "--cache-bytes", "0")
-    flags = ("--api-key-hashes", hash_of(key), "--collections", "none", "--access-log", "false")
+    flags = ("--api-key-hashes", hash_key(key), "--collections", "none", "--access-log", "false")
     with serving(*limits, *flags) as (client, _):
         yield client, key
 

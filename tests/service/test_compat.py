@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import ClientOf
+from conftest import ClientOf, until_metric
 from fakes import RecordingEncoder
 
 from service.settings import Settings
@@ -45,10 +45,10 @@ async def test_any_id_comes_back(client: httpx.AsyncClient, given: object) -> No
         ('{"id": 1, "texts": [3]}', "WireError", "list of strings"),
         ('{"id": NaN, "texts": ["草"]}', "ValueError", "not JSON compliant"),
         ('{"id": 1, "texts": ["草"], "is_tokenized": true}', "ValueError", "texts are strings"),
-        ('{"id": 1, "texts": [["草"]], "is_tokenized": true}', "ValueError", "is_tokenized is for workers"),
+        ('{"id": 1, "texts": [["草"]], "is_tokenized": true}', "ValueError", "is_tokenized works with workers only"),
         ('{"id": 1, "texts": ["草", " "]}', "NoVector", "texts.1: the text is blank"),
-        ('{"id": 1, "texts": ["😂"]}', "NoVector", "texts.0: none of the characters"),
-        (json.dumps({"id": 1, "texts": ["草"] * 51}), "TooLarge", "51 texts in one request; at most 50"),
+        ('{"id": 1, "texts": ["😂"]}', "NoVector", "texts.0: the vocabulary has none"),
+        (json.dumps({"id": 1, "texts": ["草"] * 51}), "TooLarge", "51 in one request; expected at most 50"),
     ],
 )
 async def test_what_cannot_be_encoded_is_a_400_that_says_why(
@@ -77,9 +77,10 @@ async def test_what_is_not_the_callers_doing_keeps_its_status(
     """So that whoever retries knows when to."""
     recording_encoder.gate.clear()
     asking = []
-    for text in "ab":
+    for text, queued in (("a", 0), ("b", 1)):
         asking.append(asyncio.create_task(gateway.post("/encode", json={"id": 1, "texts": [text]})))
-        await asyncio.sleep(0.05)
+        await recording_encoder.until_called()
+        await until_metric(gateway, "danmaku_queue_texts", queued)
     busy = (await gateway.get("/status/server")).json()
     overloaded = await gateway.post("/encode", json={"id": 1, "texts": ["c"]})
     late = await gateway.post("/encode", json={"id": 1, "texts": ["a"]}, headers={"X-Timeout-Ms": "10"})

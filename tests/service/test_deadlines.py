@@ -14,17 +14,11 @@ from service.settings import Settings
 
 
 @pytest.fixture
-async def gateway(
-    recording_encoder: RecordingEncoder, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[httpx.AsyncClient]:
+async def gateway(recording_encoder: RecordingEncoder) -> AsyncIterator[httpx.AsyncClient]:
     """The application over an encoder that waits at its gate."""
 
-    async def open_it(*_: object) -> RecordingEncoder:
-        return recording_encoder
-
-    monkeypatch.setattr("service.assembly.open_encoder", open_it)
     recording_encoder.gate.clear()
-    app = create_app(Settings(request_timeout_s=0.2))
+    app = create_app(Settings(request_timeout_s=0.2), encoder=recording_encoder)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:

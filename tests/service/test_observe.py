@@ -112,5 +112,5 @@ async def test_a_text_that_is_too_long_sinks_nobody(broken_client: httpx.AsyncCl
         (3, "text_too_long"),
         (4, "empty_text"),
     ]
-    assert body["errors"][0]["error"] == "the text has 9 characters; at most 8 are taken"
+    assert body["errors"][0]["error"] == "the text has 9 characters; expected at most 8"
     assert 'danmaku_text_errors_total{error_type="text_too_long"} 2.0' in (await broken_client.get("/metrics")).text

@@ -73,18 +73,28 @@ def test_usage_counts_what_the_model_reads(genuine: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("body", "kind", "error_type", "message"),
     [
-        ({"input": [1, 2]}, openai.UnprocessableEntityError, "invalid_request", "lists of tokens are not taken"),
-        ({"input": [[1, 2], [3]]}, openai.UnprocessableEntityError, "invalid_request", "lists of tokens are not"),
+        (
+            {"input": [1, 2]},
+            openai.UnprocessableEntityError,
+            "invalid_request",
+            "lists of tokens are of another vocabulary",
+        ),
+        ({"input": [[1, 2], [3]]}, openai.UnprocessableEntityError, "invalid_request", "lists of tokens are of"),
         ({"input": []}, openai.UnprocessableEntityError, "invalid_request", "input: List should have at least 1"),
-        ({"input": "草", "dimensions": 17}, openai.UnprocessableEntityError, "invalid_request", "'tiny' has 16 and"),
+        (
+            {"input": "草", "dimensions": 17},
+            openai.UnprocessableEntityError,
+            "invalid_request",
+            "the 16 of 'tiny'",
+        ),
         ({"input": ["草", ""]}, openai.UnprocessableEntityError, "empty_text", "input.1: the text is blank"),
-        ({"input": "😂"}, openai.UnprocessableEntityError, "unspellable", "input.0: none of the characters"),
-        ({"input": ["草"] * 51}, openai.APIStatusError, "too_large", "51 texts in one request; at most 50"),
+        ({"input": "😂"}, openai.UnprocessableEntityError, "unspellable", "input.0: the vocabulary has none"),
+        ({"input": ["草"] * 51}, openai.APIStatusError, "too_large", "51 in one request; expected at most 50"),
         (
             {"input": "草", "model": "text-embedding-3-small"},
             openai.NotFoundError,
             "not_found",
-            "there is no model 'text-embedding-3-small' here; 'tiny' is served",
+            "invalid model 'text-embedding-3-small': expected 'tiny'",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from processes import free_ports, serving
 
-from service.api.keys import hash_of, new_key
+from service.api.keys import hash_key, make_key
 from service.cache.open import open_cache
 from service.cli import main
 from service.errors import ConfigurationError
@@ -20,11 +20,11 @@ PASSWORD = "hunter2"
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_nothing_that_a_gateway_writes_holds_a_secret(tmp_path: Path, log_format: str) -> None:
     """With a Redis that does not answer, requests with right and wrong keys, and much that goes wrong."""
-    key, wrong = new_key(), new_key()
+    key, wrong = make_key(), make_key()
     (port,) = free_ports(1)
     variables = {
         "DANMAKU_CACHE": f"redis://user:{PASSWORD}@127.0.0.1:{port}/0",
-        "DANMAKU_API_KEY_HASHES": hash_of(key),
+        "DANMAKU_API_KEY_HASHES": hash_key(key),
         "DANMAKU_LOG_FORMAT": log_format,
     }
     answers = []
@@ -45,14 +45,14 @@ def test_nothing_that_a_gateway_writes_holds_a_secret(tmp_path: Path, log_format
 
     assert {answer.status_code for answer in answers} == {200, 400, 401, 404, 422}
     assert "Redis does not answer" in stderr
-    for secret in (PASSWORD, key, wrong, hash_of(key)):
+    for secret in (PASSWORD, key, wrong, hash_key(key)):
         assert secret not in written
 
 
 @pytest.mark.parametrize("name", ["api-key-hashes", "cors-origins", "port", "pooling-strategy", "max-queue-texts"])
 def test_a_setting_that_is_refused_is_not_shown(capsys: pytest.CaptureFixture[str], name: str) -> None:
     """It may be a key in the place of its hash."""
-    secret = new_key()
+    secret = make_key()
 
     assert main(["serve", f"--{name}", secret]) == 2
     shown = capsys.readouterr().err

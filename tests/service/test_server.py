@@ -17,7 +17,7 @@ import uvicorn
 from processes import serving
 from starlette.types import Receive, Scope, Send
 
-from service.server import MAX_HEAD_BYTES, Connection
+from service.server import MAX_HEAD_BYTES, STUCK_READER_S, Connection
 
 HEAD = b"POST /embed HTTP/1.1\r\nHost: x\r\n"
 
@@ -35,14 +35,18 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def listening(head_timeout_s: float = 0.3) -> AsyncIterator[tuple[int, set[Connection]]]:
+async def listening(
+    head_timeout_s: float = 0.3, stuck_reader_s: float = STUCK_READER_S
+) -> AsyncIterator[tuple[int, set[Connection]]]:
     """A port with `Connection` behind it, in this process; the connections that are open."""
     config = uvicorn.Config(echo, log_config=None, access_log=False, timeout_keep_alive=1, interface="asgi3")
     config.load()
     state = uvicorn.server.ServerState()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Connection(config, state, {}, head_timeout_s=head_timeout_s), "127.0.0.1", 0
+        lambda: Connection(config, state, {}, head_timeout_s=head_timeout_s, stuck_reader_s=stuck_reader_s),
+        "127.0.0.1",
+        0,
     )
     async with server:
         yield server.sockets[0].getsockname()[1], state.connections  # type: ignore[misc]  # uvicorn's own set
@@ -139,11 +143,10 @@ async def test_requests_in_time_are_served_on_one_connection(gap_s: float) -> No
             assert (data.count(b"x-whole: 0"), data.count(b"x-whole: 1")) == (6, 6)
 
 
-async def test_an_answer_that_nobody_reads_is_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_nobody_reads_is_thrown_away() -> None:
     """One that is read slowly is not."""
-    monkeypatch.setattr("service.server.STUCK_READER_S", 1.5)
     size = 30_000_000
-    async with listening() as (port, connections):
+    async with listening(stuck_reader_s=1.5) as (port, connections):
         request = b"GET /%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % size
         stuck = socket.create_connection(("127.0.0.1", port))
         stuck.sendall(request)

@@ -12,7 +12,7 @@ from typing import TypeVar
 import httpx
 import numpy as np
 import pytest
-from conftest import ClientOf
+from conftest import ClientOf, until_metric
 from fakes import RecordingEncoder
 
 from service.encoders.model import Prepared
@@ -76,7 +76,7 @@ async def test_options_stand_in_the_query(client: httpx.AsyncClient) -> None:
         ("?encodng=base64", {}, "encodng: "),
         ("?encoding=hex", {}, "'float' or 'base64'"),
         ("?normalize=perhaps", {}, "normalize: "),
-        ("", {"X-Timeout-Ms": "soon"}, "X-Timeout-Ms is 'soon'"),
+        ("", {"X-Timeout-Ms": "soon"}, "invalid X-Timeout-Ms 'soon'"),
     ],
 )
 async def test_what_is_wrong_with_the_whole_is_said_before_it_begins(
@@ -91,12 +91,12 @@ async def test_what_is_wrong_with_the_whole_is_said_before_it_begins(
 @pytest.mark.parametrize(
     ("line", "error_type", "message"),
     [
-        ("草", "malformed_json", "the line is not JSON"),
-        ('{"text": "草"', "malformed_json", "the line is not JSON: EOF"),
-        ('"\\ud800"', "malformed_json", "not JSON"),
-        ("[" * 5000, "malformed_json", "not JSON"),
-        ("3", "invalid_request", "the line: "),
-        ('["草"]', "invalid_request", "the line: "),
+        ("草", "malformed_json", "invalid JSON in the line: "),
+        ('{"text": "草"', "malformed_json", "invalid JSON in the line: EOF"),
+        ('"\\ud800"', "malformed_json", "invalid JSON in the line: "),
+        ("[" * 5000, "malformed_json", "invalid JSON in the line: "),
+        ("3", "invalid_request", "invalid line: "),
+        ('["草"]', "invalid_request", "invalid line: "),
         ('{"txt": "草"}', "invalid_request", "text: Field required"),
         ('{"text": "草", "id": [1]}', "invalid_request", "id: Input should be a string, a finite number"),
         ('{"text": "草", "id": 1e999}', "invalid_request", "id: "),
@@ -158,7 +158,7 @@ async def test_a_line_over_the_limit_is_the_end(client: httpx.AsyncClient) -> No
 
     assert [row["index"] for row in rows] == list(range(600))
     assert list(last) == ["error", "error_type"] and last["error_type"] == "too_large"
-    assert "line 600, counted from 0, is over 20000 bytes" in last["error"]
+    assert "line 600, counted from 0, has over 20000 bytes" in last["error"]
     _, first, last = await stream(client, lines_of("草", "哈" * 10_000, "草"))
     assert (first["index"], last["error_type"]) == (0, "too_large")
 
@@ -181,10 +181,10 @@ async def test_a_stream_that_does_not_fit_waits(
     encoding = asyncio.create_task(gateway.post("/embed", json=["a"]))
     await recording_encoder.until_called()
     waiting = asyncio.create_task(gateway.post("/embed", json=["b", "c", "d", "e"]))
-    await asyncio.sleep(0.05)
+    await until_metric(gateway, "danmaku_queue_texts", 4)
     assert (await gateway.post("/embed", json=["f"])).status_code == 429
     streaming = asyncio.create_task(stream(gateway, lines_of(*"fghijklmn")))
-    await asyncio.sleep(0.05)
+    await until_metric(gateway, "danmaku_refused_texts_total", 2)  # the list's, and some of the stream's
     recording_encoder.gate.set()
     _, *rows = await streaming
 

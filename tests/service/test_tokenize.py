@@ -88,7 +88,7 @@ async def test_a_text_that_is_too_long_is_refused(client: httpx.AsyncClient) -> 
     answer = await client.post("/tokenize", json={"texts": ["草", "a" * 10_001]})
 
     assert (answer.status_code, answer.json()["error_type"]) == (422, "invalid_request")
-    assert answer.json()["error"] == "texts.1: the text has more than 10000 characters"
+    assert answer.json()["error"] == "invalid texts.1: expected at most 10000 characters"
 
 
 async def test_an_encoder_without_a_vocabulary_cannot_say(recording_client: httpx.AsyncClient) -> None:
@@ -96,4 +96,4 @@ async def test_an_encoder_without_a_vocabulary_cannot_say(recording_client: http
     answer = await recording_client.post("/tokenize", json={"texts": ["草"]})
 
     assert (answer.status_code, answer.json()["error_type"]) == (404, "no_vocabulary")
-    assert "'recording' does not tell its vocabulary" in answer.json()["error"]
+    assert "'recording' does not reveal its vocabulary" in answer.json()["error"]

@@ -1,0 +1,183 @@
+"""How the body of a request is received: in time, unpacked, and whole or line by line.
+
+`ReceiveBody` surrounds all routes. A body packed with gzip is unpacked as it is read, one piece at a time, so a bomb
+meets the reader's limit after its first few pieces. Routes that need the whole body call `read_body`; the others read
+`slices` of lines, or nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import AsyncIterator
+from itertools import takewhile
+
+from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.headers import find_header
+from service.api.state import get_state
+from service.errors import BodyTimeout, ClientGone, DamagedBody, TooLarge, UnknownEncoding
+
+PIECE_BYTES = 64 * 2**10
+GZIP = zlib.MAX_WBITS + 16  # zlib's way to say: with gzip's header and checksum
+MIN_BODY_BYTES_PER_S = 4096
+
+
+async def read_body(request: Request) -> bytes:
+    """Returns the whole body: in less than half the time of starlette's `Request.body`.
+
+    Raises TooLarge over max_body_bytes, ClientGone if the caller hangs up in the middle, and what `ReceiveBody` says.
+    """
+    max_bytes = get_state(request).settings.max_body_bytes
+    length = find_header(request.scope, b"content-length")
+    if length is not None and int(length) > max_bytes:  # the HTTP server has checked that it is a number
+        raise _too_large(max_bytes)
+    pieces, size, more = [], 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the caller hung up in the middle of the body")
+        piece, more = message.get("body", b""), message.get("more_body", False)
+        pieces.append(piece)
+        size += len(piece)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+    return b"".join(pieces)
+
+
+async def slices(receive: Receive, *, max_lines: int, max_line_bytes: int) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """Yields the lines of a body as they arrive, without blank ones, each time with the index of the first.
+
+    Raises TooLarge after the lines that precede a line over the limit, and ClientGone.
+    """
+    index, rest, more = 0, bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the caller hung up in the middle of the body")
+        more = message.get("more_body", False)
+        *whole, last = message.get("body", b"").split(b"\n")
+        if whole:
+            whole[0] = bytes(rest) + whole[0]
+            rest.clear()
+        rest += last
+        if not more:
+            whole.append(bytes(rest))
+        lines = [line for line in whole if line and not line.isspace()]
+        short = list(takewhile(lambda line: len(line) <= max_line_bytes, lines))
+        for at in range(0, len(short), max_lines):
+            yield index + at, short[at : at + max_lines]
+        index += len(short)
+        if len(short) < len(lines) or len(rest) > max_line_bytes:
+            raise TooLarge(
+                f"line too long: line {index}, counted from 0, has over {max_line_bytes} bytes; it and the lines after "
+                "it were ignored"
+            )
+
+
+async def receive_hang_up(receive: Receive) -> None:
+    """Drops what is still received, and returns when the caller has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(f"body too large: expected at most {max_bytes} bytes; send the texts in several requests")
+
+
+class ReceiveBody:
+    """ASGI middleware whose `receive` unpacks gzip and raises errors for a body that is late or damaged.
+
+    Raises UnknownEncoding before anything is read. `receive` may raise BodyTimeout and DamagedBody.
+    """
+
+    def __init__(self, app: ASGIApp, timeout_s: float) -> None:
+        self._app, self._timeout_s = app, timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if not scope.get("is_whole"):  # see `Connection`; a timer would cost more than all the rest here
+                receive = _limit_time(receive, self._timeout_s)
+            encodings = [value for name, value in scope["headers"] if name == b"content-encoding"]
+            encoding = b",".join(encodings).strip().lower()
+            if encoding not in (b"", b"identity"):
+                if encoding not in (b"gzip", b"x-gzip"):
+                    name = encoding.decode("latin-1")
+                    raise UnknownEncoding(f"invalid Content-Encoding {name!r}: expected gzip or none")
+                removed = (b"content-encoding", b"content-length")
+                scope = {**scope, "headers": [header for header in scope["headers"] if header[0] not in removed]}
+                receive = _Gunzip(receive).receive
+        await self._app(scope, receive, send)
+
+
+def _limit_time(receive: Receive, timeout_s: float) -> Receive:
+    """Returns a `receive` that raises BodyTimeout when it has waited for the client for too long.
+
+    Only time spent waiting counts, and received bytes earn more of it: a long body may take as long as it needs, while
+    one that comes byte by byte soon runs out of time.
+    """
+    left_s = timeout_s
+    is_whole = False
+
+    async def receive_in_time() -> Message:
+        nonlocal left_s, is_whole
+        if is_whole:  # from now on it waits for the end of the connection
+            return await receive()
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(left_s):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTimeout(f"the body is late: waited for it for {timeout_s:g} s") from None
+        earned_s = len(message.get("body", b"")) / MIN_BODY_BYTES_PER_S
+        left_s = min(timeout_s, left_s - (time.monotonic() - started) + earned_s)
+        is_whole = not message.get("more_body", False)
+        return message
+
+    return receive_in_time
+
+
+class _Gunzip:
+    """A `receive` that returns the unpacked body. Raises DamagedBody."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._packed = b""
+        self._more_packed = True
+        self._is_open = False  # inside a member: gzip is one or several members, one after the other
+        self._is_full = False  # the last piece was, so there may be more without more input
+        self._is_read = False
+
+    async def receive(self) -> Message:
+        while self._packed or self._is_full or self._more_packed:
+            if self._packed or self._is_full:
+                if piece := self._unpack_piece():
+                    await asyncio.sleep(0)  # a little can unpack to very much, and other requests need their turn
+                    return {"type": "http.request", "body": piece, "more_body": True}
+                continue
+            message = await self._receive()
+            if message["type"] != "http.request":
+                return message
+            self._packed, self._more_packed = message.get("body", b""), message.get("more_body", False)
+        if self._is_read:
+            return await self._receive()  # the end of the connection
+        self._is_read = True
+        if self._is_open:
+            raise DamagedBody("invalid gzip in the body: it ends too early")
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    def _unpack_piece(self) -> bytes:
+        if not self._is_open:
+            self._inflate, self._is_open = zlib.decompressobj(GZIP), True
+        try:
+            piece = self._inflate.decompress(self._packed, PIECE_BYTES)
+        except zlib.error as error:
+            self._packed, self._is_full, self._more_packed = b"", False, False  # the rest cannot be read
+            self._is_open, self._is_read = False, True
+            raise DamagedBody(f"invalid gzip in the body: {error}") from None
+        self._is_open = not self._inflate.eof
+        self._is_full = self._is_open and len(piece) == PIECE_BYTES
+        self._packed = self._inflate.unconsumed_tail if self._is_open else self._inflate.unused_data
+        return piece
