@@ -24,6 +24,7 @@ from service.stores.filters import Filter, parse
 from service.stores.open import open_store
 from service.stores.redis.store import RedisStore
 from service.stores.sqlite.store import SqliteStore
+from service.stores.sqlite.tuning import Tuning
 from service.vectors import unit
 
 NAME, QUERIES, TOP_K = "benchmark", 1000, 10
@@ -264,12 +265,9 @@ def print_sizes(directory: Path) -> None:
 
 
 async def compare_all(directory: Path, vectors: np.ndarray, queries: np.ndarray) -> None:
-    """Where comparing all takes as long as the graph is where a graph begins to be worth it (index.EXACT_UP_TO)."""
-    from service.stores.sqlite import index
-
+    """Compares both ways to search: a graph pays from the size at which they are equally fast (Tuning.exact_up_to)."""
     for name, limit in (("all compared", 2**40), ("graph", 0)):
-        index.EXACT_UP_TO = limit
-        store = await SqliteStore.open(directory / name.split()[0])
+        store = await SqliteStore.open(directory / name.split()[0], Tuning(exact_up_to=limit))
         await store.create(NAME, dim=vectors.shape[1], fingerprint="benchmark")
         for start in range(0, len(vectors), ITEMS_A_CALL):
             part = vectors[start : start + ITEMS_A_CALL]

@@ -1,8 +1,10 @@
-"""Items to put into stores of collections, and what was found in them."""
+"""Items to put into stores of collections, and helpers to read them back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,22 @@ from service.vectors import unit
 DIM = 16
 C = "danmaku"
 Opening = Callable[[], Any]  # of stores on a Redis of their own
+
+
+async def until(condition: Callable[[], Awaitable[bool] | bool], timeout_s: float = 60) -> None:
+    """Waits for a condition; fails if it does not come true in time."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        outcome = condition()
+        if await outcome if isinstance(outcome, Awaitable) else outcome:
+            return
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+async def until_passed(moment: float) -> None:
+    """Waits for the clock, which expiry goes by, to pass a Unix time."""
+    await until(lambda: time.time() > moment)
 
 
 def vectors(count: int, seed: int = 0) -> np.ndarray:

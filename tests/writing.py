@@ -1,20 +1,20 @@
-"""A process that changes a store of collections until it is killed: `python writing.py URL FIRST`.
+"""A process that changes an embedded store until it is killed: `python writing.py DIRECTORY FIRST…`.
 
-Some tasks make steps at the same time, each its own danmaku from step FIRST on, and a line `TASK STEP` says that a step
-is done. `made_by` tells what a task's steps leave behind.
+Several tasks run concurrently, each on its own danmaku from its step FIRST on. A line `TASK STEP` says that a step is
+done. `made_by` computes what a task's steps leave behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 import numpy as np
 
 from service.stores.base import Item, Store
-from service.stores.open import open_store
-from service.stores.sqlite import index
-from service.stores.sqlite import maintenance as tending
+from service.stores.sqlite.store import SqliteStore
+from service.stores.sqlite.tuning import Tuning
 from service.vectors import unit
 
 COLLECTION, DIM, TASKS, ITEMS = "danmaku", 16, 4, 10
@@ -25,7 +25,7 @@ def vector_of(text: str) -> np.ndarray:
 
 
 def put_by(task: int, step: int) -> dict[str, str]:
-    """Ids and texts: some new ones, and one that every step replaces."""
+    """Returns ids and texts: some new ones, and one that every step replaces."""
     return {f"{task} {step} {n}": f"{task} {step} {n} 草" for n in range(ITEMS)} | {
         f"{task} last": f"{task} {step} last"
     }
@@ -40,7 +40,7 @@ def deletes(step: int) -> bool:
 
 
 def made_by(task: int, steps: int) -> dict[str, str]:
-    """Ids and texts after so many steps."""
+    """Returns ids and texts after so many steps."""
     made: dict[str, str] = {}
     for step in range(steps):
         if deletes(step):
@@ -63,11 +63,12 @@ async def work(store: Store, task: int, first: int) -> None:
         step += 1
 
 
-async def main(url: str, first: list[int]) -> None:
-    # Graphs and snapshots of them come often.
-    index.EXACT_UP_TO, index.TAIL, tending.SNAPSHOT_ROWS, tending.SNAPSHOT_SHARE = 200, 20, 50, 0.0
-    tending.TEND_EVERY_S = 0.01
-    store = await open_store(url)
+# Graphs and snapshots are made often.
+TUNING = Tuning(exact_up_to=200, tail=20, snapshot_rows=50, snapshot_share=0.0, maintain_every_s=0.01)
+
+
+async def main(directory: str, first: list[int]) -> None:
+    store = await SqliteStore.open(Path(directory), TUNING)
     await store.create(COLLECTION, dim=DIM, fingerprint="f0")
     await asyncio.gather(*(work(store, task, first[task]) for task in range(TASKS)))
 

@@ -1,33 +1,30 @@
-"""What a store of collections is.
+"""The protocol of a store of collections, and the types that it takes and returns.
 
-A collection is a named set of danmaku with a vector each; all its vectors are of one length and of one fingerprint. A
-store knows vectors, not how texts become vectors, and compares no fingerprints: both are for the level above. The names
-it gets have been checked there, too: letters, digits, `.`, `_` and `-`.
+A collection is a named set of danmaku with a vector each; all its vectors have one length and one fingerprint. A store
+handles vectors only: the layer above turns texts into vectors, compares fingerprints and checks names, which consist of
+letters, digits, `.`, `_` and `-`.
 
-What every store keeps to:
+Every store guarantees:
 
-* What `put`, `delete`, `create`, `drop` or `swap` did when it returns is there after a crash, and searches see it. One
-  call is done whole or, when it raises, not at all; in Redis, which has no transactions over several servers, that is
-  true of each item of a call.
-* An item is gone at `expires_at`, whatever still lies about of it.
-* A filter is exact: an item that it excludes is never returned. Only which of the matching items are the nearest may be
-  approximate, in large collections.
+* Once `put`, `delete`, `create`, `drop` or `swap` returns, its effect survives a crash and searches see it. A call
+  takes effect completely or, if it raises, not at all. Redis has no transactions across servers, so there this holds
+  for each item of a call.
+* An item is gone at `expires_at`, even if its data is still stored.
+* Filters are exact: an excluded item is never returned. In large collections, which matching items are the nearest may
+  be approximate.
 
-`open_store` chooses by URL, and imports only what was chosen:
-
-    sqlite:///PATH          a directory of this machine, for one process (sqlite://PATH is relative)
-    redis://HOST:6379/0     vector sets of a Redis 8, for any number of processes
+`open.py` chooses the implementation by URL.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from service.errors import InvalidRequest
+from service.errors import CollectionExists, InvalidRequest, NotFound
 from service.stores.filters import Filter
 
 
@@ -35,10 +32,10 @@ from service.stores.filters import Filter
 class Item:
     id: str
     text: str
-    vector: np.ndarray | None  # [dim] float32, length 1; None in an answer that was to come without
+    vector: np.ndarray | None  # [dim] float32, length 1; None in an answer without vectors
     metadata: Mapping[str, Any]
     expires_at: float | None = None  # Unix time, seconds
-    count: int = 1  # how often the text was put under this id
+    count: int = 1  # how often this text was put under this id
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +47,10 @@ class Match:
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
     name: str
-    count: int  # of items; may include some that expired a moment ago
+    count: int  # of items; may include some that have just expired
     dim: int
     fingerprint: str
-    bytes: int  # about what it takes on disk, or of Redis' memory
+    bytes: int  # estimate: on disk, or in Redis' memory
     created_at: float  # Unix time, seconds
 
 
@@ -66,45 +63,48 @@ class Changes:
 @dataclass(frozen=True, slots=True)
 class Page:
     items: list[Item]
-    next: str | None  # what to ask with for the following page; None: this was the last
+    next: str | None  # pass it as `after` for the following page; None: this was the last
 
 
 class Store(Protocol):
-    """Every method raises NotFound if there is no such collection, StorageFull if there is no room for a change, and
+    """Every method raises NotFound if the collection does not exist, StorageFull if there is no room for a change, and
     StoreUnavailable if the store is closing or cannot be reached.
     """
 
     async def create(self, name: str, *, dim: int, fingerprint: str, shards: int | None = None) -> CollectionInfo:
-        """An empty collection, or the one that is there. Raises CollectionExists if that has another dim or
-        fingerprint. `shards`: over how many keys a distributed store spreads it; others pay no heed.
+        """Creates an empty collection, or returns the existing one.
+
+        `shards`: how many keys a distributed store splits it into; ignored by other stores. Raises CollectionExists if
+        the existing one has another dim or fingerprint.
         """
 
     async def drop(self, name: str) -> None: ...
 
     async def list(self) -> Sequence[CollectionInfo]:
-        """All of them, internal names included, in order of name."""
+        """Returns all collections, including internal ones, sorted by name."""
 
     async def describe(self, name: str) -> CollectionInfo: ...
 
     async def fingerprint(self, name: str) -> str:
-        """That of `describe`, without measuring anything, since every addition and every search asks for it."""
+        """Returns the fingerprint alone, without measuring anything: every addition and search needs it."""
 
     async def swap(self, name: str, replacement: str) -> None:
-        """`replacement` takes the place of `name`, whose items are dropped. There is no moment without `name`."""
+        """Drops the items of `name` and gives its name to `replacement`. `name` exists at every moment."""
 
     async def put(self, name: str, items: Sequence[Item]) -> Changes:
-        """Adds items, or replaces those of the same id. Where the text is the same, the counts add up.
+        """Adds items, or replaces those with the same id. If the text is the same, the counts add up.
 
-        Of several with one id in a call the last one stays. Raises InvalidRequest for a vector of another length.
+        Of several items with one id in a call the last one wins. Raises InvalidRequest for a vector of another length.
         """
 
     async def get(self, name: str, ids: Sequence[str]) -> dict[str, Item]:
-        """Those that are there, with their vectors."""
+        """Returns the existing items by id, with their vectors."""
 
     async def delete(self, name: str, ids: Sequence[str]) -> int:
-        """How many there were."""
+        """Deletes items by id; returns how many existed."""
 
-    async def delete_where(self, name: str, filter: Filter) -> int: ...
+    async def delete_where(self, name: str, filter: Filter) -> int:
+        """Deletes the items that the filter matches; returns how many there were."""
 
     async def search(
         self,
@@ -116,23 +116,54 @@ class Store(Protocol):
         filter: Filter | None = None,
         with_vectors: bool = False,
     ) -> Sequence[Sequence[Match]]:
-        """The nearest items to each of the unit vectors [q, dim], best first; equal scores in any order.
+        """Returns the items nearest to each of the unit vectors [q, dim], best first; equal scores in any order.
 
         Raises InvalidRequest for queries of another length.
         """
 
     async def page(self, name: str, *, after: str | None = None, limit: int, with_vectors: bool = False) -> Page:
-        """Walks through all items in an order of the store's. Whatever is added or removed meanwhile, each item that
-        stays is seen once. Raises InvalidRequest if `after` is not the `next` of a page.
+        """Returns one page of all items, in an order that the store chooses. Each item that exists throughout is seen
+        exactly once, whatever is added or removed between pages. Raises InvalidRequest if `after` is not the `next` of
+        a page.
         """
 
     async def close(self) -> None:
-        """Ends what is being written. What comes later raises StoreUnavailable."""
+        """Finishes pending writes. Later calls raise StoreUnavailable."""
 
 
 def check_dim(name: str, dim: int, vectors: Sequence[np.ndarray | None]) -> None:
-    """Raises InvalidRequest if one of the vectors is not of the collection's length."""
+    """Raises InvalidRequest if a vector does not have the collection's length."""
     for vector in vectors:
         length = 0 if vector is None else vector.shape[-1]
         if length != dim:
-            raise InvalidRequest(f"a vector of {length} numbers, where the collection {name} has vectors of {dim}")
+            raise InvalidRequest(
+                f"invalid vector: it has {length} numbers; expected {dim}, as in the collection {name}"
+            )
+
+
+def check_kind(name: str, existing: tuple[int, str], wanted: tuple[int, str]) -> None:
+    """Raises CollectionExists if dim and fingerprint of an existing collection are not those wanted."""
+    if existing != wanted:
+        raise CollectionExists(
+            f"the collection {name} exists, with vectors of {existing[0]} numbers and fingerprint {existing[1]}; "
+            f"expected {wanted[0]} and {wanted[1]}"
+        )
+
+
+def no_collection(name: str) -> NotFound:
+    return NotFound(f"the collection {name} does not exist")
+
+
+def invalid_cursor(after: str) -> InvalidRequest:
+    return InvalidRequest(f"invalid after: {after[:60]!r}; expected the `next` of a page")
+
+
+def merge_items(items: Sequence[Item]) -> list[Item]:
+    """Returns one item per id: the last, with the counts of consecutive equal texts added up."""
+    merged: dict[str, Item] = {}
+    for item in items:
+        before = merged.get(item.id)
+        if before is not None and before.text == item.text:
+            item = replace(item, count=before.count + item.count)
+        merged[item.id] = item
+    return list(merged.values())

@@ -1,8 +1,8 @@
-"""Metadata as numpy sees it: one column per field that filters ask for, so that a filter over a million items is a
-comparison of arrays and not a million rows of a database.
+"""Metadata as numpy arrays: one column per filtered field. A filter over a million items compares arrays instead of
+reading a million database rows.
 
-A row holds a number, or a string or boolean as its code in a dictionary, or neither. `filters.matches` says what a
-filter means; `evaluate` answers the same.
+A column holds for each row a number, or the code of a string or boolean, or neither. `filters.matches` defines what a
+filter means; `evaluate` gives the same answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NEITHER = -1
 
 
 class Column:
-    """Of one field; as long as the arrays of the rows it goes with."""
+    """The values of one field, as long as the row arrays that it belongs to."""
 
     def __init__(self, capacity: int) -> None:
         self.numbers = np.full(capacity, math.nan)
@@ -27,16 +27,16 @@ class Column:
         self.code_of: dict[str | bool, int] = {}
 
     def set(self, position: int, value: Any) -> None:
-        seen = filterable(value)
-        self.numbers[position] = seen if isinstance(seen, float) else math.nan
-        # No string equals a boolean, so one dictionary does for both.
-        if isinstance(seen, str | bool):
-            self.codes[position] = self.code_of.setdefault(seen, len(self.code_of))
+        value = filterable(value)
+        self.numbers[position] = value if isinstance(value, float) else math.nan
+        # No string equals a boolean, so both share one dictionary.
+        if isinstance(value, str | bool):
+            self.codes[position] = self.code_of.setdefault(value, len(self.code_of))
         else:
             self.codes[position] = NEITHER
 
-    def taken(self, positions: np.ndarray, capacity: int) -> Column:
-        """The column of those rows, with room for more."""
+    def select(self, positions: np.ndarray, capacity: int) -> Column:
+        """Copies the values at these positions into a new column of `capacity` rows."""
         column = Column(capacity)
         column.numbers[: len(positions)] = self.numbers[positions]
         column.codes[: len(positions)] = self.codes[positions]
@@ -44,18 +44,19 @@ class Column:
         return column
 
 
-def fields_of(filter: Filter) -> set[str]:
+def list_fields(filter: Filter) -> set[str]:
+    """Returns every metadata field that the filter names."""
     match filter:
         case OneOf(field) | Between(field):
             return {field}
         case And(parts) | Or(parts):
-            return set().union(*map(fields_of, parts))
+            return set().union(*map(list_fields, parts))
         case Not(part):
-            return fields_of(part)
+            return list_fields(part)
 
 
 def evaluate(filter: Filter, columns: Mapping[str, Column], rows: np.ndarray | slice, count: int) -> np.ndarray:
-    """Which of those `count` rows the filter keeps: bool [count]."""
+    """Returns which of the `count` rows the filter matches: bool [count]."""
     match filter:
         case OneOf(field, values):
             column = columns[field]
@@ -66,13 +67,13 @@ def evaluate(filter: Filter, columns: Mapping[str, Column], rows: np.ndarray | s
             kept |= _is_in(column.codes[rows], codes)
             return kept
         case Between(field):
-            numbers_there = columns[field].numbers[rows]  # comparisons with NaN are false
+            present = columns[field].numbers[rows]  # comparing with NaN is false
             kept = np.ones(count, bool)
             if filter.gt > -math.inf:
-                kept &= numbers_there > filter.gt
+                kept &= present > filter.gt
             if filter.lt < math.inf:
-                kept &= numbers_there < filter.lt
-            return kept & (numbers_there >= filter.gte) & (numbers_there <= filter.lte)
+                kept &= present < filter.lt
+            return kept & (present >= filter.gte) & (present <= filter.lte)
         case And(parts):
             kept = np.ones(count, bool)
             for part in parts:

@@ -1,14 +1,13 @@
-"""The truth of the embedded store: collections and their items in SQLite.
+"""Collections and their items in SQLite: the source of truth of the embedded store.
 
-Every row has a number, which is never given again. A row's vector never changes: an item whose text or vector is
-replaced gets a new row. So who has seen rows up to a number knows them for good, and only has to find out which are
-gone.
+Every row has a number, which is never reused. A row's vector never changes: an item whose text or vector is replaced
+gets a new row. So rows that were read once stay valid, and a reader only has to learn which of them are gone.
 
-Vectors stand in tables of their own, since most that is asked for is text and metadata, and they are float16: half
-the disk and half the memory, for scores that differ in the fourth digit. A collection that was dropped has no name any
-more; its rows go in small steps, as expired ones do.
+Vectors have tables of their own, since most queries need text and metadata only. They are float16: half the disk and
+half the memory, for scores that differ in the fourth digit. A dropped collection loses its name at once and its rows in
+small steps, as expired rows are removed.
 
-The functions here know one connection and no threads.
+The functions here work on one connection and know nothing of threads.
 """
 
 from __future__ import annotations
@@ -25,14 +24,13 @@ import numpy as np
 import orjson
 
 from service.errors import ConfigurationError
-from service.stores.base import Changes, Item
-from service.stores.sqlite.index import Metadata, NewRows
+from service.stores.base import Changes, Item, merge_items
+from service.stores.sqlite.index import Metadata, RowBatch
 
 VERSION = 1
-ROWS_AT_A_TIME = 500  # of one statement, and of one step of removal
-PAGES_AT_A_TIME = 500  # given back to the file system
-# FULL: a commit is on the disk when it returns, so it outlives a power cut, not just this process. Those who write at
-# the same time share a commit and its wait.
+ROWS_AT_A_TIME = 500  # per statement, and per step of removal
+# FULL: a commit is on the disk when it returns, so it survives a power cut, not only the end of this process.
+# Concurrent writers share a commit and its wait.
 PRAGMAS = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
@@ -57,8 +55,8 @@ CREATE TABLE vectors_{0} (number INTEGER PRIMARY KEY, vector BLOB NOT NULL);
 
 
 @dataclass(frozen=True)
-class Row:
-    """A collection, as the database knows it."""
+class StoredCollection:
+    """A collection's entry in the database."""
 
     number: int
     name: str
@@ -68,30 +66,30 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What a `put` did, for the index to follow."""
+class PutResult:
+    """What a `put` changed, for the index to apply."""
 
     changes: Changes
     removed: list[int]
-    added: NewRows
+    added: RowBatch
     updated: list[tuple[int, float, Metadata]]  # number, end, metadata of rows that keep their vector
 
 
-def reading(path: Path) -> sqlite3.Connection:
+def connect_reader(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.executescript("PRAGMA query_only = 1; PRAGMA busy_timeout = 10000;")
     return connection
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """To write. Raises ConfigurationError if there is a file that is no database of ours."""
+def connect_writer(path: Path) -> sqlite3.Connection:
+    """Opens the database, and creates it if needed. Raises ConfigurationError if the file is not a database of ours."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, VERSION):
-            raise ConfigurationError(f"{path} is of version {version}; this software knows version {VERSION}")
+            raise ConfigurationError(f"{path} has format version {version}; expected {VERSION}")
         if version == 0:
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before there is anything
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # works only in an empty database
         connection.executescript(PRAGMAS)
         if version == 0:
             connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
@@ -104,37 +102,37 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def collections(connection: sqlite3.Connection) -> list[Row]:
+def list_collections(connection: sqlite3.Connection) -> list[StoredCollection]:
     query = "SELECT number, name, dim, fingerprint, created_at FROM collections WHERE name IS NOT NULL"
-    return [Row(*row) for row in connection.execute(query)]
+    return [StoredCollection(*row) for row in connection.execute(query)]
 
 
-def create(connection: sqlite3.Connection, name: str, dim: int, fingerprint: str) -> Row:
+def create_collection(connection: sqlite3.Connection, name: str, dim: int, fingerprint: str) -> StoredCollection:
     insert = "INSERT INTO collections (name, dim, fingerprint, created_at) VALUES (?, ?, ?, ?)"
     now = time.time()
     number = connection.execute(insert, (name, dim, fingerprint, now)).lastrowid
     assert number is not None
     for statement in TABLES.format(number).split(";"):  # executescript would commit
         connection.execute(statement)
-    return Row(number, name, dim, fingerprint, now)
+    return StoredCollection(number, name, dim, fingerprint, now)
 
 
-def find(connection: sqlite3.Connection, name: str) -> Row | None:
-    return next((row for row in collections(connection) if row.name == name), None)
+def find_collection(connection: sqlite3.Connection, name: str) -> StoredCollection | None:
+    return next((stored for stored in list_collections(connection) if stored.name == name), None)
 
 
-def rename(connection: sqlite3.Connection, number: int, name: str | None) -> None:
-    """None drops it."""
+def rename_collection(connection: sqlite3.Connection, number: int, name: str | None) -> None:
+    """Gives the collection another name; None drops it."""
     connection.execute("UPDATE collections SET name = ? WHERE number = ?", (name, number))
 
 
-def put(connection: sqlite3.Connection, collection: int, dim: int, items: Sequence[Item]) -> Written:
+def put(connection: sqlite3.Connection, collection: int, dim: int, items: Sequence[Item]) -> PutResult:
     now = time.time()
     removed: list[int] = []
     updated: list[tuple[int, float, Metadata]] = []
     new: list[Item] = []
     replaced = 0
-    distinct = _merged(items)
+    distinct = merge_items(items)
     halves = np.array([item.vector for item in distinct], np.float32).reshape(-1, dim).astype(np.float16)
     rows = []
     for position, item in enumerate(distinct):
@@ -142,9 +140,9 @@ def put(connection: sqlite3.Connection, collection: int, dim: int, items: Sequen
         old = connection.execute(query, (item.id,)).fetchone()
         if old is not None:
             number, text, count, expires_at = old
-            is_there = expires_at is None or expires_at > now
-            replaced += is_there
-            if is_there and text == item.text:
+            is_live = expires_at is None or expires_at > now
+            replaced += is_live
+            if is_live and text == item.text:
                 item = replace(item, count=item.count + count)
                 (vector,) = connection.execute(
                     f"SELECT vector FROM vectors_{collection} WHERE number = ?", (number,)
@@ -152,7 +150,7 @@ def put(connection: sqlite3.Connection, collection: int, dim: int, items: Sequen
                 if vector == halves[position].tobytes():
                     update = f"UPDATE items_{collection} SET metadata = ?, expires_at = ?, count = ? WHERE number = ?"
                     connection.execute(update, (orjson.dumps(item.metadata), item.expires_at, item.count, number))
-                    updated.append((number, _end(item.expires_at), dict(item.metadata)))
+                    updated.append((number, _end_of(item.expires_at), dict(item.metadata)))
                     continue
             removed.append(number)
         new.append(item)
@@ -170,42 +168,31 @@ def put(connection: sqlite3.Connection, collection: int, dim: int, items: Sequen
         f"INSERT INTO vectors_{collection} VALUES (?, ?)",
         ((number, vector.tobytes()) for number, vector in zip(numbers, vectors, strict=True)),
     )
-    ends = np.array([_end(item.expires_at) for item in new], np.float64)
-    added = NewRows(np.array(numbers, np.int64), vectors, ends, [dict(item.metadata) for item in new])
-    return Written(Changes(len(distinct) - replaced, replaced), removed, added, updated)
+    ends = np.array([_end_of(item.expires_at) for item in new], np.float64)
+    added = RowBatch(np.array(numbers, np.int64), vectors, ends, [dict(item.metadata) for item in new])
+    return PutResult(Changes(len(distinct) - replaced, replaced), removed, added, updated)
 
 
-def _merged(items: Sequence[Item]) -> list[Item]:
-    """One item per id: the last, and counts of equal texts one after the other added up."""
-    merged: dict[str, Item] = {}
-    for item in items:
-        before = merged.get(item.id)
-        if before is not None and before.text == item.text:
-            item = replace(item, count=before.count + item.count)
-        merged[item.id] = item
-    return list(merged.values())
-
-
-def _end(expires_at: float | None) -> float:
+def _end_of(expires_at: float | None) -> float:
     return math.inf if expires_at is None else expires_at
 
 
-def numbers_of(connection: sqlite3.Connection, collection: int, ids: Iterable[str]) -> tuple[list[int], int]:
-    """Numbers of the rows of these ids, and how many of them have not expired."""
+def find_numbers(connection: sqlite3.Connection, collection: int, ids: Iterable[str]) -> tuple[list[int], int]:
+    """Returns the row numbers of these ids, and how many of the rows have not expired."""
     now = time.time()
     query = f"SELECT number, expires_at FROM items_{collection} WHERE id IN ({{}})"
-    found = list(_in_steps(connection, query, list(dict.fromkeys(ids))))
-    return [number for number, _ in found], sum(end is None or end > now for _, end in found)
+    rows = list(_select_in_steps(connection, query, list(dict.fromkeys(ids))))
+    return [number for number, _ in rows], sum(end is None or end > now for _, end in rows)
 
 
-def expired(connection: sqlite3.Connection, collection: int) -> list[int]:
-    """Numbers of some rows whose time is over."""
+def find_expired(connection: sqlite3.Connection, collection: int) -> list[int]:
+    """Returns the numbers of up to ROWS_AT_A_TIME expired rows."""
     query = f"SELECT number FROM items_{collection} WHERE expires_at <= ? ORDER BY expires_at LIMIT {ROWS_AT_A_TIME}"
     return [number for (number,) in connection.execute(query, (time.time(),))]
 
 
 def delete_rows(connection: sqlite3.Connection, collection: int, numbers: Sequence[int]) -> int:
-    """How many there were."""
+    """Deletes rows by number; returns how many existed."""
     vectors, items = (
         connection.executemany(f"DELETE FROM {table}_{collection} WHERE number = ?", ((n,) for n in numbers))
         for table in ("vectors", "items")
@@ -213,11 +200,8 @@ def delete_rows(connection: sqlite3.Connection, collection: int, numbers: Sequen
     return max(items.rowcount, 0)
 
 
-def clear_away(connection: sqlite3.Connection) -> bool:
-    """Removes a little of what nobody can see any more: of dropped collections, and free pages of the file.
-
-    Whether there may be more.
-    """
+def reclaim_space(connection: sqlite3.Connection, pages_at_a_time: int) -> bool:
+    """Removes some rows of dropped collections, or some free pages of the file; returns whether more may be left."""
     dropped = connection.execute("SELECT number FROM collections WHERE name IS NULL LIMIT 1").fetchone()
     if dropped is not None:
         (collection,) = dropped
@@ -230,8 +214,8 @@ def clear_away(connection: sqlite3.Connection) -> bool:
             connection.execute("DELETE FROM collections WHERE number = ?", (collection,))
         return True
     free, pages = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_count"))
-    if free > max(PAGES_AT_A_TIME, pages // 10):  # some are needed again soon
-        for _ in range(PAGES_AT_A_TIME):  # Python takes only the first step of a pragma, which is one page
+    if free > max(pages_at_a_time, pages // 10):  # some will be needed again soon
+        for _ in range(pages_at_a_time):  # Python runs only the first step of a pragma, which frees one page
             connection.execute("PRAGMA incremental_vacuum(1)")
         return True
     return False
@@ -240,73 +224,77 @@ def clear_away(connection: sqlite3.Connection) -> bool:
 ITEM = "i.number, i.id, i.text, i.metadata, i.expires_at, i.count"
 
 
-def by_number(
+def read_by_number(
     connection: sqlite3.Connection, collection: int, numbers: Sequence[int], *, with_vectors: bool
 ) -> dict[int, Item]:
-    """Those that are still there."""
-    query = f"SELECT {_columns(with_vectors)} FROM {_tables(collection, with_vectors)} WHERE i.number IN ({{}})"
-    return {row[0]: _item(row) for row in _in_steps(connection, query, numbers)}
+    """Returns the items of these rows, without those that are gone."""
+    query = (
+        f"SELECT {_select_columns(with_vectors)} FROM {_join_tables(collection, with_vectors)} WHERE i.number IN ({{}})"
+    )
+    return {row[0]: _to_item(row) for row in _select_in_steps(connection, query, numbers)}
 
 
-def by_id(connection: sqlite3.Connection, collection: int, ids: Sequence[str]) -> dict[str, Item]:
+def read_by_id(connection: sqlite3.Connection, collection: int, ids: Sequence[str]) -> dict[str, Item]:
+    """Returns the items of these ids, with vectors, without those that are missing or expired."""
     now = time.time()
-    query = f"SELECT {_columns(True)} FROM {_tables(collection, True)} WHERE i.id IN ({{}})"
-    items = (_item(row) for row in _in_steps(connection, query, list(dict.fromkeys(ids))))
-    return {item.id: item for item in items if _end(item.expires_at) > now}
+    query = f"SELECT {_select_columns(True)} FROM {_join_tables(collection, True)} WHERE i.id IN ({{}})"
+    items = (_to_item(row) for row in _select_in_steps(connection, query, list(dict.fromkeys(ids))))
+    return {item.id: item for item in items if _end_of(item.expires_at) > now}
 
 
-def page(
+def read_page(
     connection: sqlite3.Connection, collection: int, after: str | None, limit: int, *, with_vectors: bool
 ) -> list[Item]:
-    """In order of id, since a row's number changes with its text."""
+    """Returns up to `limit` items in order of id; a row's number would change with its text."""
     query = (
-        f"SELECT {_columns(with_vectors)} FROM {_tables(collection, with_vectors)} "
+        f"SELECT {_select_columns(with_vectors)} FROM {_join_tables(collection, with_vectors)} "
         "WHERE (?1 IS NULL OR i.id > ?1) AND (i.expires_at IS NULL OR i.expires_at > ?2) ORDER BY i.id LIMIT ?3"
     )
-    return [_item(row) for row in connection.execute(query, (after, time.time(), limit))]
+    return [_to_item(row) for row in connection.execute(query, (after, time.time(), limit))]
 
 
-def all_rows(connection: sqlite3.Connection, collection: int, dim: int) -> NewRows:
-    """Everything that an index is made of."""
+def read_rows(connection: sqlite3.Connection, collection: int, dim: int) -> RowBatch:
+    """Reads all rows of a collection, without metadata, to build an index."""
     numbers, ends = [], []
     for number, end in connection.execute(f"SELECT number, expires_at FROM items_{collection} ORDER BY number"):
         numbers.append(number)
-        ends.append(_end(end))
+        ends.append(_end_of(end))
     vectors = np.empty((len(numbers), dim), np.float16)
     stored = connection.execute(f"SELECT vector FROM vectors_{collection} ORDER BY number")
     for start in range(0, len(numbers), ROWS_AT_A_TIME):
         part = b"".join(vector for (vector,) in stored.fetchmany(ROWS_AT_A_TIME))
         vectors[start : start + ROWS_AT_A_TIME] = np.frombuffer(part, "<f2").reshape(-1, dim)
-    return NewRows(np.array(numbers, np.int64), vectors, np.array(ends, np.float64), [])
+    return RowBatch(np.array(numbers, np.int64), vectors, np.array(ends, np.float64), [])
 
 
-def all_metadata(connection: sqlite3.Connection, collection: int) -> Iterator[tuple[int, Metadata]]:
+def iterate_metadata(connection: sqlite3.Connection, collection: int) -> Iterator[tuple[int, Metadata]]:
+    """Yields the number and metadata of every row."""
     for number, metadata in connection.execute(f"SELECT number, metadata FROM items_{collection}"):
         yield number, orjson.loads(metadata)
 
 
-def mean_row_bytes(connection: sqlite3.Connection, collection: int) -> float:
-    """Of text, id and metadata, told from some rows."""
+def estimate_row_bytes(connection: sqlite3.Connection, collection: int) -> float:
+    """Estimates the mean size of text, id and metadata from up to 1,000 rows."""
     sizes = "length(CAST(id AS BLOB)) * 2 + length(CAST(text AS BLOB)) + length(metadata)"
     query = f"SELECT avg(size) FROM (SELECT {sizes} AS size FROM items_{collection} LIMIT 1000)"
     return float(connection.execute(query).fetchone()[0] or 0)
 
 
-def _in_steps(connection: sqlite3.Connection, query: str, keys: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+def _select_in_steps(connection: sqlite3.Connection, query: str, keys: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
     for start in range(0, len(keys), ROWS_AT_A_TIME):
         some = keys[start : start + ROWS_AT_A_TIME]
         yield from connection.execute(query.format(", ".join("?" * len(some))), some)
 
 
-def _columns(with_vectors: bool) -> str:
+def _select_columns(with_vectors: bool) -> str:
     return f"{ITEM}, v.vector" if with_vectors else f"{ITEM}, NULL"
 
 
-def _tables(collection: int, with_vectors: bool) -> str:
+def _join_tables(collection: int, with_vectors: bool) -> str:
     return f"items_{collection} i" + (f" JOIN vectors_{collection} v USING (number)" if with_vectors else "")
 
 
-def _item(row: tuple[Any, ...]) -> Item:
+def _to_item(row: tuple[Any, ...]) -> Item:
     _, id, text, metadata, expires_at, count, vector = row
     numbers = None if vector is None else np.frombuffer(vector, "<f2").astype(np.float32)
     return Item(id, text, numbers, orjson.loads(metadata), expires_at, count)

@@ -1,7 +1,7 @@
-"""What happens to indices behind the backs of those who search: rows move into graphs, graphs are saved and restored.
+"""Background maintenance of indexes: moves rows into graphs, saves graphs and restores them.
 
-A snapshot is a convenience. It may be old, missing or damaged: then more rows are compared one by one until they are in
-the graph again, and no answer is wrong, since vectors come from the database.
+A snapshot only saves time. If it is old, missing or damaged, more rows are compared one by one until they are in the
+graph again. No answer changes, since vectors come from the database.
 """
 
 from __future__ import annotations
@@ -16,51 +16,55 @@ from pathlib import Path
 from service.stores.sqlite import database
 from service.stores.sqlite.graph import Graph
 from service.stores.sqlite.index import Index
+from service.stores.sqlite.tuning import Tuning
 
 log = logging.getLogger("danmaku")
 
-TEND_EVERY_S = 0.2
 LOG_EVERY_S = 10.0
-# A snapshot is due when so many rows, and such a share of the graph, are not in the last one.
-SNAPSHOT_ROWS, SNAPSHOT_SHARE = 20_000, 0.2
-SAVE_AGAIN_AFTER_FAILURE_S = 60.0
+RETRY_SAVE_AFTER_S = 60.0
 
 
-class Collection:
-    """A collection that is open: its row in the database, its index, and where that is saved."""
+class OpenCollection:
+    """A collection with its index: its entry in the database, and the file that its graph is saved to."""
 
-    def __init__(self, row: database.Row, index: Index, directory: Path) -> None:
-        self.row, self.index = row, index
-        self.snapshot = directory / f"{row.number}.graph"
+    def __init__(self, stored: database.StoredCollection, index: Index, directory: Path, tuning: Tuning) -> None:
+        self.stored, self.index, self._tuning = stored, index, tuning
+        self.snapshot = directory / f"{stored.number}.graph"
         self._saved: tuple[Graph | None, int] = (None, 0)  # what the snapshot holds, and how many of its rows
         self._save_after = 0.0
 
     @classmethod
-    def restored(
-        cls, row: database.Row, directory: Path, connection: sqlite3.Connection, changing: threading.Lock
-    ) -> Collection:
-        """From the database, and from a snapshot as far as there is one."""
-        collection = cls(row, Index(row.dim, changing), directory)
-        rows = database.all_rows(connection, row.number, row.dim)
+    def restore(
+        cls,
+        stored: database.StoredCollection,
+        directory: Path,
+        connection: sqlite3.Connection,
+        changing: threading.Lock,
+        tuning: Tuning,
+    ) -> OpenCollection:
+        """Builds the index from the database, using the snapshot as far as there is one."""
+        collection = cls(stored, Index(stored.dim, changing, tuning), directory, tuning)
+        rows = database.read_rows(connection, stored.number, stored.dim)
         try:
-            graph, known = Graph.load(collection.snapshot, row.dim)
-            collection.index = Index.restored(row.dim, changing, graph, known, rows)
+            graph, known = Graph.load(collection.snapshot, stored.dim)
+            collection.index = Index.restore(changing, graph, known, rows, tuning)
             collection._saved = graph, graph.size
         except FileNotFoundError:
             collection.index.add(rows)
         except (ValueError, RuntimeError, OSError) as error:
-            log.warning("The snapshot of collection %s cannot be used, so its graph is built anew: %s", row.name, error)
+            log.warning("The snapshot of collection %s is unusable; its graph is rebuilt: %s", stored.name, error)
             collection.index.add(rows)
         return collection
 
     def save_if_due(self) -> None:
         graph, numbers = self.index.snapshot()
         size = self._saved[1] if graph is self._saved[0] else 0
-        if len(numbers) > size + SNAPSHOT_ROWS + SNAPSHOT_SHARE * size and time.monotonic() >= self._save_after:
+        least = size + self._tuning.snapshot_rows + self._tuning.snapshot_share * size
+        if len(numbers) > least and time.monotonic() >= self._save_after:
             self.save()
 
     def save(self) -> None:
-        """What fails is logged: nothing is lost but time at the next start."""
+        """Writes the snapshot. A failure is logged: all it costs is time at the next start."""
         graph, numbers = self.index.snapshot()
         if (graph, len(numbers)) == self._saved:
             return
@@ -71,17 +75,17 @@ class Collection:
                 self.snapshot.unlink(missing_ok=True)
             self._saved = graph, len(numbers)
         except (OSError, RuntimeError) as error:
-            self._save_after = time.monotonic() + SAVE_AGAIN_AFTER_FAILURE_S
-            log.warning("No snapshot could be written to %s: %s", self.snapshot, error)
+            self._save_after = time.monotonic() + RETRY_SAVE_AFTER_S
+            log.warning("The snapshot %s could not be written: %s", self.snapshot, error)
 
 
-class Tender:
-    """A thread that looks after the collections that there are at the time."""
+class MaintenanceThread:
+    """A thread that maintains the open collections until it is closed."""
 
-    def __init__(self, collections: Callable[[], Iterable[Collection]]) -> None:
-        self._collections = collections
+    def __init__(self, list_collections: Callable[[], Iterable[OpenCollection]], tuning: Tuning) -> None:
+        self._list_collections, self._tuning = list_collections, tuning
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tend collections", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="maintain collections", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -90,14 +94,15 @@ class Tender:
 
     def _run(self) -> None:
         logged_at = time.monotonic()
-        while not self._stop.wait(TEND_EVERY_S):
-            for collection in self._collections():
+        while not self._stop.wait(self._tuning.maintain_every_s):
+            for collection in self._list_collections():
                 try:
-                    collection.index.tend(self._stop.is_set)
-                except Exception:  # the others go on, and this one is searched as it is
-                    log.exception("The index of collection %s could not be tended.", collection.row.name)
+                    collection.index.maintain(self._stop.is_set)
+                except Exception:  # searches keep working on the index that there is
+                    log.exception("The index of collection %s could not be maintained.", collection.stored.name)
                 collection.save_if_due()
                 done, rows = collection.index.progress
-                if done and rows - done > SNAPSHOT_ROWS and time.monotonic() > logged_at + LOG_EVERY_S:
+                is_behind = done and rows - done > self._tuning.snapshot_rows
+                if is_behind and time.monotonic() > logged_at + LOG_EVERY_S:
                     logged_at = time.monotonic()
-                    log.info("Collection %s: %d of %d vectors are in the graph.", collection.row.name, done, rows)
+                    log.info("Collection %s: %d of %d vectors are in the graph.", collection.stored.name, done, rows)

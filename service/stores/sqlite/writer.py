@@ -1,10 +1,10 @@
-"""The one thread that changes a database: what is asked for at the same time shares a commit.
+"""The only thread that changes a database: concurrent changes share a commit.
 
-A commit waits for the disk, so a hundred callers with a commit each would wait a hundred times. Here whatever has
-come while a commit was on its way goes into the next one, each piece of work behind a savepoint of its own: one that
-fails is undone alone. Then the indices follow, and only then the callers hear of it.
+A commit waits for the disk, so a hundred callers with a commit each would wait a hundred times. All work that arrives
+during a commit goes into the next one, each piece behind its own savepoint, so one that fails is undone alone. After
+the commit the indexes are updated, and then the callers get their results.
 
-Between times it tidies up, in steps small enough to let work in between.
+Between commits it tidies up, in steps small enough not to delay work.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from service.errors import StorageFull, StoreUnavailable
 log = logging.getLogger("danmaku")
 
 T = TypeVar("T")
-Follow = Callable[[], None]  # makes the indices agree with what was committed
+Follow = Callable[[], None]  # applies a committed change to the indexes
 Work = Callable[[sqlite3.Connection], tuple[T, Follow]]
 
 MAX_GROUP = 256
@@ -33,19 +33,23 @@ TIDY_AGAIN_AFTER_FAILURE_S = 30.0
 
 
 class Writer:
-    """`tidy` is work that says whether there is more to do. `changing` is held while database and indices differ."""
+    """The writer thread. `tidy` is work that returns whether more is left to do; `changing` is held while the database
+    and the indexes differ.
+    """
 
     def __init__(self, connection: sqlite3.Connection, changing: threading.Lock, tidy: Work[bool]) -> None:
         self._connection, self._changing, self._tidy = connection, changing, tidy
         self._waiting: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
-        self._stopping = threading.Lock()  # between the last work and the end
+        self._stopping = threading.Lock()  # no work is queued after the end marker
         self._is_open = True
         self._group: list[tuple[Work[Any], Future[Any]]] = []  # what is being committed
         self._thread = threading.Thread(target=self._run, name="write collections", daemon=True)
         self._thread.start()
 
     def submit(self, work: Work[T]) -> Future[T]:
-        """Its result, once what it did is on the disk and in the indices. Raises what the work raised, StorageFull, or
+        """Queues work. Its result arrives once its changes are on the disk and in the indexes.
+
+        Raises StoreUnavailable if the writer is closed; the future raises what the work raised, StorageFull, or
         StoreUnavailable.
         """
         future: Future[T] = Future()
@@ -56,7 +60,7 @@ class Writer:
         return future
 
     def close(self) -> None:
-        """Ends what was submitted."""
+        """Finishes everything submitted so far, then ends the thread."""
         with self._stopping:
             self._is_open = False
             self._waiting.put(None)
@@ -66,15 +70,17 @@ class Writer:
         try:
             self._work()
         except Exception:
-            # Database and indices may differ now: nothing is written until a start makes them agree.
-            log.exception("Collections can no longer be changed.")
+            # Database and indexes may differ now. Refuse all changes until a restart rebuilds the indexes.
+            log.exception("Collections cannot be changed until the next start.")
             with self._stopping:
                 self._is_open = False
             while not self._waiting.empty():
-                self._group += [taken] if (taken := self._waiting.get()) else []
+                self._group += [entry] if (entry := self._waiting.get()) else []
             for _, future in self._group:
                 if not future.done():
-                    future.set_exception(StoreUnavailable("collections cannot be changed now; the log says why"))
+                    future.set_exception(
+                        StoreUnavailable("collections cannot be changed until the next start; the log says why")
+                    )
 
     def _work(self) -> None:
         tidy_at, is_tidying = time.monotonic(), False
@@ -87,32 +93,32 @@ class Writer:
                 tidying: Future[bool] = Future()
                 self._commit([(self._tidy, tidying)])
                 if tidying.exception():
-                    log.warning("Expired danmaku could not be cleared away: %s", tidying.exception())
+                    log.warning("Expired danmaku could not be removed: %s", tidying.exception())
                     tidy_at = time.monotonic() + TIDY_AGAIN_AFTER_FAILURE_S
                 elif not tidying.result():
                     tidy_at = time.monotonic() + TIDY_EVERY_S
-                    if is_tidying:  # the file shrinks when the log has been brought into it, now or later
+                    if is_tidying:  # the file shrinks once the log is written back to it
                         with contextlib.suppress(sqlite3.Error):
                             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 is_tidying = not tidying.exception() and tidying.result()
 
     def _take(self, until: float) -> tuple[list[tuple[Work[Any], Future[Any]]], bool]:
-        """What waits, after waiting for something until then; and whether nothing can follow."""
+        """Waits for work until then, and takes all there is; also returns whether it is the last."""
         group: list[tuple[Work[Any], Future[Any]]] = []
         timeout = max(0.0, until - time.monotonic())
         while len(group) < MAX_GROUP:
             try:
-                taken = self._waiting.get(timeout=timeout)
+                entry = self._waiting.get(timeout=timeout)
             except queue.Empty:
                 break
-            if taken is None:
+            if entry is None:
                 return group, True
-            group.append(taken)
+            group.append(entry)
             timeout = 0
         return group, False
 
     def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
-        self._group = group = [each for each in group if each[1].set_running_or_notify_cancel()]
+        self._group = group = [entry for entry in group if entry[1].set_running_or_notify_cancel()]
         if not group:
             return
         outcomes: list[tuple[Future[Any], Any, Exception | None]] = []
@@ -122,7 +128,7 @@ class Writer:
             except Exception as error:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-                outcomes = [(future, None, explained(error)) for _, future in group]
+                outcomes = [(future, None, translate_error(error)) for _, future in group]
             else:
                 for follow in followers:
                     follow()
@@ -143,10 +149,10 @@ class Writer:
             try:
                 result, follow = work(self._connection)
             except Exception as error:
-                if not self._connection.in_transaction:  # SQLite has undone all of it
+                if not self._connection.in_transaction:  # SQLite has rolled back the whole group
                     raise
                 execute("ROLLBACK TO work")
-                outcomes.append((future, None, explained(error)))
+                outcomes.append((future, None, translate_error(error)))
             else:
                 followers.append(follow)
                 outcomes.append((future, result, None))
@@ -155,12 +161,12 @@ class Writer:
         return followers
 
 
-def explained(error: Exception) -> Exception:
-    """SQLite's errors as ours."""
+def translate_error(error: Exception) -> Exception:
+    """Returns SQLite's errors as ours, and others unchanged."""
     if not isinstance(error, sqlite3.Error):
         return error
-    # The last is a full disk, too: no room for the table of contents of the log.
+    # The second is a full disk, too: there is no room for the index of the log.
     if getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):
-        return StorageFull("the disk of the collections is full; nothing of this change was kept")
+        return StorageFull("the disk of the collections is full; this change was not made")
     log.error("The database of collections failed.", exc_info=error)
     return StoreUnavailable(f"the database of collections failed: {error}")

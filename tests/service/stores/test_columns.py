@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from service.stores.filters import filterable, matches, parse
-from service.stores.sqlite.columns import Column, evaluate, fields_of
+from service.stores.sqlite.columns import Column, evaluate, list_fields
 
 FIELDS = ("room", "name", "mixed")
 VALUES: list[Any] = [0, 1, 2, 2.5, -1, 1e300, 10**400, float("nan"), True, False, "", "1", "草", None, [1], {"in": [1]}]
@@ -43,7 +43,7 @@ def test_columns_and_metadata_agree() -> None:
     for _ in range(500):
         source = any_filter(chance)
         filter = parse(source)
-        assert fields_of(filter) <= set(FIELDS)
+        assert list_fields(filter) <= set(FIELDS)
         expected = [matches(filter, metadata) for metadata in rows]
         assert evaluate(filter, columns, slice(0, len(rows)), len(rows)).tolist() == expected, source
         assert evaluate(filter, columns, some, len(some)).tolist() == [expected[row] for row in some], source

@@ -17,18 +17,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import writing
+from stored import until
 
 from service.errors import ConfigurationError, StorageFull, StoreUnavailable
 from service.stores.base import Item, Store
 from service.stores.open import open_store
+from service.stores.sqlite.store import SqliteStore
+from service.stores.sqlite.tuning import Tuning
 
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("KILLS", "5"))
 
 
-def write_and_kill(url: str, first: list[int], after_s: float) -> list[int]:
-    """Lets a process write and kills it; how many steps of each task it said it had done."""
-    command = [sys.executable, str(ROOT / "tests" / "writing.py"), url, *map(str, first)]
+def write_and_kill(directory: Path, first: list[int], after_s: float) -> list[int]:
+    """Lets a process write and kills it; returns how many steps of each task it acknowledged."""
+    command = [sys.executable, str(ROOT / "tests" / "writing.py"), str(directory), *map(str, first)]
     done = list(first)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -54,12 +57,12 @@ async def everything(store: Store) -> dict[str, str]:
 
 
 async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
-    """And what was on its way is there whole or not at all, for the database and for searches."""
+    """Unacknowledged work is there completely or not at all, in the database and in searches."""
     url = f"sqlite://{tmp_path}"
     steps = [0] * writing.TASKS
     chance = random.Random(KILLS)
     for _ in range(KILLS):
-        acknowledged = await asyncio.to_thread(write_and_kill, url, steps, chance.uniform(0.0, 2.0))
+        acknowledged = await asyncio.to_thread(write_and_kill, tmp_path, steps, chance.uniform(0.0, 2.0))
         assert sum(acknowledged) > sum(steps)
         with contextlib.closing(sqlite3.connect(tmp_path / "collections.db")) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -112,7 +115,7 @@ async def full(small_disk: Path) -> AsyncIterator[tuple[Store, int]]:
 
 
 async def test_a_full_disk_loses_nothing(full: tuple[Store, int], small_disk: Path) -> None:
-    """It refuses what has no room, answers as before, and goes on when there is room again."""
+    """It refuses what does not fit, answers as before, and works again once there is room."""
     store, count = full
     for _ in range(3):
         with pytest.raises(StorageFull):
@@ -139,7 +142,7 @@ async def test_a_full_disk_can_be_opened_again(full: tuple[Store, int], small_di
 
 
 async def test_a_directory_has_one_process(tmp_path: Path) -> None:
-    """The second is told so, and the first goes on; when it has ended, another may have it."""
+    """A second process is refused and the first keeps working; once it has ended, another may open it."""
     url = f"sqlite://{tmp_path}"
     store = await open_store(url)
     await store.create(writing.COLLECTION, dim=writing.DIM, fingerprint="f0")
@@ -179,30 +182,24 @@ async def test_what_cannot_be_a_directory_of_collections_is_explained(tmp_path: 
 
 
 async def test_a_snapshot_that_cannot_be_written_is_done_without(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("service.stores.sqlite.index.EXACT_UP_TO", 200)
-    monkeypatch.setattr("service.stores.sqlite.maintenance.TEND_EVERY_S", 0.01)
-    store = await open_store(f"sqlite://{tmp_path}")
-    await store.create(writing.COLLECTION, dim=writing.DIM, fingerprint="f0")
-    (tmp_path / "1.graph").mkdir()  # in its way
-    await store.put(writing.COLLECTION, items(0, 500))
-    index = store._collections[writing.COLLECTION].index  # type: ignore[attr-defined]
-    for _ in range(6000):
-        if index.progress[0]:  # without a graph there is no snapshot
-            break
-        await asyncio.sleep(0.01)
+    tuning = Tuning(exact_up_to=200, maintain_every_s=0.01, snapshot_rows=100)
     with caplog.at_level(logging.WARNING):
+        store = await SqliteStore.open(tmp_path, tuning)
+        await store.create(writing.COLLECTION, dim=writing.DIM, fingerprint="f0")
+        (tmp_path / "1.graph").mkdir()  # in its way
+        await store.put(writing.COLLECTION, items(0, 500))
+        await until(lambda: "1.graph could not be written" in caplog.text)
         await store.close()
 
-    assert "No snapshot could be written" in caplog.text
     again = await open_store(f"sqlite://{tmp_path}")
     assert len(await everything(again)) == 500
     await again.close()
 
 
 async def test_a_store_that_lost_its_index_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for ever, what was there is still read, and a new start puts it right."""
+    """Nobody waits for ever, reading still works, and the next start repairs it."""
     store = await open_store(f"sqlite://{tmp_path}")
     await store.create(writing.COLLECTION, dim=writing.DIM, fingerprint="f0")
     await store.put(writing.COLLECTION, items(0, 10))
@@ -222,7 +219,7 @@ async def test_a_store_that_lost_its_index_says_so(tmp_path: Path, monkeypatch: 
     await store.close()
 
     again = await open_store(f"sqlite://{tmp_path}")
-    there = await everything(again)
+    stored = await everything(again)
     (found,) = await again.search(writing.COLLECTION, writing.vector_of("7")[None], top_k=100)
-    assert {match.item.id for match in found} == there.keys()
+    assert {match.item.id for match in found} == stored.keys()
     await again.close()

@@ -1,63 +1,56 @@
-"""The index over the vectors of a collection: exact, by graph, from a snapshot, and after most rows have gone."""
+"""The vector index of a collection: exact, by graph, from a snapshot, and after most rows are gone."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import pytest
+from stored import until
 
 from service.stores.base import Item, Store
 from service.stores.filters import Filter, parse
-from service.stores.open import open_store
-from service.stores.sqlite import database as databases
-from service.stores.sqlite import graph as graphs
-from service.stores.sqlite import index as indices
-from service.stores.sqlite import maintenance as tending
 from service.stores.sqlite.graph import Graph
-from service.stores.sqlite.index import Index, NewRows
+from service.stores.sqlite.index import Index, RowBatch
+from service.stores.sqlite.store import SqliteStore
+from service.stores.sqlite.tuning import Tuning
 from service.vectors import unit
 
 DIM = 32
-SMALL = 500  # in place of EXACT_UP_TO, so that a test needs few rows for a graph
-
-
-@pytest.fixture(autouse=True)
-def graphs_are_worth_it_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indices, "EXACT_UP_TO", SMALL)
-    monkeypatch.setattr(indices, "TAIL", 100)
-    monkeypatch.setattr(indices, "IN_ORDER_US", 5.0)
-    monkeypatch.setattr(indices, "SCATTERED_US", 5.0)
-    monkeypatch.setattr(tending, "SNAPSHOT_ROWS", 500)
+SMALL = 500
+TUNING = Tuning(
+    exact_up_to=SMALL, tail=100, in_order_us=5.0, scattered_us=5.0, snapshot_rows=500
+)  # few rows for a graph
 
 
 def vectors(count: int, seed: int = 0) -> np.ndarray:
     return unit(np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32))
 
 
-def rows(count: int, *, first: int = 1, seed: int = 0, ends: float = math.inf) -> NewRows:
+def rows(count: int, *, first: int = 1, seed: int = 0, ends: float = math.inf) -> RowBatch:
     metadata = [{"room": number % 10, "rare": number % 100 == 0} for number in range(first, first + count)]
     numbers = np.arange(first, first + count)
-    return NewRows(numbers, vectors(count, seed).astype(np.float16), np.full(count, ends), metadata)
+    return RowBatch(numbers, vectors(count, seed).astype(np.float16), np.full(count, ends), metadata)
 
 
-def filled(*batches: NewRows) -> Index:
-    index = Index(DIM, Lock())
+def filled(*batches: RowBatch) -> Index:
+    index = Index(DIM, Lock(), TUNING)
     for batch in batches:
         index.add(batch)
     return index
 
 
-def tend(index: Index) -> None:
-    index.tend(lambda: False)
+def maintain(index: Index) -> None:
+    index.maintain(lambda: False)
 
 
 def search(index: Index, query: np.ndarray, filter: Filter | None = None, **settings: Any) -> list[int]:
@@ -66,14 +59,14 @@ def search(index: Index, query: np.ndarray, filter: Filter | None = None, **sett
     return [int(number) for number in found[0]]
 
 
-def exact(batch: NewRows, query: np.ndarray, keep: np.ndarray | None = None, top_k: int = 10) -> list[int]:
+def exact(batch: RowBatch, query: np.ndarray, keep: np.ndarray | None = None, top_k: int = 10) -> list[int]:
     scores = batch.vectors.astype(np.float32) @ query.astype(np.float16).astype(np.float32)
     order = np.argsort(-scores)
     order = order if keep is None else order[keep[order]]
     return [int(number) for number in batch.numbers[order[:top_k]]]
 
 
-def recall(index: Index, batch: NewRows, filter: Filter | None = None, keep: np.ndarray | None = None) -> float:
+def recall(index: Index, batch: RowBatch, filter: Filter | None = None, keep: np.ndarray | None = None) -> float:
     queries = vectors(50, seed=9)
     shared = [len(set(search(index, query, filter)) & set(exact(batch, query, keep))) for query in queries]
     wanted = [len(exact(batch, query, keep)) for query in queries]
@@ -83,7 +76,7 @@ def recall(index: Index, batch: NewRows, filter: Filter | None = None, keep: np.
 def test_a_small_collection_is_searched_exactly() -> None:
     batch = rows(SMALL)
     index = filled(batch)
-    tend(index)
+    maintain(index)
 
     assert index.progress == (0, SMALL)
     assert recall(index, batch) == 1
@@ -92,7 +85,7 @@ def test_a_small_collection_is_searched_exactly() -> None:
 def test_a_large_one_by_a_graph() -> None:
     batch = rows(3000)
     index = filled(batch)
-    tend(index)
+    maintain(index)
 
     assert index.progress == (3000, 3000)
     assert recall(index, batch) >= 0.95
@@ -101,13 +94,13 @@ def test_a_large_one_by_a_graph() -> None:
 def test_rows_are_found_before_they_are_in_the_graph() -> None:
     old, new = rows(2000), rows(300, first=2001, seed=1)
     index = filled(old)
-    tend(index)
+    maintain(index)
     index.add(new)
 
     assert index.progress == (2000, 2300)
     for number, vector in zip(new.numbers, new.vectors.astype(np.float32), strict=True):
         assert search(index, vector, top_k=1) == [number]
-    tend(index)
+    maintain(index)
     assert index.progress == (2200, 2300), "some may wait"
     for number, vector in zip(new.numbers, new.vectors.astype(np.float32), strict=True):
         assert search(index, vector, top_k=1) == [number]
@@ -127,7 +120,7 @@ def test_a_filter_finds_as_many_in_a_graph(source: Any, keep: Any) -> None:
     """However few it keeps."""
     batch = rows(3000)
     index = filled(batch)
-    tend(index)
+    maintain(index)
     filter = parse(source)
     assert index.search(vectors(1)[0], top_k=1, min_score=None, filter=filter, now=0.0) is None, "columns are missing"
     index.add_columns(index.missing_columns(filter), zip(batch.numbers.tolist(), batch.metadata, strict=True))
@@ -144,10 +137,10 @@ def test_a_filter_finds_as_many_in_a_graph(source: Any, keep: Any) -> None:
 
 
 def test_removed_and_expired_rows_are_not_found_in_a_graph() -> None:
-    """Though their neighbours are, also where only few are left."""
+    """Their neighbours are, even if only few are left."""
     lasting, ending = rows(2000, ends=100.0), rows(1000, first=2001, seed=1, ends=50.0)
     index = filled(lasting, ending)
-    tend(index)
+    maintain(index)
     index.remove(range(1, 1001))
     query = vectors(1, seed=1)[0]
 
@@ -160,14 +153,14 @@ def test_removed_and_expired_rows_are_not_found_in_a_graph() -> None:
 
 
 def test_many_copies_of_a_row_do_not_hide_the_others() -> None:
-    """As when the same danmaku is replaced again and again: each search meets all that were removed."""
+    """A danmaku that is replaced again and again leaves many removed rows near every search for it."""
     batch = rows(2000)
     index = filled(batch)
-    copies = NewRows(
+    copies = RowBatch(
         np.arange(2001, 2901), np.repeat(batch.vectors[:1], 900, axis=0), np.full(900, math.inf), [{}] * 900
     )
     index.add(copies)
-    tend(index)
+    maintain(index)
     index.remove(copies.numbers.tolist())
 
     query = batch.vectors[0].astype(np.float32)
@@ -177,34 +170,89 @@ def test_many_copies_of_a_row_do_not_hide_the_others() -> None:
 def test_room_is_made_when_most_rows_are_gone() -> None:
     batch = rows(4000)
     index = filled(batch)
-    tend(index)
+    maintain(index)
     room = parse({"room": 3})
     index.add_columns({"room"}, zip(batch.numbers.tolist(), batch.metadata, strict=True))
     index.remove(range(1, 2501))
-    tend(index)
+    maintain(index)
 
     assert index.progress == (1500, 1500)
     kept = batch.numbers > 2500
     assert recall(index, batch, None, kept) >= 0.95
     assert recall(index, batch, room, kept & (batch.numbers % 10 == 3)) >= 0.95
     index.remove(range(2501, 4001))
-    tend(index)
+    maintain(index)
     assert index.progress == (0, 0)
+
+
+def test_rows_removed_during_a_compaction_stay_removed() -> None:
+    """Before and after the new graph has taken them in; rows added meanwhile are kept."""
+    batch = rows(4000)
+    index = filled(batch)
+    index.remove(range(1, 2501))
+    newer = rows(10, first=4001, seed=1)
+    calls = 0
+
+    def remove_meanwhile() -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 10:
+            index.remove([2501, 4000])  # the first is in the new graph already, the last is not
+            index.add(newer)
+            index.remove([4005])
+        return False
+
+    index.maintain(remove_meanwhile)
+
+    assert calls > 10
+    assert index.count == 1507
+    removed = np.concatenate([batch.vectors[[2500, 3999]], newer.vectors[4:5]]).astype(np.float32)
+    found = {number for vector in removed for number in search(index, vector)}
+    assert not found & {2501, 4000, 4005}
+    assert search(index, newer.vectors[5].astype(np.float32), top_k=1) == [4006]
+    assert len(search(index, vectors(1)[0], top_k=5000)) == 1507
+
+
+class GrowingGraph(Graph):
+    """A graph that grows while it is searched, as it does when the maintenance thread gets in between."""
+
+    grow: Callable[[], None] = staticmethod(lambda: None)
+
+    def find_nearest(self, vector: np.ndarray, count: int) -> np.ndarray:
+        self.grow()
+        return super().find_nearest(vector, count)
+
+
+def test_no_row_is_found_twice_while_the_graph_grows(tmp_path: Path) -> None:
+    old, tail = rows(2000), rows(300, first=2001, seed=1)
+    index = filled(old)
+    maintain(index)
+    graph, numbers = index.snapshot()
+    graph.save(tmp_path / "1.graph", numbers)
+    growing, known = GrowingGraph.load(tmp_path / "1.graph", DIM)
+    every = RowBatch(*(np.concatenate([getattr(old, f), getattr(tail, f)]) for f in ("numbers", "vectors", "ends")), [])
+    index = Index.restore(Lock(), growing, known, every, TUNING)
+    growing.grow = lambda: maintain(index)
+
+    found = search(index, tail.vectors[0].astype(np.float32))
+
+    assert index.progress == (2200, 2300), "the first row of the tail is in the graph now"
+    assert found == exact(every, tail.vectors[0].astype(np.float32))
 
 
 def test_a_snapshot_holds_the_graph(tmp_path: Path) -> None:
     batch = rows(3000)
     index = filled(batch)
-    tend(index)
+    maintain(index)
     graph, numbers = index.snapshot()
     graph.save(tmp_path / "1.graph", numbers)
-    remaining = NewRows(batch.numbers[10:], batch.vectors[10:], batch.ends[10:], [])
+    remaining = RowBatch(batch.numbers[10:], batch.vectors[10:], batch.ends[10:], [])
     newer = rows(50, first=5000, seed=1)
-    both = NewRows(
+    both = RowBatch(
         *(np.concatenate([getattr(remaining, f), getattr(newer, f)]) for f in ("numbers", "vectors", "ends")), []
     )
 
-    restored = Index.restored(DIM, Lock(), *Graph.load(tmp_path / "1.graph", DIM), both)
+    restored = Index.restore(Lock(), *Graph.load(tmp_path / "1.graph", DIM), both, TUNING)
 
     assert restored.count == 3040
     assert restored.progress == (3000, 3050)
@@ -219,7 +267,7 @@ def test_a_snapshot_holds_the_graph(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at", [0, 100, 20_000, -5000, -30, -1])
 def test_a_damaged_snapshot_is_noticed(tmp_path: Path, at: int) -> None:
     index = filled(rows(1000))
-    tend(index)
+    maintain(index)
     graph, numbers = index.snapshot()
     path = tmp_path / "1.graph"
     graph.save(path, numbers)
@@ -235,18 +283,18 @@ def test_a_damaged_snapshot_is_noticed(tmp_path: Path, at: int) -> None:
 
 def test_a_snapshot_of_another_database_is_noticed(tmp_path: Path) -> None:
     index = filled(rows(1000))
-    tend(index)
+    maintain(index)
     graph, numbers = index.snapshot()
     graph.save(tmp_path / "1.graph", numbers * 2 - 1)
 
-    with pytest.raises(ValueError, match="not of this database"):
-        Index.restored(DIM, Lock(), *Graph.load(tmp_path / "1.graph", DIM), rows(1000))
+    with pytest.raises(ValueError, match="belongs to another database"):
+        Index.restore(Lock(), *Graph.load(tmp_path / "1.graph", DIM), rows(1000))
 
 
-def test_others_search_while_a_snapshot_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_search_while_a_snapshot_is_written(tmp_path: Path) -> None:
     batch = rows(2000)
     index = filled(batch)
-    tend(index)
+    maintain(index)
     graph, numbers = index.snapshot()
     searched: list[int] = []
 
@@ -255,9 +303,8 @@ def test_others_search_while_a_snapshot_is_written(tmp_path: Path, monkeypatch: 
             searched.extend(search(index, vectors(1)[0], top_k=1))
         return True
 
-    monkeypatch.setattr(graphs, "_let_others_work", search_meanwhile)
-    search_meanwhile.__annotations__ = {"done": int, "total": int, "return": bool}  # usearch goes by the types
-    graph.save(tmp_path / "1.graph", numbers)
+    search_meanwhile.__annotations__ = {"done": int, "total": int, "return": bool}  # usearch checks the types
+    graph.save(tmp_path / "1.graph", numbers, search_meanwhile)
     assert set(searched) == {1} and len(searched) > 3
 
 
@@ -270,22 +317,14 @@ async def put(store: Store, count: int) -> np.ndarray:
 
 
 def pages(database: Path) -> int:
-    """As SQLite counts them: the file alone does not tell, as long as the log has not been written back to it."""
+    """Returns the page count of SQLite; the size of the file lags behind until the log is written back."""
     with closing(sqlite3.connect(database)) as connection:
         return int(connection.execute("PRAGMA page_count").fetchone()[0])
 
 
-async def until(condition: Any) -> None:
-    for _ in range(3000):
-        if condition():
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("it did not happen")
-
-
 async def test_a_store_goes_on_from_its_snapshot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """And without one, or with a damaged one, from its database."""
-    store = await open_store(f"sqlite://{tmp_path}")
+    """Without one, or with a damaged one, it starts from its database."""
+    store = await SqliteStore.open(tmp_path, TUNING)
     await store.create("c", dim=DIM, fingerprint="f0")
     put_vectors = await put(store, 2000)
     snapshot = tmp_path / "1.graph"
@@ -294,16 +333,16 @@ async def test_a_store_goes_on_from_its_snapshot(tmp_path: Path, caplog: pytest.
     await store.close()
 
     async def is_whole() -> bool:
-        """Opens it again; whether it took notice of the snapshot."""
+        """Opens it again; returns whether it used the snapshot."""
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            store = await open_store(f"sqlite://{tmp_path}")
+            store = await SqliteStore.open(tmp_path, TUNING)
         found = [matches[0].item.id for matches in await store.search("c", put_vectors[:20], top_k=1)]
         assert found[:5] + found[6:] == [f"d{number}" for number in range(20) if number != 5]
         assert found[5] != "d5"
         await until(snapshot.exists)
         await store.close()
-        return "built anew" not in caplog.text
+        return "is unusable" not in caplog.text
 
     assert await is_whole()
     snapshot.write_bytes(snapshot.read_bytes()[:-9])
@@ -313,12 +352,11 @@ async def test_a_store_goes_on_from_its_snapshot(tmp_path: Path, caplog: pytest.
     assert await is_whole()
 
 
-async def test_many_expire_while_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """None is returned after its time, and the room that they took is given back."""
+async def test_many_expire_while_searched(tmp_path: Path) -> None:
+    """None is returned after its time, and their space is given back."""
     count = 20_000
-    monkeypatch.setattr(indices, "EXACT_UP_TO", 200_000)  # a graph of so many takes longer than a test may
-    monkeypatch.setattr(databases, "PAGES_AT_A_TIME", 50)  # fewer free ones are kept
-    store = await open_store(f"sqlite://{tmp_path}")
+    # A graph of so many would take too long; and fewer free pages are kept.
+    store = await SqliteStore.open(tmp_path, replace(TUNING, exact_up_to=200_000, pages_at_a_time=50))
     await store.create("c", dim=DIM, fingerprint="f0")
     await store.put("c", [Item("stays", "草", vectors(1)[0], {})])
     many = vectors(count, seed=1)
