@@ -1,15 +1,15 @@
-"""The filter language: which items a search or a removal is about, told from their metadata.
+"""The filter language: selects items for a search or a removal by their metadata.
 
     {"room": 3}                              the field equals a string, number or boolean
-    {"room": {"in": [3, 4]}}                 it equals one of them
-    {"seconds": {"gte": 10, "lt": 20}}       a number between bounds: gt, gte, lt, lte
-    {"room": 3, "uploader": "aqua"}          both
+    {"room": {"in": [3, 4]}}                 it equals one of the values
+    {"seconds": {"gte": 10, "lt": 20}}       a number within bounds: gt, gte, lt, lte
+    {"room": 3, "uploader": "aqua"}          both conditions hold
     {"and": [F, …]}  {"or": [F, …]}  {"not": F}
 
-A field that an item lacks, or that holds something of another type, matches nothing, so that `not` of it matches. A
-boolean is no number, and numbers are compared as float64. `{}` matches everything. `parse` makes a tree of what came as
-JSON; `matches` says what it means, and every store has to answer alike, however it evaluates the tree. Fields are those
-at the top of the metadata, and none can be called and, or, not.
+A field that an item lacks, or whose value has another type, matches nothing, so `not` of it matches. Booleans are not
+numbers, and numbers are compared as float64. `{}` matches everything. `parse` turns JSON into a tree; `matches` defines
+its meaning, and every store must give the same answers however it evaluates the tree. Fields are the top-level keys of
+the metadata; `and`, `or` and `not` cannot be field names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from service.errors import InvalidRequest
 
 MAX_DEPTH = 16
-MAX_CONDITIONS = 256  # fields and values of a whole filter: each may be looked for in every item
+MAX_CONDITIONS = 256  # values in one filter: each may be compared with every item
 
 Value = str | float | bool  # numbers are float64
 
@@ -62,11 +62,11 @@ Filter = OneOf | Between | And | Or | Not
 
 
 def matches(filter: Filter, metadata: Mapping[str, Any]) -> bool:
-    """Whether an item with that metadata is one of those meant."""
+    """Returns whether the filter selects an item with this metadata."""
     match filter:
         case OneOf(field, values):
             value = filterable(metadata.get(field))
-            return value is not None and any(type(value) is type(other) and value == other for other in values)
+            return value is not None and any(type(value) is type(each) and value == each for each in values)
         case Between(field):
             value = filterable(metadata.get(field))
             return isinstance(value, float) and filter.gt < value < filter.lt and filter.gte <= value <= filter.lte
@@ -79,19 +79,19 @@ def matches(filter: Filter, metadata: Mapping[str, Any]) -> bool:
 
 
 def filterable(value: Any) -> Value | None:
-    """A metadata value as filters see it; None: they see nothing."""
+    """Returns a metadata value as filters compare it, or None if they ignore it."""
     if isinstance(value, str | bool):
         return value
     return float(value) if isinstance(value, int | float) and abs(value) <= sys.float_info.max else None
 
 
 def parse(source: Any) -> Filter:
-    """The filter that JSON describes. Raises InvalidRequest, which says where it is none and what would be one."""
+    """Parses JSON into a filter. Raises InvalidRequest, which says what is wrong where, and what is expected."""
     conditions = 0
 
     def node(source: Any, place: str, depth: int) -> Filter:
         if not isinstance(source, dict):
-            raise InvalidRequest(f'{place}: expected an object such as {{"room": 3}}, not {_shown(source)}')
+            raise InvalidRequest(f'{place}: expected an object such as {{"room": 3}}, not {_quote(source)}')
         if depth > MAX_DEPTH:
             raise InvalidRequest(f"{place}: more than {MAX_DEPTH} levels of and, or, not")
         parts = tuple(part(key, value, f"{place}.{key}", depth + 1) for key, value in source.items())
@@ -102,7 +102,7 @@ def parse(source: Any) -> Filter:
             return Not(node(value, place, depth))
         if key in ("and", "or"):
             if not isinstance(value, list) or not value:
-                raise InvalidRequest(f"{place}: expected a list of filters, not {_shown(value)}")
+                raise InvalidRequest(f"{place}: expected a list of filters, not {_quote(value)}")
             nodes = tuple(node(each, f"{place}[{index}]", depth) for index, each in enumerate(value))
             return And(nodes) if key == "and" else Or(nodes)
         return condition(key, value, place)
@@ -117,12 +117,12 @@ def parse(source: Any) -> Filter:
             return OneOf(field, (_value(value, place),))
         if list(value) == ["in"]:
             if not isinstance(values, list):
-                raise InvalidRequest(f"{place}.in: expected a list of values, not {_shown(values)}")
+                raise InvalidRequest(f"{place}.in: expected a list of values, not {_quote(values)}")
             return OneOf(field, tuple(_value(each, f"{place}.in[{index}]") for index, each in enumerate(values)))
         if value and value.keys() <= {"gt", "gte", "lt", "lte"}:
             return Between(field, **{bound: _number(number, f"{place}.{bound}") for bound, number in value.items()})
         raise InvalidRequest(
-            f'{place}: expected a value, {{"in": […]}}, or bounds of gt, gte, lt, lte, not {_shown(value)}'
+            f'{place}: expected a value, {{"in": […]}}, or bounds of gt, gte, lt, lte, not {_quote(value)}'
         )
 
     return node(source, "filter", 0)
@@ -130,19 +130,19 @@ def parse(source: Any) -> Filter:
 
 def _value(source: Any, place: str) -> Value:
     if (value := filterable(source)) is None:
-        raise InvalidRequest(f"{place}: expected a string, a number or a boolean, not {_shown(source)}")
+        raise InvalidRequest(f"{place}: expected a string, a number or a boolean, not {_quote(source)}")
     return value
 
 
 def _number(source: Any, place: str) -> float:
     value = filterable(source)
     if not isinstance(value, float):
-        raise InvalidRequest(f"{place}: expected a number, not {_shown(source)}")
+        raise InvalidRequest(f"{place}: expected a number, not {_quote(source)}")
     return value
 
 
-def _shown(source: Any) -> str:
+def _quote(source: Any) -> str:
     if source is None:
         return "null"
-    shown = repr(source)
-    return shown if len(shown) <= 60 else f"{shown[:60]}…"
+    text = repr(source)
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,4 +1,8 @@
-"""Opens the store behind a URL, and imports only that."""
+"""Chooses the store by URL, and imports only the chosen one.
+
+sqlite:///PATH          a directory of this machine, for one process (sqlite://PATH is relative)
+redis://HOST:6379/0     vector sets of a Redis 8, for any number of processes
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from service.stores.base import Store
 
 
 async def open_store(url: str) -> Store:
-    """The store behind a URL. Raises ConfigurationError if there is none of the kind, or it cannot be opened."""
+    """Opens the store behind a URL. Raises ConfigurationError if the URL is invalid or the store cannot be opened."""
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest:
         from service.stores.sqlite.store import SqliteStore
@@ -19,4 +23,4 @@ async def open_store(url: str) -> Store:
         from service.stores.redis.store import RedisStore
 
         return await RedisStore.open(url)
-    raise ConfigurationError(f"{url!r} is no store of collections: expected sqlite:///PATH or redis://HOST:6379/0")
+    raise ConfigurationError(f"invalid store of collections {url!r}; expected sqlite:///PATH or redis://HOST:6379/0")

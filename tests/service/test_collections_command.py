@@ -35,7 +35,8 @@ def test_collections_are_looked_after_from_a_shell(tiny_model: Path, tmp_path: P
         assert danmaku("search", "room", "草", "--top-k", "1", *url).stdout == "1.000\t草\n"
         assert danmaku("drop", "room", *url).returncode == 0
         assert (
-            danmaku("drop", "room", *url).stderr == "danmaku collections: 404 not_found: there is no collection room\n"
+            danmaku("drop", "room", *url).stderr
+            == "danmaku collections: 404 not_found: the collection room does not exist\n"
         )
 
 
@@ -59,7 +60,9 @@ def test_files_are_loaded_and_a_collection_is_exported(tiny_model: Path, tmp_pat
         assert "exists already" in danmaku("export", "room", "--output", str(first), *url).stderr
         danmaku("load", "copy", str(first), *url)
         danmaku("export", "copy", "--output", str(second), *url)
-        assert "there is no collection none" in danmaku("export", "none", "--output", f"{tmp_path}/n", *url).stderr
+        assert (
+            "the collection none does not exist" in danmaku("export", "none", "--output", f"{tmp_path}/n", *url).stderr
+        )
         assert "nowhere does not exist" in danmaku("load", "room", "nowhere", *url).stderr
 
     items = {item["text"]: item for item in map(json.loads, first.read_text(encoding="utf-8").splitlines())}

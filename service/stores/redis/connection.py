@@ -1,7 +1,8 @@
-"""The way to a Redis 8: one server or a cluster, whichever the URL leads to, and its errors in our words.
+"""The connection to a Redis 8, one server or a cluster, with its errors translated into ours.
 
-Nothing is sent twice: when a connection breaks, nobody can tell whether a change was made, and a count would go wrong.
-So a caller is told, and decides. Connects when first used, again and again while Redis is away.
+Nothing is sent twice: after a broken connection nobody can tell whether a change was made, and a count could be added
+twice. So the caller gets an error and decides. The connection is made on first use, and retried on each use while Redis
+is unreachable.
 """
 
 from __future__ import annotations
@@ -21,52 +22,57 @@ from service.errors import ConfigurationError, StorageFull, StoreUnavailable
 
 MAX_CONNECTIONS = 32
 CONNECT_TIMEOUT_S = 2.0
-ANSWER_TIMEOUT_S = 10.0  # an exact search of a large collection takes its time
+ANSWER_TIMEOUT_S = 10.0  # an exact search of a large collection can take seconds
 
 Client = redis.asyncio.Redis | redis.asyncio.cluster.RedisCluster
 
 
 class Gone(Exception):
-    """The keys that were asked for are not there any more: their collection was dropped or replaced."""
+    """The requested keys no longer exist: their collection was dropped or replaced."""
 
 
 class Connection:
-    def __init__(self, url: str) -> None:
-        self._url = url
+    """A pool of connections, made on first use."""
+
+    def __init__(self, url: str, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self._url, self._answer_timeout_s = url, answer_timeout_s
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # a cluster's client refuses instead of waiting
         self._is_closed = False
 
     async def call(self, *command: Any) -> Any:
-        """What Redis answers. Raises Gone, StorageFull, StoreUnavailable; ConfigurationError if it is no Redis 8."""
-        (answer,) = await self.calls([command])
+        """Sends one command and returns the answer.
+
+        Raises Gone, StorageFull, StoreUnavailable, or ConfigurationError if the server is not a Redis 8.
+        """
+        (answer,) = await self.call_many([command])
         return answer
 
-    async def calls(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The same for commands about keys of one slot, which are carried out in order."""
+    async def call_many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Does the same for several commands on keys of one slot, which Redis runs in order."""
         if self._is_closed:
-            raise StoreUnavailable("the store of collections is closing")
-        cancelled_before = _cancelled()
+            raise StoreUnavailable("the collections are closed")
+        cancelled_before = _count_cancellations()
         try:
             async with self._free:
                 client = self._client or await self._connect()
-                answers = await _answers(client, commands)
+                answers = await _send(client, commands)
         except (RedisError, OSError, TimeoutError) as error:
-            if _cancelled() > cancelled_before:
-                raise asyncio.CancelledError from None  # which an error while the connection was closed had replaced
-            raise _translated(error) from None
-        if _cancelled() > cancelled_before:
-            # redis-py sends within wait_for, which before Python 3.12 forgets a cancellation that comes at its end.
+            if _count_cancellations() > cancelled_before:
+                raise asyncio.CancelledError from None  # an error while closing the connection had replaced it
+            raise _translate_error(error) from None
+        if _count_cancellations() > cancelled_before:
+            # redis-py sends within wait_for, which before Python 3.12 loses a cancellation that arrives as it ends.
             raise asyncio.CancelledError
         return answers
 
     async def script(self, source: str, keys: Sequence[str], *arguments: Any) -> Any:
-        """EVAL with the whole source: Redis knows it after the first time, and no server of a cluster can miss it."""
+        """Runs a script by EVAL with its whole source: Redis caches it, and it works on every server of a cluster."""
         return await self.call("EVAL", source, len(keys), *keys, *arguments)
 
-    async def servers(self) -> int:
-        """Over how many a collection can be spread."""
+    async def count_servers(self) -> int:
+        """Returns over how many servers a collection can be spread."""
         await self.call("PING")
         client = await self._connect()
         return 1 if isinstance(client, redis.asyncio.Redis) else len(client.get_primaries())
@@ -79,21 +85,21 @@ class Connection:
     async def _connect(self) -> Client:
         async with self._connecting:
             if self._client is None:
-                self._client = await self._connected()
+                self._client = await self._open_client()
             return self._client
 
-    async def _connected(self) -> Client:
-        """Raises ConfigurationError if the URL is none, or leads to a Redis that cannot hold collections."""
+    async def _open_client(self) -> Client:
+        """Connects. Raises ConfigurationError for an invalid URL, or for a Redis that cannot hold collections."""
         settings: dict[str, Any] = {
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
-            "socket_timeout": ANSWER_TIMEOUT_S,
+            "socket_timeout": self._answer_timeout_s,
             "retry": Retry(NoBackoff(), 0),
             "max_connections": MAX_CONNECTIONS,
         }
         try:
             server = redis.asyncio.Redis.from_url(self._url, **settings)
         except ValueError as error:
-            raise ConfigurationError(f"the URL of the collections cannot be used: {error}") from None
+            raise ConfigurationError(f"invalid URL of the collections: {error}") from None
         async with AsyncExitStack() as stack:
             stack.push_async_callback(server.aclose)
             facts = await server.info()
@@ -103,7 +109,7 @@ class Connection:
             policy = str(facts["maxmemory_policy"])
             if facts["maxmemory"] and policy.startswith("allkeys"):
                 raise ConfigurationError(
-                    f"this Redis drops keys when it is full, and a key of collections is thousands of danmaku: "
+                    "this Redis evicts keys when it is full, and one key holds thousands of danmaku: "
                     f"set its maxmemory-policy to noeviction instead of {policy}"
                 )
             if facts["redis_mode"] != "cluster":
@@ -113,7 +119,7 @@ class Connection:
         return await cluster.initialize()
 
 
-async def _answers(client: Client, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+async def _send(client: Client, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
     if len(commands) == 1:
         return [await client.execute_command(*commands[0])]
     pipeline = client.pipeline(transaction=False)
@@ -122,20 +128,20 @@ async def _answers(client: Client, commands: Sequence[tuple[Any, ...]]) -> list[
     return list(await pipeline.execute())
 
 
-def _cancelled() -> int:
-    """How often this task was asked to end."""
+def _count_cancellations() -> int:
+    """Returns how often the cancellation of this task was requested."""
     task = asyncio.current_task()
     return task.cancelling() if task else 0
 
 
-def _translated(error: Exception) -> Exception:
-    """Its own words may hold an address, and that a password."""
+def _translate_error(error: Exception) -> Exception:
+    """Returns our error for one of redis-py, without its message: an address in it may hold a password."""
     if isinstance(error, OutOfMemoryError):
-        return StorageFull("Redis has no memory left for this: it is at its maxmemory")
+        return StorageFull("Redis has reached its maxmemory; this change was not made")
     if isinstance(error, ResponseError) and str(error).startswith("GONE"):
         return Gone()
     if isinstance(error, ResponseError) and str(error).startswith("MISCONF"):
-        return StorageFull("Redis takes no changes, because it cannot write to its disk")
+        return StorageFull("Redis refuses changes because it cannot write to its disk")
     if type(error) in (ResponseError, DataError):
-        return error  # a command that is none: our mistake
-    return StoreUnavailable(f"Redis, which holds the collections, cannot be used ({type(error).__name__})")
+        return error  # an invalid command: our bug
+    return StoreUnavailable(f"the Redis of the collections is unavailable ({type(error).__name__})")

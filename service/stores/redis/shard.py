@@ -1,14 +1,14 @@
-"""One shard of a collection in Redis: keys of one slot, hence on one server, and what is done with them.
+"""One shard of a collection in Redis: keys of one slot, hence on one server, and the scripts that work on them.
 
-    danmaku:{ID:NUMBER}:open      is there while the shard is; who finds it gone has an outdated idea of the collection
+    danmaku:{ID:NUMBER}:open      exists as long as the shard; if it is missing, the caller's table entry is outdated
     danmaku:{ID:NUMBER}:vectors   vector set: id → vector as float32, fields for filters
     danmaku:{ID:NUMBER}:items     hash: id → end, count, text, metadata
-    danmaku:{ID:NUMBER}:ids       sorted set of the ids alone, to walk through in their order
-    danmaku:{ID:NUMBER}:ends      sorted set: id → end, of those that have one
+    danmaku:{ID:NUMBER}:ids       sorted set of the ids alone, to iterate in order
+    danmaku:{ID:NUMBER}:ends      sorted set: id → end, of items that expire
 
-What belongs together is changed and read by one script, which Redis carries out whole. Vectors are not quantised: with
-8 bits a number, a collection of 20,000 × 256 took 45 % less, but one neighbour in a hundred was not found however hard
-one looked, and exact scores would want the vectors kept a second time.
+Keys that belong together are changed and read by one script, which Redis runs atomically. Vectors are not quantised:
+with 8 bits per number, a collection of 20,000 × 256 took 45 % less memory, but one neighbour in a hundred was not found
+at any effort, and exact scores would need a second copy of the vectors.
 """
 
 from __future__ import annotations
@@ -25,19 +25,15 @@ import orjson
 from service.stores.base import Changes, Item
 from service.stores.filters import Filter, matches
 from service.stores.redis.connection import Connection, Gone
-from service.stores.redis.filter import NEVER, attributes
+from service.stores.redis.filter import NEVER, build_attributes
 
 HEADER = struct.Struct("<dQI8s")  # end, count, bytes of the text, hash of the vector
-# How many vectors Redis has in view when it places a new one, or answers: more is slower and finds more.
-EF_ADD, EF_SEARCH = 100, 100
-FILTER_EF = 1000  # how many it looks at for a filter to match as many as were asked for
-# Vectors up to which looking at every one is as quick as the index, or quick enough: 1 ms, and 15 ms. What a filter
-# leaves out costs little then, while the index has to go through it.
-EXACT, EXACT_FILTERED = 2000, 50_000
-ITEMS_AT_A_TIME = 4  # Redis does nothing else meanwhile, and placing a vector takes it a millisecond or two
+EF_ADD, EF_SEARCH = 100, 100  # vectors Redis considers while it adds or searches: more is slower and finds more
+FILTER_EF = 1000  # vectors it tests against a filter at most
+ITEMS_AT_A_TIME = 4  # Redis does nothing else meanwhile, and adding a vector takes a millisecond or two
 IDS_AT_A_TIME = 500
 
-# KEYS are always all five. An item whose time is over counts as none.
+# KEYS are always all five. Expired items count as missing.
 OPEN = "if redis.call('EXISTS', KEYS[1]) == 0 then return redis.error_reply('GONE') end\n"
 REMOVE = """
 local function remove(id)
@@ -47,8 +43,9 @@ local function remove(id)
   redis.call('ZREM', KEYS[5], id)
 end
 """
-# now, never, then of each item: id, vector, fields, value. The vector first: a full Redis refuses that before all else.
-# To place a vector takes milliseconds, even where it lies already, and most of what is said has been said before.
+# now, never, then for each item: id, vector, attributes, value. The vector is added first, since a full Redis refuses
+# that command before anything else has changed. Adding a vector takes milliseconds even if it is the same as before,
+# and most danmaku repeat earlier ones, so an unchanged vector is left alone.
 PUT = f"""{OPEN}
 local now, never, added = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
 for i = 3, #ARGV, 4 do
@@ -74,7 +71,7 @@ for i = 3, #ARGV, 4 do
 end
 return added
 """
-# now, then of each item: id, and the value that it must still have, or nothing.
+# now, then for each item: id, and the value that it must still have, or nothing.
 DELETE = f"""{OPEN}{REMOVE}
 local deleted = 0
 for i = 2, #ARGV, 2 do
@@ -109,42 +106,49 @@ return #ids
 
 
 @dataclass(frozen=True, slots=True)
-class Near:
-    """What a search found of a shard: scores by id, and the score below which there may be more."""
+class ShardResult:
+    """The result of one search of a shard: scores by id, and the score below which there may be more."""
 
     scores: dict[bytes, float]
     floor: float
 
 
 class Shard:
-    """Its methods raise Gone once the collection was dropped or replaced."""
+    """One shard. Every method raises Gone once the collection was dropped or replaced.
 
-    def __init__(self, connection: Connection, tag: str) -> None:
+    Up to `exact_up_to` vectors, comparing all is as fast as the index: 1 ms; with a filter it is fast enough up to
+    `exact_filtered_up_to`: 15 ms. Items that a filter excludes cost little then, while the index has to visit them.
+    """
+
+    def __init__(
+        self, connection: Connection, tag: str, exact_up_to: int = 2000, exact_filtered_up_to: int = 50_000
+    ) -> None:
         self._connection = connection
+        self._exact_up_to, self._exact_filtered_up_to = exact_up_to, exact_filtered_up_to
         self._keys = [f"danmaku:{{{tag}}}:{part}" for part in ("open", "vectors", "items", "ids", "ends")]
         self._open, self._vectors = self._keys[:2]
-        self._size: int | None = None  # vectors, when last asked: to choose how to search, nothing else
+        self._size: int | None = None  # vectors at the last search; only decides how to search
 
     async def open(self) -> None:
         await self._connection.call("SET", self._open, "")
 
     async def clear(self) -> None:
-        """All at once; Redis frees the memory behind its own back."""
+        """Removes all keys at once; Redis frees their memory in the background."""
         await self._connection.call("UNLINK", *self._keys)
 
     async def measure(self) -> tuple[int, int]:
-        """How many items, and bytes of memory."""
+        """Returns the number of items and the bytes of memory."""
         items, size = await self._script(MEASURE)
         return items, size
 
     async def put(self, items: Sequence[Item], now: float) -> Changes:
-        """One after the other in the sense that each is done whole or not at all."""
+        """Adds or replaces items. Each is stored completely or not at all."""
         added = 0
         for start in range(0, len(items), ITEMS_AT_A_TIME):
             arguments: list[str | bytes] = []
             for item in items[start : start + ITEMS_AT_A_TIME]:
                 vector = np.asarray(item.vector, "<f4").tobytes()
-                arguments += [item.id, vector, attributes(item.metadata, item.expires_at), _value(item, vector)]
+                arguments += [item.id, vector, build_attributes(item.metadata, item.expires_at), _pack(item, vector)]
             added += await self._script(PUT, now, NEVER, *arguments)
         return Changes(added, len(items) - added)
 
@@ -155,23 +159,23 @@ class Shard:
         return deleted
 
     async def delete_where(self, filter: Filter, now: float) -> int:
-        """What was replaced after it had been looked at stays."""
+        """Deletes the items that the filter matches, except those replaced since they were read."""
         deleted, after = 0, None
         while ids := await self.walk(after, IDS_AT_A_TIME):
             values = zip(ids, await self._script(READ, *ids), strict=True)
-            meant = [(id, value) for id, value in values if value and matches(filter, _item("", value).metadata)]
-            for start in range(0, len(meant), ITEMS_AT_A_TIME):
-                deleted += await self._delete(meant[start : start + ITEMS_AT_A_TIME], now)
+            matching = [(id, value) for id, value in values if value and matches(filter, _unpack("", value).metadata)]
+            for start in range(0, len(matching), ITEMS_AT_A_TIME):
+                deleted += await self._delete(matching[start : start + ITEMS_AT_A_TIME], now)
             after = ids[-1]
         return deleted
 
     async def sweep(self, now: float) -> bool:
-        """Removes a few of those whose time is over; False if there were none."""
+        """Removes a few expired items; returns False if there were none."""
         return bool(await self._script(SWEEP, now, ITEMS_AT_A_TIME))
 
     async def read(self, ids: Sequence[bytes], now: float, *, with_vectors: bool) -> dict[bytes, Item]:
-        """Those that are there and whose time is not over."""
-        found = {}
+        """Returns the items that exist and have not expired."""
+        items = {}
         for start in range(0, len(ids), IDS_AT_A_TIME):
             part = ids[start : start + IDS_AT_A_TIME]
             values, vectors = (
@@ -181,19 +185,19 @@ class Shard:
             )
             for id, value, vector in zip(part, values, vectors, strict=True):
                 if value and HEADER.unpack_from(value)[0] > now:
-                    found[id] = _item(id.decode(), value, vector)
-        return found
+                    items[id] = _unpack(id.decode(), value, vector)
+        return items
 
     async def walk(self, after: bytes | None, limit: int) -> list[bytes]:
-        """Ids in order."""
+        """Returns up to `limit` ids after this one, in order."""
         ids: list[bytes] = await self._script(WALK, "-" if after is None else b"(" + after, limit)
         return ids
 
-    async def near(self, query: bytes, *, count: int, where: str | None, is_exact: bool) -> Near:
-        """The items nearest to a query of which Redis says that `where` is true; `is_exact` looks at every one."""
+    async def find_near(self, query: bytes, *, count: int, where: str | None, is_exact: bool) -> ShardResult:
+        """Returns the items nearest to a query for which the expression `where` is true; `is_exact` compares all."""
         if self._size is None:
             self._size = await self._connection.call("VCARD", self._vectors)
-        is_exact = is_exact or self._size <= (EXACT_FILTERED if where else EXACT)
+        is_exact = is_exact or self._size <= (self._exact_filtered_up_to if where else self._exact_up_to)
         command = ["VSIM", self._vectors, "FP32", query, "WITHSCORES", "COUNT", count]
         if is_exact:
             command += ["TRUTH"]
@@ -201,33 +205,33 @@ class Shard:
             command += ["EF", max(count, 0 if where else EF_SEARCH)]
         if where:
             command += ["FILTER", where, "FILTER-EF", max(count, FILTER_EF)]
-        found, self._size, is_open = await self._connection.calls(
+        similarities, self._size, is_open = await self._connection.call_many(
             [tuple(command), ("VCARD", self._vectors), ("EXISTS", self._open)]
         )
-        if not is_open:  # asked last: what was found before was there
+        if not is_open:  # checked last: the shard existed during the search
             raise Gone
-        scores = {id: 2 * score - 1 for id, score in found.items()} if found else {}
+        scores = {id: 2 * similarity - 1 for id, similarity in (similarities or {}).items()}
         if len(scores) == self._size or (is_exact and len(scores) < count):
-            return Near(scores, -np.inf)
-        # The index can come to its end before it has found all that match: then nothing is sure.
-        return Near(scores, min(scores.values()) if len(scores) >= count else np.inf)
+            return ShardResult(scores, -np.inf)
+        # The index can stop before it has found all that match: then no score is final.
+        return ShardResult(scores, min(scores.values()) if len(scores) >= count else np.inf)
 
-    async def _delete(self, meant: Sequence[tuple[str | bytes, str | bytes]], now: float) -> int:
-        deleted: int = await self._script(DELETE, now, *(part for pair in meant for part in pair))
+    async def _delete(self, pairs: Sequence[tuple[str | bytes, str | bytes]], now: float) -> int:
+        deleted: int = await self._script(DELETE, now, *(part for pair in pairs for part in pair))
         return deleted
 
     async def _script(self, source: str, *arguments: str | bytes | float) -> Any:
         return await self._connection.script(source, self._keys, *arguments)
 
 
-def _value(item: Item, vector: bytes) -> bytes:
+def _pack(item: Item, vector: bytes) -> bytes:
     ends = NEVER if item.expires_at is None else item.expires_at
     text = item.text.encode()
     header = HEADER.pack(ends, item.count, len(text), blake2b(vector, digest_size=8).digest())
     return header + text + orjson.dumps(dict(item.metadata))
 
 
-def _item(id: str, value: bytes, vector: bytes | None = None) -> Item:
+def _unpack(id: str, value: bytes, vector: bytes | None = None) -> Item:
     ends, count, length, _ = HEADER.unpack_from(value)
     text, metadata = value[HEADER.size :][:length].decode(), orjson.loads(value[HEADER.size + length :])
     numbers = None if vector is None else np.frombuffer(vector, "<f4")

@@ -1,16 +1,16 @@
-"""Collections in Redis 8: shared by any number of processes, spread over a cluster if it is one.
+"""Collections in Redis 8, shared by any number of processes, and spread over the servers of a cluster.
 
-A collection is cut into shards, by a hash of an item's id; each is a vector set with what belongs to it, in one slot
-(`redis_shard.py`). Slots are chosen so that shards lie evenly over all of them, hence over the servers. A search asks
-all shards at once and merges: what it returns is what one shard with everything would.
+A collection is split into shards by a hash of an item's id. Each shard is a vector set with its other keys in one slot
+(shard.py), and slots are chosen to distribute the shards evenly over the servers. A search queries all shards at once
+and merges: the result is that of one shard with everything.
 
-A table says which shards a name stands for, so that to replace a collection is to change one line of it. A process
-keeps what it read there, and every script looks whether its shard is still `open`: if not, the table is read again. So
-all see each other's changes at once, and nobody asks for the table on every call.
+A table maps each name to its shards, so replacing a collection changes one entry. A process caches the entries it has
+read, and every script checks whether its shard is still `open`; if not, the entry is read again. So all processes see
+each other's changes at once, without reading the table on every call.
 
-What was put is as durable as that Redis is configured to be (`appendonly yes`, `appendfsync always` to lose nothing).
-Each item is put whole or not at all; a call that fails half-way has put some of its items, since a cluster has no
-transactions over several servers. Expired items are removed by a sweep that takes Redis half of its time at most.
+Stored items are as durable as the Redis is configured to be (`appendonly yes`, `appendfsync always` to lose nothing).
+Each item is stored completely or not at all. A call that fails halfway has stored some of its items, since a cluster
+has no transactions across servers. Expired items are removed by a sweep that uses half of Redis' time at most.
 """
 
 from __future__ import annotations
@@ -21,30 +21,41 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count as numbers
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
 from redis.crc import key_slot
 
-from service.errors import CollectionExists, DanmakuError, InvalidRequest, NotFound, StoreUnavailable
-from service.stores.base import Changes, CollectionInfo, Item, Match, Page, check_dim
+from service.errors import DanmakuError, StoreUnavailable
+from service.stores.base import (
+    Changes,
+    CollectionInfo,
+    Item,
+    Match,
+    Page,
+    check_dim,
+    check_kind,
+    invalid_cursor,
+    merge_items,
+    no_collection,
+)
 from service.stores.filters import Filter
-from service.stores.redis.connection import Connection, Gone
-from service.stores.redis.search import Search, all_of, read
+from service.stores.redis.connection import ANSWER_TIMEOUT_S, Connection, Gone
+from service.stores.redis.search import Search, gather_all, read_items
 from service.stores.redis.shard import Shard
 
 log = logging.getLogger("danmaku")
 Answer = TypeVar("Answer")
 
-TABLE = "danmaku:{collections}"  # hash: name → which shards
-DROPPED = "danmaku:{collections}:dropped"  # set of what was in the table and is still to be cleared away
-SWEEPER = "danmaku:{collections}:sweeper"  # is there while somebody sweeps
-SWEEP_EVERY_S, SWEEP_FOR_S = 1.0, 5
+TABLE = "danmaku:{collections}"  # hash: name → record of its shards
+DROPPED = "danmaku:{collections}:dropped"  # set: records whose shards are still to be removed
+SWEEPER = "danmaku:{collections}:sweeper"  # exists while a process sweeps
+SWEEP_FOR_S = 5
 
 DROP = """
 local record = redis.call('HGET', KEYS[1], ARGV[1])
@@ -62,16 +73,18 @@ redis.call('HSET', KEYS[1], ARGV[1], new)
 redis.call('SADD', KEYS[2], old)
 return {false, old}
 """
-# Even in a full Redis, for to sweep makes room.
-TAKE_BROOM = """#!lua flags=allow-oom
+# Allowed in a full Redis, since a sweep makes room.
+LOCK_SWEEP = """#!lua flags=allow-oom
 return redis.call('SET', KEYS[1], '', 'NX', 'EX', ARGV[1])
 """
 
 
 @dataclass(frozen=True, slots=True)
-class _Collection:
+class _ShardedCollection:
+    """An entry of the table."""
+
     name: str
-    record: bytes  # as in the table
+    record: bytes  # its JSON in the table
     dim: int
     fingerprint: str
     created_at: float
@@ -88,21 +101,36 @@ class _Collection:
 
 
 class RedisStore:
-    """See `Store`."""
+    """A `Store` in Redis, made by `open`.
 
-    def __init__(self, url: str) -> None:
-        self._connection = Connection(url)
-        self._known: dict[str, _Collection] = {}
+    `sweep_every_s`: the pause between two sweeps of expired items. For the limits of exact search see `Shard`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        sweep_every_s: float = 1.0,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        exact_up_to: int = 2000,
+        exact_filtered_up_to: int = 50_000,
+    ) -> None:
+        self._connection = Connection(url, answer_timeout_s)
+        self._sweep_every_s, self._exact_limits = sweep_every_s, (exact_up_to, exact_filtered_up_to)
+        self._known: dict[str, _ShardedCollection] = {}
         self._sweeper: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, url: str) -> RedisStore:
-        """Raises ConfigurationError if the URL leads to what is no Redis 8. If it leads nowhere now, it may later."""
-        store = cls(url)
+    async def open(cls, url: str, **options: Any) -> RedisStore:
+        """Opens the store, with the options of `__init__`. A Redis that is unreachable now may become reachable later.
+
+        Raises ConfigurationError if the server is not a Redis 8.
+        """
+        store = cls(url, **options)
         try:
             await store._connection.call("PING")
         except StoreUnavailable as error:
-            log.warning("No collections yet: %s.", error)
+            log.warning("Collections are unavailable for now: %s.", error)
         store._sweeper = asyncio.create_task(store._sweep(), name="sweep expired items out of Redis")
         return store
 
@@ -119,105 +147,98 @@ class RedisStore:
                 "dim": dim,
                 "fingerprint": fingerprint,
                 "created_at": time.time(),
-                "shards": shards or await self._connection.servers(),
+                "shards": shards or await self._connection.count_servers(),
             }
         )
-        collection = _collection(self._connection, name, record)
-        # Opened before there is a name for them: whoever finds the name can use it.
-        await all_of(shard.open() for shard in collection.shards)
+        collection = self._parse(name, record)
+        # Opened before the name exists: a process that finds the name can use the shards.
+        await gather_all(shard.open() for shard in collection.shards)
         if not await self._connection.call("HSETNX", TABLE, name, record):
-            await all_of(shard.clear() for shard in collection.shards)
-            there = await self._look_up(name)
-            if (there.dim, there.fingerprint) != (dim, fingerprint):
-                raise CollectionExists(
-                    f"the collection {name} is there, with vectors of {there.dim} numbers and fingerprint "
-                    f"{there.fingerprint}; asked for were {dim} and {fingerprint}"
-                )
+            await gather_all(shard.clear() for shard in collection.shards)
+            existing = await self._look_up(name)
+            check_kind(name, (existing.dim, existing.fingerprint), (dim, fingerprint))
         return await self.describe(name)
 
     async def drop(self, name: str) -> None:
         if (record := await self._connection.script(DROP, [TABLE, DROPPED], name)) is None:
-            raise _not_found(name)
+            raise no_collection(name)
         await self._clear(record)
 
     async def list(self) -> Sequence[CollectionInfo]:
         records = await self._connection.call("HGETALL", TABLE)
-        found = []
+        infos = []
         for name, record in sorted(records.items()):
             gone = None
             while record not in (None, gone):
                 try:
-                    found.append(await self._measured(_collection(self._connection, name.decode(), record)))
+                    infos.append(await self._measure(self._parse(name.decode(), record)))
                     break
-                except Gone:  # dropped meanwhile, or replaced
+                except Gone:  # dropped or replaced meanwhile
                     gone, record = record, await self._connection.call("HGET", TABLE, name)
-        return found
+        return infos
 
     async def describe(self, name: str) -> CollectionInfo:
         self._known.pop(name, None)
-        return await self._on(name, self._measured)
+        return await self._run_on(name, self._measure)
 
     async def fingerprint(self, name: str) -> str:
         return (await self._look_up(name)).fingerprint
 
     async def swap(self, name: str, replacement: str) -> None:
-        """What began before may still be about the old one: keep writers away while you copy."""
+        """Replaces the collection. Calls that began earlier may still change the old one: pause writers before."""
         missing, old = await self._connection.script(SWAP, [TABLE, DROPPED], name, replacement)
         if missing:
-            raise _not_found(missing.decode())
+            raise no_collection(missing.decode())
         await self._clear(old)
 
     async def put(self, name: str, items: Sequence[Item]) -> Changes:
-        last: dict[str, Item] = {}
-        for item in items:
-            before = last.get(item.id)
-            is_same = before is not None and before.text == item.text
-            last[item.id] = replace(item, count=before.count + item.count) if before and is_same else item
+        merged = {item.id: item for item in merge_items(items)}
 
-        async def put(collection: _Collection) -> Changes:
+        async def put(collection: _ShardedCollection) -> Changes:
             check_dim(name, collection.dim, [item.vector for item in items])
             now = time.time()
-            parts = collection.by_shard([*last])
-            changes = await all_of(shard.put([last[id] for id in ids], now) for shard, ids in parts.items())
+            parts = collection.by_shard([*merged])
+            changes = await gather_all(shard.put([merged[id] for id in ids], now) for shard, ids in parts.items())
             return Changes(sum(change.added for change in changes), sum(change.replaced for change in changes))
 
-        return await self._on(name, put)
+        return await self._run_on(name, put)
 
     async def get(self, name: str, ids: Sequence[str]) -> dict[str, Item]:
-        async def get(collection: _Collection) -> dict[str, Item]:
-            found = await self._read(collection, ids, with_vectors=True)
-            return {id: found[id] for id in ids if id in found}
+        async def get(collection: _ShardedCollection) -> dict[str, Item]:
+            items = await self._read(collection, ids, with_vectors=True)
+            return {id: items[id] for id in ids if id in items}
 
-        return await self._on(name, get)
+        return await self._run_on(name, get)
 
     async def delete(self, name: str, ids: Sequence[str]) -> int:
-        async def delete(collection: _Collection) -> int:
+        async def delete(collection: _ShardedCollection) -> int:
             now, parts = time.time(), collection.by_shard(ids)
-            return sum(await all_of(shard.delete(part, now) for shard, part in parts.items()))
+            return sum(await gather_all(shard.delete(part, now) for shard, part in parts.items()))
 
-        return await self._on(name, delete)
+        return await self._run_on(name, delete)
 
     async def delete_where(self, name: str, filter: Filter) -> int:
-        async def delete(collection: _Collection) -> int:
+        async def delete(collection: _ShardedCollection) -> int:
             now = time.time()
-            return sum(await all_of(shard.delete_where(filter, now) for shard in collection.shards))
+            return sum(await gather_all(shard.delete_where(filter, now) for shard in collection.shards))
 
-        return await self._on(name, delete)
+        return await self._run_on(name, delete)
 
     async def page(self, name: str, *, after: str | None = None, limit: int, with_vectors: bool = False) -> Page:
-        """In the order of the ids' bytes; the place to go on is the last id, with a sign before it."""
+        """Returns a page in the order of the ids' bytes; `next` is `>` and the last id."""
         if after is not None and not after.startswith(">"):
-            raise InvalidRequest(f"after: expected the `next` of a page, not {after[:60]!r}")
+            raise invalid_cursor(after)
         start = None if after is None else after[1:].encode()
 
-        async def page(collection: _Collection) -> Page:
-            walked = await all_of(shard.walk(start, limit + 1) for shard in collection.shards)
+        async def page(collection: _ShardedCollection) -> Page:
+            walked = await gather_all(shard.walk(start, limit + 1) for shard in collection.shards)
             ids = [id.decode() for id in sorted(id for part in walked for id in part)]
-            found = await self._read(collection, ids[:limit], with_vectors=with_vectors)
-            items = [found[id] for id in ids[:limit] if id in found]
-            return Page(items, ">" + ids[limit - 1] if len(ids) > limit else None)
+            items = await self._read(collection, ids[:limit], with_vectors=with_vectors)
+            return Page(
+                [items[id] for id in ids[:limit] if id in items], ">" + ids[limit - 1] if len(ids) > limit else None
+            )
 
-        return await self._on(name, page)
+        return await self._run_on(name, page)
 
     async def search(
         self,
@@ -229,19 +250,19 @@ class RedisStore:
         filter: Filter | None = None,
         with_vectors: bool = False,
     ) -> Sequence[Sequence[Match]]:
-        async def nearest(collection: _Collection, query: bytes) -> Sequence[Match]:
+        async def search_one(collection: _ShardedCollection, query: bytes) -> Sequence[Match]:
             search = Search(query, top_k, least, filter, with_vectors, time.time())
-            return await search.nearest(collection.shards)
+            return await search.run(collection.shards)
 
-        async def search(collection: _Collection) -> Sequence[Sequence[Match]]:
+        async def search(collection: _ShardedCollection) -> Sequence[Sequence[Match]]:
             check_dim(name, collection.dim, [*queries])
-            return await all_of(nearest(collection, query.tobytes()) for query in np.asarray(queries, "<f4"))
+            return await gather_all(search_one(collection, query.tobytes()) for query in np.asarray(queries, "<f4"))
 
-        least = -2.0 if min_score is None else min_score  # no cosine is below
-        return await self._on(name, search)
+        least = -2.0 if min_score is None else min_score  # below every cosine
+        return await self._run_on(name, search)
 
-    async def _on(self, name: str, work: Callable[[_Collection], Awaitable[Answer]]) -> Answer:
-        """Does it with the collection of that name; again, if another has that name by now."""
+    async def _run_on(self, name: str, work: Callable[[_ShardedCollection], Awaitable[Answer]]) -> Answer:
+        """Runs work on the collection of that name, again if the collection was replaced meanwhile."""
         gone = None
         while (collection := self._known.get(name) or await self._look_up(name)).record != gone:
             try:
@@ -249,68 +270,64 @@ class RedisStore:
             except Gone:
                 gone = collection.record
                 self._known.pop(name, None)
-        # The table is changed before shards are cleared away, so nobody did that.
-        raise StoreUnavailable(f"Redis has lost a part of the collection {name}: drop it, or restore Redis")
+        # A drop changes the table before it removes shards, so this loss was not a drop.
+        raise StoreUnavailable(f"Redis has lost part of the collection {name}: drop it, or restore Redis")
 
-    async def _look_up(self, name: str) -> _Collection:
+    async def _look_up(self, name: str) -> _ShardedCollection:
         if (record := await self._connection.call("HGET", TABLE, name)) is None:
             self._known.pop(name, None)
-            raise _not_found(name)
+            raise no_collection(name)
         known = self._known.get(name)
         if known is None or known.record != record:
-            known = self._known[name] = _collection(self._connection, name, record)
+            known = self._known[name] = self._parse(name, record)
         return known
 
-    async def _measured(self, collection: _Collection) -> CollectionInfo:
-        sizes = await all_of(shard.measure() for shard in collection.shards)
+    def _parse(self, name: str, record: bytes) -> _ShardedCollection:
+        facts = orjson.loads(record)
+        tags = _make_tags(facts["id"], facts["shards"])
+        shards = tuple(Shard(self._connection, tag, *self._exact_limits) for tag in tags)
+        return _ShardedCollection(name, record, facts["dim"], facts["fingerprint"], facts["created_at"], shards)
+
+    async def _measure(self, collection: _ShardedCollection) -> CollectionInfo:
+        sizes = await gather_all(shard.measure() for shard in collection.shards)
         count, size = (sum(part) for part in zip(*sizes, strict=True))
         return CollectionInfo(
             collection.name, count, collection.dim, collection.fingerprint, size, collection.created_at
         )
 
-    async def _read(self, collection: _Collection, ids: Sequence[str], *, with_vectors: bool) -> dict[str, Item]:
+    async def _read(self, collection: _ShardedCollection, ids: Sequence[str], *, with_vectors: bool) -> dict[str, Item]:
         places = [(collection.shard_of(id), id.encode()) for id in ids]
-        found = await read(places, time.time(), with_vectors=with_vectors)
-        return {item.id: item for item in found.values()}
+        items = await read_items(places, time.time(), with_vectors=with_vectors)
+        return {item.id: item for item in items.values()}
 
     async def _clear(self, record: bytes) -> None:
-        await all_of(shard.clear() for shard in _collection(self._connection, "", record).shards)
+        await gather_all(shard.clear() for shard in self._parse("", record).shards)
         await self._connection.call("SREM", DROPPED, record)
 
     async def _sweep(self) -> None:
-        """One process at a time: each would take Redis half of its time."""
+        """Sweeps for ever. One process at a time does, since each takes half of Redis' time."""
         while True:
-            await asyncio.sleep(SWEEP_EVERY_S)
-            # Whoever asks Redis for something is told that it is away. A broom not put back is others' after a while.
+            await asyncio.sleep(self._sweep_every_s)
+            # Callers of the store report an unreachable Redis. A lock that is not released expires.
             with contextlib.suppress(DanmakuError, Gone):
-                if await self._connection.script(TAKE_BROOM, [SWEEPER], 2 * SWEEP_FOR_S):
+                if await self._connection.script(LOCK_SWEEP, [SWEEPER], 2 * SWEEP_FOR_S):
                     await self._sweep_once(time.monotonic() + SWEEP_FOR_S)
                     await self._connection.call("DEL", SWEEPER)
 
     async def _sweep_once(self, deadline: float) -> None:
-        """Clears away what was dropped by somebody who did not come to it, and what has expired."""
+        """Removes shards that a dropping process left behind, and expired items."""
         for record in await self._connection.call("SMEMBERS", DROPPED):
             await self._clear(record)
         for name, record in (await self._connection.call("HGETALL", TABLE)).items():
-            for shard in _collection(self._connection, name.decode(), record).shards:
+            for shard in self._parse(name.decode(), record).shards:
                 removed = True
                 while removed and (started := time.monotonic()) < deadline:
                     removed = await shard.sweep(time.time())
-                    await asyncio.sleep(time.monotonic() - started)  # so others have Redis for as long
+                    await asyncio.sleep(time.monotonic() - started)  # leaves Redis to others for as long
 
 
-def _collection(connection: Connection, name: str, record: bytes) -> _Collection:
-    facts = orjson.loads(record)
-    shards = tuple(Shard(connection, tag) for tag in _tags(facts["id"], facts["shards"]))
-    return _Collection(name, record, facts["dim"], facts["fingerprint"], facts["created_at"], shards)
-
-
-def _tags(id: str, shards: int) -> Iterator[str]:
-    """Hash tags that put the shards into slots at even distances, as servers of a cluster have them."""
+def _make_tags(id: str, shards: int) -> Iterator[str]:
+    """Yields hash tags that put the shards into evenly spaced slots, hence on different servers."""
     for number in range(shards):
         slots = range(number * SLOTS // shards, (number + 1) * SLOTS // shards)
         yield next(tag for attempt in numbers() if key_slot((tag := f"{id}:{number}:{attempt}").encode()) in slots)
-
-
-def _not_found(name: str) -> NotFound:
-    return NotFound(f"there is no collection {name}")

@@ -153,7 +153,7 @@ async def test_danmaku_are_read_and_deleted_one_by_one_or_by_filter(http: httpx.
         ({"collection": "room", "vector": [1.0]}, 422, "1 numbers; those of room have 16"),
         ({"collection": "room", "vector": [0] * 16}, 422, "not all of them 0"),
         ({"collection": "Room", "query": "草"}, 422, "'Room' is no name of a collection"),
-        ({"collection": "nowhere", "query": "草"}, 404, "there is no collection nowhere"),
+        ({"collection": "nowhere", "query": "草"}, 404, "the collection nowhere does not exist"),
         ({"collection": "room", "id": "nobody"}, 404, "no danmaku 'nobody'"),
     ],
 )

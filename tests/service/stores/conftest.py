@@ -1,10 +1,11 @@
-"""Stores to test, and a Redis 8 and a cluster of three, started once, empty for each test that asks."""
+"""Stores to test; a Redis 8 and a cluster of three servers, started once and emptied for each test."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -13,7 +14,6 @@ from stored import DIM, C, Opening
 
 from service.stores.base import Store
 from service.stores.open import open_store
-from service.stores.redis import shard as redis_shard
 from service.stores.redis.store import RedisStore
 
 
@@ -31,15 +31,15 @@ def redis_cluster() -> Iterator[list[RunningRedis]]:
 
 @pytest.fixture
 def empty_redis(redis8: RunningRedis) -> str:
-    return _emptied([redis8])
+    return _empty([redis8])
 
 
 @pytest.fixture
 def empty_redis_cluster(redis_cluster: list[RunningRedis]) -> str:
-    return _emptied(redis_cluster)
+    return _empty(redis_cluster)
 
 
-def _emptied(servers: list[RunningRedis]) -> str:
+def _empty(servers: list[RunningRedis]) -> str:
     for server in servers:
         with redis.Redis.from_url(server.url) as client:
             client.flushall()
@@ -56,7 +56,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 async def store(url: str) -> AsyncIterator[Store]:
-    """With an empty collection in it."""
+    """A store with one empty collection."""
     store = await open_store(url)
     await store.create(C, dim=DIM, fingerprint="f0")
     yield store
@@ -65,25 +65,18 @@ async def store(url: str) -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def opening(empty_redis: str) -> AsyncIterator[Opening]:
-    """Opens stores on one Redis, and closes them."""
+    """Opens stores on one Redis, and closes them at the end."""
     async with AsyncExitStack() as stack:
 
-        async def opened(url: str = empty_redis) -> RedisStore:
-            store = await RedisStore.open(url)
+        async def open_redis(url: str = empty_redis, **options: Any) -> RedisStore:
+            store = await RedisStore.open(url, **options)
             stack.push_async_callback(store.close)
             return store
 
-        yield opened
+        yield open_redis
 
 
 @pytest.fixture
 def admin(redis8: RunningRedis) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(redis8.url) as client:
         yield client
-
-
-@pytest.fixture
-def indexed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small collections are searched as large ones are, by the index."""
-    monkeypatch.setattr(redis_shard, "EXACT", 0)
-    monkeypatch.setattr(redis_shard, "EXACT_FILTERED", 0)

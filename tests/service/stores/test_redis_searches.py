@@ -1,8 +1,7 @@
-"""Searches in a real Redis 8: over shards, by its index, with filters in its words."""
+"""Searches in a real Redis 8: over shards, by its index, with translated filters."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stored import DIM, C, Opening, ids, item, items, nearest, truly_nearest, vectors
+from stored import DIM, C, Opening, ids, item, items, nearest, truly_nearest, until_passed, vectors
 
 from service.stores.base import Store
 from service.stores.filters import Filter, matches, parse
 from service.stores.open import open_store
 
+BY_INDEX = {"exact_up_to": 0, "exact_filtered_up_to": 0}  # small collections are searched as large ones are
 TOLERANCE = 5e-4  # of a score where vectors are kept in half precision
 
 
@@ -53,7 +53,7 @@ async def test_a_cluster_answers_as_one_server(opening: Opening, empty_redis_clu
 async def test_redis_and_the_embedded_store_answer_alike(
     opening: Opening, empty_redis_cluster: str, tmp_path: Path
 ) -> None:
-    """After the same changes in each: what there is, what is near, with which scores, under which filters."""
+    """After the same changes they hold the same items and find the same ones with the same scores."""
     chance = random.Random(1)
     embedded = await open_store(f"sqlite://{tmp_path}")
     stores: list[Store] = [await opening(), await opening(empty_redis_cluster), embedded]
@@ -103,7 +103,7 @@ async def test_redis_and_the_embedded_store_answer_alike(
 
 
 def assert_alike(scores: dict[str, float], others: dict[str, float]) -> None:
-    """The embedded store keeps half precision: what is that near to the end of the list may be on it or not."""
+    """Items as close to the end of the list as half precision is coarse may be on it or not."""
     shared = sorted(scores.keys() & others.keys())
     np.testing.assert_allclose([scores[id] for id in shared], [others[id] for id in shared], atol=TOLERANCE)
     ends = [0.1, min(scores.values(), default=0.1), min(others.values(), default=0.1)]
@@ -115,8 +115,8 @@ def assert_alike(scores: dict[str, float], others: dict[str, float]) -> None:
 # Searches by the index
 
 
-async def test_the_index_finds_nearly_all(opening: Opening, indexed: None) -> None:
-    store = await opening()
+async def test_the_index_finds_nearly_all(opening: Opening) -> None:
+    store = await opening(**BY_INDEX)
     await store.create(C, dim=DIM, fingerprint="f0", shards=2)
     put = items(2000)
     await store.put(C, put)
@@ -140,11 +140,9 @@ async def test_the_index_finds_nearly_all(opening: Opening, indexed: None) -> No
     ],
     ids=str,
 )
-async def test_the_index_with_a_filter_finds_nearly_all(
-    opening: Opening, indexed: None, source: Any, least: float
-) -> None:
-    """Whether the filter keeps many, few or none, and whether Redis can be told all of it."""
-    store = await opening()
+async def test_the_index_with_a_filter_finds_nearly_all(opening: Opening, source: Any, least: float) -> None:
+    """Whether the filter matches many, few or none, and whether or not Redis can evaluate all of it."""
+    store = await opening(**BY_INDEX)
     await store.create(C, dim=DIM, fingerprint="f0", shards=2)
     put = [item(f"d{number}", vector, metadata={"share": number / 1000}) for number, vector in enumerate(vectors(1000))]
     await store.put(C, put)
@@ -160,24 +158,21 @@ async def test_the_index_with_a_filter_finds_nearly_all(
     assert hits >= least * sum(map(len, found))
 
 
-async def test_where_most_have_expired_the_rest_is_found(
-    opening: Opening, indexed: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Though the index still has them."""
-    monkeypatch.setattr("service.stores.redis.store.SWEEP_EVERY_S", 1000)
-    store = await opening()
+async def test_where_most_have_expired_the_rest_is_found(opening: Opening) -> None:
+    """The index still holds the expired ones."""
+    store = await opening(**BY_INDEX, sweep_every_s=1000)
     await store.create(C, dim=DIM, fingerprint="f0")
     put = items(500)
     ends = time.time() + 1.5
     await store.put(C, [item(each.id, each.vector, expires_at=ends) for each in put[:490]] + put[490:])
-    await asyncio.sleep(max(0, ends - time.time()))
+    await until_passed(ends)
 
     for query in vectors(5, seed=1):
         assert ids(await nearest(store, query)) == truly_nearest(put[490:], query)
     assert (await store.describe(C)).count == 500
 
 
-# Filters in Redis' words
+# Translated filters
 
 STRANGE: list[Any] = [
     "", "草", '"', "'", "\\", '" or 1 or "', "') or (1", "a\nb", "\u2028", "3", 3, 3.0, -3, 0, -0.0, True, False, 1,
@@ -201,10 +196,10 @@ def some_filter(chance: random.Random, depth: int = 0) -> Any:
     return {kind: [some_filter(chance, depth + 1) for _ in range(chance.randint(1, 3))]}
 
 
-async def test_filters_mean_in_redis_what_they_mean_elsewhere(opening: Opening, indexed: None) -> None:
-    """Whatever fields and values are called: nothing of them is taken for a part of an expression."""
+async def test_filters_mean_in_redis_what_they_mean_elsewhere(opening: Opening) -> None:
+    """No field name or value becomes part of an expression."""
     chance = random.Random(0)
-    store = await opening()
+    store = await opening(**BY_INDEX)
     await store.create(C, dim=DIM, fingerprint="f0")
     put = [
         item(

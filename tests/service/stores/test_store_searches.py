@@ -1,4 +1,4 @@
-"""One contract for every store of collections: what is found."""
+"""One contract for every store of collections: searching."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stored import DIM, C, everything, ids, item, many, nearest, same, towards, vectors
+from stored import DIM, C, everything, ids, item, many, nearest, same, towards, until_passed, vectors
 
 from service.stores.base import Item, Store
 from service.stores.filters import matches, parse
@@ -77,7 +77,7 @@ FILTERS: list[Any] = [
 
 @pytest.mark.parametrize("source", FILTERS, ids=str)
 async def test_a_filter_is_exact(store: Store, source: Any) -> None:
-    """The nearest of those that match, as many as there are, up to top_k."""
+    """The nearest matching items are found, up to top_k."""
     items = many(300)
     await store.put(C, items)
     filter = parse(source)
@@ -110,11 +110,12 @@ async def test_items_are_deleted_by_filter(store: Store, source: Any) -> None:
 
 
 async def test_expired_items_are_never_returned(store: Store) -> None:
-    """From the moment itself, by whatever way; an item of the same id is a new one."""
+    """From that moment on, in any way; a later item with the same id is a new one."""
     await store.put(C, [item("gone", expires_at=time.time() + 900), item("stays", expires_at=time.time() + 1000)])
     assert sorted(ids(await nearest(store, towards(0)))) == ["gone", "stays"]
-    await store.put(C, [item("gone", expires_at=time.time() + 0.1)])
-    await asyncio.sleep(0.2)
+    ends = time.time() + 0.1
+    await store.put(C, [item("gone", expires_at=ends)])
+    await until_passed(ends)
 
     assert ids(await nearest(store, towards(0))) == ["stays"]
     assert ids(await nearest(store, towards(0), filter=parse({}))) == ["stays"]
