@@ -50,5 +50,5 @@ async def map_(request: Request) -> Response:
     """Returns places in two dimensions (principal components) and clusters (k-means) of a collection's danmaku."""
     caller, state, name = open_request(request)
     options = parse_query(request, MapOptions)
-    body = await caller.wait(state.maps.of(state.collections, name, options.limit))
+    body = await caller.wait(state.maps.get(state.collections, name, options.limit))
     return Response(body, media_type="application/json")

@@ -1,11 +1,11 @@
-"""Collections as users see them: texts go in, texts come out; a `Store` keeps what is between.
+"""Collections as users see them: texts go in, texts come out, and a `Store` keeps the vectors.
 
-An item without an id gets a hash of its text as it stands, not as the model normalises it: models change, and the same
-danmaku has to stay the same item. So one that is posted a thousand times is one item with a count.
+An item without an id gets a hash of its text, before the model normalises it: models change, and the same danmaku must
+stay the same item. So a danmaku posted a thousand times is one item with a count.
 
-A collection belongs to one fingerprint. While the model has another one, its items can be read and deleted, but neither
-searched nor added to, until it is rebuilt (rebuilding.py). An item that cannot be taken never sinks the others it came
-with: it is refused, with the reason. Names hold no dot, since those with one are internal.
+A collection belongs to one fingerprint. While the model has another one, items can be read and deleted, but not
+searched or added, until the collection is rebuilt (rebuilding.py). An item that cannot be embedded is refused with the
+reason and never affects the others of its request. Users' names contain no dot; names with one are internal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from service.collections.rebuilding import Gate, Progress, aside_of, rebuild
+from service.collections.rebuilding import Gate, Progress, name_aside, rebuild
 from service.embedder import Embedder
 from service.encoders.model import Model
 from service.errors import FingerprintMismatch, InvalidRequest, ModelChanged, NotFound, TextError
@@ -35,7 +35,7 @@ NAME = re.compile("[a-z0-9_-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is to become an item."""
+    """A danmaku to add."""
 
     text: str
     id: str | None = None
@@ -46,22 +46,26 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Added:
+    """The outcome of an addition."""
+
     added: int
     replaced: int
-    refused: list[TextError]  # in order of index
+    refused: list[TextError]  # sorted by index
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
+    """The matches of each query."""
+
     model: Model
-    matches: Sequence[Sequence[Match]]  # of each query, best first
-    errors: list[TextError]  # queries that could not be embedded, and match nothing
+    matches: Sequence[Sequence[Match]]  # per query, best first
+    errors: list[TextError]  # queries that could not be embedded and have no matches
 
 
 def check_name(name: str) -> str:
-    """Raises InvalidRequest if no collection can be called so."""
+    """Returns the name. Raises InvalidRequest if it is not a valid name of a collection."""
     if not NAME.fullmatch(name):
-        raise InvalidRequest(f"{name[:80]!r} is no name of a collection; expected 1 to 64 of a-z, 0-9, _ and -")
+        raise InvalidRequest(f"invalid collection name {name[:80]!r}; expected 1 to 64 of a-z, 0-9, _ and -")
     return name
 
 
@@ -70,20 +74,22 @@ def default_id(text: str) -> str:
 
 
 class Collections:
-    """Every method raises what a Store's does, and InvalidRequest for a name that is none."""
+    """All collections of a store. Every method raises what the `Store` method does, and InvalidRequest for an invalid
+    name.
+    """
 
     def __init__(self, store: Store, embedder: Embedder, metrics: Metrics) -> None:
         self.store = store
         self._embedder, self._metrics = embedder, metrics
-        self._gates: WeakValueDictionary[str, Gate] = WeakValueDictionary()  # those that somebody is at
+        self._gates: WeakValueDictionary[str, Gate] = WeakValueDictionary()  # those in use
 
     async def list(self) -> list[CollectionInfo]:
         return [info for info in await self.store.list() if NAME.fullmatch(info.name)]
 
     async def create(self, name: str) -> CollectionInfo:
-        """An empty collection for the model's vectors, or the one that is there.
+        """Creates an empty collection for the model's vectors, or returns the existing one.
 
-        Raises CollectionExists if that is another model's.
+        Raises CollectionExists if the existing one belongs to another model.
         """
         model = self._embedder.model
         return await self.store.create(check_name(name), dim=model.dim, fingerprint=model.fingerprint)
@@ -95,15 +101,15 @@ class Collections:
         async with self._gate(name).shared():
             await self.store.drop(name)
             with suppress(NotFound):
-                await self.store.drop(aside_of(name))  # of a rebuild that was not finished
+                await self.store.drop(name_aside(name))  # of an unfinished rebuild
 
     async def check(self, name: str) -> None:
-        """Raises what `add` would for the collection's sake: NotFound or FingerprintMismatch."""
-        await self._model_of(name)
+        """Raises NotFound or FingerprintMismatch if `add` would."""
+        await self._check_model(name)
 
     async def add(self, name: str, entries: Sequence[Entry]) -> Added:
-        """Done whole, but for the refused ones, or not at all. Raises FingerprintMismatch."""
-        model = await self._model_of(name)
+        """Adds all entries but the refused ones, or none if it raises. Raises FingerprintMismatch."""
+        model = await self._check_model(name)
         embeddings = await self._embedder.embed([entry.text for entry in entries])
         vectors = unit(embeddings.vectors)
         items = [
@@ -118,70 +124,71 @@ class Collections:
             for entry, row, vector in zip(entries, embeddings.rows, vectors, strict=True)
             if row is not None
         ]
-        _check_same(model, embeddings.model)
+        _check_unchanged(model, embeddings.model)
         async with self._gate(name).shared():
-            await self._check(name, model)  # it may have been rebuilt meanwhile
+            await self._check_fingerprint(name, model)  # it may have been rebuilt meanwhile
             changes = await self.store.put(name, items)
         return Added(changes.added, changes.replaced, embeddings.errors)
 
     async def get(self, name: str, id: str) -> Item:
-        """Raises NotFound if there is no such item."""
-        found = await self.store.get(check_name(name), [id])
-        if id not in found:
+        """Returns one item. Raises NotFound if it does not exist."""
+        items = await self.store.get(check_name(name), [id])
+        if id not in items:
             raise NotFound(f"the collection {name} has no danmaku {id[:80]!r}")
-        return found[id]
+        return items[id]
 
     async def page(self, name: str, *, after: str | None, limit: int) -> Page:
         return await self.store.page(check_name(name), after=after, limit=limit)
 
     async def delete(self, name: str, ids: Sequence[str]) -> int:
-        """How many there were."""
-        async with self._gate(name).shared() as is_rebuilt:
-            if is_rebuilt:
-                await self.store.delete(aside_of(name), ids)
+        """Deletes items by id; returns how many existed."""
+        async with self._gate(name).shared() as is_rebuilding:
+            if is_rebuilding:
+                await self.store.delete(name_aside(name), ids)
             return await self.store.delete(name, ids)
 
     async def delete_where(self, name: str, filter: Filter) -> int:
-        """How many there were."""
-        async with self._gate(name).shared() as is_rebuilt:
-            if is_rebuilt:
-                await self.store.delete_where(aside_of(name), filter)
+        """Deletes the items that the filter matches; returns how many there were."""
+        async with self._gate(name).shared() as is_rebuilding:
+            if is_rebuilding:
+                await self.store.delete_where(name_aside(name), filter)
             return await self.store.delete_where(name, filter)
 
-    async def search_texts(self, name: str, texts: Sequence[str], **options: Any) -> Found:
-        """`options`: those of `Store.search`. Raises FingerprintMismatch, as all searches do."""
-        model = await self._model_of(name)
+    async def search_texts(self, name: str, texts: Sequence[str], **options: Any) -> SearchResult:
+        """Finds what is nearest to each text, with the options of `Store.search`. Raises FingerprintMismatch."""
+        model = await self._check_model(name)
         embeddings = await self._embedder.embed(texts)
-        _check_same(model, embeddings.model)
-        is_there = [row is not None for row in embeddings.rows]
-        found = iter(await self._search(name, unit(embeddings.vectors[is_there]), options))
-        return Found(model, [next(found) if there else [] for there in is_there], embeddings.errors)
+        _check_unchanged(model, embeddings.model)
+        has_vector = [row is not None for row in embeddings.rows]
+        matches = iter(await self._search(name, unit(embeddings.vectors[has_vector]), options))
+        return SearchResult(model, [next(matches) if has else [] for has in has_vector], embeddings.errors)
 
-    async def search_vector(self, name: str, vector: Sequence[float], **options: Any) -> Found:
-        model = await self._model_of(name)
-        query = np.asarray([vector], np.float64)  # whose square may be beyond float32
+    async def search_vector(self, name: str, vector: Sequence[float], **options: Any) -> SearchResult:
+        """Finds what is nearest to a vector [dim] of any length. Raises FingerprintMismatch."""
+        model = await self._check_model(name)
+        query = np.asarray([vector], np.float64)  # the squares may exceed float32
         if query.shape[1] != model.dim:
-            raise InvalidRequest(f"vector: it has {query.shape[1]} numbers; those of {name} have {model.dim}")
+            raise InvalidRequest(f"invalid vector: it has {query.shape[1]} numbers; expected {model.dim}, as in {name}")
         largest = np.abs(query).max()
         if not (np.isfinite(largest) and largest > 0):
-            raise InvalidRequest("vector: expected finite numbers, not all of them 0")
-        return Found(model, await self._search(name, unit(query / largest), options), [])
+            raise InvalidRequest("invalid vector: expected finite numbers, not all of them 0")
+        return SearchResult(model, await self._search(name, unit(query / largest), options), [])
 
-    async def search_id(self, name: str, id: str, **options: Any) -> Found:
-        """What is most like an item, itself left out."""
-        model = await self._model_of(name)
+    async def search_id(self, name: str, id: str, **options: Any) -> SearchResult:
+        """Finds what is nearest to an item, without the item itself. Raises FingerprintMismatch."""
+        model = await self._check_model(name)
         item = await self.get(name, id)
-        assert item.vector is not None  # `get` brings it
+        assert item.vector is not None  # `get` returns it
         (matches,) = await self._search(name, item.vector[None], options | {"top_k": options["top_k"] + 1})
-        others = [match for match in matches if match.item.id != id]
-        return Found(model, [others[: options["top_k"]]], [])
+        matches = [match for match in matches if match.item.id != id]
+        return SearchResult(model, [matches[: options["top_k"]]], [])
 
     def rebuild(self, name: str) -> AsyncGenerator[Progress, None]:
-        """Embeds all texts anew, unless the collection is of the model's fingerprint already. To be closed."""
+        """Re-embeds all texts, unless the collection has the model's fingerprint. The caller closes the generator."""
         return rebuild(self.store, self._embedder, name, self._gate(name))
 
     async def measure(self) -> None:
-        """Brings the metrics of sizes up to date."""
+        """Updates the metrics of sizes."""
         infos = await self.list()
         self._metrics.collections.set(len(infos))
         self._metrics.collection_items.set(sum(info.count for info in infos))
@@ -197,21 +204,21 @@ class Collections:
         finally:
             self._metrics.search_seconds.observe(time.perf_counter() - started)
 
-    async def _model_of(self, name: str) -> Model:
-        """The model, if the collection's vectors are its. Raises FingerprintMismatch."""
+    async def _check_model(self, name: str) -> Model:
+        """Returns the model. Raises FingerprintMismatch if the collection belongs to another one."""
         model = self._embedder.model
-        await self._check(check_name(name), model)
+        await self._check_fingerprint(check_name(name), model)
         return model
 
-    async def _check(self, name: str, model: Model) -> None:
+    async def _check_fingerprint(self, name: str, model: Model) -> None:
         fingerprint = await self.store.fingerprint(name)
         if fingerprint != model.fingerprint:
             raise FingerprintMismatch(
-                f"the vectors of the collection {name} are of the fingerprint {fingerprint}, the model's of "
-                f"{model.fingerprint}; `danmaku collections rebuild {name}` embeds its texts anew"
+                f"the collection {name} has vectors with the fingerprint {fingerprint}; expected {model.fingerprint}, "
+                f"that of the model. `danmaku collections rebuild {name}` re-embeds its texts"
             )
 
 
-def _check_same(model: Model, other: Model) -> None:
-    if model.fingerprint != other.fingerprint:
-        raise ModelChanged("another model has taken over in the middle; ask again")
+def _check_unchanged(model: Model, embedded_by: Model) -> None:
+    if model.fingerprint != embedded_by.fingerprint:
+        raise ModelChanged("the model changed during the request; try again")

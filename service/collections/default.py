@@ -1,7 +1,7 @@
-"""The collection `default`: a hundred danmaku of our own, so that a newcomer's first search has an answer.
+"""The collection `default`: a hundred danmaku of our own, which give a newcomer's first search a result.
 
-Made once. That it was is kept in the store, as an empty collection with an internal name: who drops `default` has
-dropped it for good. While it is small, it follows a change of model by itself.
+It is made once, and an empty collection with an internal name records that: after a user drops `default`, it is not
+made again. While it is small, it is rebuilt automatically when the model changes.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ log = logging.getLogger("danmaku")
 
 DEFAULT = "default"
 MADE = "default.made"
-MOST_ITEMS = 1000  # that are embedded anew unasked: a second
+MOST_ITEMS = 1000  # re-embedded automatically: a second of work
 
 
-def danmaku() -> list[str]:
+def read_danmaku() -> list[str]:
     return files("service.collections").joinpath("default.txt").read_text(encoding="utf-8").splitlines()
 
 
 async def keep_default(collections: Collections) -> None:
-    """Makes it, or brings it up to date; as soon as there is a model."""
+    """Makes or rebuilds the default collection as soon as a model is available."""
     while True:
         try:
             return await _keep_default(collections)
         except (EncoderUnavailable, Overloaded):
             await asyncio.sleep(1)
         except DanmakuError as error:
-            return log.warning("The collection %s is not as it should be: %s.", DEFAULT, error)
+            return log.warning("The collection %s could not be made or rebuilt: %s.", DEFAULT, error)
         except Exception:
-            return log.exception("The collection %s is not as it should be.", DEFAULT)
+            return log.exception("The collection %s could not be made or rebuilt.", DEFAULT)
 
 
 async def _keep_default(collections: Collections) -> None:
@@ -42,7 +42,7 @@ async def _keep_default(collections: Collections) -> None:
     if MADE not in infos:
         if DEFAULT not in infos or infos[DEFAULT].count == 0:
             await collections.create(DEFAULT)
-            await collections.add(DEFAULT, [Entry(text) for text in danmaku()])
+            await collections.add(DEFAULT, [Entry(text) for text in read_danmaku()])
         await collections.store.create(MADE, dim=1, fingerprint="")
     elif DEFAULT in infos and infos[DEFAULT].count <= MOST_ITEMS:
         async for _ in collections.rebuild(DEFAULT):

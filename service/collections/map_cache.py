@@ -1,6 +1,6 @@
-"""The maps of collections that were asked for last, ready to be sent.
+"""A cache of the most recently requested maps of collections, serialised.
 
-One is drawn at a time, in a thread: a map is some 0.1 s of work, which nobody who embeds should wait for.
+Maps are drawing one at a time, in a thread: each takes some 0.1 s, which must not delay embedding.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from service.errors import ModelChanged
 from service.stores.base import CollectionInfo, Item
 
 PAGE = 1000
-MOST_MAPS = 8  # that are kept
-MOST_CHARACTERS = 200  # of a text; so a map of 2,000 has some 2 MB at most
+MOST_MAPS = 8
+MOST_CHARACTERS = 200  # of a text, which limits a map of 2,000 danmaku to some 2 MB
 KEPT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    of: tuple[object, ...]  # what was mapped
+class _CachedMap:
+    source: tuple[object, ...]  # what was mapped
     until: float  # by time.monotonic()
     body: bytes
 
 
 @dataclass(slots=True)
 class Maps:
-    """The last few that were drawn. One is drawn at a time, aside; who asks for the same meanwhile gets that one."""
+    """The last few maps. Concurrent requests for the same map share one drawing."""
 
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _kept: dict[str, _Kept] = field(default_factory=dict)
+    _kept: dict[str, _CachedMap] = field(default_factory=dict)
 
-    async def of(self, collections: Collections, name: str, limit: int) -> bytes:
-        """A `MapBody`. It follows a change of the collection's size at once, another change within a minute.
+    async def get(self, collections: Collections, name: str, limit: int) -> bytes:
+        """Returns the JSON of a `MapBody`: current in the collection's size, and at most a minute old otherwise.
 
         Raises ModelChanged if the collection was rebuilt meanwhile.
         """
         async with self._lock:
             info = await collections.describe(name)
-            of = (info.created_at, info.fingerprint, info.count, limit)
+            source = (info.created_at, info.fingerprint, info.count, limit)
             kept = self._kept.pop(name, None)
-            if kept is None or kept.of != of or kept.until < time.monotonic():
-                items = await _first(collections, name, limit)
+            if kept is None or kept.source != source or kept.until < time.monotonic():
+                items = await _read_first(collections, name, limit)
                 if (await collections.describe(name)).fingerprint != info.fingerprint:
-                    raise ModelChanged(f"the collection {name} was rebuilt in the middle; ask again")
-                body = await asyncio.to_thread(_drawn, info, items)
-                kept = _Kept(of, time.monotonic() + KEPT_S, body)
+                    raise ModelChanged(f"the collection {name} was rebuilt during the request; try again")
+                body = await asyncio.to_thread(_draw_body, info, items)
+                kept = _CachedMap(source, time.monotonic() + KEPT_S, body)
             self._kept[name] = kept
             while len(self._kept) > MOST_MAPS:
-                del self._kept[next(iter(self._kept))]  # the one that was asked for longest ago
+                del self._kept[next(iter(self._kept))]  # the least recently requested
             return kept.body
 
 
-async def _first(collections: Collections, name: str, limit: int) -> list[Item]:
+async def _read_first(collections: Collections, name: str, limit: int) -> list[Item]:
     items: list[Item] = []
     after: str | None = None
     while len(items) < limit:
@@ -69,21 +69,21 @@ async def _first(collections: Collections, name: str, limit: int) -> list[Item]:
     return items
 
 
-def _drawn(info: CollectionInfo, items: list[Item]) -> bytes:
+def _draw_body(info: CollectionInfo, items: list[Item]) -> bytes:
     content: dict[str, object] = {"fingerprint": info.fingerprint, "count": info.count}
     if not items:
         content |= {"mean": [], "axes": [], "share": [], "clusters": [], "danmaku": []}
         return orjson.dumps(content)
-    drawn = draw(np.stack([np.asarray(item.vector, np.float32) for item in items]))
-    sizes = np.bincount(drawn.clusters).tolist()
+    drawing = draw(np.stack([np.asarray(item.vector, np.float32) for item in items]))
+    sizes = np.bincount(drawing.clusters).tolist()
     content |= {
-        "mean": drawn.mean,
-        "axes": list(drawn.axes),
-        "share": [round(share, 4) for share in drawn.share],
-        "clusters": [{"size": size, "centre": centre} for size, centre in zip(sizes, drawn.centres, strict=True)],
+        "mean": drawing.mean,
+        "axes": list(drawing.axes),
+        "share": [round(share, 4) for share in drawing.share],
+        "clusters": [{"size": size, "centre": centre} for size, centre in zip(sizes, drawing.centres, strict=True)],
         "danmaku": [
             {"id": item.id, "text": item.text[:MOST_CHARACTERS], "x": round(x, 4), "y": round(y, 4), "cluster": cluster}
-            for item, (x, y), cluster in zip(items, drawn.places.tolist(), drawn.clusters.tolist(), strict=True)
+            for item, (x, y), cluster in zip(items, drawing.places.tolist(), drawing.clusters.tolist(), strict=True)
         ],
     }
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,11 +1,11 @@
-"""A collection's texts, embedded anew by the model of today, while it goes on being read.
+"""Rebuilds a collection: re-embeds its texts with the current model while it stays readable.
 
     name ── page by page ──▶ embed ──▶ name.aside ── when a whole pass finds nothing to do ──▶ takes the name
 
-Nothing that is acknowledged is lost. The collection itself stays the truth until the end: what is aside is only made
-after it, so a rebuild that breaks off is gone on with by the next. As its fingerprint is not the model's, nothing is
-added to it here meanwhile; what is deleted here is deleted aside, too; and what gateways of the former model still add
-to a shared store is found by the next pass. They have to be gone by the end, as their model is.
+No acknowledged change is lost. The collection stays the source of truth until the end, and the one aside is derived
+from it, so an interrupted rebuild is continued by the next. Since the collection has another fingerprint than the
+model, this gateway adds nothing to it meanwhile; what it deletes is deleted aside, too. What gateways with the former
+model still add to a shared store is found by the next pass; they must have stopped by the end.
 """
 
 from __future__ import annotations
@@ -21,34 +21,36 @@ from service.stores.base import Item, Store
 from service.vectors import unit
 
 STEP_ITEMS = 256
-REASONS = 100  # told of those that were refused
+REASONS = 100  # reported, of lost items
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    done: int  # items looked at in this pass
+    """How far a rebuild has come."""
+
+    done: int  # items checked in this pass
     total: int
     is_finished: bool = False
-    lost: int = 0  # items that the model of today cannot embed: they are not taken over
-    reasons: Sequence[tuple[str, TextError]] = ()  # id and reason of the first of them
+    lost: int = 0  # items that the current model cannot embed; they are dropped
+    reasons: Sequence[tuple[str, TextError]] = ()  # id and reason of the first lost items
 
 
 class Gate:
-    """Changes of a collection go through together; a step of its rebuild goes alone."""
+    """Lets the changes of a collection run concurrently, and the steps of its rebuild alone."""
 
     def __init__(self) -> None:
-        self.is_rebuilt = False
+        self.is_rebuilding = False
         self._inside = 0
         self._alone = asyncio.Lock()
         self._emptied = asyncio.Condition()
 
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[bool]:
-        """Gives whether a rebuild is going on."""
-        async with self._alone:  # those who want to be alone hold it until they were
+        """Yields whether a rebuild is running."""
+        async with self._alone:  # a step of a rebuild holds it until it is done
             self._inside += 1
         try:
-            yield self.is_rebuilt
+            yield self.is_rebuilding
         finally:
             self._inside -= 1
             if self._alone.locked():
@@ -63,24 +65,27 @@ class Gate:
             yield
 
 
-def aside_of(name: str) -> str:
+def name_aside(name: str) -> str:
     return f"{name}.aside"
 
 
 async def rebuild(store: Store, embedder: Embedder, name: str, gate: Gate) -> AsyncGenerator[Progress, None]:
-    """Raises Conflict if it is being rebuilt, ModelChanged if another model takes over in the middle."""
-    if gate.is_rebuilt:
-        raise Conflict(f"the collection {name} is being rebuilt already")
+    """Rebuilds the collection and yields its progress.
+
+    Raises Conflict if a rebuild is running, ModelChanged if the model changes meanwhile.
+    """
+    if gate.is_rebuilding:
+        raise Conflict(f"the collection {name} is already being rebuilt")
     model, info = embedder.model, await store.describe(name)
     if info.fingerprint == model.fingerprint:
         yield Progress(info.count, info.count, is_finished=True)
         return
-    aside = aside_of(name)
+    aside = name_aside(name)
     async with gate.alone():
-        if gate.is_rebuilt:
-            raise Conflict(f"the collection {name} is being rebuilt already")
-        await _make(store, aside, model.dim, model.fingerprint)
-        gate.is_rebuilt = True
+        if gate.is_rebuilding:
+            raise Conflict(f"the collection {name} is already being rebuilt")
+        await _prepare_aside(store, aside, model.dim, model.fingerprint)
+        gate.is_rebuilding = True
     lost: dict[tuple[str, str], TextError] = {}
     try:
         has_changed = True
@@ -88,10 +93,12 @@ async def rebuild(store: Store, embedder: Embedder, name: str, gate: Gate) -> As
             has_changed, done, after = False, 0, None
             while True:
                 page = await store.page(name, after=after, limit=STEP_ITEMS)
-                stale = await _stale(store, aside, [item for item in page.items if (item.id, item.text) not in lost])
+                stale = await _find_stale(
+                    store, aside, [item for item in page.items if (item.id, item.text) not in lost]
+                )
                 if stale:
                     has_changed = True
-                    fresh, refused = await _embedded(embedder, stale, model.fingerprint)
+                    fresh, refused = await _embed(embedder, stale, model.fingerprint)
                     lost |= refused
                     async with gate.alone():
                         await _take_over(store, name, aside, fresh)
@@ -99,30 +106,29 @@ async def rebuild(store: Store, embedder: Embedder, name: str, gate: Gate) -> As
                 yield Progress(done, max(done, info.count))
                 if after is None:
                     break
-            has_changed |= await _remove_others(store, name, aside)
+            has_changed |= await _remove_extra(store, name, aside)
         async with gate.alone():
             await store.swap(name, aside)
     finally:
-        gate.is_rebuilt = False
+        gate.is_rebuilding = False
     reasons = [(id, error) for (id, _), error in list(lost.items())[:REASONS]]
     yield Progress(done, done, is_finished=True, lost=len(lost), reasons=reasons)
 
 
-async def _make(store: Store, aside: str, dim: int, fingerprint: str) -> None:
-    """One that is there of the same fingerprint is gone on with."""
+async def _prepare_aside(store: Store, aside: str, dim: int, fingerprint: str) -> None:
+    """Creates the collection aside, or keeps one with the same fingerprint, which an interrupted rebuild left."""
     try:
-        there = await store.describe(aside)
-        if there.fingerprint != fingerprint:
+        if (await store.describe(aside)).fingerprint != fingerprint:
             await store.drop(aside)
     except NotFound:
         pass
     await store.create(aside, dim=dim, fingerprint=fingerprint)
 
 
-async def _stale(store: Store, aside: str, items: Sequence[Item]) -> list[Item]:
-    """Those that are not aside as they are."""
-    there = await store.get(aside, [item.id for item in items])
-    return [item for item in items if item.id not in there or not _equal(item, there[item.id])]
+async def _find_stale(store: Store, aside: str, items: Sequence[Item]) -> list[Item]:
+    """Returns the items that are missing aside, or differ there."""
+    copies = await store.get(aside, [item.id for item in items])
+    return [item for item in items if item.id not in copies or not _equal(item, copies[item.id])]
 
 
 def _equal(item: Item, other: Item) -> bool:
@@ -134,39 +140,39 @@ def _equal(item: Item, other: Item) -> bool:
     )
 
 
-async def _embedded(
+async def _embed(
     embedder: Embedder, items: Sequence[Item], fingerprint: str
 ) -> tuple[list[Item], dict[tuple[str, str], TextError]]:
-    """With their new vectors; and why some have none, by id and text."""
+    """Returns the items with new vectors, and the errors of those without one, by id and text."""
     while True:
         try:
             embeddings = await embedder.embed([item.text for item in items])
             break
-        except Overloaded as overloaded:  # it has the time
+        except Overloaded as overloaded:  # a rebuild is not urgent
             await asyncio.sleep(overloaded.retry_after_s or 1)
     if embeddings.model.fingerprint != fingerprint:
-        raise ModelChanged("another model has taken over in the middle; rebuild once more")
+        raise ModelChanged("the model changed during the rebuild; start it again")
     rows = zip(items, embeddings.rows, unit(embeddings.vectors), strict=True)
     fresh = [replace(item, vector=vector) for item, row, vector in rows if row is not None]
     return fresh, {(items[error.index].id, items[error.index].text): error for error in embeddings.errors}
 
 
 async def _take_over(store: Store, name: str, aside: str, items: Sequence[Item]) -> None:
-    """Those that are still as they were when they were embedded."""
+    """Stores aside the items that have not changed since they were read."""
     now = await store.get(name, [item.id for item in items])
-    kept = [item for item in items if item.id in now and _equal(item, now[item.id])]
-    await store.delete(aside, [item.id for item in kept])  # else the counts would add up
-    await store.put(aside, kept)
+    unchanged = [item for item in items if item.id in now and _equal(item, now[item.id])]
+    await store.delete(aside, [item.id for item in unchanged])  # otherwise the counts would add up
+    await store.put(aside, unchanged)
 
 
-async def _remove_others(store: Store, name: str, aside: str) -> bool:
-    """Removes from aside what the collection does not have any more; whether there was any."""
+async def _remove_extra(store: Store, name: str, aside: str) -> bool:
+    """Removes items aside that the collection no longer has; returns whether there were any."""
     after, has_changed = None, False
     while True:
         page = await store.page(aside, after=after, limit=STEP_ITEMS)
         ids = [item.id for item in page.items]
-        there = await store.get(name, ids)
-        if others := [id for id in ids if id not in there]:
-            has_changed |= await store.delete(aside, others) > 0
+        items = await store.get(name, ids)
+        if extra := [id for id in ids if id not in items]:
+            has_changed |= await store.delete(aside, extra) > 0
         if (after := page.next) is None:
             return has_changed

@@ -14,11 +14,12 @@ import psutil
 import pytest
 from fakes import RecordingEncoder
 from processes import ROOT, serving
+from stored import until
 
 from service.app import create_app
 from service.cache.memory import MemoryCache
 from service.collections.collections import Collections, default_id
-from service.collections.default import danmaku
+from service.collections.default import read_danmaku
 from service.embedder import Embedder
 from service.errors import ConfigurationError
 from service.metrics import Metrics
@@ -70,12 +71,14 @@ async def items_of(http: httpx.AsyncClient, name: str) -> list[dict[str, object]
 
 
 async def until_made(http: httpx.AsyncClient) -> dict[str, object]:
-    for _ in range(500):
+    """Waits for the default collection and returns its description."""
+
+    async def is_made() -> bool:
         answer = await http.get("/collections/default")
-        if answer.status_code == 200 and answer.json()["count"]:
-            return answer.json()
-        await asyncio.sleep(0.02)
-    raise AssertionError("the default collection was not made")
+        return answer.status_code == 200 and bool(answer.json()["count"])
+
+    await until(is_made)
+    return (await http.get("/collections/default")).json()
 
 
 async def test_a_bot_adds_a_line_and_finds_it(http: httpx.AsyncClient) -> None:
@@ -150,14 +153,14 @@ async def test_danmaku_are_read_and_deleted_one_by_one_or_by_filter(http: httpx.
         ({"collection": "room", "query": "草", "top_k": 1001}, 422, "at most 1000"),
         ({"collection": "room", "query": ["草"] * 200, "top_k": 1000}, 413, "lower top_k"),
         ({"collection": "room", "query": "草", "filter": {"room": None}}, 422, "filter.room"),
-        ({"collection": "room", "vector": [1.0]}, 422, "1 numbers; those of room have 16"),
+        ({"collection": "room", "vector": [1.0]}, 422, "1 numbers; expected 16"),
         ({"collection": "room", "vector": [0] * 16}, 422, "not all of them 0"),
-        ({"collection": "Room", "query": "草"}, 422, "'Room' is no name of a collection"),
+        ({"collection": "Room", "query": "草"}, 422, "invalid collection name 'Room'"),
         ({"collection": "nowhere", "query": "草"}, 404, "the collection nowhere does not exist"),
         ({"collection": "room", "id": "nobody"}, 404, "no danmaku 'nobody'"),
     ],
 )
-async def test_a_search_that_is_none_is_told_why(
+async def test_an_invalid_search_is_explained(
     http: httpx.AsyncClient, body: dict[str, object], status: int, message: str
 ) -> None:
     answer = await http.post("/similar", json=body)
@@ -177,11 +180,11 @@ async def test_collections_are_listed_described_and_dropped(http: httpx.AsyncCli
 async def test_metrics_name_no_collection(http: httpx.AsyncClient) -> None:
     await add(http, "草")
     await similar(http, query="草")
-    shown = (await http.get("/metrics")).text
+    metrics = (await http.get("/metrics")).text
 
-    assert 'danmaku_requests_total{outcome="ok",route="/collections/{name}/danmaku"} 1.0' in shown
-    assert "danmaku_search_seconds_count 1.0" in shown
-    assert "/collections/room" not in shown
+    assert 'danmaku_requests_total{outcome="ok",route="/collections/{name}/danmaku"} 1.0' in metrics
+    assert "danmaku_search_seconds_count 1.0" in metrics
+    assert "/collections/room" not in metrics
 
 
 async def test_a_stream_keeps_what_came_before_its_error(tiny_model: Path, tmp_path: Path) -> None:
@@ -234,8 +237,8 @@ async def test_another_model_has_to_rebuild(tiny_model: Path, tmp_path: Path) ->
             answer = await http.post(path, json=body)
             assert (answer.status_code, answer.json()["error_type"]) == (409, "fingerprint_mismatch")
             assert "danmaku collections rebuild room" in answer.json()["error"]
-        told = [json.loads(line) for line in (await http.post("/collections/room/rebuild")).text.splitlines()]
-        assert told[-1] == {"done": 4, "total": 4, "finished": True, "lost": 0, "reasons": []}
+        lines = [json.loads(line) for line in (await http.post("/collections/room/rebuild")).text.splitlines()]
+        assert lines[-1] == {"done": 4, "total": 4, "finished": True, "lost": 0, "reasons": []}
         assert await items_of(http, "room") == before
         assert (await similar(http, query="草"))[0]["score"] == pytest.approx(1, abs=1e-3)
         assert [info["name"] for info in (await http.get("/collections")).json()["collections"]] == ["default", "room"]
@@ -261,7 +264,7 @@ async def test_what_changes_during_a_rebuild_is_not_lost(
                 await collections.delete("room", ["0000", "0599"])
                 await store.put("room", [Item("0-late", "late", one, {}), Item("0001", "text 1", one, {}, count=40)])
                 assert [info.name for info in await collections.list()] == ["room"]
-                with pytest.raises(Exception, match="is being rebuilt already"):
+                with pytest.raises(Exception, match="is already being rebuilt"):
                     await anext(aiter(collections.rebuild("room")))
 
         info = await store.describe("room")
@@ -273,7 +276,7 @@ async def test_what_changes_during_a_rebuild_is_not_lost(
     await store.close()
 
 
-async def test_a_rebuild_that_broke_off_is_gone_on_with(
+async def test_an_interrupted_rebuild_is_continued(
     tmp_path: Path, recording_encoder: RecordingEncoder, metrics: Metrics
 ) -> None:
     encoder, cache = recording_encoder, MemoryCache(max_bytes=0, metrics=metrics)
@@ -299,7 +302,7 @@ async def test_a_rebuild_that_broke_off_is_gone_on_with(
 
 
 def test_the_danmaku_of_the_service_are_those_of_the_recipe() -> None:
-    assert danmaku() == (ROOT / "training" / "pictures" / "words.txt").read_text(encoding="utf-8").splitlines()
+    assert read_danmaku() == (ROOT / "training" / "pictures" / "words.txt").read_text(encoding="utf-8").splitlines()
 
 
 async def test_a_newcomers_first_search_has_an_answer(tmp_path: Path) -> None:
@@ -312,21 +315,22 @@ async def test_the_default_follows_the_model_and_stays_dropped(tiny_model: Path,
     async with gateway(tiny_model, tmp_path / "c") as http:
         before = await until_made(http)
     async with gateway(tiny_model, tmp_path / "c", pooling_strategy="CLS_TOKEN") as http:
-        for _ in range(500):
-            if (now := await until_made(http))["fingerprint"] != before["fingerprint"]:
-                break
-            await asyncio.sleep(0.02)
-        assert (now["fingerprint"] != before["fingerprint"], now["count"]) == (True, before["count"])
+
+        async def follows() -> bool:
+            return (await until_made(http))["fingerprint"] != before["fingerprint"]
+
+        await until(follows)
+        assert (await until_made(http))["count"] == before["count"]
         assert (await http.delete("/collections/default")).status_code == 200
     async with gateway(tiny_model, tmp_path / "c") as http:
-        await asyncio.sleep(0.3)
+        await until(lambda: "default collection" not in {task.get_name() for task in asyncio.all_tasks()})
         assert (await http.get("/collections/default")).status_code == 404
 
 
 async def test_two_gateways_do_not_share_a_directory(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that was told to use it does not start; one that would by default goes on without."""
+    """An explicit setting fails; the default starts without collections."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DANMAKU_COLLECTIONS")
     async with gateway(tiny_model, tmp_path / "danmaku-collections"):
