@@ -1,4 +1,4 @@
-// What the gateway answered, as elements of the page.
+// Turns responses of the gateway into elements of the page.
 
 import { say } from "./words.js";
 
@@ -10,14 +10,14 @@ export const make = (tag, properties = {}, ...children) => {
 
 const ms = (value) => (value < 0.1 ? "<0.1" : value < 10 ? value.toFixed(1) : Math.round(value));
 
-// Of POST /playground/embed, what the gateway took; of the search, if there was one, what the browser saw.
+// Shows how long the gateway took to embed and, if there was a search, its round trip as the browser measured it.
 export function times({ is_cached, seconds }, searchMs) {
   const how = make("b", { textContent: say(is_cached ? "cached" : "encoded") });
   const all = [say("embedTook", ms(seconds * 1000)), ...(searchMs === null ? [] : [say("searchTook", ms(searchMs))])];
   return [how, ...all.map((words) => make("span", { textContent: words }))];
 }
 
-// Of POST /tokenize: a chip a token, as the model sees it; a word that it cannot spell stands struck out beside its [UNK].
+// Shows a result of POST /tokenize as one chip per token; a word outside the vocabulary is struck out beside its [UNK].
 export function chips({ tokens, unknown, truncated }) {
   let next = 0;
   const all = tokens.map((token) => {
@@ -35,7 +35,7 @@ export function chips({ tokens, unknown, truncated }) {
   return all;
 }
 
-// Of POST /similar: a line of the list. Its text is a button that asks for it.
+// Shows a match of POST /similar as a line of the list. Its text is a button that searches for it.
 export function match({ text, score, count }, onPick) {
   const button = make("button", { type: "button", textContent: text, title: say("ask", text) });
   button.addEventListener("click", () => onPick(text));

@@ -1,11 +1,11 @@
-// What the page asks of the gateway: its public routes, and POST /playground/embed. Paths are relative, so that it also
+// The requests of the page: the gateway's public routes, and POST /playground/embed. Paths are relative, so the page also
 // works behind a prefix. The API key stays in this tab.
 
 let key = null;
 try {
   key = sessionStorage.getItem("key");
 } catch {
-  // Then it is kept as long as the page.
+  // Storage may be forbidden; then the key lives as long as the page.
 }
 
 export const hasKey = () => Boolean(key);
@@ -19,7 +19,7 @@ export function useKey(given) {
   }
 }
 
-// What the gateway answers in the place of what was asked.
+// An error response of the gateway, or no response at all.
 export class Refusal extends Error {
   constructor(type, message, status = 0, retryAfterS = 1) {
     super(message);
@@ -33,19 +33,19 @@ async function ask(path, { body, signal } = {}) {
   let response, text;
   try {
     response = await fetch(path, { ...options, headers, signal, cache: "no-store" });
-    text = await response.text(); // which may be given up, or break off, as well
+    text = await response.text(); // may be aborted or break off, too
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refusal("unreachable", error.message);
   }
   if (response.ok) return JSON.parse(text);
-  const answer = errorIn(text);
+  const refusal = parseError(text);
   const retryAfterS = Number(response.headers.get("retry-after")) || 1;
-  throw new Refusal(answer.error_type ?? "other", answer.error ?? response.statusText, response.status, retryAfterS);
+  throw new Refusal(refusal.error_type ?? "other", refusal.error ?? response.statusText, response.status, retryAfterS);
 }
 
-// A proxy in between may refuse in words of its own.
-function errorIn(text) {
+// Returns {} for a body that is not ours: a proxy in between may have answered.
+function parseError(text) {
   try {
     return JSON.parse(text);
   } catch {
@@ -59,5 +59,5 @@ export const mapOf = (name) => ask(`collections/${encodeURIComponent(name)}/map`
 export const tokenize = (text, signal) => ask("tokenize", { body: { texts: [text] }, signal });
 export const similar = (query, signal) => ask("similar", { body: query, signal });
 
-// Unit vectors, null where there is none; `is_cached` and `seconds` are the gateway's own.
+// Returns unit vectors, null for texts without one; `is_cached` and `seconds` are measured by the gateway.
 export const embed = (texts, signal) => ask("playground/embed", { body: { texts, normalize: true }, signal });

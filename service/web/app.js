@@ -1,10 +1,10 @@
-// START HERE: what is typed goes to the gateway, what it answers into the page. Only the last thing typed counts: an
-// answer to anything before it is dropped.
+// START HERE: sends what is typed to the gateway and shows the responses. Only the latest input counts: a response to an
+// earlier one is dropped.
 
 import { chips, make, match, times } from "./answers.js";
 import * as api from "./api.js";
-import { compare, linesOf } from "./compare.js";
-import { offer } from "./copy.js";
+import { compare, splitLines } from "./compare.js";
+import { addCopyButtons } from "./copy.js";
 import { fly, greet } from "./fly.js";
 import { Atlas, ZOOM } from "./map.js";
 import { keep, language, say, sayError, short, switchLanguage, translate } from "./words.js";
@@ -12,7 +12,7 @@ import { keep, language, say, sayError, short, switchLanguage, translate } from 
 const EXAMPLES = ["阿夸", "awsl", "草", "23333", "下次一定", "这是什么歌，好好听", "一碗𰻝𰻝面"];
 const LINES = ["阿夸", "aqua", "夸哥", "草", "哈哈哈哈", "233333", "awsl", "晚安", "来了来了", "8888"];
 const TOP_K = 12;
-const NEAR = 5; // of them, shown on the map
+const NEAR = 5; // of them, linked on the map
 const PAUSE_MS = 160;
 
 const $ = (id) => document.getElementById(id);
@@ -21,15 +21,15 @@ const atlas = new Atlas($("map"), {
   onPick: (text) => askFor(text),
   onZoom: (level) => ($("zoom-level").textContent = `${Math.round(level * 100)}%`),
 });
-let map; // undefined: being drawn; null: there is none
+let map; // undefined: being drawn; null: none
 let picked = null; // the cluster that is shown alone
-let last = null; // what was answered last: {text, tokens, embedded, matches, searchMs}
+let last = null; // the last responses: {text, tokens, embedded, matches, searchMs}
 let asking = new AbortController();
 let retry = null;
 
 const query = () => ({ query: $("text").value.trim(), collection: $("collection").value, top_k: TOP_K });
 
-// One text: its tokens, and beside them its vector and what is near.
+// Shows one text: its tokens, its vector and the closest danmaku.
 async function search() {
   forgetTyping();
   asking.abort();
@@ -38,14 +38,14 @@ async function search() {
   const { query: text, collection } = query();
   if (!text) return showNothing();
   await attempt(search, async () => {
-    const [tokens, found] = await Promise.all([tokensOf(text, signal), nearest(text, collection, signal)]);
+    const [tokens, found] = await Promise.all([fetchTokens(text, signal), fetchNearest(text, collection, signal)]);
     last = { text, tokens, ...found };
     show();
   });
 }
 
-// The search comes after the vector: at the same time, either might find in the cache what the other has just put there.
-async function nearest(text, collection, signal) {
+// Searches after embedding: in parallel, either request might find in the cache what the other has just put there.
+async function fetchNearest(text, collection, signal) {
   const embedded = await api.embed([text], signal);
   if (!collection || !embedded.embeddings[0]) return { embedded, matches: null, searchMs: null };
   const started = performance.now();
@@ -53,8 +53,8 @@ async function nearest(text, collection, signal) {
   return { embedded, matches: results[0].matches, searchMs: performance.now() - started };
 }
 
-// Null, if the model is a genuine bert-serving-server's, which does not tell.
-async function tokensOf(text, signal) {
+// Returns null if the model is a genuine bert-serving-server, which does not publish its vocabulary.
+async function fetchTokens(text, signal) {
   try {
     return (await api.tokenize(text, signal)).results[0];
   } catch (error) {
@@ -63,7 +63,7 @@ async function tokensOf(text, signal) {
   }
 }
 
-// Does it, and says so if the gateway refuses; `again` is what "try again" does.
+// Runs work and shows a refusal; `again` is what the retry button does.
 async function attempt(again, work) {
   try {
     await work();
@@ -83,7 +83,13 @@ function showError({ type, message, status, retryAfterS }) {
   $("alert").replaceChildren(make("strong", { textContent: sayError(type, retryAfterS) }), code, button);
   if (message) button.before(make("span", { textContent: message, lang: "en" }));
   $("alert").hidden = false;
-  if (type === "unauthorized") $("key").showPopover();
+  if (type === "unauthorized") askForKey();
+}
+
+// Most gateways run without a key, so its button appears when one is asked for.
+function askForKey() {
+  $("key-button").hidden = false;
+  $("key").showPopover();
 }
 
 function hideError() {
@@ -113,12 +119,12 @@ function show() {
   $("no-matches").hidden = Boolean(matches?.length);
   const [failure] = embedded.errors;
   if (failure) $("no-matches").textContent = sayError(failure.error_type);
-  else $("no-matches").textContent = say(matches ? "foundNone" : "noCollection");
+  else $("no-matches").textContent = matches ? say("foundNone", short(text)) : say("noCollection");
   $("status").textContent = failure
     ? sayError(failure.error_type)
     : matches?.length
-      ? say("found", matches.length, short(matches[0].text), matches[0].score.toFixed(2))
-      : say("foundNone");
+      ? say("found", short(text), matches.length, short(matches[0].text), matches[0].score.toFixed(2))
+      : say("foundNone", short(text));
   land();
 }
 
@@ -129,13 +135,27 @@ function land() {
   describeMap();
 }
 
+// Fills the empty page. The first key typed replaces the example, since focus selects it.
+function showExample() {
+  const field = $("text");
+  const select = () => field.value === EXAMPLES[0] && field.select();
+  field.value = EXAMPLES[0];
+  select();
+  field.addEventListener("focus", select);
+  field.addEventListener("click", select);
+  field.addEventListener("input", () => {
+    field.removeEventListener("focus", select);
+    field.removeEventListener("click", select);
+  }, { once: true });
+}
+
 function askFor(text) {
   $("text").value = text;
   search();
 }
 
 async function openCollections() {
-  const collections = await listed();
+  const collections = await fetchCollections();
   $("collection").parentElement.hidden = !collections.length;
   const chosen = $("collection").value;
   $("collection").replaceChildren(
@@ -145,8 +165,8 @@ async function openCollections() {
   $("collection").value = [chosen, "default", names[0]].find((name) => names.includes(name)) ?? "";
 }
 
-// None, if this gateway keeps none.
-async function listed() {
+// Returns none if collections are disabled.
+async function fetchCollections() {
   try {
     return (await api.collections()).collections;
   } catch (error) {
@@ -162,7 +182,7 @@ async function openMap() {
   try {
     if (name) drawn = await api.mapOf(name);
   } finally {
-    if (name === $("collection").value) placeMap(drawn); // else another one is on its way
+    if (name === $("collection").value) placeMap(drawn); // otherwise another one is on its way
   }
 }
 
@@ -171,15 +191,15 @@ function placeMap(drawn) {
   picked = null;
   atlas.show(map);
   listClusters();
-  if (last) land(); // and the list stays as it is: somebody may be in it
+  if (last) land(); // the list stays as it is: it may have the focus
   else describeMap();
 }
 
 function describeMap() {
-  $("map-note").textContent = notesOfMap().join(language() === "en" ? " " : "");
+  $("map-note").textContent = listMapNotes().join(language() === "en" ? " " : "");
 }
 
-function notesOfMap() {
+function listMapNotes() {
   if (!map) return [say(map === null ? "noMap" : "drawing")];
   const { danmaku, clusters, share, count } = map;
   if (!danmaku.length) return [say("mapEmpty")];
@@ -205,24 +225,28 @@ function listClusters() {
   $("clusters").replaceChildren(...buttons.map((button) => make("li", {}, button)));
 }
 
+// Shows the hint if the table is wider than its box.
+const showHeatHint = () => ($("heat-hint").hidden = $("heat").scrollWidth <= $("heat").clientWidth);
+
 let comparing = new AbortController();
 async function compareLines() {
   comparing.abort();
   comparing = new AbortController();
   const { signal } = comparing;
   await attempt(compareLines, () => compare($("lines").value, signal));
+  showHeatHint();
 }
 
-// After a pause in typing; and not while an input method still spells the word. Returns what calls it off: a search that
-// comes after the one that was sent would take the list away from under the keyboard.
-function whenTyped(field, work) {
+// Runs work after a pause in typing, and not while an input method is composing. Returns a function that cancels it: a
+// search after the one that was sent would replace the list while the keyboard is in it.
+function onTyping(field, work) {
   let timer;
-  const later = (event) => {
+  const schedule = (event) => {
     clearTimeout(timer);
     if (!event.isComposing) timer = setTimeout(work, PAUSE_MS);
   };
-  field.addEventListener("input", later);
-  field.addEventListener("compositionend", later);
+  field.addEventListener("input", schedule);
+  field.addEventListener("compositionend", schedule);
   return () => clearTimeout(timer);
 }
 
@@ -254,7 +278,8 @@ async function open() {
       throw error;
     }
     showWords();
-    await search(); // somebody may have typed already
+    if (!$("text").value && !last) showExample();
+    await search();
     compareLines();
     await openMap();
     greet(map?.danmaku.map(({ text }) => text) ?? []);
@@ -267,8 +292,8 @@ $("examples").append(...EXAMPLES.map((text) => {
   return make("li", {}, button);
 }));
 $("lines").value = LINES.join("\n");
-const forgetTyping = whenTyped($("text"), search);
-whenTyped($("lines"), compareLines);
+const forgetTyping = onTyping($("text"), search);
+onTyping($("lines"), compareLines);
 $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   const { query: text } = query();
@@ -296,8 +321,10 @@ $("key").addEventListener("submit", (event) => {
   $("key").hidePopover();
   open();
 });
-offer($("copy-similar"), "similar", query);
-offer($("copy-embed"), "embed", () => ({ texts: linesOf($("lines").value) }));
+addCopyButtons($("copy-similar"), "similar", query);
+addCopyButtons($("copy-embed"), "embed", () => ({ texts: splitLines($("lines").value) }));
+if (api.hasKey()) $("key-button").hidden = false;
+addEventListener("resize", showHeatHint);
 showWords();
 showTheme();
 open();

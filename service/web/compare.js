@@ -1,4 +1,4 @@
-// The heat map: cosine similarity of every two lines. A table, so that every number can be read, also by a screen reader.
+// The heat map: the cosine similarity of every pair of lines. It is a table, so a screen reader can read the numbers.
 
 import { embed } from "./api.js";
 import { say, short } from "./words.js";
@@ -8,16 +8,16 @@ export const MOST = 24;
 const heat = document.getElementById("heat");
 const note = document.getElementById("heat-note");
 
-export const linesOf = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
+export const splitLines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 
-// Raises Refusal.
+// Embeds the lines and draws the table. Throws Refusal.
 export async function compare(text, signal) {
-  const all = linesOf(text);
+  const all = splitLines(text);
   const lines = all.slice(0, MOST);
   const { embeddings, errors } = await embed(lines, signal);
   const notes = errors.map(({ index, error }) => say("noVector", short(lines[index]), error));
   const scores = embeddings.map((a) => embeddings.map((b) => (a && b ? dot(a, b) : null)));
-  const pair = closest(scores);
+  const pair = findClosest(scores);
   if (pair) notes.unshift(say("alike", short(lines[pair[0]]), short(lines[pair[1]]), scores[pair[0]][pair[1]].toFixed(2)));
   if (lines.length < 2) notes.push(say("tooFew"));
   if (all.length > MOST) notes.push(say("tooMany", all.length - MOST));
@@ -27,7 +27,7 @@ export async function compare(text, signal) {
 
 const dot = (a, b) => Math.max(-1, Math.min(1, a.reduce((sum, value, index) => sum + value * b[index], 0)));
 
-function closest(scores) {
+function findClosest(scores) {
   let best = null;
   scores.forEach((row, i) =>
     row.forEach((score, j) => {

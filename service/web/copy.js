@@ -1,4 +1,4 @@
-// "Copy as curl", "Copy as Python": a request of this page as people would send it. A key is named, never written.
+// "Copy as curl" and "copy as Python": a request of this page as a user would send it. The key is named, never written.
 
 import { hasKey } from "./api.js";
 import { say } from "./words.js";
@@ -13,7 +13,7 @@ const curl = (path, body) =>
     `-d ${quoted(JSON.stringify(body))}`,
   ].join(" \\\n  ");
 
-// JSON of texts and numbers is Python, too.
+// JSON of texts and numbers is valid Python.
 const python = (path, body, use) =>
   [
     `import json${hasKey() ? ", os" : ""}, urllib.request`,
@@ -30,29 +30,29 @@ const ROUTES = {
   embed: 'print(answer["dim"], answer["embeddings"][0][:4])',
 };
 
-// Two buttons in `place`, and below its card's head the code, once it was asked for.
-export function offer(place, path, bodyOf) {
+// Adds two buttons to `place`; they show the code below the head of its card and copy it.
+export function addCopyButtons(place, path, bodyOf) {
   const code = Object.assign(document.createElement("pre"), { className: "code", hidden: true, tabIndex: 0 });
-  const told = Object.assign(document.createElement("span"), { className: "told" });
-  told.setAttribute("role", "status");
+  const outcome = Object.assign(document.createElement("span"), { className: "outcome" });
+  outcome.setAttribute("role", "status");
   const label = Object.assign(document.createElement("span"), { className: "label" });
   label.dataset.t = "copyAs";
   label.textContent = say("copyAs");
-  place.append(told, label);
+  place.append(outcome, label);
   for (const [name, write] of Object.entries({ curl, Python: python })) {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });
     button.addEventListener("click", async () => {
       code.textContent = write(path, bodyOf(), ROUTES[path]);
       code.hidden = false;
-      told.textContent = (await toClipboard(code.textContent)) ? say("copied") : say("copyYourself");
+      outcome.textContent = (await copyToClipboard(code.textContent)) ? say("copied") : say("copyYourself");
     });
     place.append(button);
   }
   place.closest(".head").after(code);
 }
 
-// A page that came over plain HTTP from another machine has no clipboard.
-async function toClipboard(text) {
+// A page loaded over plain HTTP from another machine has no clipboard.
+async function copyToClipboard(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;

@@ -1,8 +1,8 @@
-// Danmaku that fly over the head of the page: a few from the collection when it opens, and each that is sent. They are
-// done in five seconds, and there are none for who wants less motion.
+// Danmaku that fly through the lanes above the heading: a few from the collection when the page opens, and each one that
+// is sent. They take five seconds, and stay away if the user prefers reduced motion.
 
 const lanes = document.getElementById("lanes");
-const LANES = 3;
+const LANES = 2;
 const isCalm = matchMedia("(prefers-reduced-motion: reduce)");
 let next = 0;
 

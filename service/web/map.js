@@ -1,5 +1,5 @@
-// The map of a collection: Chart.js draws it, its zoom plugin moves it. What is added here: one scale for both axes, since
-// distances are to be compared; texts beside their points where there is room; the way to what is nearest.
+// The map of a collection: Chart.js draws it, its zoom plugin moves it. Added here: one scale for both axes, so distances
+// can be compared; texts beside their points where there is room; lines to the closest danmaku.
 
 import { short } from "./words.js";
 
@@ -8,7 +8,8 @@ const { Chart } = window;
 const STEP = 60; // px
 export const ZOOM = 1.4;
 const CROWD = 150; // points, in which there is no room between them
-const MOST_TEXTS = 300; // that a place is looked for
+const MOST_TEXTS = 300; // to find a place for
+const NARROW = 480; // px: below it, only the typed danmaku and the closest to it are named
 const SHAPES = ["circle", "rectRot", "triangle", "rect"];
 
 export class Atlas {
@@ -56,7 +57,7 @@ export class Atlas {
               pinch: { enabled: true },
               mode: "xy",
               onZoom: moved,
-              // Who scrolls the page past the map does not mean it; who was at it, or holds Ctrl, does.
+              // Scrolling the page past the map must not zoom it; it needs the focus, or Ctrl.
               onZoomStart: ({ event }) => event.type !== "wheel" || event.ctrlKey || box.contains(document.activeElement),
             },
           },
@@ -67,14 +68,14 @@ export class Atlas {
     box.addEventListener("keydown", (event) => this.#onKey(event));
   }
 
-  // As GET /collections/{name}/map gives it; or none.
+  // Shows a map as GET /collections/{name}/map gives it, or none.
   show(map) {
     this.#map = map;
     this.#yours = this.#cluster = null;
     this.reset();
   }
 
-  // Where a unit vector has its place, or null. `near`: ids of what is nearest.
+  // Places a unit vector, or none. `near`: ids of the closest danmaku.
   land(text, vector, near) {
     const { mean, axes } = this.#map ?? {};
     const isThere = vector && axes?.length === 2;
@@ -84,7 +85,7 @@ export class Atlas {
     if (!this.#isMoved) this.#fit();
   }
 
-  // One cluster in full colour, the others faint; null: all.
+  // Shows one cluster in full colour and the others faint; null: all in full colour.
   pick(cluster) {
     this.#cluster = cluster;
     this.#draw();
@@ -95,7 +96,7 @@ export class Atlas {
   }
 
   zoom(factor) {
-    this.#chart.zoom(2 - 1 / factor, "none"); // its word for it: what is seen shrinks by so much less 1
+    this.#chart.zoom(2 - 1 / factor, "none"); // the plugin expects the zoom this way
   }
 
   reset() {
@@ -187,14 +188,15 @@ export class Atlas {
     return this.#chart.data.datasets[datasetIndex].data[index];
   }
 
-  // Texts, the most telling first, each beside its point where it covers no text before it, and no point if possible.
-  // Where points are many they are written over, and common texts keep a distance from each other.
+  // Writes texts, the most important first, each beside its point where it covers no earlier text and, if possible, no
+  // point. In a crowd, texts may cover points, and common texts keep a distance from each other.
   #write(chart) {
     const { ctx, chartArea, scales } = chart;
     const { danmaku = [], clusters = [] } = this.#map ?? {};
     const near = new Set(this.#yours?.near);
     const centres = new Set(clusters.map(({ centre }) => danmaku[centre]));
     const weight = (point) => (point === this.#yours ? 3 : near.has(point.id) ? 2 : centres.has(point) ? 1 : 0);
+    const least = chart.width < NARROW ? (this.#yours ? 2 : 1) : 0;
     const seen = [...(this.#yours ? [this.#yours] : []), ...danmaku]
       .filter((point) => this.#cluster === null || point === this.#yours || point.cluster === this.#cluster)
       .map((point) => ({
@@ -212,6 +214,7 @@ export class Atlas {
     ctx.save();
     Object.assign(ctx, { textBaseline: "middle", lineJoin: "round", lineWidth: 4, strokeStyle: this.#colours.surface });
     for (const { point, weight, x, y } of seen.slice(0, MOST_TEXTS)) {
+      if (weight < least) break;
       ctx.font = `${weight > 1 ? 600 : 400} ${weight > 2 ? 15 : 13}px ${family}`;
       const text = short(point.text);
       const width = this.#width(ctx, text);
@@ -262,7 +265,7 @@ export class Atlas {
 
 const meets = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
 
-// A canvas knows no variables of CSS.
+// Resolves a CSS variable, which a canvas does not understand.
 function resolved(element, colour) {
   const probe = element.querySelector(".probe") ?? element.appendChild(document.createElement("i"));
   probe.className = "probe";

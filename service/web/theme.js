@@ -1,5 +1,4 @@
-// Before anything is painted: the theme and the language that were chosen here last.
-// A classic script, since modules run only when the page is there.
+// Applies the last chosen theme and language before anything is painted. A classic script, since modules run later.
 (() => {
   const root = document.documentElement;
   try {
@@ -7,6 +6,6 @@
     if (theme) root.dataset.theme = theme;
     if (localStorage.getItem("language") === "en") root.lang = "en";
   } catch {
-    // Storage may be forbidden; then nothing is kept.
+    // Storage may be forbidden; then nothing is remembered.
   }
 })();
