@@ -26,7 +26,7 @@ REASONS = 100  # reported, of lost items
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a rebuild has come."""
+    """The progress of a rebuild."""
 
     done: int  # items checked in this pass
     total: int

@@ -1,4 +1,4 @@
-"""The files of the playground: what they may do, how they are kept, and whose they are."""
+"""The files of the playground: their permissions, caching and origin."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_everything_that_the_page_names_is_there(client: httpx.AsyncClient
 
 @pytest.mark.parametrize("path", ["/", "/static/app.js", f"/static/{LIBRARIES[0]}"])
 async def test_a_file_is_sent_once(client: httpx.AsyncClient, path: str) -> None:
-    """Ours are asked for again and not sent again; a library's name holds its version, so it is not even asked for."""
+    """Our files are revalidated and not sent again; a library has its version in its name and is not even requested."""
     first = await client.get(path)
     again = await client.get(path, headers={"If-None-Match": first.headers["etag"]})
     other = await client.get(path, headers={"If-None-Match": 'W/"another"'})
@@ -79,7 +79,7 @@ async def test_nothing_else_is_given_out(client: httpx.AsyncClient, name: str) -
 
 
 def test_the_libraries_are_those_that_their_packages_hold() -> None:
-    """By the checksums taken when they came out of their npm packages."""
+    """Their checksums are those of the files in their npm packages."""
     rows = re.findall(
         r"^\| (\S+\.js) \|.*\| ([0-9a-f]{64}) \|$", (WEB / "vendor" / "README.md").read_text("utf-8"), re.M
     )

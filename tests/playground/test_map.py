@@ -1,4 +1,4 @@
-"""The map of a collection: places, clusters, and the route that gives them."""
+"""The map of a collection: places, clusters, and the route that returns them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.settings import Settings
 
 
 def blobs(*sizes: int, dim: int = 16) -> np.ndarray:
-    """Rows in groups that lie far apart, of those sizes."""
+    """Returns rows in groups of these sizes that lie far apart."""
     random = np.random.default_rng(3)
     middles = random.normal(size=(len(sizes), dim)) * 5
     rows = [middle + random.normal(size=(size, dim)) / 10 for middle, size in zip(middles, sizes, strict=True)]
@@ -51,7 +51,7 @@ def test_the_same_vectors_have_the_same_map() -> None:
 
 
 def test_what_lies_apart_is_a_cluster_of_its_own() -> None:
-    """The largest comes first, and each is named after a row of its own."""
+    """The largest comes first, and each cluster's centre is one of its own rows."""
     sizes = (9, 14, 27, 18, 11, 4, 16)  # as many as are looked for among 99
     drawn = draw(blobs(*sizes))
     groups = np.split(drawn.clusters, np.cumsum(sizes)[:-1])
@@ -81,7 +81,7 @@ TEXTS = ["草", "awsl", "阿夸", "哈哈哈", "晚安", "好好好"]
 
 
 async def test_a_collection_has_a_map(client_of: ClientOf, tmp_path: Path) -> None:
-    """Where a vector lands in it is for the caller to say, by the axes; it follows what is added."""
+    """A caller can place a vector on it by the axes, and it follows additions."""
     async with client_of(Settings(collections=f"sqlite://{tmp_path}/c")) as http:
         await http.put("/collections/room")
         empty = (await http.get("/collections/room/map")).json()
@@ -124,7 +124,7 @@ async def test_what_has_no_map_is_refused(client_of: ClientOf, tmp_path: Path, p
 
 
 async def test_the_playground_tells_what_the_encoder_had_to_do(client: httpx.AsyncClient) -> None:
-    """By a route of its own, whose vectors are those of /embed."""
+    """Its own route returns the vectors of /embed and whether they were cached."""
     first = (await client.post("/playground/embed", json={"texts": ["草", "晚安"], "normalize": True})).json()
     again = (await client.post("/playground/embed", json={"texts": ["晚安"], "normalize": True})).json()
     public = (await client.post("/embed", json={"texts": ["草", "晚安"], "normalize": True})).json()

@@ -47,7 +47,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[tuple[httpx.Client, str]]:
-    """A gateway that wants a key, takes little at a time and keeps nothing; and the key."""
+    """A gateway that requires a key, accepts little at a time and caches nothing; and its key."""
     key = make_key()
     limits = ("--max-queue-texts", "24", "--max-request-texts", "24", "--threads", "1", "--cache-bytes", "0")
     flags = ("--api-key-hashes", hash_key(key), "--collections", "none", "--access-log", "false")
@@ -59,9 +59,9 @@ def strict() -> Iterator[tuple[httpx.Client, str]]:
 def opened(
     browser: Browser, url: object, *, refused: bool = False, width: int = 1280, **options: str
 ) -> Iterator[Page]:
-    """The page, in a browser that knows nothing; afterwards nothing may have gone wrong in it, or anywhere else.
+    """Opens the page in a fresh browser context; then checks that the console has no error and no other host was used.
 
-    `refused`: the gateway was to refuse something, which a browser writes to its console.
+    `refused`: the gateway is expected to refuse something, which the browser logs to its console.
     """
     height = 900 if width > 600 else 800
     context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
@@ -97,12 +97,12 @@ def texts(page: Page, selector: str) -> list[str]:
 
 
 def picture(page: Page) -> str:
-    """What the map shows."""
+    """Returns the pixels of the map."""
     return str(page.evaluate("document.querySelector('#map canvas').toDataURL()"))
 
 
 def test_what_is_typed_is_answered_as_the_routes_answer_it(browser: Browser, gateway: httpx.Client) -> None:
-    """The nearest and their scores, the tokens, where it lands, and whether the model had to work."""
+    """It shows matches and scores, tokens, the place on the map, and whether the vector was cached."""
     text = "阿夸今天也好可爱"
     with opened(browser, gateway.base_url) as page:
         expect(page.locator("#clusters li").first).to_be_visible()
@@ -125,7 +125,7 @@ def test_what_is_typed_is_answered_as_the_routes_answer_it(browser: Browser, gat
 
 
 def test_an_answer_that_is_given_up_halfway_is_none(browser: Browser, gateway: httpx.Client) -> None:
-    """Who types on gives up what was asked before, also when its head has come and its body has not."""
+    """Typing on aborts the previous request, even between its response head and body."""
     with opened(browser, gateway.base_url) as page:
         expect(page.locator("#clusters li").first).to_be_visible()
         outcome = page.evaluate(
@@ -231,7 +231,7 @@ def test_flying_danmaku_pass_above_the_heading(browser: Browser, gateway: httpx.
 
 
 def test_a_list_is_compared(browser: Browser, gateway: httpx.Client) -> None:
-    """The numbers are the cosines of the vectors that /embed gives."""
+    """The numbers are the cosines of the vectors of /embed."""
     lines = ["草", "哈哈哈", "晚安", UNKNOWN]
     with opened(browser, gateway.base_url) as page:
         page.locator("#lines").fill("\n".join(lines))
@@ -270,7 +270,7 @@ def test_language_and_theme_are_switched_and_kept(browser: Browser, gateway: htt
 
 
 def test_a_request_is_copied_as_people_would_send_it(browser: Browser, gateway: httpx.Client) -> None:
-    """The Python runs as it is; the command is what a shell makes of it, quotes and all."""
+    """The Python runs unchanged, and a shell parses the command into the same request."""
     text = 'it\'s "草" $HOME \\'
     with opened(browser, gateway.base_url) as page:
         expect(page.locator("#collection")).to_have_value("default")
@@ -319,7 +319,7 @@ def test_without_collections_it_still_shows_tokens_and_compares(
 
 
 def test_a_refusal_is_shown_and_can_be_tried_again(browser: Browser, strict: tuple[httpx.Client, str]) -> None:
-    """Under real load: the queue is full of what others ask."""
+    """The load is real: other clients fill the queue."""
     gateway, key = strict
     done = threading.Event()
 
@@ -352,7 +352,7 @@ def test_a_refusal_is_shown_and_can_be_tried_again(browser: Browser, strict: tup
 
 @pytest.mark.parametrize(("theme", "width", "language"), [("light", 1280, "zh"), ("dark", 360, "en")])
 def test_everybody_can_use_it(browser: Browser, gateway: httpx.Client, theme: str, width: int, language: str) -> None:
-    """axe finds nothing serious, and nothing is wider than the screen; with everything shown that can be."""
+    """axe finds nothing serious and nothing is wider than the screen, with every part of the page shown."""
     with opened(browser, gateway.base_url, width=width, color_scheme=theme) as page:
         if language == "en":
             page.locator("#language").click()
@@ -373,7 +373,7 @@ def test_everybody_can_use_it(browser: Browser, gateway: httpx.Client, theme: st
 
 
 def test_it_is_used_without_a_mouse(browser: Browser, gateway: httpx.Client) -> None:
-    """The first stop leads past the head; from the field it goes through the examples to the results."""
+    """The first Tab stop skips the header; from the field, Tab leads through the examples to the results."""
     with opened(browser, gateway.base_url) as page:
         expect(page.locator("#clusters li").first).to_be_visible()
         page.keyboard.press("Tab")
@@ -394,7 +394,7 @@ def test_it_is_used_without_a_mouse(browser: Browser, gateway: httpx.Client) -> 
 
 
 def test_what_was_sent_is_asked_once(browser: Browser, gateway: httpx.Client) -> None:
-    """Not again after the pause in typing: that would take the list away from under the keyboard."""
+    """The pause in typing must not repeat it: that would replace the list while the keyboard is in it."""
     with opened(browser, gateway.base_url) as page:
         expect(page.locator("#clusters li").first).to_be_visible()
         asked: list[str] = []

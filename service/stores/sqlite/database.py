@@ -67,7 +67,7 @@ class StoredCollection:
 
 @dataclass(frozen=True)
 class PutResult:
-    """What a `put` changed, for the index to apply."""
+    """The row changes of a `put`, for the index to apply."""
 
     changes: Changes
     removed: list[int]

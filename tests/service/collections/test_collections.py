@@ -1,4 +1,4 @@
-"""Collections over HTTP and the real embedded store: what goes in, what is found, what a change of model does."""
+"""Collections over HTTP and the real embedded store: adding, finding, and a change of model."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def similar(http: httpx.AsyncClient, **body: object) -> list[dict[str, obj
 
 
 async def items_of(http: httpx.AsyncClient, name: str) -> list[dict[str, object]]:
-    """All of them, two at a time."""
+    """Reads all items, two per page."""
     items, after = [], None
     while True:
         params = {"limit": 2} | ({"after": after} if after else {})
@@ -247,7 +247,7 @@ async def test_another_model_has_to_rebuild(tiny_model: Path, tmp_path: Path) ->
 async def test_what_changes_during_a_rebuild_is_not_lost(
     tmp_path: Path, recording_encoder: RecordingEncoder, metrics: Metrics
 ) -> None:
-    """Deletions here, and additions to the store by others of the former model; the collection is read throughout."""
+    """Deletions here and additions by gateways of the former model; the collection stays readable throughout."""
     encoder, cache = recording_encoder, MemoryCache(max_bytes=2**20, metrics=metrics)
     store = await open_store(f"sqlite://{tmp_path}/c")
     async with Embedder(encoder, cache, metrics) as embedder:

@@ -53,7 +53,7 @@ async def test_a_cluster_answers_as_one_server(opening: Opening, empty_redis_clu
 async def test_redis_and_the_embedded_store_answer_alike(
     opening: Opening, empty_redis_cluster: str, tmp_path: Path
 ) -> None:
-    """After the same changes they hold the same items and find the same ones with the same scores."""
+    """They hold the same items after the same changes, and find the same ones with the same scores."""
     chance = random.Random(1)
     embedded = await open_store(f"sqlite://{tmp_path}")
     stores: list[Store] = [await opening(), await opening(empty_redis_cluster), embedded]
@@ -141,7 +141,7 @@ async def test_the_index_finds_nearly_all(opening: Opening) -> None:
     ids=str,
 )
 async def test_the_index_with_a_filter_finds_nearly_all(opening: Opening, source: Any, least: float) -> None:
-    """Whether the filter matches many, few or none, and whether or not Redis can evaluate all of it."""
+    """The filter may match many, few or none, and Redis may be able to evaluate all of it or only a part."""
     store = await opening(**BY_INDEX)
     await store.create(C, dim=DIM, fingerprint="f0", shards=2)
     put = [item(f"d{number}", vector, metadata={"share": number / 1000}) for number, vector in enumerate(vectors(1000))]

@@ -116,7 +116,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def replace_all(self) -> None:
-        """As a rebuild does: copies the items into another collection, which then takes the name."""
+        """Copies the items into another collection, which then takes the name, like a rebuild."""
         aside = f"{self.name}.aside"
         self.run(self.store.create(aside, dim=DIM, fingerprint="f0"))
         self.run(self.store.put(aside, list(self.expected.values())))
