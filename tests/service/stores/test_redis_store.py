@@ -166,10 +166,10 @@ async def test_a_redis_that_is_away_is_named_and_used_when_it_is_back(opening: O
 
 async def test_a_store_closes_while_its_redis_is_away_and_it_sweeps() -> None:
     with running_redis8() as server:
-        store = await RedisStore.open(server.url, sweep_every_s=0.01)
+        store = await RedisStore.open(server.url, sweep_every_s=0)
         await store.create(C, dim=DIM, fingerprint="f0")
         with redis.Redis.from_url(server.url) as client:
-            await store.put(C, items(1000, expires_at=time.time() - 1))
+            await store.put(C, items(100, expires_at=time.time() - 1))
             await until(lambda: bool(client.exists(SWEEPER)))
         server.process.kill()
 
