@@ -27,7 +27,7 @@ from training.bert.losses import METRICS
 from training.bert.step import make_step
 from training.config import TrainConfig
 from training.examples.batches import TrainingSet, training_batches
-from training.files import location, write_text
+from training.files import parse_location, write_text
 
 NUMBERS = ("loss", "gradient_norm", *METRICS)  # of each step
 
@@ -134,5 +134,5 @@ def _prepare(config: TrainConfig, workdir: Path, data: TrainingSet) -> BertConfi
 
 def _initial_values(config: TrainConfig, bert_config: BertConfig) -> dict[str, np.ndarray]:
     if config.init_checkpoint:
-        return read_variables(location(config.init_checkpoint), model.variable_shapes(bert_config))
+        return read_variables(parse_location(config.init_checkpoint), model.variable_shapes(bert_config))
     return model.initial_values(bert_config, config.seed)

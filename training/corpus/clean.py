@@ -27,7 +27,7 @@ from training.corpus.files import SPLITS, Counts, Shard, Source, find_sources, o
 from training.corpus.parallel import in_order
 from training.corpus.readers import FORMATS
 from training.corpus.readers.base import ReaderSettings
-from training.files import replacing, write_text
+from training.files import check_writable, replacing, write_text
 from training.progress import Progress
 
 MIN_VOCAB_SIZE = 100
@@ -42,7 +42,7 @@ def clean(
     vocab: Path | None = None,
     vocab_size: int = 8000,
     heldout: float = 0.05,
-    format: str | None = None,
+    format_name: str | None = None,
     settings: ReaderSettings | None = None,
     jobs: int = 1,
     shard: Shard | None = None,
@@ -58,18 +58,17 @@ def clean(
         raise ValueError(f"the vocabulary's size is {vocab_size}; it must be at least {MIN_VOCAB_SIZE}")
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}; it must be at least 1")
-    if format is not None and format not in FORMATS:
-        raise ValueError(f"the format is {format!r}; it must be one of {', '.join(FORMATS)}")
+    if format_name is not None and format_name not in FORMATS:
+        raise ValueError(f"the format is {format_name!r}; it must be one of {', '.join(FORMATS)}")
     if shard and not vocab:
         raise ValueError(f"shard {shard} needs the vocabulary of all shards: give one with --vocab")
-    sources, duplicates = find_sources(inputs, format, shard)
+    sources, duplicates = find_sources(inputs, format_name, shard)
     settings = settings or ReaderSettings()
-    if vocab:
-        tokens = read_vocab(vocab)
-    else:
-        tokens = learn_vocab(_training_texts(sources, format, settings, heldout), vocab_size)
-    cleaner = Cleaner(tokens, heldout, format, settings)
-    output.mkdir(parents=True, exist_ok=True)
+    tokens = read_vocab(vocab) if vocab else None
+    check_writable(output / "report.json")  # learning a vocabulary takes minutes
+    if tokens is None:
+        tokens = learn_vocab(_training_texts(sources, format_name, settings, heldout), vocab_size)
+    cleaner = Cleaner(tokens, heldout, format_name, settings)
 
     suffix = shard.suffix if shard else ""
     report_path = output / f"report{suffix}.json"
@@ -116,7 +115,7 @@ class Cleaner:
 
     tokens: list[str]
     heldout: float
-    format: str | None
+    format_name: str | None
     settings: ReaderSettings
 
     @cached_property
@@ -129,7 +128,7 @@ class Cleaner:
         with ExitStack() as stack:
             texts = {split: stack.enter_context(replacing(part.text(split))) for split in SPLITS}
             for source in part.sources:
-                for document in read(source, self.format, self.settings, counts):
+                for document in read(source, self.format_name, self.settings, counts):
                     lines, tokens = sieve.lines(document.lines)
                     if not lines:
                         counts["dropped_documents", "left empty"] += 1
@@ -179,12 +178,12 @@ def unspellable_characters(tokenizer: Tokenizer, line: str) -> set[str]:
 
 
 def _training_texts(
-    sources: list[Source], format: str | None, settings: ReaderSettings, heldout: float
+    sources: list[Source], format_name: str | None, settings: ReaderSettings, heldout: float
 ) -> Iterator[str]:
     progress = Progress("vocabulary", _kilobytes(sources), "kB")
     done = 0
     for source in sources:
-        for document in read(source, format, settings, Counter()):
+        for document in read(source, format_name, settings, Counter()):
             if split_of(document.source, heldout) == "train":
                 yield from document.lines
         done += _kilobytes([source])

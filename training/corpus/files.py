@@ -62,13 +62,15 @@ class Shard:
         return hash_of(name) * self.count >> 64 == self.index
 
 
-def find_sources(paths: list[Path], format: str | None = None, shard: Shard | None = None) -> tuple[list[Source], int]:
+def find_sources(
+    paths: list[Path], format_name: str | None = None, shard: Shard | None = None
+) -> tuple[list[Source], int]:
     """The files under the paths, in the order of a hash of their names; and how many were left out.
 
     Left out is a file with the name of an earlier one: the same video again, which would stand on both sides of a
     split. A file reached by two of the paths is one file.
     """
-    suffixes = tuple(FORMATS[format].suffixes if format else SUFFIXES)
+    suffixes = tuple(FORMATS[format_name].suffixes if format_name else SUFFIXES)
     files: dict[str, Path] = {}
     seen: set[Path] = set()
     duplicates = 0
@@ -150,9 +152,9 @@ def _suffixes(directory: Path) -> list[str]:
     return [shard.suffix for shard in expected]
 
 
-def read(source: Source, format: str | None, settings: ReaderSettings, counts: Counts) -> Iterator[Document]:
+def read(source: Source, format_name: str | None, settings: ReaderSettings, counts: Counts) -> Iterator[Document]:
     """The documents of a file, whose rows and drops are counted once they have been read."""
-    reader = reader_of(source.path, format)
+    reader = reader_of(source.path, format_name)
     if reader is None:
         counts["dropped_files", "of no known format"] += 1
         return

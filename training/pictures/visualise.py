@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from training.files import write_text
+from training.files import check_writable, write_text
 from training.pictures.panel import Panel
 from training.pictures.readings import as_json, neighbour_lists, table
 from training.pictures.vectors import vectors_of
@@ -28,26 +28,26 @@ MIN_WORDS = 5
 
 
 def visualise(
-    models: list[str], output: Path, *, words: Path = WORDS, ranks: Path | None = None, neighbours: int = 0
+    models: list[str], output: Path, *, words: Path | None = None, ranks: Path | None = None, neighbours: int = 0
 ) -> str:
     """One panel per model (see `vectors`) in `output`, a .png, .svg or .html; returns the readings as Markdown.
 
-    `words`: a file, one word a line. `ranks`: where to write the readings as JSON. `neighbours`: how many of each word
-    to tell, as the last model sees them.
+    `words`: a file with one word per line (default: words.txt). `ranks`: where to write the readings as JSON.
+    `neighbours`: how many of each word's neighbours to list, by the last model.
     """
     if output.suffix not in SUFFIXES:
         raise ValueError(f"{output} ends in none of {', '.join(SUFFIXES)}")
-    texts = read_words(words)
+    texts = read_words(words or WORDS)
     if output.suffix == ".html":
         from training.pictures.webpage import draw
     else:
         from training.pictures.drawing import draw
+    for path in filter(None, (output, ranks)):
+        check_writable(path)
     vectors = [vectors_of(model, texts) for model in models]
     panels = [Panel(model.model, texts, model.values, plane(model.values)) for model in vectors]
-    output.parent.mkdir(parents=True, exist_ok=True)
     draw(panels, output)
     if ranks:
-        ranks.parent.mkdir(parents=True, exist_ok=True)
         write_text(ranks, json.dumps(as_json(texts, vectors), ensure_ascii=False, indent=2) + "\n")
     lists = [table(texts, vectors), neighbour_lists(texts, vectors[-1], neighbours) if neighbours else ""]
     return "\n".join(filter(None, lists))

@@ -19,15 +19,15 @@ import tensorflow as tf
 
 from service.checkpoint import read_checkpoint
 from service.model_directory import BertConfig, find_checkpoint
+from training.arguments import STOPPED
 from training.bert import checkpoint, model
 from training.bert.export import export
 from training.bert.log import TrainingLog
 from training.bert.train import MismatchedRun, train
-from training.cli import STOPPED
 from training.config import read_config
 from training.examples.records import write_examples
 from training.examples.settings import ExampleSettings
-from training.files import location
+from training.files import parse_location
 
 REPOSITORY = Path(__file__).parents[3]
 STEPS = 300  # enough for a loaded machine to be caught in the middle
@@ -293,18 +293,20 @@ def test_tensorboard_can_read_the_numbers(workdir: Path) -> None:
 def test_a_run_may_live_in_a_bucket(corpus: Path, tiny_toml: Path, tmp_path: Path) -> None:
     """Examples, workdir, resuming and export, over one of TensorFlow's own file systems."""
     bucket = f"ram://{tmp_path.name}"
-    write_examples(corpus, location(f"{bucket}/examples"), ExampleSettings(max_seq_length=32), lines_per_shard=150)
+    write_examples(
+        corpus, parse_location(f"{bucket}/examples"), ExampleSettings(max_seq_length=32), lines_per_shard=150
+    )
     config = replace(read_config(tiny_toml), num_train_steps=8, save_checkpoints_steps=4)
-    workdir = location(f"{bucket}/run")
+    workdir = parse_location(f"{bucket}/run")
     with pytest.raises(FileNotFoundError, match=r"no examples\.json in ram://.*/nowhere"):
-        train(config, workdir, location(f"{bucket}/nowhere"))
-    assert str(train(config, workdir, location(f"{bucket}/examples"))) == f"{bucket}/run/model.ckpt-8"
+        train(config, workdir, parse_location(f"{bucket}/nowhere"))
+    assert str(train(config, workdir, parse_location(f"{bucket}/examples"))) == f"{bucket}/run/model.ckpt-8"
     assert checkpoint.saved_steps(workdir) == [0, 4, 8]
-    assert str(train(config, workdir, location(f"{bucket}/examples"))) == f"{bucket}/run/model.ckpt-8"
+    assert str(train(config, workdir, parse_location(f"{bucket}/examples"))) == f"{bucket}/run/model.ckpt-8"
     exported = export(workdir, tmp_path / "model")
     assert exported == tmp_path / "model/model.ckpt-8"
     with pytest.raises(MismatchedRun, match="learning_rate was"):
-        train(replace(config, learning_rate=1.0), workdir, location(f"{bucket}/examples"))
+        train(replace(config, learning_rate=1.0), workdir, parse_location(f"{bucket}/examples"))
 
 
 def test_the_checkpoint_holds_exactly_the_variables_of_bert(workdir: Path) -> None:
