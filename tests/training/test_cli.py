@@ -86,9 +86,7 @@ def test_clean_warns_when_over_a_tenth_of_the_lines_is_unspellable(
     vocab.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n草\n", encoding="utf-8")
     danmaku.write_text("草\n" * (20 - unspellable) + "龘\n" * unspellable, encoding="utf-8")
     assert main(["clean", "--input", str(danmaku), "--vocab", str(vocab), "--output", str(tmp_path / "corpus")]) == 0
-    warning = (
-        "warning: 15% of the lines were dropped because the vocabulary of 6 tokens cannot spell them"
-    )
+    warning = "warning: 15% of the lines were dropped because the vocabulary of 6 tokens cannot spell them"
     assert (warning in capsys.readouterr().err) == is_warned
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from service.tokenizer import Tokenizer
-from training.examples.masking import masked_anew, row_keys
+from training.examples.masking import replace_masks, row_keys
 from training.examples.records import shard_paths
 from training.examples.settings import ExampleSettings, Vocabulary
 
@@ -87,7 +87,7 @@ def training_batches(
     def remask(epoch: Any, shard: Any, index: Any, *values: Any) -> list[np.ndarray]:
         features = dict(zip(names, values, strict=True))
         keys = row_keys(seed, shard, index, epoch)
-        new = masked_anew(features, data.settings, vocabulary, keys)
+        new = replace_masks(features, data.settings, vocabulary, keys)
         return [new[name] for name in names]
 
     def features_of(records: tf.Tensor, epoch: tf.Tensor, shard: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -34,17 +34,17 @@ def row_keys(seed: int, shards: np.ndarray, indices: np.ndarray, epochs: np.ndar
     return key
 
 
-def masked_anew(
+def replace_masks(
     features: Mapping[str, np.ndarray], settings: ExampleSettings, vocabulary: Vocabulary, keys: np.ndarray
 ) -> Arrays:
     """The same examples with other masks: the true tokens are put back first."""
     ids = np.array(features["input_ids"])
     rows, places = np.nonzero(features["masked_lm_weights"])
     ids[rows, features["masked_lm_positions"][rows, places]] = features["masked_lm_ids"][rows, places]
-    return masked({**features, "input_ids": ids}, settings, vocabulary, keys)
+    return mask_tokens({**features, "input_ids": ids}, settings, vocabulary, keys)
 
 
-def masked(
+def mask_tokens(
     features: Mapping[str, np.ndarray], settings: ExampleSettings, vocabulary: Vocabulary, keys: np.ndarray
 ) -> Arrays:
     """Examples that hide nothing, with masks: features of `make_examples`.
@@ -128,7 +128,6 @@ def _span_starts(candidates: np.ndarray, keys: np.ndarray) -> np.ndarray:
     for position in range(length):
         starts[:, position] = left == 0
         left = np.where(left == 0, sizes[:, position], left) - 1
-        left[~candidates[:, position]] = 0  # none reaches over [SEP]
     return starts
 
 

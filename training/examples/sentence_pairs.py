@@ -21,7 +21,7 @@ import numpy as np
 from service.tokenizer import Tokenizer
 from training.corpus.files import read_text
 from training.corpus.readers.base import Document
-from training.examples.masking import masked
+from training.examples.masking import mask_tokens
 from training.examples.settings import ExampleSettings, Vocabulary
 from training.examples.words import CONTINUES, lines_with_words
 
@@ -69,28 +69,6 @@ def sentence_pairs(
             yield a, b, is_random_next
 
 
-def mask(
-    tokens: Sequence[int], settings: ExampleSettings, vocabulary: Vocabulary, rng: np.random.Generator
-) -> tuple[list[int], list[int], list[int]]:
-    """(tokens with some replaced, their positions in order, their true ids).
-
-    Of the chosen 15 %, 80 % become [MASK], 10 % stay and 10 % become a random token (arXiv 1810.04805,
-    section 3.1).
-    """
-    special = (vocabulary.cls_id, vocabulary.sep_id)
-    candidates = [position for position, token in enumerate(tokens) if token not in special]
-    count = max(1, round(len(candidates) * settings.masked_lm_prob))
-    count = min(count, settings.max_predictions_per_seq)
-    positions = sorted(rng.choice(candidates, size=count, replace=False).tolist())
-    masked = list(tokens)
-    for position, fate in zip(positions, rng.random(count), strict=True):
-        if fate < 0.8:
-            masked[position] = vocabulary.mask_id
-        elif fate < 0.9:
-            masked[position] = int(rng.integers(vocabulary.num_special, vocabulary.size))
-    return masked, positions, [tokens[position] for position in positions]
-
-
 def make_examples(
     documents: Sequence[Sequence[Line]],
     settings: ExampleSettings,
@@ -105,10 +83,8 @@ def make_examples(
     """
     pairs = [pair for _ in range(settings.dupe_factor) for pair in sentence_pairs(documents, settings, rng)]
     rng.shuffle(pairs)
-    n, t, p = len(pairs), settings.max_seq_length, settings.max_predictions_per_seq
+    n, t = len(pairs), settings.max_seq_length
     features = {name: np.zeros((n, t), np.int32) for name in ("input_ids", "input_mask", "segment_ids")}
-    features |= {name: np.zeros((n, p), np.int32) for name in ("masked_lm_positions", "masked_lm_ids")}
-    features["masked_lm_weights"] = np.zeros((n, p), np.float32)
     features["next_sentence_labels"] = np.zeros((n, 1), np.int32)
     features["input_ids"][:] = vocabulary.pad_id
     if settings.masking == "wwm":
@@ -121,15 +97,8 @@ def make_examples(
         if settings.masking == "wwm":
             features["word_starts"][row, : len(tokens)] = [not token & CONTINUES for token in tokens]
             tokens = [token & ~CONTINUES for token in tokens]
-        if settings.masking == "char":
-            tokens, positions, ids = mask(tokens, settings, vocabulary, rng)
-            features["masked_lm_positions"][row, : len(ids)] = positions
-            features["masked_lm_ids"][row, : len(ids)] = ids
-            features["masked_lm_weights"][row, : len(ids)] = 1.0
         features["input_ids"][row, : len(tokens)] = tokens
-    if settings.masking == "char":  # done, with the very draws that evaluation's frozen masks are made of
-        return features
-    return masked(features, settings, vocabulary, rng.integers(2**64, size=n, dtype=np.uint64))
+    return mask_tokens(features, settings, vocabulary, rng.integers(2**64, size=n, dtype=np.uint64))
 
 
 def make_shards(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training.corpus.files import Shard, find_sources, hash_of, kept_counts, read_text, text_files
+from training.corpus.files import Shard, find_sources, hash_of, kept_counts, read_text, split_of, text_files
 
 
 def write(path: Path, text: str = "") -> Path:
@@ -37,6 +37,11 @@ def test_files_are_ordered_by_a_hash_of_their_names_wherever_they_lie(tmp_path: 
 def test_the_hash_of_a_name_never_changes() -> None:
     """Held-out shares of different years rely on it."""
     assert hash_of("5000") == 4757349290698273348
+
+
+def test_the_held_out_documents_never_change() -> None:
+    """A model would otherwise be evaluated on documents that an earlier version had trained it on."""
+    assert [name for name in range(5000, 5100) if split_of(str(name), 0.05) == "heldout"] == [5015, 5064]
 
 
 def test_a_second_file_of_the_same_video_is_left_out_and_counted(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 from service.tokenizer import Tokenizer
 from training.corpus.readers.base import Document
-from training.examples.sentence_pairs import group, make_examples, make_shards, mask, sentence_pairs
+from training.examples.sentence_pairs import group, make_examples, make_shards, sentence_pairs
 from training.examples.settings import ExampleSettings, Vocabulary
 
 VOCABULARY = Vocabulary(size=1000, pad_id=0, cls_id=2, sep_id=3, mask_id=4, num_special=5)
@@ -25,36 +24,6 @@ def rng() -> np.random.Generator:
 
 def document_of(token: int) -> int:
     return (token - 5) // 90
-
-
-def test_fifteen_percent_of_tokens_are_masked_in_three_ways() -> None:
-    """80 % become [MASK], 10 % stay, 10 % become some other token, as arXiv 1810.04805 has it."""
-    generator, fates = rng(), Counter[str]()
-    tokens = [2, *range(100, 140), 3, *range(200, 218), 3]
-    for _ in range(2000):
-        masked, positions, ids = mask(tokens, ExampleSettings(), VOCABULARY, generator)
-        assert len(positions) == 9 == round(0.15 * 58)
-        assert positions == sorted(set(positions))
-        assert ids == [tokens[position] for position in positions]
-        untouched = set(range(len(tokens))) - set(positions)
-        assert all(masked[position] == tokens[position] for position in untouched)
-        for position in positions:
-            assert tokens[position] not in (2, 3)
-            new = masked[position]
-            kept = "kept" if new == tokens[position] else "random"
-            fates["mask" if new == VOCABULARY.mask_id else kept] += 1
-            assert new == VOCABULARY.mask_id or 5 <= new < 1000
-    total = sum(fates.values())
-    assert fates["mask"] / total == pytest.approx(0.8, abs=0.01)
-    assert fates["kept"] / total == pytest.approx(0.1, abs=0.01)
-    assert fates["random"] / total == pytest.approx(0.1, abs=0.01)
-
-
-@pytest.mark.parametrize(("length", "count"), [(1, 1), (3, 1), (10, 2), (300, 10)])
-def test_at_least_one_and_at_most_max_predictions_are_masked(length: int, count: int) -> None:
-    """A danmaku of one character is learned from too; a long one has no more than there is room for."""
-    _, positions, _ = mask([2, *[50] * length, 3, 3], ExampleSettings(), VOCABULARY, rng())
-    assert len(positions) == count
 
 
 def test_half_of_the_pairs_follow_each_other_and_half_are_from_another_document() -> None:
