@@ -23,7 +23,7 @@ from training.bert.log import TrainingLog
 from training.bert.optimizer import Moments
 from training.bert.signals import StopSignal
 from training.config import ANY_TIME, RunConfig
-from training.progress import Progress
+from training.progress import open_progress
 
 Variables = dict[str, tf.Variable]
 
@@ -95,8 +95,8 @@ def run(what: str, config: RunConfig, workdir: Path, state: State, run_steps: Ru
     `numbers` names what each step gives, `loss` and `gradient_norm` among them.
     """
     log = TrainingLog(workdir / "train_log.jsonl", state.step, config.log_steps)
-    progress = Progress(what, config.num_train_steps, "steps", done=state.step)
-    with StopSignal() as stop:
+    progress = open_progress(what, config.num_train_steps, "steps", done=state.step)
+    with progress, StopSignal() as stop:
         while state.step < config.num_train_steps and not stop.received:
             started = time.monotonic()
             ran = run_steps(state.step, _steps_to_run(config, state.step))
@@ -104,7 +104,8 @@ def run(what: str, config: RunConfig, workdir: Path, state: State, run_steps: Ru
             for metrics in _checked(ran.rows, numbers, state.step):
                 state.step += 1
                 rate = log.add(state.step, metrics, tokens=ran.tokens // len(ran.rows), seconds=seconds)
-            progress.update(state.step, f", {rate:,.0f} tokens/s, loss {metrics['loss']:.3f}")
+            progress.set_postfix_str(f"{rate:,.0f} tokens/s, loss {metrics['loss']:.3f}", refresh=False)
+            progress.update(len(ran.rows))
             if state.step % config.save_checkpoints_steps == 0:
                 state.save(workdir)
         if checkpoint.latest_step(workdir) != state.step:  # the last step, or wherever a signal came
@@ -112,10 +113,10 @@ def run(what: str, config: RunConfig, workdir: Path, state: State, run_steps: Ru
     return workdir / f"{checkpoint.MODEL}-{state.step}"
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], inputs: str) -> str:
-    """What keeps a run from going on: the settings that were other ones, but for those that may change any time.
+def describe_differences(old: dict[str, Any], new: dict[str, Any], inputs: str) -> str:
+    """Returns what keeps a run from being resumed: the settings that differ, except those that may always change.
 
-    `inputs` is the key under which a run's description tells what it learns from.
+    `inputs` is the key of a run's description that says what it learns from. Empty if nothing differs.
     """
     found = [
         f"{name} was {old['config'].get(name)}"
@@ -123,7 +124,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], inputs: str) -> str:
         if name not in ANY_TIME and old["config"].get(name) != value
     ]
     if old.get(inputs) != new[inputs]:
-        found.append(f"the {inputs} are others")
+        found.append(f"the {inputs} are different")
     return ", ".join(found)
 
 

@@ -123,9 +123,16 @@ def _prepare(config: TrainConfig, workdir: Path, data: TrainingSet) -> BertConfi
         write_text(path, json.dumps(run, indent=2) + "\n")
     elif not path.exists():
         raise MismatchedRun(f"{workdir} holds a checkpoint but no run.json, so it is not the workdir of a run")
-    elif different := loop.differences(json.loads(path.read_text(encoding="utf-8")), run, "examples"):
+    elif different := loop.describe_differences(old := json.loads(path.read_text(encoding="utf-8")), run, "examples"):
+        advice = ""
+        if config.num_train_steps != (steps := old["config"]["num_train_steps"]):
+            advice = (
+                f"; the learning rate is 0 after step {steps}, so a run cannot be lengthened: to train longer, start "
+                f"another one with --set init_checkpoint={workdir / checkpoint.MODEL}-{checkpoint.latest_step(workdir)}"
+            )
         raise MismatchedRun(
             f"{path} describes a run with another config or examples ({different}): restore them, or use a new workdir"
+            f"{advice}"
         )
     elif read_vocab(workdir / "vocab.txt") != vocab:
         raise MismatchedRun(f"{workdir} is of a run with another config or examples (the vocabulary differs)")

@@ -28,7 +28,7 @@ from training.corpus.parallel import in_order
 from training.corpus.readers import FORMATS
 from training.corpus.readers.base import ReaderSettings
 from training.files import check_writable, replacing, write_text
-from training.progress import Progress
+from training.progress import open_progress
 
 MIN_VOCAB_SIZE = 100
 LINES_PER_CALL = 5_000  # of the tokenizer, whose answer is about a kB a line
@@ -77,15 +77,13 @@ def clean(
         scraps = Path(stack.enter_context(TemporaryDirectory(prefix=".clean-", dir=output)))
         texts = {split: stack.enter_context(replacing(output / f"{split}{suffix}.txt")) for split in SPLITS}
         parts = list(_parts(sources, scraps))
-        progress = Progress("clean", _kilobytes(sources), "kB")
-        done = 0
+        progress = stack.enter_context(open_progress("clean", _kilobytes(sources), "kB"))
         counted_parts = stack.enter_context(closing(in_order(cleaner, parts, jobs)))  # closed before its scraps are
         for part, counted in zip(parts, counted_parts, strict=True):
             counts.update(counted)
             for split, text in texts.items():
                 _move(part.text(split), text)
-            done += _kilobytes(part.sources)
-            progress.update(done)
+            progress.update(_kilobytes(part.sources))
         report = _report(counts, shard, len(tokens))
         if not shard and not counts["kept", "train", "lines"] + counts["kept", "heldout", "lines"]:
             dropped = {name: count for name, count in report.items() if name.startswith("dropped")}
@@ -180,14 +178,12 @@ def unspellable_characters(tokenizer: Tokenizer, line: str) -> set[str]:
 def _training_texts(
     sources: list[Source], format_name: str | None, settings: ReaderSettings, heldout: float
 ) -> Iterator[str]:
-    progress = Progress("vocabulary", _kilobytes(sources), "kB")
-    done = 0
-    for source in sources:
-        for document in read(source, format_name, settings, Counter()):
-            if split_of(document.source, heldout) == "train":
-                yield from document.lines
-        done += _kilobytes([source])
-        progress.update(done)
+    with open_progress("vocabulary", _kilobytes(sources), "kB") as progress:
+        for source in sources:
+            for document in read(source, format_name, settings, Counter()):
+                if split_of(document.source, heldout) == "train":
+                    yield from document.lines
+            progress.update(_kilobytes([source]))
 
 
 def _parts(sources: list[Source], scraps: Path) -> Iterator[Part]:

@@ -21,7 +21,7 @@ from training.corpus.files import SPLITS, kept_counts, text_files
 from training.examples.sentence_pairs import make_shards
 from training.examples.settings import ExampleSettings
 from training.files import temporary_name, write_text
-from training.progress import Progress
+from training.progress import open_progress
 
 
 def write_examples(
@@ -50,17 +50,16 @@ def write_examples(
             counts[split] = 0
             continue
         shards = max(1, round(lines[split]["lines"] / lines_per_shard))
-        progress = Progress(f"examples of {split}", shards, "shards")
-        counts[split] = 0
         texts = text_files(corpus, split)
         made = make_shards(texts, tokenizer, settings, seed=seed, lines_per_shard=lines_per_shard)
-        for number, features in enumerate(made):
-            write_shard(output / f"{split}-{number:05}.tfrecord", features)
-            counts[split] += len(features["input_ids"])
-            shard_counts[split].append(len(features["input_ids"]))
-            for name in sorted(features):
-                digest.update(features[name].data)
-            progress.update(min(number + 1, shards))
+        with open_progress(f"examples of {split}", shards, "shards") as progress:
+            for number, features in enumerate(made):
+                write_shard(output / f"{split}-{number:05}.tfrecord", features)
+                shard_counts[split].append(len(features["input_ids"]))
+                for name in sorted(features):
+                    digest.update(features[name].data)
+                progress.update(1)
+        counts[split] = sum(shard_counts[split])
     if not any(counts.values()):
         raise ValueError(
             f"no split of {corpus} has two documents, and the next-sentence task needs another to draw from"

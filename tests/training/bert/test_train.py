@@ -159,6 +159,18 @@ def test_another_config_in_the_same_workdir_is_refused(workdir: Path, tiny_toml:
         train(other, workdir, examples)
 
 
+def test_a_longer_run_is_refused_with_the_way_to_train_longer(
+    workdir: Path, tiny_toml: Path, examples: Path, tmp_path: Path
+) -> None:
+    """The way works: another run, from the last checkpoint of the first."""
+    longer = replace(read_config(tiny_toml), num_train_steps=25)
+    with pytest.raises(MismatchedRun, match=r"num_train_steps was 20.*--set (init_checkpoint=\S+)") as refused:
+        train(longer, workdir, examples)
+    override = str(refused.value).rpartition(" ")[2]
+    config = read_config(tiny_toml, [override, "num_train_steps=5"])
+    assert train(config, tmp_path, examples) == tmp_path / "model.ckpt-5"
+
+
 def test_how_often_to_save_and_log_may_change_in_between(workdir: Path, tiny_toml: Path, examples: Path) -> None:
     """It has no part in what is learned."""
     other = replace(read_config(tiny_toml), steps_per_loop=5, save_checkpoints_steps=2, log_steps=7)
@@ -172,7 +184,7 @@ def test_the_same_number_of_other_examples_is_refused(
     other = shutil.copytree(examples, tmp_path / "other")
     made = json.loads((other / "examples.json").read_text(encoding="utf-8"))
     (other / "examples.json").write_text(json.dumps({**made, "digest": "0" * 64}), encoding="utf-8")
-    with pytest.raises(MismatchedRun, match="the examples are others"):
+    with pytest.raises(MismatchedRun, match="the examples are different"):
         train(read_config(tiny_toml), workdir, other)
 
 

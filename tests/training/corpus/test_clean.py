@@ -146,7 +146,7 @@ def test_a_corpus_of_which_nothing_is_left_is_an_error_with_the_reasons(tmp_path
         ({"heldout": -0.1}, "share is -0.1"),
         ({"vocab_size": 7}, "size is 7"),
         ({"jobs": 0}, "jobs is 0"),
-        ({"format": "srt"}, "format is 'srt'; it must be one of .*csv"),
+        ({"format_name": "srt"}, "format is 'srt'; it must be one of .*csv"),
         ({"shard": Shard(0, 8)}, "shard 0/8 needs the vocabulary of all shards: give one with --vocab"),
     ],
 )
