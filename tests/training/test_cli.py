@@ -68,7 +68,7 @@ def test_tensorflow_logs_nothing_before_the_error() -> None:
         "import sys\nfrom training.cli import main\nsys.exit(main(['export', '--workdir', 'x', '--output', 'y']))"
     )
     assert result.returncode == 2
-    assert result.stderr.startswith("danmaku-train: error: x ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("danmaku-train: error: no checkpoint in x") and result.stderr.count("\n") == 1
 
 
 def test_the_version_is_that_of_the_service(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,24 +141,30 @@ def test_the_whole_way_from_danmaku_to_a_picture(
     ("arguments", "message"),
     [
         ("clean --input nowhere --output out", "nowhere does not exist"),
-        ("clean --input . --output out --heldout 2", "the held-out share is 2.0"),
+        ("clean --input . --output out --heldout 2", "invalid heldout: 2.0; expected a share from 0 to below 1"),
         ("clean --input . --vocab missing.txt --output out", "missing.txt"),
-        ("clean --input . --output out --shard 0/8", "shard 0/8 needs the vocabulary of all shards"),
-        ("clean --input . --output out --shard 8/8", "shard 8/8: the first number must be from 0 to one below"),
+        ("clean --input . --output out --shard 0/8", "no vocabulary for shard 0/8; expected --vocab"),
+        ("clean --input . --output out --shard 8/8", "invalid shard: 8/8; expected I/N with I from 0 to N - 1"),
         ("clean --input . --output out --session-gap-s 0", "session_gap_s is 0.0"),
-        ("examples --input nowhere --output out", "no report.json in nowhere: make a cleaned corpus"),
-        ("examples --input nowhere --output out --max-seq-length 3", "max_seq_length is 3"),
+        (
+            "examples --input nowhere --output out",
+            "no report.json in nowhere; expected a folder written by",
+        ),
+        ("examples --input nowhere --output out --max-seq-length 3", "invalid max_seq_length: 3; expected at least 5"),
         ("train missing.toml --workdir run", "missing.toml"),
         ("train wrong.toml --workdir run", "wrong.toml: unknown setting steps"),
         ("train good.toml --workdir run --set steps=3", "--set steps=3: unknown setting steps"),
-        ("train good.toml --workdir run --tpu", "no TPU 'local' was found; leave out --tpu to run on GPU or CPU"),
+        ("train good.toml --workdir run --tpu", "no TPU 'local' found; omit --tpu to train on GPU or CPU"),
         (
             "train good.toml --workdir run",
-            "no examples.json in run/examples: make it with `danmaku-train examples`",
+            "no examples.json in run/examples; expected a folder written by `danmaku-train examples`",
         ),
         ("evaluate --model nowhere --corpus .", "nowhere is not a directory"),
-        ("export --workdir nowhere --output out", "nowhere holds no checkpoint"),
-        ("visualise --model nowhere --output words.jpg", "ends in none of .png, .svg, .html"),
+        ("export --workdir nowhere --output out", "no checkpoint in nowhere"),
+        (
+            "visualise --model nowhere --output words.jpg",
+            "invalid output: words.jpg; expected a name that ends in",
+        ),
         ("clean --input 1.csv --output 1.csv/corpus", "cannot write 1.csv/corpus/report.json: Not a directory"),
         ("evaluate --model nowhere --corpus . --json 1.csv/numbers.json", "cannot write 1.csv/numbers.json"),
         ("visualise --model nowhere --output 1.csv/words.png", "cannot write 1.csv/words.png"),

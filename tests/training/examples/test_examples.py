@@ -9,7 +9,7 @@ import pytest
 
 from service.tokenizer import Tokenizer
 from training.corpus.readers.base import Document
-from training.examples.sentence_pairs import group, make_examples, make_shards, sentence_pairs
+from training.examples.sentence_pairs import group_documents, make_examples, make_shards, sentence_pairs
 from training.examples.settings import ExampleSettings, Vocabulary
 
 VOCABULARY = Vocabulary(size=1000, pad_id=0, cls_id=2, sep_id=3, mask_id=4, num_special=5)
@@ -121,27 +121,27 @@ def test_shards_depend_on_their_documents_seed_and_number_only(corpus: Path) -> 
 def test_no_shard_is_a_document_alone(counts: list[int]) -> None:
     """It could not draw a random partner; and no document is lost or moved."""
     documents = [Document(str(number), ["草"] * count, [0.0] * count) for number, count in enumerate(counts)]
-    shards = list(group(iter(documents), 8))
+    shards = list(group_documents(iter(documents), 8))
     assert [document for shard in shards for document in shard] == documents
     assert len(counts) == 1 or min(map(len, shards)) >= 2
 
 
 def test_one_document_alone_is_refused() -> None:
     """The next-sentence task has no wrong answer to offer."""
-    with pytest.raises(ValueError, match="1 document: the next-sentence task needs another"):
+    with pytest.raises(ValueError, match="got 1 document; expected at least 2"):
         list(sentence_pairs(DOCUMENTS[:1], SETTINGS, rng()))
 
 
 @pytest.mark.parametrize("name", ["max_predictions_per_seq", "dupe_factor"])
 def test_settings_that_make_no_examples_are_refused(name: str) -> None:
     """With their name."""
-    with pytest.raises(ValueError, match=f"{name} is 0"):
+    with pytest.raises(ValueError, match=f"invalid {name}: 0"):
         ExampleSettings(**{name: 0})
 
 
 def test_a_sequence_too_short_for_a_pair_is_refused() -> None:
     """[CLS] A [SEP] B [SEP] has five tokens at least."""
-    with pytest.raises(ValueError, match="max_seq_length is 4"):
+    with pytest.raises(ValueError, match="invalid max_seq_length: 4"):
         ExampleSettings(max_seq_length=4)
     a, b, _ = next(sentence_pairs(DOCUMENTS, ExampleSettings(max_seq_length=5), rng()))
     assert len(a) == len(b) == 1

@@ -11,7 +11,7 @@ from service.tokenizer import SPECIAL_TOKENS, Tokenizer
 from training.examples.masking import mask_tokens, replace_masks, row_keys
 from training.examples.sentence_pairs import make_examples
 from training.examples.settings import ExampleSettings, Vocabulary
-from training.examples.words import CONTINUES, lines_with_words
+from training.examples.words import CONTINUES, tokenize_words
 
 VOCABULARY = Vocabulary(size=1000, pad_id=0, cls_id=2, sep_id=3, mask_id=4, num_special=5)
 ROWS, LENGTH = 400, 48
@@ -165,12 +165,12 @@ def test_words_of_danmaku_are_found() -> None:
     """By a dictionary of Chinese; pieces of a Latin word are its inside, whatever the dictionary says."""
     pytest.importorskip("rjieba")
     tokenizer = Tokenizer([*SPECIAL_TOKENS, *"耻辱下播太可爱了，", "aw", "##sl"])
-    [ids] = lines_with_words(tokenizer, ["耻辱下播，可爱 awsl"])
+    [ids] = tokenize_words(tokenizer, ["耻辱下播，可爱 awsl"])
     text = "".join(("+" if token & CONTINUES else " ") + tokenizer.vocab[token & ~CONTINUES] for token in ids)
     assert text == " 耻+辱 下+播 ， 可+爱 aw+##sl"
     assert [token & ~CONTINUES for token in ids] == tokenizer.ids(["耻辱下播，可爱 awsl"])[0]
 
 
 def test_another_kind_of_mask_is_refused() -> None:
-    with pytest.raises(ValueError, match="masking is 'word'; it must be one of char, wwm, span"):
+    with pytest.raises(ValueError, match="invalid masking: 'word'; expected one of char, wwm, span"):
         ExampleSettings(masking="word")
