@@ -1,4 +1,4 @@
-"""What several commands of `danmaku-train` share: flags, and how their results are printed."""
+"""Flags and printing that several commands of `danmaku-train` share."""
 
 from __future__ import annotations
 

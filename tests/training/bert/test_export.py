@@ -133,7 +133,7 @@ def test_a_vocabulary_of_another_size_is_refused(own: Path, tmp_path: Path) -> N
 
 
 def test_an_older_model_is_replaced_whole_except_for_its_card(workdir: Path, tmp_path: Path) -> None:
-    """What was derived from the old weights goes; what a person wrote stays."""
+    """Files derived from the old weights are removed; the file that a person wrote stays."""
     output = tmp_path / "tiny"
     export(workdir, output, step=0)
     (output / "README.md").write_text("a card", encoding="utf-8")

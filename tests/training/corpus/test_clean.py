@@ -103,7 +103,7 @@ def test_a_larger_held_out_share_contains_the_smaller() -> None:
 
 
 def test_the_vocabulary_is_learned_from_the_training_documents_only(tmp_path: Path) -> None:
-    """What is held out is held out from the vocabulary too."""
+    """Held-out documents are held out from the vocabulary too."""
     for number in range(40):
         held = split_of(str(number), 0.3) == "heldout"
         write(tmp_path / f"in/{number}.csv", *["靐" if held else "草"] * 20)

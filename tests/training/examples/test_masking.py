@@ -80,7 +80,7 @@ def test_at_least_one_and_at_most_max_predictions_are_masked(length: int, count:
 
 
 def test_words_are_masked_whole() -> None:
-    """Of no word is a part asked for and a part shown; [SEP] ends a word."""
+    """No word is masked in part; [SEP] ends a word."""
     before = examples()
     after = mask_tokens(before, ExampleSettings(masking="wwm"), VOCABULARY, KEYS)
     lengths = Counter[int]()

@@ -1,4 +1,4 @@
-"""What a TPU needs of the step holds without one: shapes known beforehand, no float64, and XLA compiles it.
+"""The step meets the needs of a TPU, tested without one: shapes known beforehand, no float64, and XLA compiles it.
 
 `make tpu-check` asks the TPU's own compiler; it needs an environment of its own and is no test.
 """
@@ -33,7 +33,7 @@ CONFIG = TrainConfig(batch_size=16, num_warmup_steps=0, kernel_dtype="float32")
 
 
 def nodes(function: Any) -> Iterator[Any]:
-    """Of the graph and of every function that it calls."""
+    """Yields the operations of the graph and of every function that it calls."""
     graph = function.graph.as_graph_def(add_shapes=True)
     yield from graph.node
     for called in graph.library.function:
