@@ -127,9 +127,6 @@ class RemotePath:
         with _as_os_error(self):
             return [RemotePath(url) for url in _gfile().glob(f"{self._url}/{pattern}")]
 
-    def iterdir(self) -> list[RemotePath]:
-        return self.glob("*")
-
     def open(self, mode: str = "r", *, encoding: str = "utf-8", newline: str = "\n") -> IO[str]:
         with _as_os_error(self):
             return cast(IO[str], _gfile().GFile(self._url, mode))
