@@ -39,7 +39,7 @@ class Overlap:
         return (
             f"{_share(self.lines_in_other, self.lines)} of the {self.lines:,} danmaku and "
             f"{distinct} of the {self.distinct_lines:,} distinct ones; "
-            f"{self.documents_in_other:,} of the {self.documents:,} documents almost entirely"
+            f"{self.documents_in_other:,} of the {self.documents:,} documents almost whole"
         )
 
 
