@@ -53,7 +53,7 @@ def test_neighbours_are_told_from_the_nearest_on() -> None:
     lines = format_neighbours(TEXTS, Vectors("after", values), 2).splitlines()
     assert lines[0] == "| word | its nearest of 4, by after |"
     assert lines[2] == "| mea | 草 0.97, aqua 0.94 |"
-    assert lines[5] == "| 晚安 | it has no vector |"
+    assert lines[5] == "| 晚安 | no vector |"
 
 
 def test_every_reading_is_of_words_that_ship() -> None:
