@@ -1,7 +1,6 @@
-"""What a training run is told: a TOML file, written as a document (see configs/), read into a dataclass.
+"""The settings of a training run: a TOML file, written as a document (see configs/), read into a dataclass.
 
-An unknown key is an error that names the known ones: a misspelt setting must not silently train another
-model.
+An unknown key is an error that names the known ones: a misspelt setting must not silently train another model.
 """
 
 from __future__ import annotations
@@ -9,56 +8,78 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from types import NoneType
+from typing import Any, Self, TypeVar, get_args, get_type_hints
 
-# What may change while a run is interrupted: it has no part in what is learned.
+# Settings that may change when a run is resumed: they have no effect on what is learned.
 ANY_TIME = ("steps_per_loop", "save_checkpoints_steps", "log_steps")
 CHOICES = {
     "optimizer": ("adamw", "lamb"),
     "masks": ("static", "dynamic"),
     "kernel_dtype": ("auto", "float32", "bfloat16"),
 }
+# How the types of settings are checked and named in errors. bool is an int to Python, but True is not a batch size.
+TYPES: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
+    int: (lambda value: type(value) is int, "an integer"),
+    float: (lambda value: type(value) in (int, float), "a number"),
+    str: (lambda value: isinstance(value, str), "a string"),
+    bool: (lambda value: isinstance(value, bool), "true or false"),
+    tuple[int, ...]: (
+        lambda value: isinstance(value, list | tuple) and all(type(item) is int for item in value),
+        "a list of integers",
+    ),
+    Mapping[str, Any]: (lambda value: isinstance(value, Mapping), "a table"),
+}
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What every run is told, whatever it learns."""
+    """The settings of every run, whatever it learns."""
 
-    batch_size: int = 64  # of a step, over all replicas
+    batch_size: int = 64  # examples per step, over all replicas
     optimizer: str = "adamw"  # or "lamb"
     learning_rate: float = 1e-4  # the peak, at the end of the warm-up
     num_train_steps: int = 10_000
     num_warmup_steps: int = 500
     weight_decay_rate: float = 0.01
-    kernel_dtype: str = "auto"  # of matrix products, all else is float32; bfloat16 on TPU and GPU, float32 on CPU
-    steps_per_loop: int = 1  # on the device without a word; a signal is heeded, and progress shown, in between
+    kernel_dtype: str = "auto"  # for matrix products only; "auto": bfloat16 on TPU and GPU, float32 on CPU
+    steps_per_loop: int = 1  # run on the device in one go; signals and progress are handled in between
     save_checkpoints_steps: int = 500
     log_steps: int = 50
     seed: int = 1
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("batch_size", "num_train_steps", *ANY_TIME):
             self._at_least(name, 1)
         for name in ("learning_rate", "weight_decay_rate", "num_warmup_steps"):
             self._at_least(name, 0)
         for name, choices in CHOICES.items():
             if hasattr(self, name) and getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+                raise ValueError(f"invalid {name}: {getattr(self, name)!r}; expected one of {', '.join(choices)}")
         if self.num_warmup_steps >= self.num_train_steps:
             raise ValueError(
-                f"num_warmup_steps is {self.num_warmup_steps}; it must be below num_train_steps, {self.num_train_steps}"
+                f"invalid num_warmup_steps: {self.num_warmup_steps}; expected less than num_train_steps, "
+                f"{self.num_train_steps}"
             )
+
+    def _check_types(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            kind, *others = get_args(hint) if NoneType in get_args(hint) else [hint]
+            has_type, description = TYPES[kind]
+            if not has_type(value) and not (others and value is None):
+                raise ValueError(f"invalid {name}: {value!r}; expected {description}")
 
     def _at_least(self, name: str, least: int) -> None:
         if not least <= getattr(self, name) < math.inf:
-            needed = f"at least {least}" if least else "a number from 0 on"
-            raise ValueError(f"{name} is {getattr(self, name)}; it must be {needed}")
+            raise ValueError(f"invalid {name}: {getattr(self, name)}; expected a finite number of at least {least}")
 
     def on(self, *, fast_bfloat16: bool) -> Self:
-        """The config with kernel_dtype chosen for a device."""
+        """Returns the config with kernel_dtype chosen for a device."""
         if self.kernel_dtype != "auto":
             return self
         return replace(self, kernel_dtype="bfloat16" if fast_bfloat16 else "float32")
@@ -66,12 +87,15 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class TrainConfig(RunConfig):
-    """Pre-training. `model` holds fields of bert_config.json; vocab_size comes from the examples' vocabulary."""
+    """The settings of pre-training.
+
+    `model` holds fields of bert_config.json; vocab_size comes from the examples' vocabulary.
+    """
 
     model: Mapping[str, Any] = field(default_factory=dict)
     init_checkpoint: str | None = None  # prefix of a checkpoint to continue from; None: random weights
-    micro_batch_size: int | None = None  # a batch that is too large for memory is computed in parts of this size
-    masks: str = "static"  # as they are in the examples, or "dynamic": new ones in every epoch
+    micro_batch_size: int | None = None  # for a batch that is too large for memory: compute it in parts of this size
+    masks: str = "static"  # those of the examples; "dynamic": new ones in every epoch
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,12 +103,12 @@ class TrainConfig(RunConfig):
             self._at_least("micro_batch_size", 1)
 
     def micro_batches(self, replicas: int) -> int:
-        """How many micro-batches each of so many replicas computes for a step."""
+        """Returns how many micro-batches each replica computes for a step."""
         size = self.micro_batch_size or max(1, self.batch_size // replicas)
         if self.batch_size % (size * replicas):
             raise ValueError(
-                f"batch_size {self.batch_size} cannot be shared out: it must be a multiple of {replicas} replicas "
-                f"with micro-batches of {size}"
+                f"invalid batch_size: {self.batch_size}; expected a multiple of {size * replicas}, for {replicas} "
+                f"replicas with micro-batches of {size}"
             )
         return self.batch_size // (size * replicas)
 
@@ -126,15 +150,15 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The pre-training that a TOML file describes, changed by `key=value` and `model.key=value`.
+    """Reads the settings of pre-training from a TOML file, overridden by `key=value` and `model.key=value`.
 
-    Raises ValueError that names the file or the override, and the fault.
+    Raises ValueError, which names the file or the override, and the fault.
     """
     return _read(path, overrides, TrainConfig)
 
 
 def read_align_config(path: Path, overrides: Sequence[str] = ()) -> AlignConfig:
-    """The same for `align`."""
+    """Reads the settings of `align` in the same way."""
     return _read(path, overrides, AlignConfig)
 
 
@@ -144,22 +168,22 @@ def _read(path: Path, overrides: Sequence[str], kind: type[Config]) -> Config:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         for override in overrides:
             source = f"--set {override}"
-            _merge(values, _override(override))
-            _config(values, kind)  # so that the error names the override at fault
-        return _config(values, kind)
-    except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
+            _merge(values, _parse_override(override))
+            _make_config(values, kind)  # here, because an error has to name the override at fault
+        return _make_config(values, kind)
+    except (tomllib.TOMLDecodeError, ValueError) as error:
         raise ValueError(f"{source}: {error}") from None
 
 
-def _config(values: dict[str, Any], kind: type[Config]) -> Config:
+def _make_config(values: dict[str, Any], kind: type[Config]) -> Config:
     known = {f.name for f in fields(kind)}
     if unknown := sorted(values.keys() - known):
-        raise ValueError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        raise ValueError(f"unknown setting {', '.join(unknown)}; expected one of {', '.join(sorted(known))}")
     return kind(**values)
 
 
-def _override(text: str) -> dict[str, Any]:
-    """`key=value` as TOML has it, except that a word needs no quotes."""
+def _parse_override(text: str) -> dict[str, Any]:
+    """Parses `key=value` as TOML, except that a word needs no quotes."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError("expected key=value")

@@ -17,7 +17,7 @@ from deploy.kustomize import K8S, Manifest, build, build_own
 
 import service
 from service.metrics import Metrics
-from training.arguments import parser_of_all
+from training.cli import make_parser
 
 OVERLAYS = ("single", "production")
 OBSERVED = ("single observed", "production observed")  # with the component, as an overlay of one's own names it
@@ -158,7 +158,7 @@ def test_the_command_line_takes_what_the_job_starts() -> None:
     assert target == "training"
     program, *arguments = [*pod.container["command"], *pod.container["args"]]
     assert program == "danmaku-train"
-    parsed = parser_of_all().parse_args([word.replace("$(JOB_COMPLETION_INDEX)", "3") for word in arguments])
+    parsed = make_parser().parse_args([word.replace("$(JOB_COMPLETION_INDEX)", "3") for word in arguments])
     assert parsed.command == "clean"
 
 

@@ -25,7 +25,7 @@ def tiny_toml() -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(danmaku: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `clean` wrote of them."""
+    """The corpus that `clean` writes from them."""
     from training.corpus.clean import clean
 
     output = tmp_path_factory.mktemp("corpus")
@@ -35,7 +35,7 @@ def corpus(danmaku: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def examples(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `examples` wrote of that: several shards of sequences of 32 tokens."""
+    """The examples of that corpus: several shards of sequences of 32 tokens."""
     from training.examples.records import write_examples
     from training.examples.settings import ExampleSettings
 
@@ -46,7 +46,7 @@ def examples(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def workdir(tiny_toml: Path, examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `train` made of that with tiny.toml."""
+    """The workdir of a run on those examples with tiny.toml."""
     from training.bert.train import train
     from training.config import read_config
 

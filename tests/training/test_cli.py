@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.cli import main
+from service import __version__
+from training.cli import main, make_parser
 
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = ("clean", "examples", "train", "evaluate", "export", "visualise", "tpu-check")
@@ -20,6 +21,7 @@ COMMANDS = ("clean", "examples", "train", "evaluate", "export", "visualise", "tp
 
 def python(program: str, *path: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*path, REPOSITORY)))}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # conftest.py sets it
     command = [sys.executable, "-c", program]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
@@ -29,14 +31,12 @@ def test_every_command_has_help_with_an_example_that_can_be_read_back(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The example stands on a line of its own and parses."""
-    from training.arguments import parser_of_all
-
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0
     example = re.search(rf"^example:\n  danmaku-train ({command} .+)$", capsys.readouterr().out, re.MULTILINE)
     assert example is not None
-    parser_of_all().parse_args(example[1].split())
+    make_parser().parse_args(example[1].split())
 
 
 def test_help_names_every_command_without_tensorflow() -> None:
@@ -60,6 +60,34 @@ def test_clean_needs_no_tensorflow(danmaku: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "dropped files, duplicate: 0" in result.stdout.splitlines()
     assert "documents read: 12" in result.stdout.splitlines()
+
+
+def test_tensorflow_logs_nothing_before_the_error() -> None:
+    """Its lines about missing drivers look like a failure on a machine without a GPU."""
+    result = python(
+        "import sys\nfrom training.cli import main\nsys.exit(main(['export', '--workdir', 'x', '--output', 'y']))"
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("danmaku-train: error: no checkpoint in x") and result.stderr.count("\n") == 1
+
+
+def test_the_version_is_that_of_the_service(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"{__version__}\n")
+
+
+@pytest.mark.parametrize(("unspellable", "is_warned"), [(3, True), (2, False)])
+def test_clean_warns_when_over_a_tenth_of_the_lines_is_unspellable(
+    unspellable: int, is_warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row among twenty is easily missed."""
+    vocab, danmaku = tmp_path / "vocab.txt", tmp_path / "danmaku.txt"
+    vocab.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n草\n", encoding="utf-8")
+    danmaku.write_text("草\n" * (20 - unspellable) + "龘\n" * unspellable, encoding="utf-8")
+    assert main(["clean", "--input", str(danmaku), "--vocab", str(vocab), "--output", str(tmp_path / "corpus")]) == 0
+    warning = "warning: 15% of the lines were dropped because the vocabulary of 6 tokens cannot spell them"
+    assert (warning in capsys.readouterr().err) == is_warned
 
 
 def test_without_tensorflow_the_error_says_what_to_install(tmp_path: Path) -> None:
@@ -113,24 +141,33 @@ def test_the_whole_way_from_danmaku_to_a_picture(
     ("arguments", "message"),
     [
         ("clean --input nowhere --output out", "nowhere does not exist"),
-        ("clean --input . --output out --heldout 2", "the held-out share is 2.0"),
+        ("clean --input . --output out --heldout 2", "invalid heldout: 2.0; expected a share from 0 to below 1"),
         ("clean --input . --vocab missing.txt --output out", "missing.txt"),
-        ("clean --input . --output out --shard 0/8", "shard 0/8 needs the vocabulary of all shards"),
-        ("clean --input . --output out --shard 8/8", "shard 8/8: the first number must be from 0 to one below"),
+        ("clean --input . --output out --shard 0/8", "no vocabulary for shard 0/8; expected --vocab"),
+        ("clean --input . --output out --shard 8/8", "invalid shard: 8/8; expected I/N with I from 0 to N - 1"),
         ("clean --input . --output out --session-gap-s 0", "session_gap_s is 0.0"),
-        ("examples --input nowhere --output out", "no report.json in nowhere: make a cleaned corpus"),
-        ("examples --input nowhere --output out --max-seq-length 3", "max_seq_length is 3"),
+        (
+            "examples --input nowhere --output out",
+            "no report.json in nowhere; expected a folder written by",
+        ),
+        ("examples --input nowhere --output out --max-seq-length 3", "invalid max_seq_length: 3; expected at least 5"),
         ("train missing.toml --workdir run", "missing.toml"),
         ("train wrong.toml --workdir run", "wrong.toml: unknown setting steps"),
         ("train good.toml --workdir run --set steps=3", "--set steps=3: unknown setting steps"),
-        ("train good.toml --workdir run --tpu", "no TPU 'local' was found; leave out --tpu to run on GPU or CPU"),
+        ("train good.toml --workdir run --tpu", "no TPU 'local' found; omit --tpu to train on GPU or CPU"),
         (
             "train good.toml --workdir run",
-            "no examples.json in run/examples: make it with `danmaku-train examples`",
+            "no examples.json in run/examples; expected a folder written by `danmaku-train examples`",
         ),
         ("evaluate --model nowhere --corpus .", "nowhere is not a directory"),
-        ("export --workdir nowhere --output out", "nowhere holds no checkpoint"),
-        ("visualise --model nowhere --output words.jpg", "ends in none of .png, .svg, .html"),
+        ("export --workdir nowhere --output out", "no checkpoint in nowhere"),
+        (
+            "visualise --model nowhere --output words.jpg",
+            "invalid output: words.jpg; expected a name that ends in",
+        ),
+        ("clean --input 1.csv --output 1.csv/corpus", "cannot write 1.csv/corpus/report.json: Not a directory"),
+        ("evaluate --model nowhere --corpus . --json 1.csv/numbers.json", "cannot write 1.csv/numbers.json"),
+        ("visualise --model nowhere --output 1.csv/words.png", "cannot write 1.csv/words.png"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
@@ -173,14 +210,12 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_kubernetes_job_gives_each_pod_its_shard() -> None:
     """Its arguments are those of the command, and every shard has a pod."""
-    from training.arguments import parser_of_all
-
     job = yaml.safe_load((REPOSITORY / "k8s/clean-job.yaml").read_text(encoding="utf-8"))["spec"]
     (container,) = job["template"]["spec"]["containers"]
     assert (job["completionMode"], container["command"]) == ("Indexed", ["danmaku-train"])
     shards = []
     for index in range(job["completions"]):
         line = [part.replace("$(JOB_COMPLETION_INDEX)", str(index)) for part in container["args"]]
-        shards.append(parser_of_all().parse_args(line).shard)
+        shards.append(make_parser().parse_args(line).shard)
     assert shards == [f"{index}/8" for index in range(8)]
     assert f"--jobs={container['resources']['limits']['cpu']}" in container["args"]

@@ -220,7 +220,7 @@ def _prepare(
         write_text(path, json.dumps(description, indent=2) + "\n")
     elif old is None:
         raise MismatchedRun(f"{workdir} holds a checkpoint but no run.json, so it is not the workdir of a run")
-    elif different := loop.differences(old, description, "inputs"):
+    elif different := loop.describe_differences(old, description, "inputs"):
         raise MismatchedRun(f"{path} describes another run ({different}): restore what it had, or use a new workdir")
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from service.tokenizer import Tokenizer
 from training.alignment.cooccurrence import Cooccurrence
 from training.config import AlignConfig
-from training.examples.masking import masked, row_keys
+from training.examples.masking import mask_tokens, row_keys
 from training.examples.settings import ExampleSettings, Vocabulary
 
 LENGTHS = np.array([*range(3, 17), 18, 20, 22, 24, 28, 32, 40, 48, 64, 96, 128])  # with [CLS] and [SEP]
@@ -74,7 +74,7 @@ class AlignmentBatches:
                 masked_lm_prob=MASKED_LM_PROB,
             )
             keys = row_keys(self.config.seed, np.full(count, step), np.arange(count), np.zeros(count, np.int64))
-            hidden = masked(
+            hidden = mask_tokens(
                 {name: values[:count] for name, values in features.items()},
                 settings,
                 Vocabulary.of(self.tokenizer),

@@ -20,7 +20,7 @@ from service.tokenizer import Tokenizer
 from training.corpus.files import Source, find_sources, one_line, read, split_of
 from training.corpus.readers.base import ReaderSettings
 from training.files import temporary_name
-from training.progress import Progress
+from training.progress import open_progress
 
 FILE = "lines.npz"  # in the workdir of a run
 TEXTS_PER_CALL = 20_000  # of the tokenizer
@@ -131,12 +131,12 @@ def read_moments(
 
 
 def _documents(sources: list[Source], split: str | None, heldout: float) -> Iterator[tuple[list[str], list[float]]]:
-    progress = Progress("read", len(sources), "files")
-    for done, source in enumerate(sources, 1):
-        for document in read(source, None, ReaderSettings(), Counter()):
-            if split is None or split_of(document.source, heldout) == split:
-                yield document.lines, document.seconds
-        progress.update(done)
+    with open_progress("read", len(sources), "files") as progress:
+        for source in sources:
+            for document in read(source, None, ReaderSettings(), Counter()):
+                if split is None or split_of(document.source, heldout) == split:
+                    yield document.lines, document.seconds
+            progress.update(1)
 
 
 def _tokenized(tokenizer: Tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:

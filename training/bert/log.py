@@ -1,7 +1,7 @@
-"""train_log.jsonl: what a run has passed through, a row every `log_steps` steps, means over those steps.
+"""Writes train_log.jsonl, the history of a run: a row every `log_steps` steps, with means over those steps.
 
-A run that is started again goes back to its checkpoint, so the rows past it are dropped and written again:
-the file reads as if nothing had happened. TensorBoard gets the same rows.
+A resumed run starts from its checkpoint, so the rows after it are dropped and written again: the file looks as if
+the run had never stopped. TensorBoard gets the same rows.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from training.files import write_text
 
 
 class TrainingLog:
-    """The log of a run that stands at `step`."""
+    """The log of a run that is at `step`."""
 
     def __init__(self, path: Path, step: int, log_steps: int) -> None:
         self._path, self._log_steps = path, log_steps
         self._summaries = Summaries(path.parent, step)
         rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        write_text(path, "".join(row for row in rows if _step_of(row) <= step))
+        write_text(path, "".join(row for row in rows if _read_step(row) <= step))
         self._sums: dict[str, float] = {}
         self._steps, self._tokens, self._seconds = 0, 0, 0.0
         self._tokens_per_s = 0.0
 
     def add(self, step: int, metrics: dict[str, float], *, tokens: int, seconds: float) -> float:
-        """Takes one step's metrics and time; returns the rate of the last row, tokens/s."""
+        """Adds the metrics and the time of one step; returns the rate of the last row, in tokens/s."""
         self._sums = {name: self._sums.get(name, 0.0) + value for name, value in metrics.items()}
         self._steps += 1
         self._tokens += tokens
@@ -44,8 +44,8 @@ class TrainingLog:
         return self._tokens_per_s
 
 
-def _step_of(row: str) -> float:
-    """The step of a row; infinite for one that a crash cut short, which is to be dropped."""
+def _read_step(row: str) -> float:
+    """Returns the step of a row; infinity for a row that a crash truncated, so that it is dropped."""
     try:
         return float(json.loads(row)["step"])
     except ValueError:

@@ -1,7 +1,7 @@
-"""The loop of every run: steps, a log, progress, checkpoints; stopped at any moment, it goes on where it was.
+"""The loop of every run: steps, a log, progress, checkpoints; it can be stopped at any moment and resumed.
 
-What a step is, `train` and `align` say. Here is what stands around it: the number of each step decides all that is
-random in it, so a run that was killed and started again passes through the same losses as one that was not.
+`train` and `align` define the steps. Everything random in a step follows from its number, so a run that was killed and
+resumed has the same losses as one that was not.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from training.bert.log import TrainingLog
 from training.bert.optimizer import Moments
 from training.bert.signals import StopSignal
 from training.config import ANY_TIME, RunConfig
-from training.progress import Progress
+from training.progress import open_progress
 
 Variables = dict[str, tf.Variable]
 
 
 class MismatchedRun(ValueError):
-    """The workdir holds a run with other settings or other examples."""
+    """The workdir belongs to a run with other settings or other examples."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of some steps."""
+    """The result of some steps."""
 
-    rows: np.ndarray  # the numbers of each step [steps, numbers]
-    tokens: int  # of all of them
+    rows: np.ndarray  # the metrics of each step [steps, metrics]
+    tokens: int  # in all steps
 
 
-# (number of the first step, how many) → what came of them
+# (number of the first step, number of steps) → their result
 RunSteps = Callable[[int, int], Ran]
 
 
 @dataclass
 class State:
-    """A run's weights and moments, which its steps move, and how many steps it has behind it."""
+    """The weights and moments of a run, which its steps update, and the number of steps done."""
 
     variables: Variables
     moments: Moments
@@ -54,7 +54,7 @@ class State:
 
     @classmethod
     def restore(cls, workdir: Path, shapes: Shapes, initial: Callable[[], dict[str, np.ndarray]]) -> State:
-        """Of the newest checkpoint; or of a new run, which is saved as step 0."""
+        """Restores the newest checkpoint, or starts a run from `initial()` and saves it as step 0."""
         step = checkpoint.latest_step(workdir)
         stored: dict[str, np.ndarray] = {}
         if step is None:
@@ -63,14 +63,14 @@ class State:
             values = read_variables(workdir / f"{checkpoint.MODEL}-{step}", shapes)
             stored = read_checkpoint(workdir / f"{checkpoint.STATE}-{step}")
 
-        def moment(kind: str) -> Variables:
+        def make_variables(kind: str) -> Variables:
             return {
                 name: tf.Variable(stored.get(f"{name}/{kind}", np.zeros_like(value)), trainable=False)
                 for name, value in values.items()
             }
 
         variables = {name: tf.Variable(value) for name, value in values.items()}
-        state = cls(variables, Moments(moment("adam_m"), moment("adam_v")), step or 0)
+        state = cls(variables, Moments(make_variables("adam_m"), make_variables("adam_v")), step or 0)
         if step is None:
             state.save(workdir)
         return state
@@ -84,38 +84,39 @@ class State:
 def be_deterministic(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
     tf.random.set_seed(seed)
-    # TensorFlow's graph optimizer finds nothing to gain here, takes half of the time to start, and its memory pass
+    # TensorFlow's graph optimizer gains nothing here and takes half of the time to start, and its memory pass
     # breaks large models in loops ("Resource … tmp_var … already exists", TensorFlow 2.21).
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def run(what: str, config: RunConfig, workdir: Path, state: State, run_steps: RunSteps, numbers: Sequence[str]) -> Path:
-    """Until `num_train_steps`, SIGTERM or SIGINT; returns the prefix of the newest checkpoint.
+    """Runs until `num_train_steps`, SIGTERM or SIGINT; returns the prefix of the newest checkpoint.
 
-    `numbers` names what each step gives, `loss` and `gradient_norm` among them.
+    `numbers` names the metrics of a step, which include `loss` and `gradient_norm`.
     """
     log = TrainingLog(workdir / "train_log.jsonl", state.step, config.log_steps)
-    progress = Progress(what, config.num_train_steps, "steps", done=state.step)
-    with StopSignal() as stop:
+    progress = open_progress(what, config.num_train_steps, "steps", done=state.step)
+    with progress, StopSignal() as stop:
         while state.step < config.num_train_steps and not stop.received:
             started = time.monotonic()
-            ran = run_steps(state.step, _steps_to_run(config, state.step))
+            ran = run_steps(state.step, _count_steps_to_run(config, state.step))
             seconds = (time.monotonic() - started) / len(ran.rows)
-            for metrics in _checked(ran.rows, numbers, state.step):
+            for metrics in _check(ran.rows, numbers, state.step):
                 state.step += 1
                 rate = log.add(state.step, metrics, tokens=ran.tokens // len(ran.rows), seconds=seconds)
-            progress.update(state.step, f", {rate:,.0f} tokens/s, loss {metrics['loss']:.3f}")
+            progress.set_postfix_str(f"{rate:,.0f} tokens/s, loss {metrics['loss']:.3f}", refresh=False)
+            progress.update(len(ran.rows))
             if state.step % config.save_checkpoints_steps == 0:
                 state.save(workdir)
-        if checkpoint.latest_step(workdir) != state.step:  # the last step, or wherever a signal came
+        if checkpoint.latest_step(workdir) != state.step:  # the last step, or the one at which a signal came
             state.save(workdir)
     return workdir / f"{checkpoint.MODEL}-{state.step}"
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], inputs: str) -> str:
-    """What keeps a run from going on: the settings that were other ones, but for those that may change any time.
+def describe_differences(old: dict[str, Any], new: dict[str, Any], inputs: str) -> str:
+    """Returns what keeps a run from being resumed: the settings that differ, except those that may always change.
 
-    `inputs` is the key under which a run's description tells what it learns from.
+    `inputs` is the key of a run's description that says what it learns from. Empty if nothing differs.
     """
     found = [
         f"{name} was {old['config'].get(name)}"
@@ -123,24 +124,26 @@ def differences(old: dict[str, Any], new: dict[str, Any], inputs: str) -> str:
         if name not in ANY_TIME and old["config"].get(name) != value
     ]
     if old.get(inputs) != new[inputs]:
-        found.append(f"the {inputs} are others")
+        found.append(f"the {inputs} are different")
     return ", ".join(found)
 
 
-def _steps_to_run(config: RunConfig, step: int) -> int:
-    """As many as a loop has, but not past a checkpoint or the end."""
+def _count_steps_to_run(config: RunConfig, step: int) -> int:
+    """Returns `steps_per_loop`, or fewer up to the next checkpoint or the end."""
     to_checkpoint = config.save_checkpoints_steps - step % config.save_checkpoints_steps
     return min(config.steps_per_loop, to_checkpoint, config.num_train_steps - step)
 
 
-def _checked(rows: np.ndarray, numbers: Sequence[str], step: int) -> Iterator[dict[str, float]]:
-    """The numbers of each step by name. Raises FloatingPointError before any is passed on if one went astray.
+def _check(rows: np.ndarray, numbers: Sequence[str], step: int) -> Iterator[dict[str, float]]:
+    """Returns the metrics of each step by name. Raises FloatingPointError, before returning any, if one is not finite.
 
-    A gradient may overflow where the loss does not; either way the weights are lost, and are not to be saved.
+    A gradient may overflow where the loss does not; either way the weights are lost and must not be saved.
     """
     named = [dict(zip(numbers, map(float, row), strict=True)) for row in rows]
     for number, metrics in enumerate(named, step + 1):
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(metrics[name]):
-                raise FloatingPointError(f"the {name} is {metrics[name]} at step {number}: lower learning_rate")
+                raise FloatingPointError(
+                    f"invalid {name}: {metrics[name]} at step {number}; expected a finite number: lower learning_rate"
+                )
     return iter(named)

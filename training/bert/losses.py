@@ -1,7 +1,7 @@
-"""The two pre-training tasks as four numbers of a batch: what training lowers is what evaluation reports.
+"""Computes the losses and accuracies of the two pre-training tasks, for training and evaluation alike.
 
-Sums come first, and means of them second: a batch may be spread over devices and micro-batches, and only the sums
-of its parts can be added.
+Sums are computed first and divided later: a batch may be spread over devices and micro-batches, and only the sums of
+its parts can be added.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ METRICS = ("masked_lm_accuracy", "masked_lm_loss", "next_sentence_accuracy", "ne
 
 
 def loss_sums(params: Params, config: BertConfig, features: Features, **encode_options: Any) -> dict[str, tf.Tensor]:
-    """METRICS, each summed: masked_lm_* over masked tokens by their weight, next_sentence_* over examples."""
+    """Returns METRICS as sums: masked_lm_* over masked tokens by their weight, next_sentence_* over examples."""
     hidden = model.encode(
         params,
         config,
@@ -46,12 +46,12 @@ def loss_sums(params: Params, config: BertConfig, features: Features, **encode_o
 
 
 def means(sums: dict[str, tf.Tensor], predictions: tf.Tensor, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-    """METRICS as run_pretraining.py reports them, of sums over that many masked tokens and examples."""
+    """Divides sums over that many masked tokens and examples: METRICS as run_pretraining.py reports them."""
     return {name: sums[name] / (predictions if name.startswith("masked_lm") else examples) for name in METRICS}
 
 
 def losses(params: Params, config: BertConfig, features: Features, **encode_options: Any) -> dict[str, tf.Tensor]:
-    """The four numbers of one batch, and how many predictions they are means of."""
+    """Returns METRICS of one batch, and `predictions`, the number of masked tokens they are means over."""
     predictions = tf.reduce_sum(features["masked_lm_weights"])
     examples = tf.cast(tf.shape(features["input_ids"])[0], tf.float32)
     sums = loss_sums(params, config, features, **encode_options)

@@ -1,9 +1,9 @@
 """BERT with its two pre-training heads, as pure functions over a dictionary of variables.
 
-The keys of that dictionary are the variable names of google-research/bert, so a checkpoint is the dictionary
-itself and nothing has to be renamed on the way to bert-as-service. There are no layers and no Keras:
-`params["bert/…"]` may be a `tf.Variable` while training, a constant while testing. What a function computes
-depends on its arguments alone.
+The keys of the dictionary are the variable names of google-research/bert, so a checkpoint is the dictionary itself and
+nothing has to be renamed for bert-as-service. There are no layers and no Keras:
+`params["bert/…"]` may be a `tf.Variable` in training and a constant in tests. The result of a function
+depends on its arguments only.
 
 Shapes: b examples, t tokens, h hidden units, n heads, d = h / n, p masked positions, v vocabulary entries.
 """
@@ -24,7 +24,7 @@ MASKED_SCORE = -10000.0
 
 
 def variable_shapes(config: BertConfig) -> Shapes:
-    """Name and shape of every variable of a pre-training checkpoint: 206 of them for 12 layers."""
+    """Returns the name and shape of every variable of a pre-training checkpoint: 206 for 12 layers."""
     h, v = config.hidden_size, config.vocab_size
     return {
         **encoder_shapes(config),
@@ -38,7 +38,7 @@ def variable_shapes(config: BertConfig) -> Shapes:
 
 
 def initial_values(config: BertConfig, seed: int) -> dict[str, np.ndarray]:
-    """Random weights as BERT starts: truncated normal kernels, zero biases, unit LayerNorm gammas."""
+    """Returns BERT's random weights: truncated normal kernels, zero biases, unit LayerNorm gammas."""
     rng = np.random.default_rng(seed)
     values = {}
     for name, shape in variable_shapes(config).items():
@@ -67,14 +67,16 @@ def encode(
     *,
     dropout_seed: tf.Tensor | None = None,
 ) -> list[tf.Tensor]:
-    """Embeddings and the output of every layer, first to last: num_hidden_layers + 1 tensors [b, t, h].
+    """Returns the embeddings and the output of every layer, first to last: num_hidden_layers + 1 tensors [b, t, h].
 
-    With `dropout_seed` (two int32), dropout is on and a function of that seed.
+    With `dropout_seed` (two int32), dropout is on and a function of the seed. Raises ValueError for too many tokens.
     """
     dropout = _Dropout(dropout_seed)
     length = input_ids.shape[1]
     if length > config.max_position_embeddings:
-        raise ValueError(f"{length} tokens, but the model has {config.max_position_embeddings} positions")
+        raise ValueError(
+            f"invalid input: {length} tokens; expected at most {config.max_position_embeddings}, the model's positions"
+        )
     x = tf.gather(params["bert/embeddings/word_embeddings"], input_ids)  # [b, t, h]
     x += tf.gather(params["bert/embeddings/token_type_embeddings"], segment_ids)
     x += params["bert/embeddings/position_embeddings"][:length]  # [t, h]
@@ -83,42 +85,41 @@ def encode(
 
 
 def encode_on(params: Params, config: BertConfig, hidden: tf.Tensor, input_mask: tf.Tensor, done: int) -> tf.Tensor:
-    """The last layer's output, from that of the layer before which `done` layers are: [b, t, h] → [b, t, h]."""
+    """Continues from the output of the first `done` layers to that of the last: [b, t, h] → [b, t, h]."""
     layers = range(done, config.num_hidden_layers)
     return [hidden, *_layers(params, config, hidden, input_mask, layers, _Dropout(None))][-1]
 
 
 def masked_lm_logits(params: Params, sequence: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
-    """Scores over the vocabulary at the masked positions: [b, t, h], [b, p] → [b, p, v]."""
+    """Returns scores over the vocabulary at the masked positions: [b, t, h], [b, p] → [b, p, v]."""
     x = tf.gather(sequence, positions, batch_dims=1)  # [b, p, h]
     x = gelu(_dense(params, "cls/predictions/transform/dense", x))
     x = _layer_norm(params, "cls/predictions/transform", x)
-    # The input embeddings are the output weights too; here they multiply, so in the precision of the other
-    # kernels.
+    # The input embeddings are also the output weights: a kernel here, so in the precision of the other kernels.
     dtype = params["cls/predictions/transform/dense/kernel"].dtype
     embeddings = tf.cast(params["bert/embeddings/word_embeddings"], dtype)  # [v, h]
     return _product(x, embeddings, transpose=True) + params["cls/predictions/output_bias"]
 
 
 def next_sentence_logits(params: Params, sequence: tf.Tensor) -> tf.Tensor:
-    """Scores of "B follows A" (0) and "B is from another document" (1): [b, t, h] → [b, 2]."""
+    """Returns scores of "B follows A" (0) and "B is from another document" (1): [b, t, h] → [b, 2]."""
     pooled = tf.tanh(_dense(params, "bert/pooler/dense", sequence[:, 0]))  # [b, h]
     weights = params["cls/seq_relationship/output_weights"]  # [2, h]
     return _product(pooled, weights, transpose=True) + params["cls/seq_relationship/output_bias"]
 
 
 def with_kernels_as(params: Params, dtype: tf.DType) -> Params:
-    """The same parameters with every kernel cast: matrix products run in `dtype`, all else stays as it is.
+    """Returns the parameters with every kernel cast: matrix products run in `dtype`, everything else in float32.
 
-    The cast is differentiable: gradients arrive in the variables' own float32.
+    The cast is differentiable: gradients arrive in float32.
     """
     return {name: tf.cast(value, dtype) if name.endswith("kernel") else value for name, value in params.items()}
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:
-    """x · Φ(x) with the exact Φ (arXiv 1606.08415), as the BERT of 2018 and bert-serving-server 1.10 compute it.
+    """Computes x · Φ(x) with the exact Φ (arXiv 1606.08415), as the BERT of 2018 and bert-serving-server 1.10 do.
 
-    Google's later code has an approximation by tanh; the vectors of the two differ in the third digit.
+    Google's later code approximates it by tanh; the vectors of the two differ in the third digit.
     """
     return 0.5 * x * (1.0 + tf.math.erf(x * np.sqrt(0.5).astype(x.dtype.as_numpy_dtype)))
 
@@ -144,13 +145,13 @@ def _self_attention(
     heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
     batch, length = _sizes(x)[:2]
 
-    def heads_of(name: str) -> tf.Tensor:
+    def project(name: str) -> tf.Tensor:
         projected = _dense(params, f"{scope}/{name}", x)
         return tf.transpose(tf.reshape(projected, [batch, length, heads, size]), [0, 2, 1, 3])  # [b, n, t, d]
 
-    scores = tf.matmul(heads_of("query"), heads_of("key"), transpose_b=True) * size**-0.5 + bias  # [b, n, t, t]
+    scores = tf.matmul(project("query"), project("key"), transpose_b=True) * size**-0.5 + bias  # [b, n, t, t]
     weights = dropout(tf.nn.softmax(scores), config.attention_probs_dropout_prob)
-    context = tf.transpose(tf.matmul(weights, heads_of("value")), [0, 2, 1, 3])  # [b, t, n, d]
+    context = tf.transpose(tf.matmul(weights, project("value")), [0, 2, 1, 3])  # [b, t, n, d]
     return tf.reshape(context, [batch, length, heads * size])
 
 
@@ -159,9 +160,9 @@ def _dense(params: Params, scope: str, x: tf.Tensor) -> tf.Tensor:
 
 
 def _product(x: tf.Tensor, kernel: tf.Tensor, *, transpose: bool = False) -> tf.Tensor:
-    """x · kernel over the last axis, computed in the kernel's dtype, returned in x's: [..., i] → [..., o].
+    """Multiplies x by a kernel over the last axis, in the kernel's dtype; returns x's dtype: [..., i] → [..., o].
 
-    As one flat product: on CPU the gradient of an einsum over [b, t, i] takes many times longer.
+    One flat product, because on CPU the gradient of an einsum over [b, t, i] takes many times longer.
     """
     inputs, outputs = reversed(kernel.shape) if transpose else kernel.shape
     flat = tf.cast(tf.reshape(x, [-1, inputs]), kernel.dtype)
@@ -170,7 +171,7 @@ def _product(x: tf.Tensor, kernel: tf.Tensor, *, transpose: bool = False) -> tf.
 
 
 def _sizes(x: tf.Tensor) -> list[Any]:
-    """The size along each axis: a number where it is known, so that a compiler finds every shape static."""
+    """Returns the size of each axis: a number where it is known, because a compiler needs static shapes."""
     return [tf.shape(x)[axis] if size is None else size for axis, size in enumerate(x.shape)]
 
 
@@ -181,7 +182,7 @@ def _layer_norm(params: Params, scope: str, x: tf.Tensor) -> tf.Tensor:
 
 
 class _Dropout:
-    """A dropout whose masks follow from one seed, so that a resumed run repeats them."""
+    """A dropout whose masks are a function of one seed, because a resumed run must repeat them."""
 
     def __init__(self, seed: tf.Tensor | None) -> None:
         self._seed, self._calls = seed, 0

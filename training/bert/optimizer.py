@@ -1,9 +1,8 @@
-"""What a gradient does to the weights: pure functions from (weights, moments, gradients) to the next ones.
+"""Optimizers as pure functions: (weights, moments, gradients) → the next weights and moments.
 
-`adamw` is Adam as google-research/bert uses it. It differs from the textbook (and from `tf.keras`): no bias
-correction, epsilon 1e-6, decay of everything but biases and LayerNorm, gradients clipped to a global norm of 1.
-The published recipes depend on these details. `lamb` is for batches of tens of thousands, where one rate no
-longer suits all layers.
+`adamw` is Adam as google-research/bert uses it. It differs from the textbook (and from `tf.keras`): no bias correction,
+epsilon 1e-6, decay of everything but biases and LayerNorm, gradients clipped to a global norm of 1. The published
+recipes depend on these details. `lamb` is for batches of tens of thousands, where one rate does not suit all layers.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ MAX_GRADIENT_NORM = 1.0
 
 
 class Moments(NamedTuple):
-    """Running means of the gradients and of their squares, keyed as the weights are."""
+    """Running means of the gradients and of their squares, keyed like the weights."""
 
     m: Tensors
     v: Tensors
@@ -34,7 +33,7 @@ def learning_rate(step: tf.Tensor, peak: float, num_warmup_steps: int, num_train
 
 
 def clip(gradients: Tensors) -> tuple[Tensors, tf.Tensor]:
-    """The gradients, all scaled by one factor so that their norm is at most 1; and the norm before."""
+    """Scales all gradients by one factor to a global norm of at most 1; returns them and the norm before."""
     clipped, norm = tf.clip_by_global_norm(list(gradients.values()), MAX_GRADIENT_NORM)
     return dict(zip(gradients, clipped, strict=True)), norm
 
@@ -42,8 +41,8 @@ def clip(gradients: Tensors) -> tuple[Tensors, tf.Tensor]:
 def adamw(
     params: Tensors, moments: Moments, gradients: Tensors, rate: tf.Tensor, step: tf.Tensor, weight_decay_rate: float
 ) -> tuple[Tensors, Moments]:
-    """google-research/bert, optimization.py. It takes no notice of the step."""
-    moments = _moved(moments, gradients)
+    """Updates as google-research/bert, optimization.py, does. Ignores the step."""
+    moments = _update_moments(moments, gradients)
     new = {}
     for name, value in params.items():
         update = moments.m[name] / (tf.sqrt(moments.v[name]) + EPSILON)
@@ -56,12 +55,12 @@ def adamw(
 def lamb(
     params: Tensors, moments: Moments, gradients: Tensors, rate: tf.Tensor, step: tf.Tensor, weight_decay_rate: float
 ) -> tuple[Tensors, Moments]:
-    """arXiv 1904.00962, algorithm 2: Adam's update of a variable, scaled to the variable's own norm.
+    """Updates by algorithm 2 of arXiv 1904.00962: Adam's update of a variable, scaled to the variable's norm.
 
-    With bias correction, for which `step` counts from 0. What does not decay is not scaled either, as in the
-    authors' code.
+    Includes bias correction, for which `step` counts from 0. Variables that do not decay are not scaled either, as in
+    the authors' code.
     """
-    moments = _moved(moments, gradients)
+    moments = _update_moments(moments, gradients)
     count = tf.cast(step + 1, tf.float32)
     correction_m, correction_v = 1.0 - BETA_1**count, 1.0 - BETA_2**count
     new = {}
@@ -70,9 +69,9 @@ def lamb(
         if decays(name):
             update += weight_decay_rate * value
             norm, update_norm = tf.norm(value), tf.norm(update)
-            # A variable of zeros has no norm to keep to.
-            whole = tf.logical_and(norm > 0.0, update_norm > 0.0)
-            update *= tf.where(whole, tf.math.divide_no_nan(norm, update_norm), 1.0)
+            # A variable of zeros has no norm to scale to.
+            has_norms = tf.logical_and(norm > 0.0, update_norm > 0.0)
+            update *= tf.where(has_norms, tf.math.divide_no_nan(norm, update_norm), 1.0)
         new[name] = value - rate * update
     return new, moments
 
@@ -81,11 +80,11 @@ OPTIMIZERS = {"adamw": adamw, "lamb": lamb}
 
 
 def decays(name: str) -> bool:
-    """Whether weight decay touches the variable of this name."""
+    """Whether weight decay applies to the variable of this name."""
     return "LayerNorm" not in name and not name.endswith("bias")
 
 
-def _moved(moments: Moments, gradients: Tensors) -> Moments:
+def _update_moments(moments: Moments, gradients: Tensors) -> Moments:
     m = {name: BETA_1 * moments.m[name] + (1 - BETA_1) * gradient for name, gradient in gradients.items()}
     v = {name: BETA_2 * moments.v[name] + (1 - BETA_2) * gradient * gradient for name, gradient in gradients.items()}
     return Moments(m, v)

@@ -1,8 +1,8 @@
-"""SIGTERM, SIGINT: asks to stop, and lets what runs come to a good end.
+"""Handles SIGTERM and SIGINT as requests to stop after the current step.
 
-A machine that is about to be taken away (a spot TPU, a pod) sends SIGTERM, some send it twice, and Ctrl-C in a
-terminal reaches `make` and its child, which then hears from `make` too. None of them may cut a checkpoint short, or the
-end that follows it: whoever started the run goes by its exit status.
+A machine that is about to be preempted (a spot TPU, a pod) sends SIGTERM, sometimes twice, and Ctrl-C in a terminal
+reaches both `make` and its child, which then gets a second signal from `make`. None of them may interrupt the writing
+of a checkpoint, or the exit after it, whose status tells the caller how the run ended.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ PATIENCE_S = 2.0
 
 
 class StopSignal:
-    """Within the block signals only set `received`; but who presses Ctrl-C again, later, is obeyed at once.
+    """A context manager in which signals only set `received`; a second Ctrl-C after PATIENCE_S interrupts at once.
 
-    After it, signals are what they were before; those that repeat the first one are still taken for it.
+    After the block the previous handlers are restored; repetitions of the first signal are still ignored.
     """
 
     def __enter__(self) -> StopSignal:

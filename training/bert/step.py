@@ -1,10 +1,9 @@
-"""One training step as a pure function of tensors: no variable, no state, no shape that is not known beforehand.
+"""One training step as a pure function of tensors: no variables, no state, only static shapes.
 
-So the same function trains on a CPU, on several GPUs and on the eight cores of a TPU, and can be compiled for a TPU
-where there is none. The batch is spread over replicas, and a replica's share may be cut into micro-batches whose
-gradients are added up. What comes out does not depend on either: losses are sums over the parts divided by the
-weight of the whole, gradients are added before they are clipped, and a micro-batch has the dropout of its number
-within the batch.
+So the same function trains on a CPU, on several GPUs and on the eight cores of a TPU, and can be compiled for a TPU on
+a machine without one. The batch is spread over replicas, and a replica's share may be split into micro-batches, whose
+gradients are added up. The result depends on neither: losses are sums over the parts divided by the weight of the
+batch, gradients are added before they are clipped, and the dropout of a micro-batch follows from its number.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Step = Callable[[Tensors, Moments, Features, tf.Tensor], tuple[Tensors, Moments,
 
 @dataclass(frozen=True)
 class Replicas:
-    """Copies of the model that share a batch: how many, which of them runs this, how they add up tensors."""
+    """The copies of the model that share a batch: their number, the index of this one, and how they add up tensors."""
 
     count: int = 1
     index: Callable[[], Any] = lambda: 0
@@ -35,21 +34,21 @@ class Replicas:
 
 
 def make_step(config: TrainConfig, bert_config: BertConfig, replicas: Replicas | None = None) -> Step:
-    """(weights, moments, a replica's share of the batch, number of the step from 0) → the next ones, and metrics.
+    """Returns the step: (weights, moments, a replica's share of the batch, step from 0) → weights, moments, metrics.
 
-    The metrics, METRICS with `loss` and `gradient_norm`, are those of the whole batch, the same on every replica.
+    The metrics, METRICS with `loss` and `gradient_norm`, are of the whole batch and the same on every replica.
     """
     replicas = replicas or Replicas()
     parts = config.micro_batches(replicas.count)
     if config.kernel_dtype == "auto":
-        raise ValueError('kernel_dtype is "auto"; TrainConfig.on() chooses one for a device')
+        raise ValueError('invalid kernel_dtype: "auto"; expected the choice of TrainConfig.on()')
     dtype = tf.as_dtype(config.kernel_dtype)
     update = OPTIMIZERS[config.optimizer]
 
-    def gradients_of(
+    def compute_gradients(
         params: Tensors, features: Features, seed: tf.Tensor, predictions: tf.Tensor
     ) -> tuple[Tensors, Metrics]:
-        """What a micro-batch adds to the gradients, and to the sums, of a batch of that many predictions."""
+        """Returns what a micro-batch adds to the gradients and the sums of a batch with that many predictions."""
         with tf.GradientTape() as tape:
             tape.watch(params)
             sums = loss_sums(model.with_kernels_as(params, dtype), bert_config, features, dropout_seed=seed)
@@ -57,23 +56,23 @@ def make_step(config: TrainConfig, bert_config: BertConfig, replicas: Replicas |
         gradients = tape.gradient(loss, params)
         return {name: tf.convert_to_tensor(gradient) for name, gradient in gradients.items()}, sums
 
-    # Functions of their own are traced once, for however many replicas.
+    # Separate functions are traced once, whatever the number of replicas.
     @tf.function(autograph=False)
-    def share_of(
+    def compute_share(
         params: Tensors, features: Features, step: tf.Tensor, first: tf.Tensor, predictions: tf.Tensor
     ) -> tuple[Tensors, Metrics]:
-        """What a replica, whose micro-batches count from `first`, adds to gradients and sums."""
+        """Returns what a replica, whose micro-batches count from `first`, adds to gradients and sums."""
 
-        def part(number: tf.Tensor) -> tuple[Tensors, Metrics]:
-            # Folded in, not added: no micro-batch of a step may repeat the dropout of another step.
+        def compute_part(number: tf.Tensor) -> tuple[Tensors, Metrics]:
+            # Folded in, not added: a micro-batch must not repeat the dropout of another step.
             seed = tf.random.experimental.stateless_fold_in(tf.stack([config.seed, step]), first + number)
-            share = {name: _part(values, parts, number) for name, values in features.items()}
-            return gradients_of(params, share, seed, predictions)
+            share = {name: _take_part(values, parts, number) for name, values in features.items()}
+            return compute_gradients(params, share, seed, predictions)
 
-        return part(tf.constant(0)) if parts == 1 else _added(part, parts, params)
+        return compute_part(tf.constant(0)) if parts == 1 else _add_parts(compute_part, parts, params)
 
     @tf.function(autograph=False)
-    def moved(
+    def update_weights(
         params: Tensors, moments: Moments, gradients: Tensors, step: tf.Tensor
     ) -> tuple[Tensors, Moments, tf.Tensor]:
         gradients, norm = clip(gradients)
@@ -81,30 +80,30 @@ def make_step(config: TrainConfig, bert_config: BertConfig, replicas: Replicas |
         rate = learning_rate(step + 1, config.learning_rate, config.num_warmup_steps, config.num_train_steps)
         return (*update(params, moments, gradients, rate, step, config.weight_decay_rate), norm)
 
-    def step_of(
+    def step_on_replica(
         params: Tensors, moments: Moments, features: Features, step: tf.Tensor
     ) -> tuple[Tensors, Moments, Metrics]:
         [predictions] = replicas.sum([tf.reduce_sum(features["masked_lm_weights"])])
         first = tf.convert_to_tensor(replicas.index()) * parts
-        gradients, sums = share_of(params, features, step, first, predictions)
+        gradients, sums = compute_share(params, features, step, first, predictions)
         added = replicas.sum([*gradients.values(), *sums.values()])
         gradients = dict(zip(gradients, added[: len(gradients)], strict=True))
         sums = dict(zip(sums, added[len(gradients) :], strict=True))
-        params, moments, norm = moved(params, moments, gradients, step)
+        params, moments, norm = update_weights(params, moments, gradients, step)
         metrics = means(sums, predictions, tf.constant(float(config.batch_size)))
         loss = metrics["masked_lm_loss"] + metrics["next_sentence_loss"]
         return params, moments, {"loss": loss, "gradient_norm": norm, **metrics}
 
-    return step_of
+    return step_on_replica
 
 
-def _part(values: tf.Tensor, parts: int, number: Any) -> tf.Tensor:
-    """One of the parts of a tensor that is cut along its first axis: [b, …] → [b / parts, …]."""
+def _take_part(values: tf.Tensor, parts: int, number: Any) -> tf.Tensor:
+    """Returns one of the parts of a tensor, split along its first axis: [b, …] → [b / parts, …]."""
     return tf.reshape(values, [parts, values.shape[0] // parts, *values.shape[1:]])[number]
 
 
-def _added(part: Callable[[Any], tuple[Tensors, Metrics]], parts: int, params: Tensors) -> tuple[Tensors, Metrics]:
-    """part(0) + part(1) + …, with the activations of one at a time in memory."""
+def _add_parts(part: Callable[[Any], tuple[Tensors, Metrics]], parts: int, params: Tensors) -> tuple[Tensors, Metrics]:
+    """Computes part(0) + part(1) + …, with the activations of one part at a time in memory."""
 
     def add(number: tf.Tensor, total: tuple[Tensors, Metrics]) -> tuple[tf.Tensor, tuple[Tensors, Metrics]]:
         return number + 1, tf.nest.map_structure(tf.add, total, part(number))

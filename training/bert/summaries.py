@@ -1,7 +1,7 @@
-"""A run's numbers as TensorBoard reads them: `tensorboard --logdir WORKDIR`.
+"""Writes the metrics of a run for TensorBoard: `tensorboard --logdir WORKDIR`.
 
-An event file is a TFRecord file of `Event` messages (tensorflow/core/util/event.proto), which TensorFlow can write by
-itself; its `tf.summary.scalar` would want TensorBoard installed where training runs.
+An event file is a TFRecord file of `Event` messages (tensorflow/core/util/event.proto), which TensorFlow alone can
+write; `tf.summary.scalar` would require TensorBoard on the training machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 
 class Summaries:
-    """An event file in `directory`, made with the first numbers that are added."""
+    """An event file in `directory`, created when the first numbers are added."""
 
     def __init__(self, directory: Path, step: int) -> None:
         self._directory, self._step = directory, step
@@ -27,7 +27,7 @@ class Summaries:
             name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
             self._writer = tf.io.TFRecordWriter(str(self._directory / name))
             self._write(file_version="brain.Event:2")
-            # A run that goes on from a checkpoint: what an earlier file holds past it is void.
+            # For a resumed run: makes TensorBoard discard what earlier files have after the checkpoint.
             start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
             self._write(step=self._step + 1, session_log=start)
         values = [tf.compat.v1.Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]

@@ -1,11 +1,11 @@
 """Pre-training: masked LM + next sentence, resumable at any moment by running the same command again.
 
 Every step is a function of (weights, moments, step number): the batch, the learning rate, the masks and the dropout
-follow from the step, and TensorFlow is told to be deterministic. So a run that was killed and started again passes
-through the same losses as one that was not.
+follow from the step number, and TensorFlow is set to be deterministic. So a run that was killed and resumed has the
+same losses as one that was not.
 
-`make_step` is the step; this file is what stands around it: the workdir, the variables, and the loop, which runs on
-the device for `steps_per_loop` steps at a time and hands back the numbers of each.
+`make_step` makes the step. This file has what surrounds it: the workdir, the variables, and the loop on the device,
+which runs `steps_per_loop` steps at a time and returns the metrics of each.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import tensorflow as tf
 from service.model_directory import BertConfig, read_variables
 from service.tokenizer import read_vocab
 from training.bert import checkpoint, loop, model
-from training.bert.devices import has_fast_bfloat16, open_strategy, replicas_of
+from training.bert.devices import has_fast_bfloat16, make_replicas, open_strategy
 from training.bert.loop import MismatchedRun, Ran, RunSteps, State
 from training.bert.losses import METRICS
 from training.bert.step import make_step
 from training.config import TrainConfig
 from training.examples.batches import TrainingSet, training_batches
-from training.files import location, write_text
+from training.files import parse_location, write_text
 
 NUMBERS = ("loss", "gradient_norm", *METRICS)  # of each step
 
@@ -43,12 +43,12 @@ def train(
     bert_config = _prepare(config, workdir, data)
     with strategy.scope():
         shapes = model.variable_shapes(bert_config)
-        state = State.restore(workdir, shapes, lambda: _initial_values(config, bert_config))
+        state = State.restore(workdir, shapes, lambda: _make_initial_values(config, bert_config))
     run_steps = compile_steps(config, bert_config, strategy, data, state)
     try:
         return loop.run("train", config, workdir, state, run_steps, NUMBERS)
     finally:
-        # Masks are made by Python, on threads that read ahead: they must have ended before it does, or it hangs.
+        # Python threads that read ahead make the masks. They must end before the interpreter does, or it hangs.
         del run_steps
         gc.collect()
 
@@ -60,16 +60,16 @@ def compile_steps(
     data: TrainingSet,
     state: State,
 ) -> RunSteps:
-    """The loop over steps from where the run stands, which moves the variables."""
+    """Returns the loop over steps from the current one on, which updates the variables."""
     variables, moments, first_step = state.variables, state.moments, state.step
-    tokens = config.batch_size * data.settings.max_seq_length  # of a step
-    replicas = replicas_of(strategy)
-    config.micro_batches(replicas.count)  # refuses what cannot be shared out before anything is built
-    step_of = make_step(config, bert_config, replicas)
+    tokens = config.batch_size * data.settings.max_seq_length  # per step
+    replicas = make_replicas(strategy)
+    config.micro_batches(replicas.count)  # raises ValueError before anything is built
+    step_on_replica = make_step(config, bert_config, replicas)
 
     def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
         if context.num_input_pipelines > 1:
-            raise ValueError("training on several machines at once is not supported; use the TPU of one machine")
+            raise ValueError("several machines at once are not supported; expected the TPU of one machine")
         return training_batches(
             data,
             batch_size=config.batch_size,
@@ -81,10 +81,10 @@ def compile_steps(
 
     iterator = iter(strategy.distribute_datasets_from_function(batches))
 
-    @tf.autograph.experimental.do_not_convert  # nothing in it needs it, and tracing would take twice as long
+    @tf.autograph.experimental.do_not_convert  # not needed, and tracing would take twice as long
     def on_replica(features: dict[str, tf.Tensor], step: tf.Tensor) -> tf.Tensor:
         params, before = tf.nest.map_structure(tf.convert_to_tensor, (variables, moments))
-        params, after, metrics = step_of(params, before, features, step)
+        params, after, metrics = step_on_replica(params, before, features, step)
         tf.nest.map_structure(lambda variable, value: variable.assign(value), (variables, moments), (params, after))
         return tf.stack([metrics[name] for name in NUMBERS])
 
@@ -103,36 +103,45 @@ def compile_steps(
 
 
 def _prepare(config: TrainConfig, workdir: Path, data: TrainingSet) -> BertConfig:
-    """Makes the workdir self-contained, or checks that what it holds is this very run."""
+    """Makes the workdir self-contained, or checks that it belongs to this run."""
     known = {field.name for field in fields(BertConfig)} - {"vocab_size"}
     if unknown := sorted(config.model.keys() - known):
-        raise ValueError(f"[model] has unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        raise ValueError(f"unknown setting {', '.join(unknown)} in [model]; expected {', '.join(sorted(known))}")
     vocab = data.tokenizer.vocab
     bert_config = BertConfig(**{**config.model, "vocab_size": len(vocab)})
     if data.settings.max_seq_length > bert_config.max_position_embeddings:
         raise ValueError(
-            f"the examples have {data.settings.max_seq_length} tokens, "
-            f"but max_position_embeddings is {bert_config.max_position_embeddings}"
+            f"invalid max_position_embeddings: {bert_config.max_position_embeddings}; expected at least "
+            f"{data.settings.max_seq_length}, the length of the examples"
         )
     run = {"config": asdict(config), "examples": data.report}
     path = workdir / "run.json"
-    if checkpoint.latest_step(workdir) is None:  # nothing to lose: what a failed start wrote here does not count
+    if checkpoint.latest_step(workdir) is None:  # nothing to lose but what a failed start wrote
         workdir.mkdir(parents=True, exist_ok=True)
         write_text(workdir / "vocab.txt", "\n".join(vocab) + "\n")
         write_text(workdir / "bert_config.json", bert_config.to_json())
         write_text(path, json.dumps(run, indent=2) + "\n")
     elif not path.exists():
-        raise MismatchedRun(f"{workdir} holds a checkpoint but no run.json, so it is not the workdir of a run")
-    elif different := loop.differences(json.loads(path.read_text(encoding="utf-8")), run, "examples"):
+        raise MismatchedRun(
+            f"invalid workdir: {workdir} has a checkpoint but no run.json; expected the workdir of a run"
+        )
+    elif different := loop.describe_differences(old := json.loads(path.read_text(encoding="utf-8")), run, "examples"):
+        advice = ""
+        if config.num_train_steps != (steps := old["config"]["num_train_steps"]):
+            advice = (
+                f"; the learning rate is 0 after step {steps}, so a run cannot be lengthened: to train longer, start "
+                f"another one with --set init_checkpoint={workdir / checkpoint.MODEL}-{checkpoint.latest_step(workdir)}"
+            )
         raise MismatchedRun(
             f"{path} describes a run with another config or examples ({different}): restore them, or use a new workdir"
+            f"{advice}"
         )
     elif read_vocab(workdir / "vocab.txt") != vocab:
-        raise MismatchedRun(f"{workdir} is of a run with another config or examples (the vocabulary differs)")
+        raise MismatchedRun(f"{workdir} belongs to a run with another config or examples (the vocabulary differs)")
     return bert_config
 
 
-def _initial_values(config: TrainConfig, bert_config: BertConfig) -> dict[str, np.ndarray]:
+def _make_initial_values(config: TrainConfig, bert_config: BertConfig) -> dict[str, np.ndarray]:
     if config.init_checkpoint:
-        return read_variables(location(config.init_checkpoint), model.variable_shapes(bert_config))
+        return read_variables(parse_location(config.init_checkpoint), model.variable_shapes(bert_config))
     return model.initial_values(bert_config, config.seed)

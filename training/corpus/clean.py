@@ -1,12 +1,11 @@
-"""From recorded danmaku to the recipe's plain text: one danmaku a line, a blank line between documents.
+"""Turns recorded danmaku into plain text: one danmaku per line, a blank line between documents.
 
-Drops what the model could not learn from, counts every drop with its reason, and keeps a share of the
-documents apart for judging (held out by a hash of the document's name, so that it is the same share on every
-run).
+Drops lines that the model could not learn from, counts them by reason, and holds out a share of the documents for
+evaluation. A hash of a document's name decides its split, which is therefore the same on every run.
 
-Files are cleaned in parts, by any number of processes, each part to texts of its own, which are then put together
-in the order of the corpus. So memory holds a document per process, the counts and the files' names, and the bytes
-do not depend on the number of processes. Shards carry that on to machines: one after another they are the whole.
+Files are cleaned in parts by any number of processes. Each part is written to files of its own, which are then joined
+in the order of the corpus. Memory holds one document per process, the counts and the file names, and the output does
+not depend on the number of processes. Shards do the same for machines: joined in order, they are the whole corpus.
 """
 
 from __future__ import annotations
@@ -23,15 +22,25 @@ from tempfile import TemporaryDirectory
 from typing import TextIO
 
 from service.tokenizer import Tokenizer, learn_vocab, read_vocab
-from training.corpus.files import SPLITS, Counts, Shard, Source, find_sources, one_line, read, split_of, write_document
+from training.corpus.files import (
+    SPLITS,
+    Counts,
+    Shard,
+    Source,
+    find_sources,
+    one_line,
+    read,
+    split_of,
+    write_document,
+)
 from training.corpus.parallel import in_order
 from training.corpus.readers import FORMATS
 from training.corpus.readers.base import ReaderSettings
-from training.files import replacing, write_text
-from training.progress import Progress
+from training.files import check_writable, replacing, write_text
+from training.progress import open_progress
 
 MIN_VOCAB_SIZE = 100
-LINES_PER_CALL = 5_000  # of the tokenizer, whose answer is about a kB a line
+LINES_PER_CALL = 5_000  # to the tokenizer, whose result takes about a kB per line
 PART_BYTES, PART_FILES = 4 << 20, 500
 
 
@@ -42,34 +51,33 @@ def clean(
     vocab: Path | None = None,
     vocab_size: int = 8000,
     heldout: float = 0.05,
-    format: str | None = None,
+    format_name: str | None = None,
     settings: ReaderSettings | None = None,
     jobs: int = 1,
     shard: Shard | None = None,
 ) -> dict[str, object]:
     """Writes train.txt, heldout.txt, vocab.txt and report.json under `output`; returns the report.
 
-    Without `vocab` a WordPiece vocabulary is learned from the training documents. A shard has its number in the
-    names of its files; its vocabulary must be given.
+    Without `vocab`, a WordPiece vocabulary is learned from the training documents. A shard needs a given vocabulary;
+    its files have its number in their names. Raises ValueError, before anything is read, for invalid arguments.
     """
     if not 0 <= heldout < 1:
-        raise ValueError(f"the held-out share is {heldout}; it must be at least 0 and below 1")
+        raise ValueError(f"invalid heldout: {heldout}; expected a share from 0 to below 1")
     if vocab_size < MIN_VOCAB_SIZE:
-        raise ValueError(f"the vocabulary's size is {vocab_size}; it must be at least {MIN_VOCAB_SIZE}")
+        raise ValueError(f"invalid vocab_size: {vocab_size}; expected at least {MIN_VOCAB_SIZE}")
     if jobs < 1:
-        raise ValueError(f"jobs is {jobs}; it must be at least 1")
-    if format is not None and format not in FORMATS:
-        raise ValueError(f"the format is {format!r}; it must be one of {', '.join(FORMATS)}")
+        raise ValueError(f"invalid jobs: {jobs}; expected at least 1")
+    if format_name is not None and format_name not in FORMATS:
+        raise ValueError(f"invalid format: {format_name!r}; expected one of {', '.join(FORMATS)}")
     if shard and not vocab:
-        raise ValueError(f"shard {shard} needs the vocabulary of all shards: give one with --vocab")
-    sources, duplicates = find_sources(inputs, format, shard)
+        raise ValueError(f"no vocabulary for shard {shard}; expected --vocab, the same for all shards")
+    sources, duplicates = find_sources(inputs, format_name, shard)
     settings = settings or ReaderSettings()
-    if vocab:
-        tokens = read_vocab(vocab)
-    else:
-        tokens = learn_vocab(_training_texts(sources, format, settings, heldout), vocab_size)
-    cleaner = Cleaner(tokens, heldout, format, settings)
-    output.mkdir(parents=True, exist_ok=True)
+    tokens = read_vocab(vocab) if vocab else None
+    check_writable(output / "report.json")  # learning a vocabulary takes minutes
+    if tokens is None:
+        tokens = learn_vocab(_read_training_texts(sources, format_name, settings, heldout), vocab_size)
+    cleaner = Cleaner(tokens, heldout, format_name, settings)
 
     suffix = shard.suffix if shard else ""
     report_path = output / f"report{suffix}.json"
@@ -77,22 +85,19 @@ def clean(
     with ExitStack() as stack:
         scraps = Path(stack.enter_context(TemporaryDirectory(prefix=".clean-", dir=output)))
         texts = {split: stack.enter_context(replacing(output / f"{split}{suffix}.txt")) for split in SPLITS}
-        parts = list(_parts(sources, scraps))
-        progress = Progress("clean", _kilobytes(sources), "kB")
-        done = 0
-        counted_parts = stack.enter_context(closing(in_order(cleaner, parts, jobs)))  # closed before its scraps are
+        parts = list(_split_into_parts(sources, scraps))
+        progress = stack.enter_context(open_progress("clean", _count_kilobytes(sources), "kB"))
+        counted_parts = stack.enter_context(closing(in_order(cleaner, parts, jobs)))  # closed before its files are
         for part, counted in zip(parts, counted_parts, strict=True):
             counts.update(counted)
             for split, text in texts.items():
                 _move(part.text(split), text)
-            done += _kilobytes(part.sources)
-            progress.update(done)
-        report = _report(counts, shard, len(tokens))
+            progress.update(_count_kilobytes(part.sources))
+        report = _make_report(counts, shard, len(tokens))
         if not shard and not counts["kept", "train", "lines"] + counts["kept", "heldout", "lines"]:
             dropped = {name: count for name, count in report.items() if name.startswith("dropped")}
-            raise ValueError(f"nothing is left of {counts['documents_read',]} documents; {dropped}")
-        # The report is what says that the texts are whole: it goes before the first change and comes after
-        # the last.
+            raise ValueError(f"no danmaku left of {counts['documents_read',]} documents; dropped: {dropped}")
+        # The report vouches for the texts: it is removed before the first change and written after the last.
         report_path.unlink(missing_ok=True)
     write_text(output / "vocab.txt", "\n".join(tokens) + "\n")
     write_text(report_path, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
@@ -101,7 +106,7 @@ def clean(
 
 @dataclass(frozen=True)
 class Part:
-    """Some files in succession, and where their text goes."""
+    """Consecutive files of the corpus, and the prefix of the files for their text."""
 
     sources: list[Source]
     scrap: Path
@@ -112,11 +117,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Cleaner:
-    """Cleans a part of a corpus; sent to every process."""
+    """Cleans one part of a corpus; pickled and sent to every process."""
 
     tokens: list[str]
     heldout: float
-    format: str | None
+    format_name: str | None
     settings: ReaderSettings
 
     @cached_property
@@ -129,7 +134,7 @@ class Cleaner:
         with ExitStack() as stack:
             texts = {split: stack.enter_context(replacing(part.text(split))) for split in SPLITS}
             for source in part.sources:
-                for document in read(source, self.format, self.settings, counts):
+                for document in read(source, self.format_name, self.settings, counts):
                     lines, tokens = sieve.lines(document.lines)
                     if not lines:
                         counts["dropped_documents", "left empty"] += 1
@@ -152,24 +157,24 @@ class Sieve:
         self.unspellable: Counter[str] = Counter()
 
     def lines(self, texts: Sequence[str]) -> tuple[list[str], int]:
-        """Those of the texts, each on one line, that are worth learning from; and their number of tokens."""
+        """Returns the texts worth learning from, each on one line, and their number of tokens."""
         kept, count = [], 0
         for start in range(0, len(texts), LINES_PER_CALL):
             candidates = [one_line(text) for text in texts[start : start + LINES_PER_CALL]]
             for line, ids in zip(candidates, self._tokenizer.ids(candidates), strict=True):
-                if not ids:  # nothing but blanks and control characters
+                if not ids:  # only blanks and control characters
                     self.dropped["blank"] += 1
                 elif self._tokenizer.unk_id in ids:
                     self.dropped["unspellable"] += 1
-                    self.unspellable.update(unspellable_characters(self._tokenizer, line))
+                    self.unspellable.update(find_unspellable_characters(self._tokenizer, line))
                 else:
                     kept.append(line)
                     count += len(ids)
         return kept, count
 
 
-def unspellable_characters(tokenizer: Tokenizer, line: str) -> set[str]:
-    """The characters for which the vocabulary has no token; empty where a word is only too long."""
+def find_unspellable_characters(tokenizer: Tokenizer, line: str) -> set[str]:
+    """Returns the characters that the vocabulary has no token for; none if only a word is too long."""
     characters = [character for character in dict.fromkeys(tokenizer.normalize(line)) if not character.isspace()]
     return {
         character
@@ -178,21 +183,19 @@ def unspellable_characters(tokenizer: Tokenizer, line: str) -> set[str]:
     }
 
 
-def _training_texts(
-    sources: list[Source], format: str | None, settings: ReaderSettings, heldout: float
+def _read_training_texts(
+    sources: list[Source], format_name: str | None, settings: ReaderSettings, heldout: float
 ) -> Iterator[str]:
-    progress = Progress("vocabulary", _kilobytes(sources), "kB")
-    done = 0
-    for source in sources:
-        for document in read(source, format, settings, Counter()):
-            if split_of(document.source, heldout) == "train":
-                yield from document.lines
-        done += _kilobytes([source])
-        progress.update(done)
+    with open_progress("vocabulary", _count_kilobytes(sources), "kB") as progress:
+        for source in sources:
+            for document in read(source, format_name, settings, Counter()):
+                if split_of(document.source, heldout) == "train":
+                    yield from document.lines
+            progress.update(_count_kilobytes([source]))
 
 
-def _parts(sources: list[Source], scraps: Path) -> Iterator[Part]:
-    """The files in stretches that are worth a process's while."""
+def _split_into_parts(sources: list[Source], scraps: Path) -> Iterator[Part]:
+    """Yields consecutive files, as many at a time as are worth starting a task for."""
     part: list[Source] = []
     number = size = 0
     for source in sources:
@@ -211,12 +214,12 @@ def _move(scrap: Path, text: TextIO) -> None:
     scrap.unlink()
 
 
-def _kilobytes(sources: list[Source]) -> int:
-    return sum(-(-source.num_bytes // 1000) for source in sources)  # rounded up, each
+def _count_kilobytes(sources: list[Source]) -> int:
+    return sum(-(-source.num_bytes // 1000) for source in sources)  # each rounded up
 
 
-def _report(counts: Counts, shard: Shard | None, vocab_size: int) -> dict[str, object]:
-    """As it is written: rows that were read = kept lines + dropped ones."""
+def _make_report(counts: Counts, shard: Shard | None, vocab_size: int) -> dict[str, object]:
+    """Returns the content of report.json, in which lines_read = kept lines + dropped lines."""
 
     def under(*place: str) -> dict[str, int]:
         found = [(path[-1], count) for path, count in counts.items() if path[:-1] == place]

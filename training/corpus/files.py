@@ -1,8 +1,8 @@
-"""A corpus: the files that hold danmaku, in one order, and the documents in each; and what `clean` made of them.
+"""The files of a corpus: recordings in one fixed order, and the text that `clean` writes from them.
 
-The order depends on the files' names only: sorted by a hash, so that neighbouring documents are unrelated, and a
-consumer may cut the stream into random samples without holding it in memory. A shard is a stretch of that order, so
-shards one after another are the whole. Nothing about the people who wrote the danmaku passes through here.
+The order depends on the names of the files only. It is that of a hash, so neighbouring documents are unrelated, and a
+consumer can cut the stream into random samples without holding it in memory. A shard is a range of that order; shards
+joined in order are the whole corpus. Nothing about the people who wrote the danmaku passes through here.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from training.corpus.readers import FORMATS, SUFFIXES, plain_text, reader_of
 from training.corpus.readers.base import Document, ReaderSettings, Tally, documents, name_of
 
 SPLITS = ("train", "heldout")
-Counts = Counter[tuple[str, ...]]  # by their place in the report
+Counts = Counter[tuple[str, ...]]  # keyed by place in the report
 SHARD_REPORT = re.compile(r"report-(\d{5})-of-(\d{5})\.json")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file of danmaku, and what it is known by."""
+    """A file of danmaku; `name` identifies it in the corpus."""
 
     name: str
     path: Path
@@ -35,20 +35,20 @@ class Source:
 
 @dataclass(frozen=True)
 class Shard:
-    """The `index`th of `count` parts of a corpus, counted from 0."""
+    """Part `index` of `count` parts of a corpus, counted from 0."""
 
     index: int
     count: int
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count <= 10**5:
-            raise ValueError(f"shard {self}: the first number must be from 0 to one below the second")
+            raise ValueError(f"invalid shard: {self}; expected I/N with I from 0 to N - 1")
 
     @classmethod
     def parse(cls, text: str) -> Shard:
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
         if match is None:
-            raise ValueError(f"shard {text!r}: expected the shard and their number, as in 0/8")
+            raise ValueError(f"invalid shard: {text!r}; expected I/N, such as 0/8")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
@@ -62,13 +62,15 @@ class Shard:
         return hash_of(name) * self.count >> 64 == self.index
 
 
-def find_sources(paths: list[Path], format: str | None = None, shard: Shard | None = None) -> tuple[list[Source], int]:
+def find_sources(
+    paths: list[Path], format_name: str | None = None, shard: Shard | None = None
+) -> tuple[list[Source], int]:
     """The files under the paths, in the order of a hash of their names; and how many were left out.
 
     Left out is a file with the name of an earlier one: the same video again, which would stand on both sides of a
     split. A file reached by two of the paths is one file.
     """
-    suffixes = tuple(FORMATS[format].suffixes if format else SUFFIXES)
+    suffixes = tuple(FORMATS[format_name].suffixes if format_name else SUFFIXES)
     files: dict[str, Path] = {}
     seen: set[Path] = set()
     duplicates = 0
@@ -93,19 +95,22 @@ def find_sources(paths: list[Path], format: str | None = None, shard: Shard | No
 
 
 def read_text(paths: Path | list[Path]) -> Iterator[Document]:
-    """The documents of cleaned text, file after file."""
+    """Yields the documents of cleaned text, file after file."""
     settings = ReaderSettings()
     for path in [paths] if isinstance(paths, Path) else paths:
         yield from documents(path.stem, plain_text.rows(path, settings), settings, Tally())
 
 
 def text_files(directory: Path, split: str) -> list[Path]:
-    """The files with the cleaned text of a split, of a corpus that is whole: one, or one of every shard."""
+    """Returns the files with the cleaned text of a split: one, or one per shard.
+
+    Raises FileNotFoundError or ValueError for a corpus that is not complete.
+    """
     return [directory / f"{split}{suffix}.txt" for suffix in _suffixes(directory)]
 
 
 def kept_counts(directory: Path, split: str) -> dict[str, int]:
-    """How many documents, lines and tokens of a split there are; those that are 0 may be left out."""
+    """Returns the numbers of documents, lines and tokens of a split; numbers that are 0 may be missing."""
     total: dict[str, int] = {}
     for suffix in _suffixes(directory):
         report = json.loads((directory / f"report{suffix}.json").read_text(encoding="utf-8"))
@@ -115,7 +120,7 @@ def kept_counts(directory: Path, split: str) -> dict[str, int]:
 
 
 def hash_of(name: str) -> int:
-    """A 64-bit hash of a document's name that is the same in every process and year."""
+    """Returns a 64-bit hash of a document's name that never changes."""
     return int.from_bytes(blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
 
 
@@ -128,15 +133,15 @@ def _under(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _suffixes(directory: Path) -> list[str]:
-    """What stands between a split's name and `.txt`. The reports vouch for the texts: written after them."""
+    """Returns the part of the file names between the split and `.txt`; a report is written after its texts."""
     shards = {match[0]: match for path in directory.glob("report-*") if (match := SHARD_REPORT.fullmatch(path.name))}
     counts = sorted({int(match[2]) for match in shards.values()})
     if (directory / "report.json").exists():
         counts.insert(0, 1)
     if not counts:
-        raise FileNotFoundError(f"no report.json in {directory}: make a cleaned corpus with `danmaku-train clean`")
+        raise FileNotFoundError(f"no report.json in {directory}; expected a folder written by `danmaku-train clean`")
     if len(counts) > 1 or ((directory / "report.json").exists() and shards):
-        raise ValueError(f"{directory} holds several cleaned corpora, of {counts} shards: keep the files of one")
+        raise ValueError(f"several corpora in {directory}, of {counts} shards; expected the files of one")
     if not shards:
         return [""]
     expected = [Shard(index, counts[0]) for index in range(counts[0])]
@@ -144,15 +149,15 @@ def _suffixes(directory: Path) -> list[str]:
     if missing:
         named = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
         raise FileNotFoundError(
-            f"{len(missing)} of the {counts[0]} shards are missing in {directory}: {named}; "
-            f"make each with `danmaku-train clean --shard {missing[0]}`"
+            f"missing {len(missing)} of the {counts[0]} shards in {directory}: {named}; "
+            f"make each of them with `danmaku-train clean --shard {missing[0]}`"
         )
     return [shard.suffix for shard in expected]
 
 
-def read(source: Source, format: str | None, settings: ReaderSettings, counts: Counts) -> Iterator[Document]:
-    """The documents of a file, whose rows and drops are counted once they have been read."""
-    reader = reader_of(source.path, format)
+def read(source: Source, format_name: str | None, settings: ReaderSettings, counts: Counts) -> Iterator[Document]:
+    """Yields the documents of a file; adds its rows and dropped lines to `counts` at the end."""
+    reader = reader_of(source.path, format_name)
     if reader is None:
         counts["dropped_files", "of no known format"] += 1
         return
@@ -169,15 +174,15 @@ def read(source: Source, format: str | None, settings: ReaderSettings, counts: C
 
 
 def write_document(file: TextIO, lines: list[str]) -> None:
-    """Appends a document as `read_text` reads it."""
+    """Appends a document in the format that `read_text` reads."""
     file.write("\n".join(lines) + "\n\n")
 
 
 def one_line(text: str) -> str:
-    """The text with every run of whitespace, exotic line separators included, as one space."""
+    """Returns the text with each run of whitespace, including exotic line separators, replaced by one space."""
     return " ".join(text.split())
 
 
 def split_of(document_id: str, heldout: float) -> str:
-    """The split a document belongs to, now and on every later run."""
+    """Returns the split of a document, the same on every run and in every version."""
     return "heldout" if hash_of(f"split {document_id}") < heldout * 2**64 else "train"

@@ -1,9 +1,9 @@
-"""How much of one corpus also stands in another, literally: a held-out set is only as new as its danmaku are.
+"""Measures how many danmaku of one corpus also occur, literally, in another.
 
-Danmaku repeat: most held-out streams hold danmaku that some training stream holds too, and a model may know those
-by heart. The split is by stream all the same, for that is what a model meets: another stream, the same 草. So the
-share is reported, and `write_unseen` makes the corpus of the rest. Memory holds eight bytes per distinct danmaku
-of the first corpus and of the second.
+Danmaku repeat: most held-out streams contain danmaku that some training stream contains too, and a model may have
+memorised those. The split is nevertheless by stream, because that is what a model meets in use: another stream, the
+same 草. So the share is reported, and `write_unseen` writes the corpus without them. Memory holds eight bytes per
+distinct danmaku of either corpus.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from training.corpus.files import hash_of, read_text, write_document
 from training.files import replacing
 
 CHUNK = 1_000_000  # danmaku
-MOSTLY = 0.95  # the share from which a document counts as one that was seen: the same stream again
+MOSTLY = 0.95  # share of seen danmaku from which a document counts as seen: it is the same stream again
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Counts of a corpus, and of what of it also stands in `other`."""
+    """Counts of a corpus, and of its parts that also occur in the corpus named `other`."""
 
     other: str
     lines: int
@@ -32,7 +32,7 @@ class Overlap:
     distinct_lines: int
     distinct_lines_in_other: int
     documents: int
-    documents_in_other: int  # of whose danmaku 95 % or more are
+    documents_in_other: int  # with at least 95 % of their danmaku in it
 
     def __str__(self) -> str:
         distinct = _share(self.distinct_lines_in_other, self.distinct_lines)
@@ -44,7 +44,7 @@ class Overlap:
 
 
 def distinct_lines(texts: Path) -> np.ndarray:
-    """The hashes of the distinct danmaku of a cleaned text, sorted: [n] uint64."""
+    """Returns the sorted hashes of the distinct danmaku of a cleaned text: uint64 [n]."""
     found = np.empty(0, np.uint64)
     for chunk in _chunks(hash_of(line) for document in read_text(texts) for line in document.lines):
         found = np.union1d(found, chunk)
@@ -52,7 +52,7 @@ def distinct_lines(texts: Path) -> np.ndarray:
 
 
 def overlap(texts: Path, seen: np.ndarray, other: str) -> Overlap:
-    """Of a cleaned text with the corpus named `other`, whose `distinct_lines` are `seen`."""
+    """Compares a cleaned text with the corpus named `other`, whose hashes of distinct danmaku are `seen`."""
     documents = documents_in_other = lines = lines_in_other = 0
     for document in read_text(texts):
         shared = int(_are_in(document.lines, seen).sum())
@@ -73,7 +73,7 @@ def overlap(texts: Path, seen: np.ndarray, other: str) -> Overlap:
 
 
 def write_unseen(texts: Path, seen: np.ndarray, output: Path) -> int:
-    """Writes the cleaned text without the danmaku whose hashes are `seen`; returns how many documents are left."""
+    """Writes the cleaned text without the danmaku whose hashes are `seen`; returns how many documents remain."""
     documents = 0
     with replacing(output) as file:
         for document in read_text(texts):

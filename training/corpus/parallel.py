@@ -1,7 +1,7 @@
-"""One function over many tasks, in any number of processes, with the results in the order of the tasks.
+"""Maps a function over tasks in any number of processes, with the results in the order of the tasks.
 
-Processes are spawned, not forked: whoever calls may hold threads (TensorFlow does). A worker that is killed, for
-its memory say, is an error here and not a wait without end; and workers do not outlive whoever started them.
+Processes are spawned, not forked, because the caller may have threads (TensorFlow does). If a worker is killed, for its
+memory for example, the caller gets an error instead of waiting forever. Workers end with the process that started them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from typing import Any, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-_function: Callable[[Any], Any]  # of a worker
+_function: Callable[[Any], Any]  # in a worker: what it applies to tasks
 
 
 def in_order(function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Generator[Result, None, None]:
-    """`map`, with up to `jobs` processes. `function` is pickled once for each."""
+    """Yields the results as `map` does, computed by up to `jobs` processes. `function` is pickled once per process.
+
+    Raises OSError if a process is killed.
+    """
     jobs = min(jobs, len(tasks))
     if jobs < 2:
         yield from map(function, tasks)
@@ -32,9 +35,7 @@ def in_order(function: Callable[[Task], Result], tasks: Sequence[Task], jobs: in
     try:
         yield from executor.map(_call, tasks)
     except BrokenProcessPool:
-        raise OSError(
-            f"one of {jobs} processes was killed, probably for want of memory; try again with fewer: --jobs"
-        ) from None
+        raise OSError(f"one of {jobs} processes was killed, probably for lack of memory; try a lower --jobs") from None
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -42,8 +43,8 @@ def in_order(function: Callable[[Task], Result], tasks: Sequence[Task], jobs: in
 def _start(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for every core already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is already a process per core
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

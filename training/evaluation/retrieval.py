@@ -30,7 +30,7 @@ from training.alignment.cooccurrence import CooccurrenceSettings
 from training.alignment.timed_lines import TimedLines, read_moments
 from training.evaluation import baselines
 from training.evaluation.baselines import Embed, Matrix
-from training.progress import Progress
+from training.progress import open_progress
 
 SEED = 20190531  # never changed
 MOMENT_S, MAX_NEIGHBOURS = 3.0, 20
@@ -259,9 +259,9 @@ def evaluate_retrieval(
         embed = baselines.encoder(directory)
         systems += [(directory.name, embed), (f"{directory.name}, whitened", baselines.whitened(embed, train))]
         systems += [(f"{directory.name}, first {dim}", baselines.shortened(embed, dim)) for dim in dims]
-    progress = Progress("evaluate", len(systems), "ways")
     answers = []
-    for name, embed in systems:
-        answers.append(answer(name, embed, questions))
-        progress.update(len(answers))
+    with open_progress("evaluate", len(systems), "ways") as progress:
+        for name, embed in systems:
+            answers.append(answer(name, embed, questions))
+            progress.update(1)
     return answers

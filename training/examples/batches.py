@@ -1,12 +1,11 @@
-"""The order of training: which example stands in which batch, for any step, by arithmetic.
+"""Computes the order of training: which example is in which batch, for any step.
 
-Each epoch takes the shards in an order that follows from (seed, epoch), a few at a time, in turns; within a shard
-examples were shuffled when they were made. How many examples each shard has is known, so a resumed run works out its
-place without reading what it has read before, and goes on as if it had never stopped. Batches run on from one epoch
-into the next, so none is short.
+Each epoch reads the shards in an order computed from (seed, epoch), a few at a time, interleaved; the examples of a
+shard were shuffled when they were made. The number of examples in each shard is known, so a resumed run computes its
+position without reading anything twice, and continues as if it had never stopped. Batches span epochs; none is short.
 
-With `masks = "dynamic"` every example gets new masks each time it is read, as a function of (seed, epoch, shard,
-index); with "static" it has those in the file.
+With `masks = "dynamic"`, an example gets new masks each time it is read, as a function of (seed, epoch, shard, index);
+with "static", it keeps the masks in the file.
 """
 
 from __future__ import annotations
@@ -21,37 +20,39 @@ import numpy as np
 import tensorflow as tf
 
 from service.tokenizer import Tokenizer
-from training.examples.masking import masked_anew, row_keys
+from training.examples.masking import replace_masks, row_keys
 from training.examples.records import shard_paths
 from training.examples.settings import ExampleSettings, Vocabulary
 
-SHARDS_AT_ONCE = 4  # so that the documents of one do not stand side by side
+SHARDS_AT_ONCE = 4  # interleaved, to separate the examples of one document
 BLOCK_LENGTH = 16
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What `danmaku-train examples` left in a directory, of its training documents."""
+    """The training examples in a directory that `danmaku-train examples` wrote."""
 
     paths: list[str]
-    counts: list[int]  # examples of each
+    counts: list[int]  # examples per path
     settings: ExampleSettings
     tokenizer: Tokenizer
     report: dict[str, Any]  # examples.json
 
     @classmethod
     def open(cls, directory: Path) -> TrainingSet:
-        """Raises FileNotFoundError or ValueError for a directory that is not whole."""
+        """Opens a directory. Raises FileNotFoundError or ValueError if it is not complete."""
         if not (directory / "examples.json").exists():
-            raise FileNotFoundError(f"no examples.json in {directory}: make it with `danmaku-train examples`")
+            raise FileNotFoundError(
+                f"no examples.json in {directory}; expected a folder written by `danmaku-train examples`"
+            )
         report = json.loads((directory / "examples.json").read_text(encoding="utf-8"))
         paths = shard_paths(directory, "train")
-        # Shards of another program, or of an older version, are counted.
-        counts = report["shards"]["train"] if "shards" in report else [_count(path) for path in paths]
+        # Shards of another program or of an older version have no counts.
+        counts = report["shards"]["train"] if "shards" in report else [_count_records(path) for path in paths]
         if len(counts) != len(paths) or not all(counts):
             raise ValueError(
-                f"{directory} has {len(paths)} training shards, but its examples.json says {len(counts)}: "
-                "make the examples again"
+                f"invalid examples in {directory}: {len(paths)} training shards; expected {len(counts)}, "
+                "as examples.json says: make the examples again"
             )
         settings = ExampleSettings(**report["settings"])
         return cls(paths, counts, settings, Tokenizer.from_file(directory / "vocab.txt"), report)
@@ -60,12 +61,12 @@ class TrainingSet:
 def training_batches(
     data: TrainingSet, *, batch_size: int, seed: int, first_step: int, masks: str = "static", parts: int = 1
 ) -> tf.data.Dataset:
-    """Endless batches from `first_step` on, the same for one (data, batch_size, seed) wherever it starts.
+    """Returns endless batches from `first_step` on, a function of (data, batch_size, seed) and the step.
 
-    With `parts`, each batch comes as so many consecutive elements of equal size.
+    With `parts`, each batch is that many consecutive elements of equal size.
     """
     vocabulary = Vocabulary.of(data.tokenizer)
-    parsed = _specification(data.settings, words=masks == "dynamic" and data.settings.masking == "wwm")
+    parsed = _make_specification(data.settings, words=masks == "dynamic" and data.settings.masking == "wwm")
     names = list(parsed)
 
     def group(epoch: tf.Tensor, shards: tf.Tensor, skip: tf.Tensor) -> tf.data.Dataset:
@@ -73,7 +74,7 @@ def training_batches(
             records = tf.data.TFRecordDataset(tf.gather(data.paths, number)).enumerate()
             return records.map(lambda index, record: (record, epoch, number, index))
 
-        # Of one epoch only, or few shards would fill a batch with copies of the same examples.
+        # Shards of one epoch only, or few shards would fill a batch with copies of the same examples.
         # `deterministic` keeps the order.
         return (
             tf.data.Dataset.from_tensor_slices(shards)
@@ -87,10 +88,12 @@ def training_batches(
     def remask(epoch: Any, shard: Any, index: Any, *values: Any) -> list[np.ndarray]:
         features = dict(zip(names, values, strict=True))
         keys = row_keys(seed, shard, index, epoch)
-        new = masked_anew(features, data.settings, vocabulary, keys)
+        new = replace_masks(features, data.settings, vocabulary, keys)
         return [new[name] for name in names]
 
-    def features_of(records: tf.Tensor, epoch: tf.Tensor, shard: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
+    def parse_features(
+        records: tf.Tensor, epoch: tf.Tensor, shard: tf.Tensor, index: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         features = tf.io.parse_example(records, parsed)
         values = [tf.cast(v, tf.int32) if v.dtype == tf.int64 else v for v in map(features.get, names)]
         if masks == "dynamic":
@@ -104,13 +107,13 @@ def training_batches(
         lambda: schedule(data.counts, seed=seed, first_example=first_step * batch_size), output_signature=signature
     )
     records = groups.flat_map(group).batch(batch_size // parts, drop_remainder=True)
-    return records.map(features_of, num_parallel_calls=2, deterministic=True).prefetch(2 * parts)
+    return records.map(parse_features, num_parallel_calls=2, deterministic=True).prefetch(2 * parts)
 
 
 def schedule(counts: list[int], *, seed: int, first_example: int) -> Iterator[tuple[int, list[int], int]]:
-    """Which shards are read together, without end: (epoch, numbers filled up with -1, examples to pass over).
+    """Yields, endlessly, which shards are read together: (epoch, shard numbers padded with -1, examples to skip).
 
-    Begins with the group that holds the example of that number, counted over all epochs.
+    Starts with the group that contains `first_example`, counted over all epochs.
     """
     epoch, left = divmod(first_example, sum(counts))
     while True:
@@ -124,12 +127,12 @@ def schedule(counts: list[int], *, seed: int, first_example: int) -> Iterator[tu
         epoch += 1
 
 
-def _count(path: str) -> int:
+def _count_records(path: str) -> int:
     return int(tf.data.TFRecordDataset(path).reduce(np.int64(0), lambda count, _: count + 1))
 
 
-def _specification(settings: ExampleSettings, *, words: bool) -> dict[str, tf.io.FixedLenFeature]:
-    """The features of a record, as the input_fn of run_pretraining.py declares them."""
+def _make_specification(settings: ExampleSettings, *, words: bool) -> dict[str, tf.io.FixedLenFeature]:
+    """Returns the features of a record, as the input_fn of run_pretraining.py declares them."""
     t, p = settings.max_seq_length, settings.max_predictions_per_seq
     lengths = {"input_ids": t, "input_mask": t, "segment_ids": t, "masked_lm_positions": p, "masked_lm_ids": p}
     lengths |= {"next_sentence_labels": 1} | ({"word_starts": t} if words else {})

@@ -1,8 +1,8 @@
-"""Examples → TFRecord shards with the feature names of google-research/bert: the exchange format of BERT's trainers.
+"""Writes examples to TFRecord shards with the feature names of google-research/bert, the format of BERT's trainers.
 
-Shards made by Google's create_pretraining_data.py can be trained on here, and these there. Beside the shards lie the
-vocabulary and examples.json, which says what they are: the settings, how many examples each shard has, and a digest
-by which a run knows its data again.
+Shards of Google's create_pretraining_data.py can be trained on here, and these shards there. The vocabulary and
+examples.json are written beside them: the settings, the number of examples per shard, and a digest that identifies the
+data of a run.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from training.corpus.files import SPLITS, kept_counts, text_files
 from training.examples.sentence_pairs import make_shards
 from training.examples.settings import ExampleSettings
 from training.files import temporary_name, write_text
-from training.progress import Progress
+from training.progress import open_progress
 
 
 def write_examples(
     corpus: Path, output: Path, settings: ExampleSettings, *, seed: int = 1, lines_per_shard: int = 100_000
 ) -> dict[str, object]:
-    """TFRecord shards of a cleaned corpus's splits, its vocab.txt, and examples.json, which is returned too.
+    """Writes the TFRecord shards of a cleaned corpus, its vocab.txt and examples.json; returns the latter.
 
-    A split of fewer than two documents gets none: a next sentence needs another document to draw from.
+    A split with fewer than two documents has no shards: a next sentence is drawn from another document.
     """
     if lines_per_shard < 1:
-        raise ValueError(f"lines_per_shard is {lines_per_shard}; it must be at least 1")
+        raise ValueError(f"invalid lines_per_shard: {lines_per_shard}; expected at least 1")
     lines = {split: kept_counts(corpus, split) for split in SPLITS}
     tokenizer = Tokenizer.from_file(corpus / "vocab.txt")
     output.mkdir(parents=True, exist_ok=True)
-    # Training wants this file: gone before the first change and written after the last, it vouches for the
+    # Training requires this file. Removed before the first change and written after the last, it vouches for the
     # shards.
     (output / "examples.json").unlink(missing_ok=True)
     counts: dict[str, int] = {}
@@ -46,25 +46,22 @@ def write_examples(
         for old in output.glob(f"{split}-*.tfrecord"):
             old.unlink()
         shard_counts[split] = []
-        if lines[split].get("documents", 0) < 2:  # no other document to draw a next sentence from
+        if lines[split].get("documents", 0) < 2:  # no other document to draw from
             counts[split] = 0
             continue
         shards = max(1, round(lines[split]["lines"] / lines_per_shard))
-        progress = Progress(f"examples of {split}", shards, "shards")
-        counts[split] = 0
         texts = text_files(corpus, split)
         made = make_shards(texts, tokenizer, settings, seed=seed, lines_per_shard=lines_per_shard)
-        for number, features in enumerate(made):
-            write_shard(output / f"{split}-{number:05}.tfrecord", features)
-            counts[split] += len(features["input_ids"])
-            shard_counts[split].append(len(features["input_ids"]))
-            for name in sorted(features):
-                digest.update(features[name].data)
-            progress.update(min(number + 1, shards))
+        with open_progress(f"examples of {split}", shards, "shards") as progress:
+            for number, features in enumerate(made):
+                write_shard(output / f"{split}-{number:05}.tfrecord", features)
+                shard_counts[split].append(len(features["input_ids"]))
+                for name in sorted(features):
+                    digest.update(features[name].data)
+                progress.update(1)
+        counts[split] = sum(shard_counts[split])
     if not any(counts.values()):
-        raise ValueError(
-            f"no split of {corpus} has two documents, and the next-sentence task needs another to draw from"
-        )
+        raise ValueError(f"no split of {corpus} has two documents; expected at least 2, to draw a next sentence from")
     write_text(output / "vocab.txt", (corpus / "vocab.txt").read_text(encoding="utf-8"))
     report = {
         "examples": counts,
@@ -78,7 +75,7 @@ def write_examples(
 
 
 def write_shard(path: Path, features: dict[str, np.ndarray]) -> None:
-    """One TFRecord file: features as `make_examples` returns them, a `tf.train.Example` per row."""
+    """Writes one TFRecord file: a `tf.train.Example` per row of the features that `make_examples` returns."""
     with temporary_name(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
         for row in range(len(features["input_ids"])):
             example = tf.train.Example()
@@ -92,11 +89,13 @@ def write_shard(path: Path, features: dict[str, np.ndarray]) -> None:
 def shard_paths(directory: Path, split: str) -> list[str]:
     paths = sorted(map(str, directory.glob(f"{split}-*.tfrecord")))
     if not paths:
-        raise FileNotFoundError(f"no {split}-*.tfrecord in {directory}: make them with `danmaku-train examples`")
+        raise FileNotFoundError(
+            f"no {split}-*.tfrecord in {directory}; expected a folder written by `danmaku-train examples`"
+        )
     return paths
 
 
 def evaluation_batches(features: dict[str, np.ndarray], batch_size: int) -> Iterator[dict[str, tf.Tensor]]:
-    """Every example once, in order; the last batch may be short."""
+    """Yields every example once, in order; the last batch may be short."""
     for start in range(0, len(features["input_ids"]), batch_size):
         yield {name: tf.constant(values[start : start + batch_size]) for name, values in features.items()}

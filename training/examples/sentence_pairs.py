@@ -1,13 +1,11 @@
-"""From documents to masked-LM + next-sentence examples, as google-research/bert defines the two tasks.
+"""Makes masked-LM and next-sentence examples from documents, as google-research/bert defines the two tasks.
 
-Pure functions of (token ids, settings, random generator), without TensorFlow. `make_shards` streams the
-cleaned text: the documents of two shards are all it ever holds, and a shard depends only on its documents,
-the seed and its number. Masks are put in where the example is made (`static`), and may be put in anew whenever it
-is read (training/examples/masking.py).
+Pure functions of (token ids, settings, random generator), without TensorFlow. `make_shards` streams the cleaned text:
+it holds the documents of at most two shards, and a shard depends only on its documents, the seed and its number. Masks
+are made with the example (`static`) and may be replaced each time it is read (training/examples/masking.py).
 
-An example is `[CLS] A [SEP] B [SEP]`, where A and B are each one or more consecutive danmaku. Half of the
-time B is what follows A; else B is from another document, and what should have followed opens the next
-example.
+An example is `[CLS] A [SEP] B [SEP]`, where A and B are each one or more consecutive danmaku. Half of the time B
+follows A in the document; otherwise B is from another document, and the lines that follow A start the next example.
 """
 
 from __future__ import annotations
@@ -21,19 +19,19 @@ import numpy as np
 from service.tokenizer import Tokenizer
 from training.corpus.files import read_text
 from training.corpus.readers.base import Document
-from training.examples.masking import masked
+from training.examples.masking import mask_tokens
 from training.examples.settings import ExampleSettings, Vocabulary
-from training.examples.words import CONTINUES, lines_with_words
+from training.examples.words import CONTINUES, tokenize_words
 
-Line = list[int]  # the ids of one danmaku; for whole-word masking with the flag CONTINUES inside words
+Line = list[int]  # the token ids of one danmaku; for whole-word masking, with the flag CONTINUES inside words
 
 
 def sentence_pairs(
     documents: Sequence[Sequence[Line]], settings: ExampleSettings, rng: np.random.Generator
 ) -> Iterator[tuple[Line, Line, bool]]:
-    """(A, B, is_random_next) over all documents once; every line stands in at least one pair."""
+    """Yields (A, B, is_random_next) for one pass over all documents; every line is in at least one pair."""
     if len(documents) < 2:
-        raise ValueError(f"{len(documents)} document: the next-sentence task needs another one to draw from")
+        raise ValueError(f"got {len(documents)} document; expected at least 2, to draw a next sentence from")
     longest = settings.max_seq_length - 3  # [CLS], [SEP], [SEP]
     for index, lines in enumerate(documents):
         start = 0
@@ -49,7 +47,7 @@ def sentence_pairs(
                 end += 1
             alone = end - start == 1
             split = end if alone else int(rng.integers(start + 1, end))
-            a = _joined(lines[start:split])
+            a = _concatenate(lines[start:split])
             is_random_next = alone or rng.random() < 0.5
             if is_random_next:
                 other = int(rng.integers(len(documents) - 1))
@@ -61,34 +59,12 @@ def sentence_pairs(
                         break
                     b += line
                 b = b or list(partner[first])
-                start = split  # the lines that a true B would have used are not lost
+                start = split  # a true B would have used these lines: they start the next example
             else:
-                b = _joined(lines[split:end])
+                b = _concatenate(lines[split:end])
                 start = end
             _truncate(a, b, target, rng)
             yield a, b, is_random_next
-
-
-def mask(
-    tokens: Sequence[int], settings: ExampleSettings, vocabulary: Vocabulary, rng: np.random.Generator
-) -> tuple[list[int], list[int], list[int]]:
-    """(tokens with some replaced, their positions in order, their true ids).
-
-    Of the chosen 15 %, 80 % become [MASK], 10 % stay and 10 % become a random token (arXiv 1810.04805,
-    section 3.1).
-    """
-    special = (vocabulary.cls_id, vocabulary.sep_id)
-    candidates = [position for position, token in enumerate(tokens) if token not in special]
-    count = max(1, round(len(candidates) * settings.masked_lm_prob))
-    count = min(count, settings.max_predictions_per_seq)
-    positions = sorted(rng.choice(candidates, size=count, replace=False).tolist())
-    masked = list(tokens)
-    for position, fate in zip(positions, rng.random(count), strict=True):
-        if fate < 0.8:
-            masked[position] = vocabulary.mask_id
-        elif fate < 0.9:
-            masked[position] = int(rng.integers(vocabulary.num_special, vocabulary.size))
-    return masked, positions, [tokens[position] for position in positions]
 
 
 def make_examples(
@@ -97,18 +73,16 @@ def make_examples(
     vocabulary: Vocabulary,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """All examples of a shard, shuffled: feature names of run_pretraining.py → arrays of n rows.
+    """Makes the examples of a shard, shuffled: feature names of run_pretraining.py → arrays of n rows.
 
     input_ids, input_mask, segment_ids [n, max_seq_length]; masked_lm_positions, masked_lm_ids,
     masked_lm_weights [n, max_predictions_per_seq]; next_sentence_labels [n, 1], where 1 means that B is from
-    another document. For whole-word masking also word_starts [n, max_seq_length], which BERT's own code ignores.
+    another document. Whole-word masking adds word_starts [n, max_seq_length], which BERT's own code ignores.
     """
     pairs = [pair for _ in range(settings.dupe_factor) for pair in sentence_pairs(documents, settings, rng)]
     rng.shuffle(pairs)
-    n, t, p = len(pairs), settings.max_seq_length, settings.max_predictions_per_seq
+    n, t = len(pairs), settings.max_seq_length
     features = {name: np.zeros((n, t), np.int32) for name in ("input_ids", "input_mask", "segment_ids")}
-    features |= {name: np.zeros((n, p), np.int32) for name in ("masked_lm_positions", "masked_lm_ids")}
-    features["masked_lm_weights"] = np.zeros((n, p), np.float32)
     features["next_sentence_labels"] = np.zeros((n, 1), np.int32)
     features["input_ids"][:] = vocabulary.pad_id
     if settings.masking == "wwm":
@@ -121,30 +95,23 @@ def make_examples(
         if settings.masking == "wwm":
             features["word_starts"][row, : len(tokens)] = [not token & CONTINUES for token in tokens]
             tokens = [token & ~CONTINUES for token in tokens]
-        if settings.masking == "char":
-            tokens, positions, ids = mask(tokens, settings, vocabulary, rng)
-            features["masked_lm_positions"][row, : len(ids)] = positions
-            features["masked_lm_ids"][row, : len(ids)] = ids
-            features["masked_lm_weights"][row, : len(ids)] = 1.0
         features["input_ids"][row, : len(tokens)] = tokens
-    if settings.masking == "char":  # done, with the very draws that evaluation's frozen masks are made of
-        return features
-    return masked(features, settings, vocabulary, rng.integers(2**64, size=n, dtype=np.uint64))
+    return mask_tokens(features, settings, vocabulary, rng.integers(2**64, size=n, dtype=np.uint64))
 
 
 def make_shards(
     texts: Path | list[Path], tokenizer: Tokenizer, settings: ExampleSettings, *, seed: int, lines_per_shard: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The examples of a cleaned text, shard by shard: a function of (documents, settings, seed, number)."""
+    """Yields the examples of a cleaned text by shard, each a function of (documents, settings, seed, number)."""
     vocabulary = Vocabulary.of(tokenizer)
-    for number, documents in enumerate(group(read_text(texts), lines_per_shard)):
-        of_lines = partial(lines_with_words, tokenizer) if settings.masking == "wwm" else tokenizer.ids
-        ids = [of_lines(document.lines) for document in documents]
+    for number, documents in enumerate(group_documents(read_text(texts), lines_per_shard)):
+        tokenize = partial(tokenize_words, tokenizer) if settings.masking == "wwm" else tokenizer.ids
+        ids = [tokenize(document.lines) for document in documents]
         yield make_examples(ids, settings, vocabulary, np.random.default_rng([seed, number]))
 
 
-def group(documents: Iterator[Document], lines_per_shard: int) -> Iterator[list[Document]]:
-    """Consecutive documents of about `lines_per_shard` lines, never one document alone unless it is all."""
+def group_documents(documents: Iterator[Document], lines_per_shard: int) -> Iterator[list[Document]]:
+    """Yields lists of consecutive documents with about `lines_per_shard` lines; never one alone if there are more."""
     shard: list[Document] = []
     ready: list[Document] = []
     lines = 0
@@ -160,12 +127,12 @@ def group(documents: Iterator[Document], lines_per_shard: int) -> Iterator[list[
     yield from (group for group in (ready, shard) if group)
 
 
-def _joined(lines: Sequence[Line]) -> Line:
+def _concatenate(lines: Sequence[Line]) -> Line:
     return [token for line in lines for token in line]
 
 
 def _truncate(a: Line, b: Line, target: int, rng: np.random.Generator) -> None:
-    """Shortens the longer of the two, at its front or its back, until both fit."""
+    """Removes tokens from the front or the back of the longer one, in place, until both have `target` tokens in all."""
     while len(a) + len(b) > target:
         longer = a if len(a) > len(b) else b
         if rng.random() < 0.5:

@@ -1,7 +1,7 @@
-"""Words of Chinese danmaku, for whole-word masking: BERT's tokens are single characters, so words must be found.
+"""Finds the words of Chinese danmaku, for whole-word masking: BERT's tokens are single characters.
 
-They are found by jieba's dictionary and hidden Markov model, as `rjieba` (jieba-rs) implements them. Its dictionary is
-of general Chinese: 阿夸 may be cut in two. A mask then hides a character, as `char` does.
+`rjieba` (jieba-rs) finds them, with jieba's dictionary and hidden Markov model. The dictionary is of general Chinese
+and may split 阿夸 in two; a mask then hides one character, as with `char`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 
 from service.tokenizer import Tokenizer
 
-# Set in the id of a token that goes on with the word of the token before it. A flag travels with its token through
-# whatever joins and cuts lines; no vocabulary has a billion tokens.
+# Set in the id of a token that continues the word of the token before it. The flag stays with its token when lines
+# are joined and truncated; no vocabulary has a billion tokens.
 CONTINUES = 1 << 30
 
 
-def lines_with_words(tokenizer: Tokenizer, lines: Sequence[str]) -> list[list[int]]:
-    """The ids of each line, flagged with CONTINUES inside words."""
+def tokenize_words(tokenizer: Tokenizer, lines: Sequence[str]) -> list[list[int]]:
+    """Returns the token ids of each line, flagged with CONTINUES inside words."""
     import rjieba
 
     flagged = []
     for line, (ids, places) in zip(lines, tokenizer.ids_and_places(lines), strict=True):
-        word_of: list[int] = []  # of each character, the number of its word
+        word_of: list[int] = []  # the number of each character's word
         for number, word in enumerate(rjieba.cut(line)):
             word_of += [number] * len(word)
         words = [word_of[start] for start, _ in places]
@@ -37,5 +37,5 @@ def lines_with_words(tokenizer: Tokenizer, lines: Sequence[str]) -> list[list[in
 
 
 def _is_piece(tokenizer: Tokenizer, token: int) -> bool:
-    """Whether the token only goes on with a word: BERT marks such a one with ##."""
+    """Whether the token continues a word, which BERT marks with ##."""
     return tokenizer.vocab[token].startswith("##")

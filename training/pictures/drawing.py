@@ -1,7 +1,6 @@
-"""Panels as a picture, PNG or SVG, by matplotlib.
+"""Draws panels as a picture, PNG or SVG, with matplotlib.
 
-The pairs of words that the recipe reads from its picture are in colour and joined by a line, so that it shows at a
-glance what training has brought together.
+The pairs of words in READINGS are coloured and joined by a line, to show what training has brought together.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ PANEL_INCHES = 9.0
 FONT_SIZE = 10.0
 INK, ACCENT, FAINT = "#3b4148", "#1f5fa8", "#c3c9d0"
 GAP = 2  # pixels around a label
-NEAR = 8  # pixels from a point to its label that need no line
+NEAR = 8  # pixels between a point and its label up to which no line is drawn
 
 
 def draw(panels: Sequence[Panel], output: Path) -> None:
-    """The panels side by side in one file."""
-    # DejaVu draws what a font for Chinese may lack: emoticons, letters. Text stays text in an SVG.
+    """Draws the panels side by side to one file."""
+    # DejaVu has what a Chinese font may lack, such as emoticons.
     style: Any = {
         "font.family": [find_font(), "DejaVu Sans"],
         "font.size": FONT_SIZE,
@@ -58,7 +57,7 @@ def draw(panels: Sequence[Panel], output: Path) -> None:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, panel in zip(axes, panels, strict=True):
             _scatter(axis, panel)
-        canvas.draw()  # settles the layout, without which labels cannot be measured
+        canvas.draw()  # computes the layout, without which labels cannot be measured
         figure.set_layout_engine("none")
         for axis, panel in zip(axes, panels, strict=True):
             _label(axis, panel, canvas.get_renderer())
@@ -68,8 +67,8 @@ def draw(panels: Sequence[Panel], output: Path) -> None:
 
 
 def find_font() -> str:
-    """The family of an installed font that can draw Chinese; FileNotFoundError names a package with one."""
-    # Matplotlib remembers the fonts that it once saw, so one installed since is only found by looking again.
+    """Returns the family of an installed font with Chinese. Raises FileNotFoundError if there is none."""
+    # Matplotlib caches its list of fonts; a font installed since is found only by a new scan.
     for fonts in (font_manager.fontManager, None):
         fonts = fonts or font_manager.FontManager()
         installed = {entry.name: entry.fname for entry in fonts.ttflist}
@@ -78,7 +77,7 @@ def find_font() -> str:
                 if fonts is not font_manager.fontManager:
                     font_manager.fontManager.addfont(installed[name])
                 return name
-    raise FileNotFoundError("no font for Chinese is installed: apt-get install fonts-noto-cjk")
+    raise FileNotFoundError("no font with Chinese is installed; expected one such as apt-get install fonts-noto-cjk")
 
 
 def _scatter(axis: Axes, panel: Panel) -> None:
@@ -87,19 +86,19 @@ def _scatter(axis: Axes, panel: Panel) -> None:
     read = {number for pair in panel.pairs for number in pair}
     for first, second in panel.pairs:
         axis.plot(*panel.points[[first, second]].T, color=ACCENT, alpha=0.22, linewidth=0.9, zorder=1)
-    colours = [ACCENT if number in read else INK for number in panel.drawn]
-    x, y = panel.points[panel.drawn].T
+    colours = [ACCENT if number in read else INK for number in panel.indices]
+    x, y = panel.points[panel.indices].T
     axis.scatter(x, y, s=12, c=colours, linewidths=0, zorder=2)
     axis.margins(0.06)
 
 
 def _label(axis: Axes, panel: Panel, renderer: RendererAgg) -> None:
-    """Writes each word beside its point; by a line where it is far."""
+    """Writes each word beside its point, with a line to it where it is far."""
     read = {number for pair in panel.pairs for number in pair}
-    pixels = axis.transData.transform(panel.points[panel.drawn])  # [n, 2]
+    pixels = axis.transData.transform(panel.points[panel.indices])  # [n, 2]
     labels = [
         axis.text(0, 0, panel.texts[n], color=ACCENT if n in read else INK, va="bottom", ha="left", parse_math=False)
-        for n in panel.drawn
+        for n in panel.indices
     ]
     extents = [label.get_window_extent(renderer) for label in labels]
     sizes = [(extent.width + 2 * GAP, extent.height + 2 * GAP) for extent in extents]

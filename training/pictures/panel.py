@@ -1,4 +1,4 @@
-"""What one model makes of the words: the data of a picture, which the drawings share."""
+"""The data of one panel of a picture, for every way of drawing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.pictures.readings import READINGS
 
 @dataclass(frozen=True)
 class Panel:
-    """What one model makes of the words: [n, dim] and [n, 2], rows of NaN where it knows nothing of a word."""
+    """The words as one model sees them: `vectors` [n, dim] and `points` [n, 2]; rows of NaN for unknown words."""
 
     model: str
     texts: list[str]
@@ -19,12 +19,12 @@ class Panel:
     points: np.ndarray
 
     @property
-    def drawn(self) -> np.ndarray:
-        """The numbers of the words that have a place."""
+    def indices(self) -> np.ndarray:
+        """The indices of the words that have a point."""
         return np.flatnonzero(~np.isnan(self.points[:, 0]))
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """The recipe's readings, as numbers of words that both have a place."""
-        places = {self.texts[number]: int(number) for number in self.drawn}
+        """The pairs of READINGS, as indices of words that both have a point."""
+        places = {self.texts[number]: int(number) for number in self.indices}
         return [(places[a], places[b]) for a, b in READINGS if a in places and b in places]

@@ -1,7 +1,7 @@
-"""What the recipe read from its picture of the tuned model, as numbers: how near its pairs of words stand.
+"""Measures how near pairs of related words are: the pairs that the original recipe read from its picture.
 
-A reading is the pair's ranks by cosine among all words of the picture: which neighbour of the first the second is,
-and the other way round; 1 is the nearest. Unlike distances in a picture by t-SNE they do not depend on chance.
+A reading is the ranks of a pair by cosine among all words of the picture: which neighbour of the first word the second
+is, and the reverse; 1 is the nearest. Unlike distances in a t-SNE picture, ranks do not depend on chance.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ READINGS = (
 
 @dataclass(frozen=True)
 class Rank:
-    """Of a pair in one model."""
+    """The ranks of a pair in one model."""
 
     forth: int  # which neighbour of the first the second is
     back: int  # which neighbour of the second the first is
@@ -39,14 +39,14 @@ class Rank:
 
 
 def similarities(values: np.ndarray) -> np.ndarray:
-    """Cosines of vectors [n, dim] with each other: [n, n]; NaN where there is no vector."""
+    """Returns the cosines of vectors [n, dim] with each other: [n, n]; NaN where there is no vector."""
     unit = values.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     return np.asarray(unit @ unit.T)
 
 
 def rank(cosines: np.ndarray, first: int, second: int) -> Rank | None:
-    """None if one of the two has no vector. Words without one are nobody's neighbours."""
+    """Returns the ranks of a pair; None if one word has no vector. Words without a vector are not counted."""
     if np.isnan(cosine := cosines[first, second]):
         return None
 
@@ -59,7 +59,7 @@ def rank(cosines: np.ndarray, first: int, second: int) -> Rank | None:
 
 
 def read(texts: list[str], models: list[Vectors]) -> list[tuple[str, str, list[Rank | None]]]:
-    """The readings whose words are among the texts, each with its rank in every model."""
+    """Returns the readings whose words are among the texts, each with its rank in every model."""
     cosines = [similarities(model.values) for model in models]
     places = {text: number for number, text in enumerate(texts)}
     return [
@@ -69,8 +69,8 @@ def read(texts: list[str], models: list[Vectors]) -> list[tuple[str, str, list[R
     ]
 
 
-def table(texts: list[str], models: list[Vectors]) -> str:
-    """Markdown: a row per reading, `forth / back` per model, and the medians."""
+def format_table(texts: list[str], models: list[Vectors]) -> str:
+    """Formats the readings as Markdown: a row per pair, `forth / back` per model, and the medians."""
     rows = read(texts, models)
     if not rows:
         return ""
@@ -89,8 +89,8 @@ def table(texts: list[str], models: list[Vectors]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_json(texts: list[str], models: list[Vectors]) -> dict[str, Any]:
-    """The same for programs."""
+def to_json(texts: list[str], models: list[Vectors]) -> dict[str, Any]:
+    """Returns the readings as an object to be written as JSON."""
     return {
         "words": len(texts),
         "models": [model.model for model in models],
@@ -107,14 +107,14 @@ def as_json(texts: list[str], models: list[Vectors]) -> dict[str, Any]:
     }
 
 
-def neighbour_lists(texts: list[str], model: Vectors, count: int) -> str:
-    """Markdown: of each word the `count` nearest among the others, and their cosines."""
+def format_neighbours(texts: list[str], model: Vectors, count: int) -> str:
+    """Formats, as Markdown, the `count` nearest other words of each word, with their cosines."""
     cosines = similarities(model.values)
     np.fill_diagonal(cosines, np.nan)
     lines = [f"| word | its nearest of {len(texts) - 1}, by {model.model} |", "|---|---|"]
     for text, row in zip(texts, cosines, strict=True):
         known = np.flatnonzero(~np.isnan(row))
         nearest = known[np.argsort(-row[known], kind="stable")][:count]
-        told = ", ".join(f"{texts[number]} {row[number]:.2f}" for number in nearest)
-        lines.append(f"| {text} | {told or 'it has no vector'} |")
+        listed = ", ".join(f"{texts[number]} {row[number]:.2f}" for number in nearest)
+        lines.append(f"| {text} | {listed or 'no vector'} |")
     return "\n".join(lines) + "\n"

@@ -1,41 +1,44 @@
-"""Where the vectors of words come from, chosen by how the source is written:
+"""Gets the vectors of words from a model. The form of the source says how:
 
-    models/danmaku-bert-mini       a model directory, as the service opens it when nothing is set
-    http://127.0.0.1:8000          a running gateway, by POST /embed
-    bert://127.0.0.1:5555:5556     any bert-as-service worker, by the genuine BertClient
+    models/danmaku-bert-mini       a model directory, opened as the service opens it by default
+    http://127.0.0.1:8000          a running gateway
+    bert://127.0.0.1:5555:5556     a bert-as-service worker, ours or a genuine one
 
-A word of which a model knows nothing has no vector: a row of NaN. A bert-as-service worker does not tell, and gives
-such words the vector of [UNK].
+A word that a model cannot spell has no vector: its row is NaN. A bert-as-service worker does not report such words; it
+returns the vector of [UNK].
 """
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
+import asyncio
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import zmq.asyncio
+from danmaku_client import Client, GatewayError
 
+from service.encoders.known_worker import resolve
+from service.encoders.link import Link, WorkerFailed, WorkerLost
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import EncoderOptions
 from service.wire import worker_address
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Of one model, a row per text: [n, dim]."""
+    """The vectors of one model: `values` [n, dim], one row per text."""
 
     model: str
     values: np.ndarray
 
 
 def vectors_of(source: str, texts: list[str]) -> Vectors:
-    """The texts' vectors. Raises OSError or ValueError for a source that does not give them."""
+    """Returns the vectors of the texts. Raises OSError or ValueError if the source does not provide them."""
     if source.startswith(("http://", "https://")):
         return _from_gateway(source, texts)
     if source.startswith("bert://"):
@@ -45,45 +48,38 @@ def vectors_of(source: str, texts: list[str]) -> Vectors:
 
 def _from_directory(directory: Path, texts: list[str]) -> Vectors:
     with closing(OnnxEncoder.open(directory, EncoderOptions(), threads=1)) as encoder:
-        prepared = encoder.inputs.of_texts(texts)  # cut if too long: it is a picture
+        prepared = encoder.inputs.of_texts(texts)  # cut if too long, which does not matter in a picture
         values = encoder.encode_now(prepared)
         values[[not text.is_spelled for text in prepared]] = np.nan
         return Vectors(encoder.model.name, values)
 
 
 def _from_gateway(url: str, texts: list[str]) -> Vectors:
-    url = url.rstrip("/").removesuffix("/embed") + "/embed"
-    body = json.dumps({"texts": texts}).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            answer = json.load(response)
-    except urllib.error.HTTPError as error:
-        raise OSError(f"{url} answers {error.code}: {error.read(500).decode(errors='replace')}") from None
-    except urllib.error.URLError as error:
-        raise OSError(f"{url} does not answer ({error.reason}): is the gateway running?") from None
-    rows = answer["embeddings"]
-    if len(rows) != len(texts):
-        raise ValueError(f"{url}: sent {len(texts)} texts, got {len(rows)} vectors back")
-    nothing = [np.nan] * answer["dim"]
-    return Vectors(answer["model"], np.array([nothing if row is None else row for row in rows], np.float32))
+        with Client(url.rstrip("/").removesuffix("/embed"), timeout_s=TIMEOUT_S) as client:
+            embedded = client.embed(texts)
+    except GatewayError as error:
+        raise OSError(str(error)) from None
+    return Vectors(embedded.model, embedded.vectors)
 
 
 def _from_worker(url: str, texts: list[str]) -> Vectors:
-    from bert_serving.client import BertClient
-
     host, port, port_out = worker_address(url)
-    # Without its checks, which only warn of long texts: the constructor would ask the worker before it is told to
-    # give up after a while.
-    client = BertClient(host, port, port_out, ignore_all_checks=True, timeout=round(TIMEOUT_S * 1000))
     try:
-        config = client.server_config
-        values = client.encode(texts)
+        config, values = asyncio.run(_ask_worker(host, port, port_out, texts))
     except TimeoutError:
-        raise OSError(f"no answer from {url} within {TIMEOUT_S:g} s: is the worker running, on these ports?") from None
-    finally:
-        client.close()
-    if values.shape[0] != len(texts):
-        raise ValueError(f"{url}: sent {len(texts)} texts, got {values.shape[0]} vectors back")
+        raise OSError(f"{url} did not answer within {TIMEOUT_S:g} s") from None
+    except (WorkerLost, WorkerFailed, OSError) as error:
+        raise OSError(f"no vectors from {url} ({error}); expected a worker that listens on these ports") from None
+    if values.shape[:1] != (len(texts),):
+        raise ValueError(f"{url}: sent {len(texts)} texts, got {len(values)} vectors back")
     directory = config.get("tuned_model_dir") or config.get("model_dir") or url
     return Vectors(Path(str(directory)).name, np.asarray(values, np.float32))
+
+
+async def _ask_worker(host: str, port: int, port_out: int, texts: list[str]) -> tuple[dict[str, Any], np.ndarray]:
+    """Returns what the worker says of itself, and the vectors [n, dim]."""
+    [address, *_] = await resolve(host)
+    with zmq.asyncio.Context() as context:
+        async with Link(context, address, port, port_out, lambda _: None) as link, asyncio.timeout(TIMEOUT_S):
+            return link.config, await link.encode(texts)

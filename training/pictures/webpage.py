@@ -1,7 +1,7 @@
-"""Panels as one HTML file to explore: point at a word, and every panel shows its nearest words there.
+"""Draws panels as one HTML file to explore: pointing at a word shows its nearest words in every panel.
 
-By Bokeh, whose library (1.3 MB; a third of Plotly's) is written into the file: it needs no other file and asks no
-other host. The browser's own font draws the words, so none need be installed where the page is made; their width is
+Bokeh's library (1.3 MB, a third of Plotly's) is written into the file, which needs no other file and no network. The
+browser's own font draws the words, so no font has to be installed where the page is made; the width of words is
 estimated, and zooming in makes room.
 """
 
@@ -31,15 +31,15 @@ FONT_SIZE = 12  # pixels
 FONTS = "'Noto Sans CJK SC', 'Noto Sans SC', 'PingFang SC', 'Microsoft YaHei', sans-serif"
 INK, ACCENT, NEIGHBOUR, FAINT = "#3b4148", "#1f5fa8", "#c2410c", "#d5dae0"
 NEIGHBOURS = 6
-NEAR = 8  # pixels from a point to its label that need no line
+NEAR = 8  # pixels between a point and its label up to which no line is drawn
 MARGIN = 0.08
 HEAD = f"""<div style="font: 14px/1.5 {FONTS}; color: {INK}; width: 1300px">
 <b style="font-size: 18px">Words as each model sees them</b><br>
 Point at a word: in every panel its {NEIGHBOURS} nearest words, by the cosine of the vectors themselves, turn
-<span style="color: {NEIGHBOUR}">orange</span>. <span style="color: {ACCENT}">Blue</span> are the words of the recipe's
-readings, joined in pairs. t-SNE keeps neighbours, not distances: read the groups, not the gaps. Drag to move, scroll to
+<span style="color: {NEIGHBOUR}">orange</span>. <span style="color: {ACCENT}">Blue</span> lines join pairs of related
+words. t-SNE keeps neighbours, not distances: read the groups, not the gaps. Drag to move, scroll to
 zoom.</div>"""
-# One word is pointed at: paint it and its neighbours of each panel, in all panels.
+# Called when a word is pointed at: highlights it and its neighbours in every panel.
 POINT = """
 const pointed = cb_data.index.indices;
 const key = pointed.length ? pointed[0] : -1;
@@ -59,20 +59,20 @@ sources.forEach((source) => {
 
 
 def draw(panels: Sequence[Panel], output: Path) -> None:
-    """The panels side by side in one page."""
-    sources = [_source(panel) for panel in panels]
+    """Draws the panels side by side in one page."""
+    sources = [_make_source(panel) for panel in panels]
     point = CustomJS(args={"sources": sources, "highlight": NEIGHBOUR}, code=POINT)
-    plots = [_plot(panel, source, point) for panel, source in zip(panels, sources, strict=True)]
+    plots = [_make_plot(panel, source, point) for panel, source in zip(panels, sources, strict=True)]
     page = column(Div(text=HEAD, disable_math=True), row(*plots))
     write_text(output, file_html(page, INLINE, title=" · ".join(panel.model for panel in panels)))
 
 
-def _source(panel: Panel) -> ColumnDataSource:
+def _make_source(panel: Panel) -> ColumnDataSource:
     cosines = similarities(panel.vectors)
     np.fill_diagonal(cosines, np.nan)
-    count = len(panel.drawn) - 1
+    count = len(panel.indices) - 1
     near = [[int(n) for n in np.argsort(-line, kind="stable")[: min(NEIGHBOURS, count)]] for line in cosines]
-    for number in set(range(len(near))) - set(panel.drawn.tolist()):
+    for number in set(range(len(near))) - set(panel.indices.tolist()):
         near[number] = []
     read = {number for pair in panel.pairs for number in pair}
     own = [ACCENT if number in read else INK for number in range(len(panel.texts))]
@@ -96,7 +96,7 @@ def _source(panel: Panel) -> ColumnDataSource:
     )
 
 
-def _plot(panel: Panel, source: ColumnDataSource, point: CustomJS) -> Plot:
+def _make_plot(panel: Panel, source: ColumnDataSource, point: CustomJS) -> Plot:
     (x_range, y_range), model = _ranges(panel.points), panel.model
     plot = figure(
         title=model,
@@ -152,20 +152,20 @@ def _ranges(points: np.ndarray) -> Any:
 
 
 def _offsets(panel: Panel) -> np.ndarray:
-    """From each point to the lower left corner of its label, in pixels, y downwards as browsers count: [n, 2]."""
+    """Returns the offsets from points to the lower left corners of their labels, in pixels, y downwards: [n, 2]."""
     ranges = np.array(_ranges(panel.points))  # [2, 2]
-    pixels = (panel.points[panel.drawn] - ranges[:, 0]) / (ranges[:, 1] - ranges[:, 0]) * SIDE
-    sizes = [(_width(panel.texts[number]) + 4, FONT_SIZE + 4) for number in panel.drawn]
+    pixels = (panel.points[panel.indices] - ranges[:, 0]) / (ranges[:, 1] - ranges[:, 0]) * SIDE
+    sizes = [(_width(panel.texts[number]) + 4, FONT_SIZE + 4) for number in panel.indices]
     boxes = place_all(pixels, sizes, Box(0, 0, SIDE, SIDE))
     offsets = np.zeros((len(panel.texts), 2))
-    offsets[panel.drawn] = [(box.x + 2 - x, y - box.y - 2) for box, (x, y) in zip(boxes, pixels, strict=True)]
+    offsets[panel.indices] = [(box.x + 2 - x, y - box.y - 2) for box, (x, y) in zip(boxes, pixels, strict=True)]
     return offsets
 
 
 def _leaders(panel: Panel, source: ColumnDataSource) -> dict[str, Any]:
-    """The lines to labels that are far from their points; in pixels too, so that zooming leaves both as they are."""
+    """Returns the lines to labels that are far from their points; in pixels, because zooming does not scale labels."""
     rows = []
-    for number in panel.drawn:
+    for number in panel.indices:
         left, bottom = source.data["dx"][number], -source.data["dy"][number]
         x, y = Box(left, bottom, _width(panel.texts[number]), FONT_SIZE).nearest(0, 0)
         if (far := math.hypot(x, y)) > NEAR:
@@ -174,5 +174,5 @@ def _leaders(panel: Panel, source: ColumnDataSource) -> dict[str, Any]:
 
 
 def _width(text: str) -> float:
-    """Of a text in pixels, about: characters are as wide as they are high, or half as wide."""
+    """Estimates the width of a text in pixels: characters are as wide as they are high, or about half as wide."""
     return FONT_SIZE * sum(1.0 if unicodedata.east_asian_width(char) in "WF" else 0.58 for char in text)

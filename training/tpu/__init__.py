@@ -1,7 +1,7 @@
-"""Does the step compile for a TPU, and how much of its memory does it need? Asked without a TPU.
+"""Checks, without a TPU, that a training step compiles for one, and how much of its memory it needs.
 
-`check` runs the two halves in processes of their own, since both load the TPU compiler (libtpu): `lower` turns the
-step into XLA's HLO under tensorflow-tpu, `compile` compiles that for a topology under JAX. They live in an environment
-of their own, made by `make tpu-check` from requirements.txt. What this cannot show: that a TPU can be reached, how
-quick a step is, how a spot TPU is taken away.
+`check` runs the two halves in separate processes, since both load the TPU compiler (libtpu): `lower` turns the step
+into XLA's HLO with tensorflow-tpu, `compile` compiles it for a topology with JAX. They run in their own environment,
+which `make tpu-check` makes from requirements.txt. Not checked: that a TPU can be reached, the speed of a step, and the
+preemption of a spot TPU.
 """

@@ -1,4 +1,4 @@
-"""`danmaku-train tpu-check`: lowers and compiles a config's step for a topology, and tells a core's memory."""
+"""Lowers and compiles the step of a config for a TPU topology, and reports the memory of a core."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from training.config import TrainConfig
 GIB = 2**30
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ".venv-tpu"  # beside .venv; `make tpu-check` makes it
-# Devices and GiB of memory that a program may use on each, as the compiler says when it refuses one. Up to v3 each
+# Devices, and GiB of memory that a program may use on each, as the compiler reports when it rejects one. Up to v3, each
 # of the two cores of a chip is a device.
 TOPOLOGIES = {"v3:2x2": (8, 15.48)}
-# Else libtpu asks the cloud for minutes which TPU this machine is.
+# Without these, libtpu spends minutes asking the cloud which TPU this machine is.
 NO_MACHINE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "JAX_PLATFORMS": "cpu"}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of the compiler on one program. In GiB of one core; `refused` is its reason, if it did not compile."""
+    """The compiler's verdict on one program, in GiB per core; `refused` is its reason if it did not compile."""
 
     program: str
     usable: float
@@ -54,12 +54,12 @@ class Verdict:
 def tpu_check(
     config: TrainConfig, *, topology: str, vocab_size: int, max_seq_length: int, max_predictions_per_seq: int
 ) -> Verdict:
-    """What a step of the config needs of each core. Raises ValueError if it cannot even be lowered.
+    """Returns what a step of the config needs on each core. Raises ValueError if it cannot be lowered.
 
-    The new weights and moments take the place of the old ones, so they are counted once.
+    New weights and moments replace the old ones in place, so they are counted once.
     """
     if topology not in TOPOLOGIES:
-        raise ValueError(f"the topology is {topology!r}; known are {', '.join(TOPOLOGIES)}")
+        raise ValueError(f"invalid topology: {topology!r}; expected one of {', '.join(TOPOLOGIES)}")
     replicas, usable = TOPOLOGIES[topology]
     config = config.on(fast_bfloat16=True)
     size = config.batch_size // replicas // config.micro_batches(replicas)
@@ -74,7 +74,7 @@ def tpu_check(
         "max_predictions_per_seq": max_predictions_per_seq,
         "replicas": replicas,
     }
-    python = interpreter()
+    python = find_interpreter()
     with tempfile.TemporaryDirectory(prefix="danmaku-tpu-") as work:
         given, hlo = Path(work, "settings.json"), Path(work, "step.hlo")
         given.write_text(json.dumps(settings), encoding="utf-8")
@@ -85,12 +85,12 @@ def tpu_check(
     return Verdict(program, usable, found["arguments"] / GIB, found["temporaries"] / GIB)
 
 
-def interpreter() -> Path:
-    """The Python of the environment with the TPU's compiler."""
+def find_interpreter() -> Path:
+    """Returns the Python of the environment that has the TPU compiler. Raises FileNotFoundError if there is none."""
     for python in (Path(sys.prefix).with_name(ENVIRONMENT) / "bin/python", Path(ENVIRONMENT, "bin/python").absolute()):
         if python.exists():
             return python
-    raise FileNotFoundError(f"there is no {ENVIRONMENT}, which has the TPU's compiler: make tpu-check makes it")
+    raise FileNotFoundError(f"no {ENVIRONMENT}, the environment with the TPU compiler: run make tpu-check")
 
 
 def _run(python: Path, module: str, *arguments: Any) -> str:
@@ -98,5 +98,5 @@ def _run(python: Path, module: str, *arguments: Any) -> str:
     command = [str(python), "-m", module, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ValueError(f"{module} failed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
+        raise ValueError(f"{module} failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
     return done.stdout

@@ -1,7 +1,7 @@
-"""Compiles HLO for a TPU that is not there: python -m training.tpu.compile IN.hlo TOPOLOGY REPLICAS
+"""Compiles HLO for a TPU, on a machine without one: python -m training.tpu.compile IN.hlo TOPOLOGY REPLICAS
 
-JAX describes the topology and libtpu compiles for it, exactly as on the machine. Prints one line of JSON: the bytes
-that a core needs, or the compiler's refusal. JAX's own entry to this is private, hence the pinned version.
+JAX describes the topology and libtpu compiles for it, exactly as on a TPU machine. Prints one line of JSON: the bytes
+that a core needs, or the compiler's error. JAX's API for this is private, hence the pinned version.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def compile_hlo(hlo: bytes, topology: str, replicas: int) -> dict[str, Any]:
-    """What a core needs, in bytes; or `refused`, the compiler's words."""
+    """Returns the memory that a core needs, in bytes; or `refused`, the compiler's message."""
     import numpy as np
     from jax._src import compiler
     from jax._src.lib import xla_client

@@ -1,8 +1,8 @@
-"""The training step of one replica as HLO with the TPU's kernels: python -m training.tpu.lower SETTINGS.json OUT.hlo
+"""Lowers the training step of one replica to HLO for a TPU: python -m training.tpu.lower SETTINGS.json OUT.hlo
 
-Shapes follow from the settings alone: no data, no weights, no TPU. Gradients and sums are added up over the replicas
-by CrossReplicaSum, as TPUStrategy does it. tensorflow-tpu is needed, since only it has the TPU's kernels: an
-operation that a TPU does not know, or a shape that depends on data, is an error here.
+Shapes follow from the settings alone: no data, no weights and no TPU are needed. Gradients and sums are added up over
+the replicas by CrossReplicaSum, as TPUStrategy does. Only tensorflow-tpu has the TPU's kernels: an operation that a TPU
+does not support, or a shape that depends on data, is an error here.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from training.bert.step import Replicas, make_step
 from training.config import TrainConfig
 
 
-def feature_specs(rows: int, max_seq_length: int, max_predictions_per_seq: int) -> dict[str, tf.TensorSpec]:
-    """Of a batch, as `examples` writes them."""
+def make_feature_specs(rows: int, max_seq_length: int, max_predictions_per_seq: int) -> dict[str, tf.TensorSpec]:
+    """Returns the specs of a batch of what `examples` writes."""
     t, p = max_seq_length, max_predictions_per_seq
     widths = dict.fromkeys(("input_ids", "input_mask", "segment_ids"), t)
     widths |= dict.fromkeys(("masked_lm_positions", "masked_lm_ids"), p) | {"next_sentence_labels": 1}
@@ -30,10 +30,10 @@ def feature_specs(rows: int, max_seq_length: int, max_predictions_per_seq: int) 
     return specs | {"masked_lm_weights": tf.TensorSpec([rows, p], tf.float32)}
 
 
-def step_and_specs(
+def make_step_and_specs(
     config: TrainConfig, bert_config: BertConfig, features: dict[str, tf.TensorSpec], replicas: int
 ) -> tuple[Any, tuple[Any, ...]]:
-    """The step of one of so many replicas, and what it takes: weights, moments, features, step, replica."""
+    """Returns the step of one replica, and the specs of its arguments: weights, moments, features, step, replica."""
     group = [list(range(replicas))]
 
     def add(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -49,15 +49,15 @@ def step_and_specs(
 
 
 def lower(settings: dict[str, Any]) -> bytes:
-    """Serialised HLO of the step that the settings describe (see `check`)."""
+    """Returns the serialised HLO of the step that the settings describe (see `check`)."""
     config = TrainConfig(**settings["config"])
-    features = feature_specs(
+    features = make_feature_specs(
         config.batch_size // settings["replicas"], settings["max_seq_length"], settings["max_predictions_per_seq"]
     )
-    step, specs = step_and_specs(config, BertConfig(**settings["bert_config"]), features, settings["replicas"])
+    step, specs = make_step_and_specs(config, BertConfig(**settings["bert_config"]), features, settings["replicas"])
 
     @tf.function(jit_compile=True)
-    def flat(*tensors: tf.Tensor) -> list[tf.Tensor]:  # the compiler takes and gives no nested arguments
+    def flat(*tensors: tf.Tensor) -> list[tf.Tensor]:  # the compiler supports no nested arguments
         return tf.nest.flatten(step(*tf.nest.pack_sequence_as(specs, tensors)))
 
     compiler_ir = flat.experimental_get_compiler_ir(*tf.nest.flatten(specs))

@@ -91,7 +91,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
 def test_a_workdir_belongs_to_one_run(run: Path, danmaku: Path, models: tuple[Path, Path]) -> None:
     with pytest.raises(MismatchedRun, match=r"temperature was 0\.05"):
         align(replace(CONFIG, temperature=0.1), run, models[1], [danmaku], heldout=0.2)
-    with pytest.raises(MismatchedRun, match="the inputs are others"):
+    with pytest.raises(MismatchedRun, match="the inputs are different"):
         align(CONFIG, run, models[0], [danmaku], heldout=0.2)
 
 

@@ -206,7 +206,7 @@ def test_bfloat16_touches_kernels_only_and_stays_close(params: dict[str, np.ndar
 
 def test_more_tokens_than_positions_are_refused(params: dict[str, np.ndarray]) -> None:
     """TensorFlow would otherwise broadcast or fail far from the cause."""
-    with pytest.raises(ValueError, match="13 tokens, but the model has 12 positions"):
+    with pytest.raises(ValueError, match="13 tokens; expected at most 12"):
         model.encode(params, CONFIG, *inputs(length=13))
 
 

@@ -85,4 +85,4 @@ def test_replicas_end_with_the_same_weights(runs: Path, count: int) -> None:
 
 
 def test_a_checkpoint_does_not_tell_how_many_replicas_made_it(runs: Path) -> None:
-    assert checkpoint.saved_steps(runs / "8") == checkpoint.saved_steps(runs / "1") == [0, 4, 6]
+    assert checkpoint.list_steps(runs / "8") == checkpoint.list_steps(runs / "1") == [0, 4, 6]

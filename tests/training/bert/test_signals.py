@@ -30,7 +30,7 @@ sys.exit(3)
     [
         (60, 1, 3, "at its end True\n"),  # once more after the block, as a repetition
         (60, 3, 3, "at its end True\n"),
-        (0.1, 1, -signal.SIGTERM, ""),  # much later, it is meant anew
+        (0.1, 1, -signal.SIGTERM, ""),  # much later: a new request
         (60, 0, -signal.SIGTERM, ""),  # nothing was to be repeated
     ],
 )

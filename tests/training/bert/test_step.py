@@ -120,5 +120,5 @@ def test_every_shape_is_known_beforehand_and_nothing_is_float64(
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     """With the numbers that do not go into each other."""
-    with pytest.raises(ValueError, match="batch_size 8 cannot be shared out: .* 3 replicas with micro-batches of 2"):
+    with pytest.raises(ValueError, match="invalid batch_size: 8; expected .* 3 replicas with micro-batches of 2"):
         make_step(CONFIG, BERT, Replicas(count=3))

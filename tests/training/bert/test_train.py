@@ -19,15 +19,15 @@ import tensorflow as tf
 
 from service.checkpoint import read_checkpoint
 from service.model_directory import BertConfig, find_checkpoint
+from training.arguments import STOPPED
 from training.bert import checkpoint, model
 from training.bert.export import export
 from training.bert.log import TrainingLog
 from training.bert.train import MismatchedRun, train
-from training.cli import STOPPED
 from training.config import read_config
 from training.examples.records import write_examples
 from training.examples.settings import ExampleSettings
-from training.files import location
+from training.files import parse_location
 
 REPOSITORY = Path(__file__).parents[3]
 STEPS = 300  # enough for a loaded machine to be caught in the middle
@@ -113,7 +113,7 @@ def test_the_loss_falls(workdir: Path) -> None:
 
 def test_a_run_keeps_its_first_and_last_checkpoints_and_one_state(workdir: Path) -> None:
     """Step 0 stays, to compare with; the moments of old steps go."""
-    assert checkpoint.saved_steps(workdir) == [0, 10, 20]
+    assert checkpoint.list_steps(workdir) == [0, 10, 20]
     assert sorted(path.name for path in workdir.glob("state-*.index")) == ["state-20.index"]
     assert checkpoint.latest_step(workdir) == 20
 
@@ -159,6 +159,18 @@ def test_another_config_in_the_same_workdir_is_refused(workdir: Path, tiny_toml:
         train(other, workdir, examples)
 
 
+def test_a_longer_run_is_refused_with_the_way_to_train_longer(
+    workdir: Path, tiny_toml: Path, examples: Path, tmp_path: Path
+) -> None:
+    """The way works: another run, from the last checkpoint of the first."""
+    longer = replace(read_config(tiny_toml), num_train_steps=25)
+    with pytest.raises(MismatchedRun, match=r"num_train_steps was 20.*--set (init_checkpoint=\S+)") as refused:
+        train(longer, workdir, examples)
+    override = str(refused.value).rpartition(" ")[2]
+    config = read_config(tiny_toml, [override, "num_train_steps=5"])
+    assert train(config, tmp_path, examples) == tmp_path / "model.ckpt-5"
+
+
 def test_how_often_to_save_and_log_may_change_in_between(workdir: Path, tiny_toml: Path, examples: Path) -> None:
     """It has no part in what is learned."""
     other = replace(read_config(tiny_toml), steps_per_loop=5, save_checkpoints_steps=2, log_steps=7)
@@ -172,7 +184,7 @@ def test_the_same_number_of_other_examples_is_refused(
     other = shutil.copytree(examples, tmp_path / "other")
     made = json.loads((other / "examples.json").read_text(encoding="utf-8"))
     (other / "examples.json").write_text(json.dumps({**made, "digest": "0" * 64}), encoding="utf-8")
-    with pytest.raises(MismatchedRun, match="the examples are others"):
+    with pytest.raises(MismatchedRun, match="the examples are different"):
         train(read_config(tiny_toml), workdir, other)
 
 
@@ -227,7 +239,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(
 ) -> None:
     """The error names the step and what to change; the newest checkpoint is a good one."""
     config = replace(read_config(tiny_toml), learning_rate=1e30, num_warmup_steps=0)
-    with pytest.raises(FloatingPointError, match=r"at step \d+: lower learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"at step \d+; expected a finite number: lower learning_rate"):
         train(config, tmp_path, examples)
     assert checkpoint.latest_step(tmp_path) == 0
 
@@ -235,7 +247,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(
 def test_a_misspelt_field_of_the_model_is_named(tiny_toml: Path, examples: Path, tmp_path: Path) -> None:
     """With the fields that there are."""
     config = replace(read_config(tiny_toml), model={"hiden_size": 32})
-    with pytest.raises(ValueError, match="unknown hiden_size; known are .*hidden_size"):
+    with pytest.raises(ValueError, match="unknown setting hiden_size in .*; expected .*hidden_size"):
         train(config, tmp_path, examples)
 
 
@@ -243,7 +255,7 @@ def test_examples_longer_than_the_model_are_refused(tiny_toml: Path, examples: P
     """With both numbers."""
     config = read_config(tiny_toml)
     short = replace(config, model={**config.model, "max_position_embeddings": 16})
-    with pytest.raises(ValueError, match="have 32 tokens, but max_position_embeddings is 16"):
+    with pytest.raises(ValueError, match="invalid max_position_embeddings: 16; expected at least 32"):
         train(short, tmp_path, examples)
 
 
@@ -253,16 +265,16 @@ def test_a_checkpoint_abandoned_by_a_kill_does_not_cost_the_next_one(tmp_path: P
     for step in (0, 25, 50):
         checkpoint.save(tmp_path, step, tensors, tensors)
     checkpoint.write(tmp_path / "state-25", tensors)
-    checkpoint.name_latest(tmp_path, "model.ckpt-25")
+    checkpoint.mark_latest(tmp_path, "model.ckpt-25")
     checkpoint.save(tmp_path, 30, tensors, tensors)
     assert checkpoint.latest_step(tmp_path) == 30
-    assert checkpoint.saved_steps(tmp_path) == [0, 25, 30]
+    assert checkpoint.list_steps(tmp_path) == [0, 25, 30]
     assert [path.name for path in tmp_path.glob("state-*.index")] == ["state-30.index"]
 
 
 def test_a_named_checkpoint_that_is_gone_is_an_error(tmp_path: Path) -> None:
     """Starting over without a word would overwrite what is left."""
-    checkpoint.name_latest(tmp_path, "model.ckpt-7")
+    checkpoint.mark_latest(tmp_path, "model.ckpt-7")
     with pytest.raises(ValueError, match=r"names model\.ckpt-7, but .*model\.ckpt-7\.index does not exist"):
         checkpoint.latest_step(tmp_path)
 
@@ -293,18 +305,20 @@ def test_tensorboard_can_read_the_numbers(workdir: Path) -> None:
 def test_a_run_may_live_in_a_bucket(corpus: Path, tiny_toml: Path, tmp_path: Path) -> None:
     """Examples, workdir, resuming and export, over one of TensorFlow's own file systems."""
     bucket = f"ram://{tmp_path.name}"
-    write_examples(corpus, location(f"{bucket}/examples"), ExampleSettings(max_seq_length=32), lines_per_shard=150)
+    write_examples(
+        corpus, parse_location(f"{bucket}/examples"), ExampleSettings(max_seq_length=32), lines_per_shard=150
+    )
     config = replace(read_config(tiny_toml), num_train_steps=8, save_checkpoints_steps=4)
-    workdir = location(f"{bucket}/run")
+    workdir = parse_location(f"{bucket}/run")
     with pytest.raises(FileNotFoundError, match=r"no examples\.json in ram://.*/nowhere"):
-        train(config, workdir, location(f"{bucket}/nowhere"))
-    assert str(train(config, workdir, location(f"{bucket}/examples"))) == f"{bucket}/run/model.ckpt-8"
-    assert checkpoint.saved_steps(workdir) == [0, 4, 8]
-    assert str(train(config, workdir, location(f"{bucket}/examples"))) == f"{bucket}/run/model.ckpt-8"
+        train(config, workdir, parse_location(f"{bucket}/nowhere"))
+    assert str(train(config, workdir, parse_location(f"{bucket}/examples"))) == f"{bucket}/run/model.ckpt-8"
+    assert checkpoint.list_steps(workdir) == [0, 4, 8]
+    assert str(train(config, workdir, parse_location(f"{bucket}/examples"))) == f"{bucket}/run/model.ckpt-8"
     exported = export(workdir, tmp_path / "model")
     assert exported == tmp_path / "model/model.ckpt-8"
     with pytest.raises(MismatchedRun, match="learning_rate was"):
-        train(replace(config, learning_rate=1.0), workdir, location(f"{bucket}/examples"))
+        train(replace(config, learning_rate=1.0), workdir, parse_location(f"{bucket}/examples"))
 
 
 def test_the_checkpoint_holds_exactly_the_variables_of_bert(workdir: Path) -> None:

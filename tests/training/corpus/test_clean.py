@@ -103,7 +103,7 @@ def test_a_larger_held_out_share_contains_the_smaller() -> None:
 
 
 def test_the_vocabulary_is_learned_from_the_training_documents_only(tmp_path: Path) -> None:
-    """What is held out is held out from the vocabulary too."""
+    """Held-out documents are held out from the vocabulary too."""
     for number in range(40):
         held = split_of(str(number), 0.3) == "heldout"
         write(tmp_path / f"in/{number}.csv", *["靐" if held else "草"] * 20)
@@ -135,19 +135,19 @@ def test_a_clean_that_fails_in_the_middle_changes_nothing(
 def test_a_corpus_of_which_nothing_is_left_is_an_error_with_the_reasons(tmp_path: Path, vocab: Path) -> None:
     """A wrong vocabulary or a wrong column order shows at once, not at the next command."""
     write(tmp_path / "in/1.csv", "龘")
-    with pytest.raises(ValueError, match="nothing is left of 1 documents.*'unspellable': 1"):
+    with pytest.raises(ValueError, match="no danmaku left of 1 documents.*'unspellable': 1"):
         clean([tmp_path / "in"], tmp_path / "out", vocab=vocab)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heldout": 1.0}, "share is 1.0"),
-        ({"heldout": -0.1}, "share is -0.1"),
-        ({"vocab_size": 7}, "size is 7"),
-        ({"jobs": 0}, "jobs is 0"),
-        ({"format": "srt"}, "format is 'srt'; it must be one of .*csv"),
-        ({"shard": Shard(0, 8)}, "shard 0/8 needs the vocabulary of all shards: give one with --vocab"),
+        ({"heldout": 1.0}, "invalid heldout: 1.0"),
+        ({"heldout": -0.1}, "invalid heldout: -0.1"),
+        ({"vocab_size": 7}, "invalid vocab_size: 7"),
+        ({"jobs": 0}, "invalid jobs: 0"),
+        ({"format_name": "srt"}, "invalid format: 'srt'; expected one of .*csv"),
+        ({"shard": Shard(0, 8)}, "no vocabulary for shard 0/8; expected --vocab"),
     ],
 )
 def test_senseless_settings_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -187,7 +187,7 @@ def test_every_row_of_every_format_is_kept_or_dropped_for_a_reason(tmp_path: Pat
 def test_a_named_file_that_nobody_can_read_is_an_error_with_the_reason(tmp_path: Path, vocab: Path) -> None:
     path = tmp_path / "video.flv"
     path.write_bytes(b"FLV")
-    with pytest.raises(ValueError, match="nothing is left .*of no known format"):
+    with pytest.raises(ValueError, match="no danmaku left .*of no known format"):
         clean([path], tmp_path / "out", vocab=vocab)
 
 

@@ -1,4 +1,4 @@
-"""What of a corpus stands in another is counted by danmaku, by distinct danmaku and by document."""
+"""The overlap of two corpora is counted by danmaku, by distinct danmaku and by document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream of batches can be entered anywhere, by arithmetic, and goes on as the whole one."""
+"""A stream of batches can be entered anywhere, by arithmetic, and continues like the whole one."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_dynamic_masks_hide_other_tokens_of_the_same_examples(data: TrainingSet)
 
 @pytest.mark.parametrize("first_example", [0, 1, 29, 30, 31, 94, 95, 96, 300])
 def test_the_schedule_begins_at_any_example_of_any_epoch(first_example: int) -> None:
-    """What it passes over, with the groups before it, is what was read before."""
+    """The examples it skips, with the groups before it, are those that were read before."""
     counts = [10, 20, 5, 30, 1, 29]
     assert sum(counts) == 95
 
@@ -158,7 +158,7 @@ def test_shards_that_are_gone_are_noticed(corpus: Path, tmp_path: Path) -> None:
     """Else a run would go on with another order."""
     write_examples(corpus, tmp_path, SETTINGS, lines_per_shard=150)
     next(tmp_path.glob("train-*")).unlink()
-    with pytest.raises(ValueError, match=r"has \d training shards, but its examples.json says \d"):
+    with pytest.raises(ValueError, match=r"\d training shards; expected \d, as examples.json says"):
         TrainingSet.open(tmp_path)
 
 

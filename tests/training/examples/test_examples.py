@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 from service.tokenizer import Tokenizer
 from training.corpus.readers.base import Document
-from training.examples.sentence_pairs import group, make_examples, make_shards, mask, sentence_pairs
+from training.examples.sentence_pairs import group_documents, make_examples, make_shards, sentence_pairs
 from training.examples.settings import ExampleSettings, Vocabulary
 
 VOCABULARY = Vocabulary(size=1000, pad_id=0, cls_id=2, sep_id=3, mask_id=4, num_special=5)
@@ -25,36 +24,6 @@ def rng() -> np.random.Generator:
 
 def document_of(token: int) -> int:
     return (token - 5) // 90
-
-
-def test_fifteen_percent_of_tokens_are_masked_in_three_ways() -> None:
-    """80 % become [MASK], 10 % stay, 10 % become some other token, as arXiv 1810.04805 has it."""
-    generator, fates = rng(), Counter[str]()
-    tokens = [2, *range(100, 140), 3, *range(200, 218), 3]
-    for _ in range(2000):
-        masked, positions, ids = mask(tokens, ExampleSettings(), VOCABULARY, generator)
-        assert len(positions) == 9 == round(0.15 * 58)
-        assert positions == sorted(set(positions))
-        assert ids == [tokens[position] for position in positions]
-        untouched = set(range(len(tokens))) - set(positions)
-        assert all(masked[position] == tokens[position] for position in untouched)
-        for position in positions:
-            assert tokens[position] not in (2, 3)
-            new = masked[position]
-            kept = "kept" if new == tokens[position] else "random"
-            fates["mask" if new == VOCABULARY.mask_id else kept] += 1
-            assert new == VOCABULARY.mask_id or 5 <= new < 1000
-    total = sum(fates.values())
-    assert fates["mask"] / total == pytest.approx(0.8, abs=0.01)
-    assert fates["kept"] / total == pytest.approx(0.1, abs=0.01)
-    assert fates["random"] / total == pytest.approx(0.1, abs=0.01)
-
-
-@pytest.mark.parametrize(("length", "count"), [(1, 1), (3, 1), (10, 2), (300, 10)])
-def test_at_least_one_and_at_most_max_predictions_are_masked(length: int, count: int) -> None:
-    """A danmaku of one character is learned from too; a long one has no more than there is room for."""
-    _, positions, _ = mask([2, *[50] * length, 3, 3], ExampleSettings(), VOCABULARY, rng())
-    assert len(positions) == count
 
 
 def test_half_of_the_pairs_follow_each_other_and_half_are_from_another_document() -> None:
@@ -152,27 +121,27 @@ def test_shards_depend_on_their_documents_seed_and_number_only(corpus: Path) -> 
 def test_no_shard_is_a_document_alone(counts: list[int]) -> None:
     """It could not draw a random partner; and no document is lost or moved."""
     documents = [Document(str(number), ["草"] * count, [0.0] * count) for number, count in enumerate(counts)]
-    shards = list(group(iter(documents), 8))
+    shards = list(group_documents(iter(documents), 8))
     assert [document for shard in shards for document in shard] == documents
     assert len(counts) == 1 or min(map(len, shards)) >= 2
 
 
 def test_one_document_alone_is_refused() -> None:
     """The next-sentence task has no wrong answer to offer."""
-    with pytest.raises(ValueError, match="1 document: the next-sentence task needs another"):
+    with pytest.raises(ValueError, match="got 1 document; expected at least 2"):
         list(sentence_pairs(DOCUMENTS[:1], SETTINGS, rng()))
 
 
 @pytest.mark.parametrize("name", ["max_predictions_per_seq", "dupe_factor"])
 def test_settings_that_make_no_examples_are_refused(name: str) -> None:
     """With their name."""
-    with pytest.raises(ValueError, match=f"{name} is 0"):
+    with pytest.raises(ValueError, match=f"invalid {name}: 0"):
         ExampleSettings(**{name: 0})
 
 
 def test_a_sequence_too_short_for_a_pair_is_refused() -> None:
     """[CLS] A [SEP] B [SEP] has five tokens at least."""
-    with pytest.raises(ValueError, match="max_seq_length is 4"):
+    with pytest.raises(ValueError, match="invalid max_seq_length: 4"):
         ExampleSettings(max_seq_length=4)
     a, b, _ = next(sentence_pairs(DOCUMENTS, ExampleSettings(max_seq_length=5), rng()))
     assert len(a) == len(b) == 1

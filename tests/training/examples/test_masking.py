@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from service.tokenizer import SPECIAL_TOKENS, Tokenizer
-from training.examples.masking import masked, masked_anew, row_keys
+from training.examples.masking import mask_tokens, replace_masks, row_keys
 from training.examples.sentence_pairs import make_examples
 from training.examples.settings import ExampleSettings, Vocabulary
-from training.examples.words import CONTINUES, lines_with_words
+from training.examples.words import CONTINUES, tokenize_words
 
 VOCABULARY = Vocabulary(size=1000, pad_id=0, cls_id=2, sep_id=3, mask_id=4, num_special=5)
 ROWS, LENGTH = 400, 48
@@ -48,7 +48,7 @@ def chosen(features: dict[str, np.ndarray]) -> list[list[int]]:
 def test_about_fifteen_percent_are_masked_in_three_ways(masking: str) -> None:
     """Never [CLS], [SEP] or padding; 80 % [MASK], 10 % another token, 10 % the token itself."""
     before, fates = examples(), Counter[str]()
-    after = masked(before, ExampleSettings(masking=masking, masked_lm_prob=0.15), VOCABULARY, KEYS)
+    after = mask_tokens(before, ExampleSettings(masking=masking, masked_lm_prob=0.15), VOCABULARY, KEYS)
     shares = []
     for row, positions in enumerate(chosen(after)):
         old, new = before["input_ids"][row], after["input_ids"][row]
@@ -70,10 +70,19 @@ def test_about_fifteen_percent_are_masked_in_three_ways(masking: str) -> None:
     assert fates["random"] / total == pytest.approx(0.1, abs=0.03)
 
 
+@pytest.mark.parametrize(("length", "count"), [(1, 1), (3, 1), (10, 2), (58, 9), (300, 10)])
+def test_at_least_one_and_at_most_max_predictions_are_masked(length: int, count: int) -> None:
+    """A danmaku of one character is learned from too; a long one is masked no more than there is room for."""
+    ids = np.array([[2, *[50] * length, 3, 3]], np.int32)
+    before = {"input_ids": ids, "input_mask": np.ones_like(ids)}
+    [positions] = chosen(mask_tokens(before, ExampleSettings(), VOCABULARY, KEYS[:1]))
+    assert len(positions) == count
+
+
 def test_words_are_masked_whole() -> None:
-    """Of no word is a part asked for and a part shown; [SEP] ends a word."""
+    """No word is masked in part; [SEP] ends a word."""
     before = examples()
-    after = masked(before, ExampleSettings(masking="wwm"), VOCABULARY, KEYS)
+    after = mask_tokens(before, ExampleSettings(masking="wwm"), VOCABULARY, KEYS)
     lengths = Counter[int]()
     for row, positions in enumerate(chosen(after)):
         ids = before["input_ids"][row]
@@ -96,7 +105,7 @@ def test_words_are_masked_whole() -> None:
 def test_spans_are_runs_of_up_to_three() -> None:
     """Longer ones only where two stand side by side; single tokens are the commonest draw."""
     runs = Counter[int]()
-    for positions in chosen(masked(examples(), ExampleSettings(masking="span"), VOCABULARY, KEYS)):
+    for positions in chosen(mask_tokens(examples(), ExampleSettings(masking="span"), VOCABULARY, KEYS)):
         for run in np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1):
             runs[len(run)] += 1
     assert runs[1] > runs[2] > 0 and runs[3] > 0.1 * runs.total()
@@ -109,16 +118,16 @@ def test_a_word_longer_than_all_predictions_is_taken_apart() -> None:
     before["input_ids"] = np.array([[2, *range(50, 80), 3, 60, 3]], np.int32)
     before["input_mask"] = np.ones((1, 34), np.int32)
     before["word_starts"] = np.array([[1, 1, *[0] * 29, 1, 1, 1]], np.int32)
-    [positions] = chosen(masked(before, ExampleSettings(masking="wwm"), VOCABULARY, KEYS[:1]))
+    [positions] = chosen(mask_tokens(before, ExampleSettings(masking="wwm"), VOCABULARY, KEYS[:1]))
     assert len(positions) == 5
 
 
 def test_masks_follow_from_the_key_alone() -> None:
     """Whatever other rows are in the batch; every part of the key counts."""
     settings = ExampleSettings(masking="span")
-    whole = masked(examples(), settings, VOCABULARY, KEYS)
+    whole = mask_tokens(examples(), settings, VOCABULARY, KEYS)
     some = {name: values[7:9] for name, values in examples().items()}
-    part = masked(some, settings, VOCABULARY, KEYS[7:9])
+    part = mask_tokens(some, settings, VOCABULARY, KEYS[7:9])
     assert all(np.array_equal(part[name], whole[name][7:9]) for name in part)
     parts = (np.array([3]), np.array([4]), np.array([5]))
     keys = {int(row_keys(seed, *parts)[0]) for seed in (1, 2)}
@@ -131,10 +140,10 @@ def test_masks_follow_from_the_key_alone() -> None:
 def test_masking_anew_puts_the_true_tokens_back_first() -> None:
     """Masks of masks would ask for [MASK]."""
     settings = ExampleSettings(masking="wwm")
-    once = masked(examples(), settings, VOCABULARY, KEYS)
-    again = masked_anew(once, settings, VOCABULARY, KEYS)
+    once = mask_tokens(examples(), settings, VOCABULARY, KEYS)
+    again = replace_masks(once, settings, VOCABULARY, KEYS)
     assert all(np.array_equal(again[name], once[name]) for name in once)
-    other = masked_anew(once, settings, VOCABULARY, KEYS + np.uint64(1))
+    other = replace_masks(once, settings, VOCABULARY, KEYS + np.uint64(1))
     assert (other["masked_lm_ids"] != VOCABULARY.mask_id).all()
     assert chosen(other) != chosen(once)
 
@@ -156,12 +165,12 @@ def test_words_of_danmaku_are_found() -> None:
     """By a dictionary of Chinese; pieces of a Latin word are its inside, whatever the dictionary says."""
     pytest.importorskip("rjieba")
     tokenizer = Tokenizer([*SPECIAL_TOKENS, *"耻辱下播太可爱了，", "aw", "##sl"])
-    [ids] = lines_with_words(tokenizer, ["耻辱下播，可爱 awsl"])
+    [ids] = tokenize_words(tokenizer, ["耻辱下播，可爱 awsl"])
     text = "".join(("+" if token & CONTINUES else " ") + tokenizer.vocab[token & ~CONTINUES] for token in ids)
     assert text == " 耻+辱 下+播 ， 可+爱 aw+##sl"
     assert [token & ~CONTINUES for token in ids] == tokenizer.ids(["耻辱下播，可爱 awsl"])[0]
 
 
 def test_another_kind_of_mask_is_refused() -> None:
-    with pytest.raises(ValueError, match="masking is 'word'; it must be one of char, wwm, span"):
+    with pytest.raises(ValueError, match="invalid masking: 'word'; expected one of char, wwm, span"):
         ExampleSettings(masking="word")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.pictures.readings import READINGS, Rank, as_json, neighbour_lists, rank, similarities, table
+from training.pictures.readings import READINGS, Rank, format_neighbours, format_table, rank, similarities, to_json
 from training.pictures.vectors import Vectors
 from training.pictures.visualise import WORDS, read_words
 
@@ -33,15 +33,15 @@ def test_a_word_without_a_vector_has_no_rank_and_is_nobodys_neighbour() -> None:
 
 def test_the_table_has_a_row_per_reading_whose_words_are_there() -> None:
     """Before beside after, and their medians beside what chance would give."""
-    lines = table(TEXTS, MODELS).splitlines()
+    lines = format_table(TEXTS, MODELS).splitlines()
     assert lines[0] == "| which neighbour of 4, forth / back | before | after |"
     assert lines[2:4] == ["| mea–aqua | 2 / 1 | 2 / 1 |", "| 晚安–88888 | 1 / 1 | 1 / 1 |"]
     assert lines[4] == "| median (of chance: 2.5) | 1 | 1 |"
-    assert table(["草", "晚安"], MODELS) == ""
+    assert format_table(["草", "晚安"], MODELS) == ""
 
 
 def test_the_json_has_every_rank() -> None:
-    found = as_json(TEXTS, MODELS)
+    found = to_json(TEXTS, MODELS)
     assert found["words"] == 5 and found["models"] == ["before", "after"]
     assert found["readings"][0]["first"] == "mea" and found["readings"][0]["ranks"][1]["forth"] == 2
 
@@ -50,10 +50,10 @@ def test_neighbours_are_told_from_the_nearest_on() -> None:
     """None of a word without a vector, and such a word is nobody's."""
     values = VALUES.copy()
     values[3] = np.nan
-    lines = neighbour_lists(TEXTS, Vectors("after", values), 2).splitlines()
+    lines = format_neighbours(TEXTS, Vectors("after", values), 2).splitlines()
     assert lines[0] == "| word | its nearest of 4, by after |"
     assert lines[2] == "| mea | 草 0.97, aqua 0.94 |"
-    assert lines[5] == "| 晚安 | it has no vector |"
+    assert lines[5] == "| 晚安 | no vector |"
 
 
 def test_every_reading_is_of_words_that_ship() -> None:

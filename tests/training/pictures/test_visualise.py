@@ -14,7 +14,7 @@ from matplotlib import font_manager
 from training.pictures import drawing
 from training.pictures.drawing import find_font
 from training.pictures.labels import Box, place, place_all
-from training.pictures.visualise import WORDS, Panel, plane, read_words, visualise
+from training.pictures.visualise import WORDS, Panel, project, read_words, visualise
 from training.pictures.webpage import draw as draw_page
 
 HAS_FONT = any(entry.name in drawing.FONTS for entry in font_manager.FontManager().ttflist)
@@ -79,7 +79,7 @@ def test_a_page_leaves_out_what_has_no_vector(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((7, 5))
     vectors[2] = np.nan
     texts = ["mea", "aqua", "无", "草", "好", "</script>", "危"]
-    draw_page([Panel("one", texts, vectors, plane(vectors))], tmp_path / "words.html")
+    draw_page([Panel("one", texts, vectors, project(vectors))], tmp_path / "words.html")
     page = (tmp_path / "words.html").read_text(encoding="utf-8")
     nearest = re.findall(r'"nearest",(\[.*?\])', page)
     assert len(nearest) == 1
@@ -92,11 +92,11 @@ def test_words_that_are_alike_stand_together() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((60, 60)).astype(np.float32)
     vectors[30:] += 20
-    points = plane(vectors)
+    points = project(vectors)
     centres = points[:30].mean(axis=0), points[30:].mean(axis=0)
     own = np.linalg.norm(points[:30] - centres[0], axis=1)
     assert (own < np.linalg.norm(points[:30] - centres[1], axis=1)).all()
-    assert np.array_equal(points, plane(vectors))
+    assert np.array_equal(points, project(vectors))
 
 
 def test_a_label_avoids_what_is_there() -> None:
@@ -123,13 +123,13 @@ def test_labels_do_not_overlap_where_there_is_room() -> None:
 def test_words_that_a_model_does_not_know_have_no_place() -> None:
     """The others have the places that they would have alone."""
     vectors = np.random.default_rng(0).standard_normal((20, 30))
-    alone = plane(vectors[1:])
+    alone = project(vectors[1:])
     vectors[0] = np.nan
-    assert np.isnan(plane(vectors)[0]).all()
-    assert np.array_equal(plane(vectors)[1:], alone)
+    assert np.isnan(project(vectors)[0]).all()
+    assert np.array_equal(project(vectors)[1:], alone)
     vectors[4:] = np.nan
-    with pytest.raises(ValueError, match="knows something of 3 of 20 words; a picture needs 5"):
-        plane(vectors)
+    with pytest.raises(ValueError, match="can spell 3 of 20 words; expected at least 5"):
+        project(vectors)
 
 
 def test_the_words_that_ship_are_the_reference() -> None:
@@ -142,13 +142,13 @@ def test_the_words_that_ship_are_the_reference() -> None:
 def test_too_few_words_are_refused(tmp_path: Path) -> None:
     """t-SNE has nothing to say about them."""
     (tmp_path / "few.txt").write_text("草\n草\n\n晚安\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="has 2 words; a picture needs at least 5"):
+    with pytest.raises(ValueError, match="has 2; expected at least 5"):
         read_words(tmp_path / "few.txt")
 
 
 def test_a_format_that_is_not_offered_is_refused_before_any_work(tmp_path: Path) -> None:
     """The model does not even exist."""
-    with pytest.raises(ValueError, match=r"none of \.png, \.svg, \.html"):
+    with pytest.raises(ValueError, match=r"ends in \.png, \.svg, \.html"):
         visualise([str(tmp_path / "nowhere")], tmp_path / "words.jpg")
 
 

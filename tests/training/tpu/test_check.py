@@ -1,4 +1,4 @@
-"""What a TPU needs of the step holds without one: shapes known beforehand, no float64, and XLA compiles it.
+"""The step meets the needs of a TPU, tested without one: shapes known beforehand, no float64, and XLA compiles it.
 
 `make tpu-check` asks the TPU's own compiler; it needs an environment of its own and is no test.
 """
@@ -19,7 +19,7 @@ from service.model_directory import BertConfig
 from training.config import TrainConfig
 from training.tpu import check
 from training.tpu.check import Verdict, tpu_check
-from training.tpu.lower import feature_specs, step_and_specs
+from training.tpu.lower import make_feature_specs, make_step_and_specs
 
 BERT = BertConfig(
     vocab_size=60,
@@ -33,7 +33,7 @@ CONFIG = TrainConfig(batch_size=16, num_warmup_steps=0, kernel_dtype="float32")
 
 
 def nodes(function: Any) -> Iterator[Any]:
-    """Of the graph and of every function that it calls."""
+    """Yields the operations of the graph and of every function that it calls."""
     graph = function.graph.as_graph_def(add_shapes=True)
     yield from graph.node
     for called in graph.library.function:
@@ -41,7 +41,7 @@ def nodes(function: Any) -> Iterator[Any]:
 
 
 def on_cpu(config: TrainConfig) -> Any:
-    step, specs = step_and_specs(config, BERT, feature_specs(16, 12, 4), replicas=1)
+    step, specs = make_step_and_specs(config, BERT, make_feature_specs(16, 12, 4), replicas=1)
     return tf.function(step, jit_compile=True).get_concrete_function(*specs), specs
 
 
@@ -49,7 +49,7 @@ def on_cpu(config: TrainConfig) -> Any:
 def test_no_shape_depends_on_data_and_nothing_is_float64(optimizer: str) -> None:
     """In the step of one of eight replicas, two micro-batches each, and in the functions that it calls."""
     config = TrainConfig(batch_size=16, micro_batch_size=1, optimizer=optimizer, kernel_dtype="bfloat16")
-    step, specs = step_and_specs(config, BERT, feature_specs(2, 12, 4), replicas=8)
+    step, specs = make_step_and_specs(config, BERT, make_feature_specs(2, 12, 4), replicas=8)
     found = list(nodes(tf.function(step).get_concrete_function(*specs)))
     assert {"CrossReplicaSum", "BatchMatMulV2"} <= {node.op for node in found}
     for node in found:
@@ -85,7 +85,7 @@ class Compilers:
 
 def verdict(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]) -> Verdict:
     monkeypatch.setattr(check, "_run", Compilers(answer))
-    monkeypatch.setattr(check, "interpreter", lambda: Path(sys.executable))
+    monkeypatch.setattr(check, "find_interpreter", lambda: Path(sys.executable))
     return tpu_check(
         TrainConfig(batch_size=2048), topology="v3:2x2", vocab_size=300, max_seq_length=64, max_predictions_per_seq=10
     )
@@ -112,11 +112,11 @@ def test_a_refusal_is_told_in_the_compilers_words(monkeypatch: pytest.MonkeyPatc
 def test_what_cannot_be_checked_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An unknown topology, a batch that eight cores cannot share, an environment that is not there."""
     sizes: Any = {"vocab_size": 300, "max_seq_length": 64, "max_predictions_per_seq": 10}
-    with pytest.raises(ValueError, match="known are v3:2x2"):
+    with pytest.raises(ValueError, match="expected one of v3:2x2"):
         tpu_check(CONFIG, topology="v9:1x1", **sizes)
-    with pytest.raises(ValueError, match="must be a multiple of 8 replicas"):
+    with pytest.raises(ValueError, match="expected a multiple of .* for 8 replicas"):
         tpu_check(TrainConfig(batch_size=12), topology="v3:2x2", **sizes)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="make tpu-check makes it"):
+    with pytest.raises(FileNotFoundError, match="run make tpu-check"):
         tpu_check(CONFIG, topology="v3:2x2", **sizes)

@@ -1,0 +1,77 @@
+"""`danmaku-train clean`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from training.arguments import add_heldout, add_paths, print_report
+from training.corpus.readers import FORMATS
+
+NAME = "clean"
+HELP = "turn recorded danmaku into plain text and a vocabulary"
+EXAMPLE = "clean --input danmaku_dataset recordings --vocab chinese_L-12_H-768_A-12/vocab.txt --output corpus"
+NEEDS_TENSORFLOW = False
+MAX_UNSPELLABLE_SHARE = 0.1  # of the lines; more is a vocabulary that does not fit the corpus
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add_paths(parser, "--input", "inputs", "danmaku files, or folders of them, in any mix of formats")
+    parser.add_argument("--vocab", type=Path, metavar="FILE", help="a BERT vocab.txt (default: learn one)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write train.txt …")
+    parser.add_argument("--vocab-size", type=int, default=8000, metavar="N", help="tokens to learn (%(default)s)")
+    add_heldout(parser, "share of the documents to hold out for evaluation (%(default)s)")
+    parser.add_argument(
+        "--format", dest="format_name", choices=[*FORMATS], help="format of all files (default: detect each file's)"
+    )
+    parser.add_argument("--text-field", default="text", metavar="NAME", help="JSON lines: the danmaku (%(default)s)")
+    parser.add_argument("--time-field", metavar="NAME", help="JSON lines: the time (default: file order)")
+    parser.add_argument("--document-field", metavar="NAME", help="JSON lines: the video or stream (default: the file)")
+    parser.add_argument(
+        "--session-gap-s",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="live recordings: a longer silence ends a document (%(default)s)",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=_count_cores(), metavar="N", help="processes (one per core: %(default)s)"
+    )
+    parser.add_argument("--shard", metavar="I/N", help="process only part I of N, counted from 0; needs --vocab")
+
+
+def run(
+    *,
+    vocab: Path | None,
+    shard: str | None,
+    text_field: str,
+    time_field: str | None,
+    document_field: str | None,
+    session_gap_s: float,
+    **flags: Any,
+) -> None:
+    from training.corpus.clean import clean
+    from training.corpus.files import Shard
+    from training.corpus.readers.base import ReaderSettings
+
+    settings = ReaderSettings(
+        text_field=text_field, time_field=time_field, document_field=document_field, session_gap_s=session_gap_s
+    )
+    report: Any = clean(vocab=vocab, shard=Shard.parse(shard) if shard else None, settings=settings, **flags)
+    print_report(report)
+    share = report["dropped"].get("unspellable", 0) / max(1, report["lines_read"])
+    if share > MAX_UNSPELLABLE_SHARE:
+        advice = "use a larger vocabulary with --vocab" if vocab else "raise --vocab-size"
+        print(
+            f"danmaku-train clean: warning: {share:.0%} of the lines were dropped because the vocabulary of "
+            f"{report['vocab_size']:,} tokens cannot spell them; {advice}",
+            file=sys.stderr,
+        )
+
+
+def _count_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

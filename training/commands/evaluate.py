@@ -1,0 +1,79 @@
+"""`danmaku-train evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from training.arguments import add_heldout, add_paths
+from training.files import check_writable
+
+NAME = "evaluate"
+HELP = "measure models on corpora: the four pre-training numbers, or retrieval"
+EXAMPLE = "evaluate --model models/before models/after --corpus corpus --markdown numbers.md"
+NEEDS_TENSORFLOW = True
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add_paths(parser, "--model", "models", "model directories or workdirs", metavar="DIR")
+    add_paths(
+        parser, "--corpus", "corpora", "the folder that `clean` wrote (both splits), or other folders or .txt files"
+    )
+    parser.add_argument("--max-examples", type=int, metavar="N", help="use only the first N (default: all)")
+    parser.add_argument(
+        "--unseen", action="store_true", help="also evaluate without the danmaku that the first corpus contains"
+    )
+    parser.add_argument(
+        "--retrieval",
+        action="store_true",
+        help="evaluate search by vectors instead; --corpus takes recordings, split as in `clean`",
+    )
+    add_heldout(parser, "with --retrieval: share of the documents that `clean` held out (%(default)s)")
+    parser.add_argument(
+        "--aligned", type=Path, metavar="DIR", help="with --retrieval: the workdir of `align`, to save minutes"
+    )
+    parser.add_argument(
+        "--dims",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="with --retrieval: also evaluate the first N dimensions",
+    )
+    parser.add_argument("--json", dest="json_path", type=Path, metavar="FILE", help="also write the numbers there")
+    parser.add_argument(
+        "--markdown", dest="markdown_path", type=Path, metavar="FILE", help="also write the table there"
+    )
+
+
+def run(
+    *,
+    models: list[Path],
+    corpora: list[Path],
+    retrieval: bool,
+    max_examples: int | None,
+    unseen: bool,
+    json_path: Path | None,
+    markdown_path: Path | None,
+    **retrieval_flags: Any,
+) -> None:
+    from training.evaluation.report import markdown, retrieval_markdown, write_json, write_markdown
+
+    for path in filter(None, (json_path, markdown_path)):
+        check_writable(path)
+    if retrieval:
+        from training.evaluation.retrieval import evaluate_retrieval
+
+        rows: Any = evaluate_retrieval(models, corpora, **retrieval_flags)
+        table = retrieval_markdown(rows)
+    else:
+        from training.evaluation.evaluate import evaluate
+
+        rows = evaluate(models, corpora, max_examples=max_examples, unseen=unseen)
+        table = markdown(rows)
+    print(table, end="")
+    if json_path:
+        write_json(json_path, rows)
+    if markdown_path:
+        write_markdown(markdown_path, table)
