@@ -32,7 +32,7 @@ HTTP_SHUTDOWN_TIMEOUT_S = 20
 NO_LIMIT = 2**62  # the worker bounds what it holds by memory, and lets nobody wait in vain
 
 
-async def run(flags: argparse.Namespace) -> int:
+async def serve(flags: argparse.Namespace) -> int:
     """Serves until SIGTERM, SIGINT or a TERMINATION that is allowed. Raises ConfigurationError."""
     if wrong := faults(flags):
         raise ConfigurationError("; ".join(wrong))

@@ -213,7 +213,7 @@ def test_a_run_goes_on_with_the_same_things_only(tmp_path: Path, gateway: httpx.
     note.write_bytes(b"{")
     assert "is damaged" in refused(good, *flags)
     note.unlink()
-    assert "is in the way" in refused(good, *flags)
+    assert "remove or rename" in refused(good, *flags)
     part.unlink()
     assert "12,000 lines" in done(good, *flags)
 
@@ -225,7 +225,7 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path, gateway: httpx.Client, i
     try:
         while not (tmp_path / "out.npy.part.json").exists():
             time.sleep(0.05)
-        assert "another process is writing" in refused(input_file, *flags)
+        assert "another process is writing it" in refused(input_file, *flags)
     finally:
         first.communicate("草\n".encode(), timeout=60)
 
@@ -249,14 +249,17 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, gateway: httpx.Client) -> Non
     _, told = process.communicate(timeout=60)
 
     assert process.returncode == 130
-    assert b"the same command goes on" in told and b"Traceback" not in told
+    assert b"run the same command to resume" in told and b"Traceback" not in told
     assert json.loads(note.read_bytes())["lines"] >= 1024
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{input}", "--output", "x.csv"], "--output x.csv: expected a name that ends in .npy, .ndjson or .parquet"),
+        (
+            ["{input}", "--output", "x.csv"],
+            "invalid --output: x.csv; expected a name that ends in .npy, .ndjson or .parquet",
+        ),
         (["nothing.txt", "--output", "{dir}/x.npy"], "No such file or directory: 'nothing.txt'"),
         (["{dir}", "--output", "{dir}/x.npy"], "Is a directory"),
         (["{input}", "--output", "{dir}/none/x.npy"], "No such file or directory"),
@@ -266,7 +269,10 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, gateway: httpx.Client) -> Non
             ["{input}", "--output", "{dir}/x.npy", "--url", "http://127.0.0.1:1", "--threads", "1"],
             "leave out --threads",
         ),
-        (["{dir}/long.txt", "--output", "{dir}/x.npy", "--encoder", "{model}"], "line 2 is longer than 1048576 bytes"),
+        (
+            ["{dir}/long.txt", "--output", "{dir}/x.npy", "--encoder", "{model}"],
+            "invalid line 2: longer than 1048576 bytes",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_explained(
