@@ -258,7 +258,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, gateway: httpx.Client) -> Non
     [
         (
             ["{input}", "--output", "x.csv"],
-            "invalid --output: x.csv; expected a name that ends in .npy, .ndjson or .parquet",
+            "invalid --output: x.csv; expected a name that ends in",
         ),
         (["nothing.txt", "--output", "{dir}/x.npy"], "No such file or directory: 'nothing.txt'"),
         (["{dir}", "--output", "{dir}/x.npy"], "Is a directory"),
@@ -267,11 +267,11 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, gateway: httpx.Client) -> Non
         (["{input}", "--output", "{dir}/x.npy", "--encoder", "onnx://nowhere"], "nowhere"),
         (
             ["{input}", "--output", "{dir}/x.npy", "--url", "http://127.0.0.1:1", "--threads", "1"],
-            "leave out --threads",
+            "--threads cannot be combined with --url",
         ),
         (
             ["{dir}/long.txt", "--output", "{dir}/x.npy", "--encoder", "{model}"],
-            "invalid line 2: longer than 1048576 bytes",
+            "line 2: longer than 1048576",
         ),
     ],
 )
