@@ -74,7 +74,7 @@ def measure(
     alternatives: Sequence[Alternative], texts: Sequence[str], rounds: int, cores: int, config: BertConfig
 ) -> None:
     matrix_rates = []
-    rows = alternatives[0].encoder.inputs.of_texts(texts)
+    rows = alternatives[0].encoder.inputs.prepare_texts(texts)
     tokens = statistics.mean(row.num_tokens for row in rows)
     for number in range(rounds + 1):  # the first is for warming up
         matrix_rates.append(matrix_rate())

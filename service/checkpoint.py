@@ -7,7 +7,7 @@ file:
     PREFIX.data-00000-of-00001   the tensors' bytes, one after the other
     PREFIX.index                 a sorted string table (LevelDB's): tensor name → the place of its bytes
 
-Data files are mapped into memory instead of read, so tensors that nobody asks for, such as an optimizer's, cost nothing.
+Data files are mapped into memory instead of read, so unused tensors, such as an optimizer's, cost nothing.
 
 Source: tensorflow/core/util/tensor_bundle (tensor_bundle.h describes both files), tensorflow/core/lib/io/format.h
 and table_format.txt (the table), tensorflow/core/protobuf/tensor_bundle.proto (the values in the table).

@@ -21,7 +21,7 @@ import numpy as np
 
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import EncoderOptions
-from service.wire import worker_address
+from service.wire import parse_address
 
 TIMEOUT_S = 60.0
 
@@ -45,7 +45,7 @@ def vectors_of(source: str, texts: list[str]) -> Vectors:
 
 def _from_directory(directory: Path, texts: list[str]) -> Vectors:
     with closing(OnnxEncoder.open(directory, EncoderOptions(), threads=1)) as encoder:
-        prepared = encoder.inputs.of_texts(texts)  # cut if too long: it is a picture
+        prepared = encoder.inputs.prepare_texts(texts)  # cut if too long: it is a picture
         values = encoder.encode_now(prepared)
         values[[not text.is_spelled for text in prepared]] = np.nan
         return Vectors(encoder.model.name, values)
@@ -72,7 +72,7 @@ def _from_gateway(url: str, texts: list[str]) -> Vectors:
 def _from_worker(url: str, texts: list[str]) -> Vectors:
     from bert_serving.client import BertClient
 
-    host, port, port_out = worker_address(url)
+    host, port, port_out = parse_address(url)
     # Without its checks, which only warn of long texts: the constructor would ask the worker before it is told to
     # give up after a while.
     client = BertClient(host, port, port_out, ignore_all_checks=True, timeout=round(TIMEOUT_S * 1000))

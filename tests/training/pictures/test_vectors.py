@@ -56,5 +56,5 @@ def test_a_source_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch)
         vectors_of("http://127.0.0.1:9", TEXTS)
     with pytest.raises(OSError, match=r"no answer from bert://127.0.0.1:9:10 within 0.3 s: is the worker running"):
         vectors_of("bert://127.0.0.1:9:10", TEXTS)
-    with pytest.raises(ValueError, match=r"'bert://a:b' is no worker: expected bert://HOST"):
+    with pytest.raises(ValueError, match=r"invalid worker address: 'bert://a:b'; expected bert://HOST"):
         vectors_of("bert://a:b", TEXTS)
