@@ -316,7 +316,7 @@ def test_an_address_that_is_none_is_an_error() -> None:
 
 
 def test_a_client_that_is_left_ends_what_is_asked(caplog: pytest.LogCaptureFixture) -> None:
-    """As after Ctrl-C: whoever waits is released, and the event loop has nothing to complain of."""
+    """As after Ctrl-C: waiting callers are released, and the event loop does not complain."""
     failures: list[BaseException] = []
 
     def ask(client: Client) -> None:

@@ -41,7 +41,7 @@ def test_collections_are_looked_after_from_a_shell(tiny_model: Path, tmp_path: P
 
 
 def test_files_are_loaded_and_a_collection_is_exported(tiny_model: Path, tmp_path: Path) -> None:
-    """What was exported makes the same collection elsewhere; a load that is repeated adds nothing."""
+    """An export loads into an equal collection; repeating a load adds nothing."""
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "1.csv").write_text("草,1.5,2019-05-01 20:00:00\nno danmaku\n", encoding="utf-8")
     (tmp_path / "files" / "2.txt").write_text("晚安\n草\n \n" + "哈\n" * 1500, encoding="utf-8")

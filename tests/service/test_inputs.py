@@ -1,4 +1,4 @@
-"""What a client sends, as the model gets it: the rows of bert-serving-server 1.10."""
+"""The input of the model for texts and tokens of a client, compared with bert-serving-server 1.10."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_no_special_token_is_for_tokens_only() -> None:
     ],
 )
 def test_too_long_is_cut(options: dict[str, object], given: str | list[str], row: str) -> None:
-    """Of a pair, the longer half first."""
+    """The longer half of a pair first."""
     inputs = make(6, **options)
     (prepared,) = inputs.prepare_texts([given]) if isinstance(given, str) else inputs.prepare_tokens([given])
 

@@ -29,7 +29,7 @@ def test_equal_models_have_equal_digests_wherever_they_lie(tiny_model: Path, mod
 
 
 def test_another_vocabulary_is_another_model(tiny_model: Path, model: Path) -> None:
-    """Of the same size and with the same weights: the vectors mean something else."""
+    """A vocabulary of the same size with the same weights gives other vectors."""
     vocab = (model / "vocab.txt").read_text(encoding="utf-8")
     (model / "vocab.txt").write_text(vocab.replace("晚", "早"), encoding="utf-8")
 

@@ -88,7 +88,7 @@ def a_description(texts: list[str]) -> list[bytes]:
 async def test_an_answer_that_cannot_be_right_is_none(
     reply: Callable[[list[str]], list[bytes]], complaint: str
 ) -> None:
-    """Another worker is asked; if there is none, the caller is told; the worker goes on being asked."""
+    """Another worker gets the batch; without one, the caller gets an error; the worker stays in use."""
     metrics = Metrics()
     async with ScriptedWorker() as wrong, ScriptedWorker() as right:
         wrong.reply = reply
@@ -103,7 +103,7 @@ async def test_an_answer_that_cannot_be_right_is_none(
                 vectors = await encode(encoder, ["草", "好", "死"])
                 assert vectors.tolist() == [ScriptedWorker.vector(text) for text in "草好死"]
 
-    assert retried(metrics, "failed") == 1  # whoever failed is spared for a while
+    assert retried(metrics, "failed") == 1  # a worker that failed is avoided for a while
 
 
 async def test_two_workers_that_fail_are_enough() -> None:
@@ -269,7 +269,7 @@ async def test_a_name_that_nobody_knows_is_said() -> None:
 
 
 async def test_what_cannot_be_a_name_is_said() -> None:
-    with pytest.raises(OSError, match="it is no name"):
+    with pytest.raises(OSError, match="invalid host name"):
         await resolve("workers..example")
 
 

@@ -1,4 +1,4 @@
-"""`danmaku embed` as people run it: row n is line n, and a run that was killed goes on as if it had not been."""
+"""`danmaku embed` as people run it: row n is line n, and a killed run resumes as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def done(*arguments: str | Path, text: str | None = None) -> str:
 
 
 def refused(*arguments: str | Path, status: int = 1, **settings: str) -> str:
-    """What the command says, in one line."""
+    """Returns the command's error, which is one line."""
     ended = embed(*arguments, **settings)
     assert (ended.returncode, ended.stdout) == (status, "")
     assert ended.stderr.count("\n") == 1

@@ -64,7 +64,7 @@ def test_encode_shows_the_tokens(client: BertClient) -> None:
 
 
 def test_encode_takes_tokens(client: BertClient) -> None:
-    """What is not in the vocabulary is [UNK], as with the genuine server."""
+    """Tokens that are not in the vocabulary become [UNK], as with the genuine server."""
     vectors, tokens = client.encode([["awsl", "草"], ["AWSL"]], is_tokenized=True, show_tokens=True)
 
     assert tokens == [["[CLS]", "awsl", "草", "[SEP]"], ["[CLS]", "[UNK]", "[SEP]"]]

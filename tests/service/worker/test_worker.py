@@ -78,8 +78,10 @@ def test_an_answer_waits_for_its_listener(worker: RunningWorker) -> None:
     requests, answers = context.socket(zmq.PUSH), context.socket(zmq.SUB)
     try:
         requests.connect(f"tcp://127.0.0.1:{worker.port}")
+        answered = client_status(worker)["statistic"]["num_data_request"]
         requests.send_multipart(wire.write_encode(b"late", 1, ["草"]))
-        time.sleep(0.5)
+        while client_status(worker)["statistic"]["num_data_request"] == answered:
+            time.sleep(0.01)
         answers.subscribe(b"late")
         answers.connect(f"tcp://127.0.0.1:{worker.port_out}")
 
