@@ -54,6 +54,9 @@ def test_flags_of_other_hardware_are_accepted_and_said_to_do_nothing(tiny_model:
 
     assert all(f"{flag} has no effect" in log for flag in ("-xla", "-fp16", "-gpu_memory_fraction", "-device_map"))
     assert "-cpu" not in log
+    assert f"serving {tiny_model.name} (fingerprint " in log
+    ports = f"ports {worker.port} and {worker.port_out}"
+    assert f"on 127.0.0.1, {ports}; pooling REDUCE_MEAN of layers [-2], max_seq_len 12" in log
 
 
 def test_the_classic_server_is_asked_for_where_it_is_not_installed() -> None:
