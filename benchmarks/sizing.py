@@ -1,5 +1,5 @@
 """Measures what a text costs in processor time of a gateway and a worker, and in memory of both and Redis: the figures
-behind the sizing in docs/operations.md. Also counts the danmaku of a corpus's busiest minute and the hit rates of caches.
+behind the sizing in docs/operations.md. Counts the danmaku of a corpus's busiest minute and the hit rates of caches.
 
 Processor time rather than time, since it is what cores are counted in, and it hardly depends on who else is there.
 One client, whose lists follow one another; a Redis; BERT-base of random weights with `--base`, else the bundled model.

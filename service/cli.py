@@ -81,7 +81,7 @@ def _run(command: Command, parsed: argparse.Namespace) -> int:
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
-    """Evaluated only after something was raised: the client's dependencies take time to import."""
+    """Returns the errors to print as one line. Called only when something is raised: the client imports slowly."""
     from danmaku_client import GatewayError
 
     return DanmakuError, GatewayError, SettingsError, OSError

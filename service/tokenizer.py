@@ -68,7 +68,7 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [(encoding.ids, encoding.offsets) for encoding in encodings]
 
-    def ids_of(self, tokens: Iterable[str]) -> list[int]:
+    def look_up_ids(self, tokens: Iterable[str]) -> list[int]:
         """Returns the ids of tokens of the vocabulary; [UNK] for others."""
         return [self._ids.get(token, self.unk_id) for token in tokens]
 

@@ -74,7 +74,7 @@ class Inputs:
             if self._options.sentence_pairs and PAIR_TOKEN in first:
                 at = first.index(PAIR_TOKEN)
                 first, second = first[:at], first[at + 1 :]
-            a, b = self._tokenizer.ids_of(first), self._tokenizer.ids_of(second)
+            a, b = self._tokenizer.look_up_ids(first), self._tokenizer.look_up_ids(second)
             # A normalised text has no tabs either.
             text = _join_ids(a) + ("\n" + _join_ids(b) if b else "")
             rows.append(self._row(text, a, b, special=not self._options.no_special_token or bool(b) or not a))
@@ -88,9 +88,9 @@ class Inputs:
         """Tokenizes a text as a client sent it, never as a pair."""
         ((ids, places),) = self._tokenizer.ids_and_places([text])
         row = self._row(self._tokenizer.normalize(text), ids)
-        kept = len(row.ids) - 2  # without [CLS] and [SEP]
-        unknown = [place for token, place in zip(ids[:kept], places, strict=False) if token == self._tokenizer.unk_id]
-        return TextTokens(self.tokens(row), row.ids, unknown, len(text) if kept == len(ids) else places[kept][0])
+        count = len(row.ids) - 2  # without [CLS] and [SEP]
+        unknown = [place for token, place in zip(ids[:count], places, strict=False) if token == self._tokenizer.unk_id]
+        return TextTokens(self.tokens(row), row.ids, unknown, len(text) if count == len(ids) else places[count][0])
 
     def _row(self, text: str, a: list[int], b: Sequence[int] = (), *, special: bool = True) -> Prepared:
         tokenizer, length = self._tokenizer, len(a) + len(b)
