@@ -79,9 +79,9 @@ def a_description(texts: list[str]) -> list[bytes]:
     ("reply", "complaint"),
     [
         (too_few, "sent 3 texts, got 2 vectors back"),
-        (too_short, "expected vectors of 2 numbers"),
+        (too_short, "expected 2 numbers per text"),
         (an_error, "it is broken"),
-        (nonsense, "cannot be read"),
+        (nonsense, "invalid answer to request"),
         (a_description, "invalid answer to texts; expected vectors"),
     ],
 )
@@ -280,7 +280,7 @@ async def test_a_url_without_workers_is_refused(url: str) -> None:
 
 
 async def test_options_of_a_model_are_not_the_gateways() -> None:
-    with pytest.raises(ConfigurationError, match="start those with them"):
+    with pytest.raises(ConfigurationError, match="are set by the workers"):
         await open_encoder("bert://127.0.0.1", EncoderSettings((-1,)), Metrics())
 
 

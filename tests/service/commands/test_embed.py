@@ -184,7 +184,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, gateway: httpx.Client, su
     done(tmp_path / "in.txt", "--output", tmp_path / f"at_once{suffix}", *flags)
 
     assert ended.returncode == 0
-    assert ended.stderr == f"danmaku embed: going on after {known:,} lines\n"
+    assert ended.stderr == f"danmaku embed: resuming after {known:,} lines\n"
     assert "12,000 lines" in ended.stdout
     assert output.read_bytes() == (tmp_path / f"at_once{suffix}").read_bytes()
     assert len(list(tmp_path.iterdir())) == 3
@@ -206,10 +206,10 @@ def test_a_run_goes_on_with_the_same_things_only(tmp_path: Path, gateway: httpx.
     assert "another input" in refused(other, *flags)
     assert "without --normalize" in refused(good, *flags, "--normalize")
     this = [good, "--output", output, "--encoder", f"onnx://{tiny_model}", "--max-seq-len", "5"]
-    assert "Take the same model" in refused(*this)
+    assert "use the same model" in refused(*this)
     assert (part.stat().st_size, note.read_bytes()) == (size, said)
     os.truncate(part, 1000)
-    assert "has 1000 bytes of" in refused(good, *flags)
+    assert "is cut off: 1000 bytes" in refused(good, *flags)
     note.write_bytes(b"{")
     assert "is damaged" in refused(good, *flags)
     note.unlink()
