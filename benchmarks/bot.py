@@ -1,4 +1,4 @@
-"""A collection as a bot uses it, over HTTP: filled from a file, then a line added and one looked up, many a second.
+"""A collection as a bot uses it, over HTTP: filled from a file, then lines added and looked up at a rate.
 
 A gateway with the bundled model and a store of its own; the load is `danmaku collections load`. Each step of the loop
 is due at a fixed time and has two requests: it adds a line never seen before, and searches for one. Its time is from
@@ -71,8 +71,8 @@ def load(url: str, lines: list[str], directory: Path) -> None:
     print(f"{told.strip()}: {len(lines) / (time.perf_counter() - started):,.0f} a second")
 
 
-def until_idle(gateway: int) -> None:
-    """What was loaded moves into the graph afterwards: on two cores that would be measured, too."""
+def wait_until_idle(gateway: int) -> None:
+    """Waits until the loaded items are in the graph: on two cores, indexing would disturb the measurement."""
     started, process = time.perf_counter(), psutil.Process(gateway)
     while process.cpu_percent(interval=1) > 10:
         pass
@@ -81,7 +81,7 @@ def until_idle(gateway: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--danmaku", type=Path, required=True, help="a danmaku a line, more than are used")
+    parser.add_argument("--danmaku", type=Path, required=True, help="one danmaku per line, more than are used")
     parser.add_argument("--load", type=int, default=50_000, help="danmaku in the collection at first [50000]")
     parser.add_argument("--rate", type=float, default=200, help="lines a second [200]")
     parser.add_argument("--seconds", type=float, default=60, help="[60]")
@@ -98,7 +98,7 @@ def main() -> None:
         with serving(["-m", "service", "serve", "--port", "{port}", *flags], cores=CORES) as port:
             url = f"http://127.0.0.1:{port}"
             load(url, lines[: arguments.load], directory)
-            until_idle(listening(port).pid)
+            wait_until_idle(listening(port).pid)
             asyncio.run(loop(url, listening(port).pid, lines[arguments.load :], arguments.rate))
 
 

@@ -1,4 +1,4 @@
-"""What an entry of the memory cache costs: what `service/cache/memory.py` accounts for, and what tracemalloc sees."""
+"""Compares the memory that `service/cache/memory.py` accounts for per entry with what tracemalloc measures."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a model directory; default: base size, random weights")
-    parser.add_argument("--danmaku", type=Path, help="a danmaku a line; default: pairs of training/pictures/words.txt")
+    parser.add_argument("--danmaku", type=Path, help="one danmaku per line; default: pairs of words")
     parser.add_argument("--texts", type=int, default=512, help="distinct texts [512]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
@@ -74,13 +74,13 @@ def measure(
     alternatives: Sequence[Alternative], texts: Sequence[str], rounds: int, cores: int, config: BertConfig
 ) -> None:
     matrix_rates = []
-    rows = alternatives[0].encoder.inputs.of_texts(texts)
+    rows = alternatives[0].encoder.inputs.prepare_texts(texts)
     tokens = statistics.mean(row.num_tokens for row in rows)
     for number in range(rounds + 1):  # the first is for warming up
         matrix_rates.append(matrix_rate())
         for alternative in alternatives:
-            alternative.rates.append(len(rows) / timed(lambda a=alternative: encode_all(a, rows)))
-            waits = [timed(lambda a=alternative, r=row: a.encoder.encode_now([r])) for row in rows[:SINGLES]]
+            alternative.rates.append(len(rows) / measure_seconds(lambda a=alternative: encode_all(a, rows)))
+            waits = [measure_seconds(lambda a=alternative, r=row: a.encoder.encode_now([r])) for row in rows[:SINGLES]]
             alternative.waits_ms.append(1000 * statistics.median(waits))
         print(f"round {number or 'to warm up'}", flush=True)
     rate = statistics.median(matrix_rates[1:])
@@ -94,7 +94,7 @@ def measure(
 
 
 def encode_all(alternative: Alternative, rows: Sequence[Prepared]) -> None:
-    """Texts of like length together, as the batcher sends them, `concurrency` calls at a time."""
+    """Encodes texts of similar length together, as the batcher does, in `concurrency` calls at a time."""
     calls: list[list[Prepared]] = [[]]
     tokens = 0
     for row in sorted(rows, key=lambda row: row.num_tokens):
@@ -108,18 +108,18 @@ def encode_all(alternative: Alternative, rows: Sequence[Prepared]) -> None:
 
 
 def flop_per_token(config: BertConfig, options: EncoderOptions) -> int:
-    """Multiplications and additions of the dense layers; attention's own products are few beside them."""
+    """Counts multiplications and additions of the dense layers; those of attention are negligible."""
     h, i = config.hidden_size, config.intermediate_size
     return max(options.layers(config)) * 2 * (4 * h * h + 2 * h * i)
 
 
 def matrix_rate() -> float:
-    """FLOP/s of numpy, which takes as many threads as there are cores."""
+    """Measures FLOP/s of numpy, which uses a thread per core."""
     a, b = np.ones((1024, 768), np.float32), np.ones((768, 3072), np.float32)
-    return 2 * 1024 * 768 * 3072 / min(timed(lambda: a @ b) for _ in range(10))
+    return 2 * 1024 * 768 * 3072 / min(measure_seconds(lambda: a @ b) for _ in range(10))
 
 
-def timed(work: Callable[[], object]) -> float:
+def measure_seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

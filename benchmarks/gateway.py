@@ -62,7 +62,7 @@ uvicorn.run(app, port=int(sys.argv[1]), lifespan="off", access_log=False, log_le
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--danmaku", type=Path, help="a danmaku a line; default: pairs of training/pictures/words.txt")
+    parser.add_argument("--danmaku", type=Path, help="one danmaku per line; default: pairs of words")
     parser.add_argument("--encoder", default="onnx://models/danmaku-bert-mini", help="of texts that are not cached")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5, help="of each measurement with wrk [5]")
@@ -75,7 +75,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         wide = random_base_model(Path(directory), num_hidden_layers=1)
         for number in range(arguments.rounds):
-            figures = cached(wide, texts[:2048], arguments.seconds) | uncached(arguments.encoder, texts)
+            figures = measure_cached(wide, texts[:2048], arguments.seconds) | measure_uncached(arguments.encoder, texts)
             rounds.append(figures)
             shown = ", ".join(f"{name} {value:,.2f}" for name, value in figures.items())
             print(f"round {number + 1}: {shown}", flush=True)
@@ -85,7 +85,7 @@ def main() -> None:
         print(f"  {name:44} {statistics.median(values):12,.2f}   ({min(values):,.2f} to {max(values):,.2f})")
 
 
-def cached(model: Path, texts: Sequence[str], seconds: int) -> dict[str, float]:
+def measure_cached(model: Path, texts: Sequence[str], seconds: int) -> dict[str, float]:
     figures = {}
     lists = [texts[start : start + TEXTS_A_REQUEST] for start in range(0, len(texts), TEXTS_A_REQUEST)]
     bodies = {encoding: [{"texts": part, "encoding": encoding} for part in lists] for encoding in ("base64", "float")}
@@ -107,7 +107,7 @@ def cached(model: Path, texts: Sequence[str], seconds: int) -> dict[str, float]:
     return figures
 
 
-def uncached(encoder: str, texts: Sequence[str]) -> dict[str, float]:
+def measure_uncached(encoder: str, texts: Sequence[str]) -> dict[str, float]:
     singles, lists = texts[:SINGLES], [texts[start : start + 64] for start in range(SINGLES, len(texts), 64)]
     bare = asyncio.run(encode_one_by_one(encoder, singles))
     with serving(["-m", "service", "serve", "--port", "{port}", "--encoder", encoder], cores=CORES) as port:
@@ -131,7 +131,7 @@ def uncached(encoder: str, texts: Sequence[str]) -> dict[str, float]:
 
 
 def one_by_one(port: int, texts: Sequence[str]) -> tuple[int, list[float]]:
-    """The bytes of the last answer, and the seconds of each, by a client that does as little as HTTP allows."""
+    """Returns the size of the last response and the seconds of each, measured with a minimal HTTP client."""
     head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     waits, length = [], 0
     with socket.create_connection(("127.0.0.1", port)) as connection:
@@ -166,7 +166,7 @@ async def encode_one_by_one(url: str, texts: Sequence[str]) -> list[float]:
 
 
 def wrk(port: int, bodies: Sequence[object], seconds: int) -> float:
-    """Texts per second, after a second of warming up."""
+    """Measures texts per second, after a second of warming up."""
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
         file.writelines(json.dumps(body) + "\n" for body in bodies)
         file.flush()

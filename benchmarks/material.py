@@ -1,4 +1,4 @@
-"""What several benchmarks measure with: danmaku in a fixed order, and a model of Google's base size."""
+"""Shared input of the benchmarks: danmaku in a fixed order, and a model of Google's base size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def read_texts(path: Path | None, count: int) -> list[str]:
-    """Distinct texts in an order that is the same on every run; without one, pairs of training/pictures/words.txt."""
+    """Reads distinct texts in a fixed order; without a path, makes pairs of training/pictures/words.txt."""
     if path:
         lines = sorted({line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()})
     else:
@@ -24,7 +24,7 @@ def read_texts(path: Path | None, count: int) -> list[str]:
 
 
 def random_base_model(directory: Path, **changes: int) -> Path:
-    """A BERT-base with the bundled vocabulary, but for `changes`: speed does not depend on what weights say."""
+    """Writes a BERT-base with random weights and the bundled vocabulary: speed does not depend on the weights."""
     from training.bert import checkpoint
 
     vocab = (ROOT / "models" / "danmaku-bert-mini" / "vocab.txt").read_text(encoding="utf-8")

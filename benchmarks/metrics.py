@@ -1,4 +1,4 @@
-"""What metrics cost: reading them, and counting while a request is answered from the cache.
+"""Measures the cost of metrics: reading them, and counting while a request is answered from the cache.
 
 * Scrapes: GET /metrics of a gateway with a filled cache and its default collection, and of a worker, over HTTP.
 * Counting: a request for 16 cached texts as the application sees it (ASGI, no HTTP around it), with all metrics, and
@@ -110,7 +110,7 @@ async def counting(rounds: int, requests: int) -> None:
             assert message.get("status", 200) == 200
 
         async def ask(number: int) -> float:
-            """Microseconds of processor time a request."""
+            """Returns microseconds of processor time per request."""
             started = time.process_time()
             for _ in range(number):
                 await app(scope(len(body)), receive, send)

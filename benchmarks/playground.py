@@ -1,4 +1,4 @@
-"""The playground as a browser meets it: bytes over the wire, and times until it answers.
+"""Measures the playground in a browser: bytes over the wire, and times until it answers.
 
 A gateway of its own, on loopback, and a new browser profile each round, so that nothing is in a browser's cache. The
 text is in the field before the page's script runs, so that the first result is as early as it can be.
@@ -72,7 +72,7 @@ def main() -> None:
         print(f"{size:9,} bytes  {name}")
     print(f"{sum(sizes.values()):9,} bytes  in all, with heads\n")
     for name in rounds[0][1]:
-        print(f"{name:48} {shown([times[name] for _, times in rounds])}")
+        print(f"{name:48} {format_range([times[name] for _, times in rounds])}")
 
 
 def measure(browser: Browser, url: str, number: int) -> tuple[dict[str, int], dict[str, float]]:
@@ -105,7 +105,7 @@ def take(browser: Browser, url: str, path: Path) -> None:
 
 
 def listen(page: Page) -> dict[str, int]:
-    """Bytes received, heads included, by path; files only, not answers to what is typed."""
+    """Counts bytes received per file, headers included, without the responses to typed text."""
     session = page.context.new_cdp_session(page)
     paths: dict[str, str] = {}
     sizes: dict[str, int] = {}
@@ -124,7 +124,7 @@ def listen(page: Page) -> dict[str, int]:
     return sizes
 
 
-def shown(values: Sequence[float]) -> str:
+def format_range(values: Sequence[float]) -> str:
     return f"{statistics.median(values):6.0f} ms ({min(values):.0f} to {max(values):.0f})"
 
 

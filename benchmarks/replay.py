@@ -49,21 +49,21 @@ def main() -> None:
     parser.add_argument("--cache-entries", type=int, default=10_000, help="[10000]")
     parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
-    texts = latest(arguments.corpus, arguments.texts)
+    texts = read_latest(arguments.corpus, arguments.texts)
     print(f"{len(texts)} danmaku, {statistics.mean(map(len, texts)):.1f} characters, {len(CORES)} cores")
     expected = hit_rate(texts, arguments.cache_entries)
     with tempfile.TemporaryDirectory() as directory:
         model = random_base_model(Path(directory))
         for _ in range(arguments.rounds):
-            ours = of_gateway(model, texts, arguments.cache_entries)
+            ours = measure_gateway(model, texts, arguments.cache_entries)
             print(f"gateway, int8: {ours[0]:,.1f} texts/s, hit rate {ours[1]:.3f}, LRU of as many {expected:.3f}")
             if arguments.classic:
-                genuine = of_genuine(arguments.classic, model, texts[: arguments.genuine_texts])
+                genuine = measure_genuine(arguments.classic, model, texts[: arguments.genuine_texts])
                 print(f"genuine /encode: {genuine:,.1f} texts/s; ours is {ours[0] / genuine:.1f} times that")
 
 
-def latest(corpus: Path, count: int) -> list[str]:
-    """Texts by the time of posting; of the same second, in the order of files and lines."""
+def read_latest(corpus: Path, count: int) -> list[str]:
+    """Returns texts by time of posting, then in the order of files and lines."""
 
     def rows() -> Iterator[tuple[str, str]]:
         for path in sorted(corpus.rglob("*.csv")):
@@ -90,8 +90,8 @@ def hit_rate(texts: Sequence[str], entries: int) -> float:
     return hits / lookups
 
 
-def of_gateway(model: Path, texts: Sequence[str], entries: int) -> tuple[float, float]:
-    """Texts per second, and the share that the cache had."""
+def measure_gateway(model: Path, texts: Sequence[str], entries: int) -> tuple[float, float]:
+    """Returns texts per second and the cache hit rate."""
     entry_bytes = DIM * 4 + 33 + 94 + ENTRY_OVERHEAD  # as the cache counts an average text
     flags = f"--encoder onnx://{model} --precision int8 --cache-bytes {entries * entry_bytes}".split()
     with serving(["-m", "service", "serve", "--port", "{port}", *flags], cores=CORES) as port:
@@ -109,7 +109,7 @@ def of_gateway(model: Path, texts: Sequence[str], entries: int) -> tuple[float, 
     return rate, counted["hit"] / (counted["hit"] + counted["miss"])
 
 
-def of_genuine(python: str, model: Path, texts: Sequence[str]) -> float:
+def measure_genuine(python: str, model: Path, texts: Sequence[str]) -> float:
     port, port_out = free_port(), free_port()
     flags = f"-model_dir {model} -ckpt_name bert_model.ckpt -cpu -port {port} -port_out {port_out} -http_port".split()
     command = ["service/classic.py", *flags, "{port}"]
@@ -130,7 +130,7 @@ def replay(texts: Sequence[str], clients: Sequence[Ask]) -> float:
     todo = iter(lists)
 
     def work(ask: Ask) -> int:
-        return sum(ask(part) for part in todo)  # shared: whoever is free takes the next
+        return sum(ask(part) for part in todo)  # shared: the next free client takes the next part
 
     started = time.perf_counter()
     with ThreadPoolExecutor(len(clients)) as threads:

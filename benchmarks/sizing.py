@@ -1,6 +1,5 @@
-"""What a text costs a gateway and a worker in processor time, and what memory both and Redis take for it: the figures
-behind the sizing in docs/operations.md. And, of a corpus, how many danmaku come in its busiest minute, and what share
-of all of them a cache would have had.
+"""Measures what a text costs in processor time of a gateway and a worker, and in memory of both and Redis: the figures
+behind the sizing in docs/operations.md. Counts the danmaku of a corpus's busiest minute and the hit rates of caches.
 
 Processor time rather than time, since it is what cores are counted in, and it hardly depends on who else is there.
 One client, whose lists follow one another; a Redis; BERT-base of random weights with `--base`, else the bundled model.
@@ -45,7 +44,7 @@ def main() -> None:
         model = random_base_model(Path(directory)) if arguments.base else ROOT / "models" / "danmaku-bert-mini"
         cost(model, "int8" if arguments.base else "float32", texts)
     if arguments.all:
-        of_corpus(arguments.corpus)
+        describe_corpus(arguments.corpus)
 
 
 def cost(model: Path, precision: str, texts: Sequence[str]) -> None:
@@ -82,7 +81,7 @@ def cost(model: Path, precision: str, texts: Sequence[str]) -> None:
 
 
 def parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Of a size that takes about as long each."""
+    """Splits texts into parts that take about the same time."""
     first, second = len(texts) * 6 // 10, len(texts) * 9 // 10
     yield from (texts[:first], texts[first:second], texts[second:])
 
@@ -110,7 +109,7 @@ def seconds(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def of_corpus(corpus: Path) -> None:
+def describe_corpus(corpus: Path) -> None:
     minutes: Counter[str] = Counter()
     for path in corpus.rglob("*.csv"):
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):

@@ -1,4 +1,4 @@
-"""A collection of many danmaku in a store: what it takes, how quickly it loads, starts, adds and finds.
+"""Measures a large collection in a store: memory, disk, and the speed of loading, starting, adding and searching.
 
 Vectors come from a .npy file of unit vectors [n, dim], or are drawn around random centres. The last 1,000 are what is
 searched for; everything else is loaded. What is right is told by comparing all.
@@ -34,7 +34,7 @@ FILTERS = {"half of them": {"half": 0}, "10 %": {"tenth": 0}, "1 %": {"hundredth
 
 
 def clustered(count: int, dim: int) -> np.ndarray:
-    """Unit vectors around some thousand centres, in a space of fewer dimensions than they have."""
+    """Draws unit vectors around some thousand centres in a subspace of fewer dimensions."""
     chance = np.random.default_rng(0)
     basis = chance.standard_normal((64, dim), np.float32)
     centres = chance.standard_normal((max(count // 200, 1), 64), np.float32)
@@ -52,7 +52,7 @@ def item(number: int, vector: np.ndarray) -> Item:
 
 
 def true_neighbours(vectors: np.ndarray, queries: np.ndarray, step: int) -> np.ndarray:
-    """Of every step-th vector: numbers [queries, TOP_K]."""
+    """Returns the exact neighbours among every step-th vector, as indices [queries, TOP_K]."""
     scores = np.full((len(queries), TOP_K), -np.inf, np.float32)
     numbers = np.zeros((len(queries), TOP_K), np.int64)
     for start in range(0, len(vectors), 20_000 * step):
@@ -75,8 +75,8 @@ async def load(store: Store, vectors: np.ndarray) -> None:
     print(f"load: {len(vectors) / taken:,.0f} items/s acknowledged, {ITEMS_A_CALL} a call")
 
 
-async def until_indexed(store: SqliteStore) -> None:
-    """Until all but the tail is in the graph. A user need not wait: what is not in it is compared one by one."""
+async def wait_until_indexed(store: SqliteStore) -> None:
+    """Waits until all but the tail is in the graph. Users need not wait: the rest is compared one by one."""
     started, last = time.perf_counter(), (-1, 0)
     index = store._collections[NAME].index
     while index.progress != last:
@@ -86,7 +86,7 @@ async def until_indexed(store: SqliteStore) -> None:
 
 
 async def search(store: Store, queries: np.ndarray, name: str, truth: np.ndarray | None, filter: Filter | None) -> None:
-    """One query at a time."""
+    """Searches with one query at a time."""
     times, found = [], []
     for query in queries:
         started = time.perf_counter()
@@ -100,7 +100,7 @@ async def search(store: Store, queries: np.ndarray, name: str, truth: np.ndarray
 
 
 def index_alone(store: SqliteStore, queries: np.ndarray) -> None:
-    """The part of a search that the issue's figures of other engines are of: no texts, no event loop, one thread."""
+    """Searches the index without texts and event loop, in one thread, as benchmarks of other engines do."""
     index, times = store._collections[NAME].index, []
     for query in queries:
         started = time.perf_counter()
@@ -142,7 +142,7 @@ def memory() -> float:
 
 
 async def widen(store: SqliteStore, queries: np.ndarray, truth: np.ndarray, expansions: list[int]) -> None:
-    """What graph.EXPANSION_SEARCH was chosen by."""
+    """Measures recall and time by the number of nodes visited, by which graph.EXPANSION_SEARCH was chosen."""
     _, graph = store._collections[NAME].index._state
     chosen = graph._index.expansion_search
     for expansion in expansions:
@@ -163,7 +163,7 @@ async def bench(vectors: np.ndarray, directory: Path, exact_sizes: list[int], ex
     else:
         await store.create(NAME, dim=vectors.shape[1], fingerprint="benchmark")
         await load(store, vectors)
-        await until_indexed(store)
+        await wait_until_indexed(store)
     print(f"memory: {memory() - before:,.0f} MiB more than before")
     await search(store, queries, "alone", truths[1], None)
     index_alone(store, queries)
@@ -186,7 +186,7 @@ async def bench(vectors: np.ndarray, directory: Path, exact_sizes: list[int], ex
 
 
 async def bench_redis(vectors: np.ndarray, url: str) -> None:
-    """In a collection that is dropped at the end; what else that Redis does is in the figures."""
+    """Uses a collection that is dropped at the end; other load on that Redis affects the figures."""
     queries, vectors = vectors[-QUERIES:], vectors[:-QUERIES]
     truths = {step: true_neighbours(vectors, queries, step) for step in (1, 2, 10, 100, 1000)}
     store = await RedisStore.open(url)
@@ -204,7 +204,7 @@ async def bench_redis(vectors: np.ndarray, url: str) -> None:
 
 
 async def expire(store: Store, vectors: np.ndarray, in_s: float) -> None:
-    """All items reach their end within 5 s while they are searched; how many came back after it, and what is left."""
+    """Lets all items expire within 5 s while they are searched; counts those found after their time and those left."""
     await store.create(NAME, dim=vectors.shape[1], fingerprint="benchmark")
     started = time.time()
     ends = started + in_s + 5 * np.random.default_rng(0).random(len(vectors))
@@ -235,7 +235,7 @@ async def expiring(url: str, vectors: np.ndarray, in_s: float) -> None:
 
 
 async def compare(vectors: np.ndarray, urls: list[str]) -> None:
-    """The same items in several Redis: the share of queries to which they answer with the same list."""
+    """Loads the same items into several Redis servers; reports the share of queries with equal results."""
     queries, vectors = vectors[-QUERIES:], vectors[:-QUERIES]
     truth = true_neighbours(vectors, queries, 1)
     answers = []

@@ -49,7 +49,7 @@ def main() -> None:
     settings = ExampleSettings(max_seq_length=arguments.max_seq_length)
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # as in training
     batch = random_batch(config.batch_size, settings, bert)
-    steps = {kernel_dtype: step_of(replace(config, kernel_dtype=kernel_dtype), bert) for kernel_dtype in DTYPES}
+    steps = {kernel_dtype: compile_step(replace(config, kernel_dtype=kernel_dtype), bert) for kernel_dtype in DTYPES}
     left, right = np.ones((4096, 1024), np.float32), np.ones((1024, 4096), np.float32)
     seconds: dict[str, list[float]] = {name: [] for name in (*DTYPES, "product")}
     for _ in range(arguments.rounds):  # by turns, so that whatever else the machine does hits all alike
@@ -74,8 +74,8 @@ def run(step: Callable[..., dict[str, tf.Tensor]], batch: dict[str, tf.Tensor]) 
     return float(step(batch, tf.constant(0))["loss"])  # waits for the result
 
 
-def step_of(config: TrainConfig, bert: BertConfig) -> Callable[..., dict[str, tf.Tensor]]:
-    """A step as `danmaku-train train` runs it: over variables, which it moves."""
+def compile_step(config: TrainConfig, bert: BertConfig) -> Callable[..., dict[str, tf.Tensor]]:
+    """Compiles a step as `danmaku-train train` runs it, over variables that it updates."""
     variables = {name: tf.Variable(value) for name, value in model.initial_values(bert, 0).items()}
     m, v = ({name: tf.Variable(tf.zeros_like(value)) for name, value in variables.items()} for _ in range(2))
     state, pure = (variables, Moments(m, v)), make_step(config, bert)
@@ -90,7 +90,7 @@ def step_of(config: TrainConfig, bert: BertConfig) -> Callable[..., dict[str, tf
 
 
 def matrix_flops(bert: BertConfig, settings: ExampleSettings) -> float:
-    """Of one example, forward and backward."""
+    """Counts the operations of one example, forward and backward."""
     h, i, t = bert.hidden_size, bert.intermediate_size, settings.max_seq_length
     layer = t * (4 * h * h + 2 * h * i) + 2 * t * t * h
     heads = settings.max_predictions_per_seq * (h * h + h * bert.vocab_size) + h * h

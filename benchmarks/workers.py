@@ -48,14 +48,14 @@ SAMPLE = 256  # texts whose vectors are compared
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classic", help="a Python with bert-serving-server; without it, ours alone is measured")
-    parser.add_argument("--danmaku", type=Path, help="a danmaku a line; default: pairs of training/pictures/words.txt")
+    parser.add_argument("--danmaku", type=Path, help="one danmaku per line; default: pairs of words")
     parser.add_argument("--model-dir", type=Path, help="default: a BERT-base of random weights")
     parser.add_argument("--texts", type=int, default=1024, help="of the lists [1024]")
     parser.add_argument("--singles", type=int, default=100, help="of one text at a time [100]")
     parser.add_argument("--seconds", type=float, default=8, help="that the 8 clients and the mixed load last [8]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--flags", default="", help='more flags for ours, such as --flags="-num_worker 2"')
-    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    parser.add_argument("--json", type=Path, help="also write the figures to FILE")
     arguments = parser.parse_args()
     texts = read_texts(arguments.danmaku, arguments.texts + arguments.singles)
     lists, singles = texts[: arguments.texts], texts[arguments.texts :]
@@ -94,7 +94,7 @@ def measure(
             started = time.perf_counter()
             vectors = [client.encode(list(lists[at : at + LIST_TEXTS])) for at in range(0, len(lists), LIST_TEXTS)]
             rate = len(lists) / (time.perf_counter() - started)
-            waits = [timed(client, text) for text in singles]
+            waits = [measure_seconds(client, text) for text in singles]
             together = clients_together(ports, singles, seconds)
             behind = behind_lists(ports, client, lists, singles, seconds)
             return {
@@ -110,14 +110,14 @@ def measure(
         server.wait(timeout=60)
 
 
-def timed(client: BertClient, text: str) -> float:
+def measure_seconds(client: BertClient, text: str) -> float:
     started = time.perf_counter()
     client.encode([text])
     return time.perf_counter() - started
 
 
 def clients_together(ports: Sequence[int], texts: Sequence[str], seconds: float) -> float:
-    """Texts per second of CLIENTS clients with a text each."""
+    """Measures texts per second of CLIENTS clients that send one text at a time."""
     end = time.perf_counter() + seconds
 
     def ask(number: int) -> int:
@@ -137,7 +137,7 @@ def clients_together(ports: Sequence[int], texts: Sequence[str], seconds: float)
 def behind_lists(
     ports: Sequence[int], client: BertClient, lists: Sequence[str], singles: Sequence[str], seconds: float
 ) -> float:
-    """The median wait for one text while long lists are being encoded."""
+    """Measures the median time of one text while long lists are being encoded."""
     stop = threading.Event()
 
     def send_lists() -> None:
@@ -152,7 +152,7 @@ def behind_lists(
     time.sleep(1)
     waits, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end and len(waits) < len(singles):
-        waits.append(timed(client, singles[len(waits)]))
+        waits.append(measure_seconds(client, singles[len(waits)]))
     stop.set()
     thread.join()
     return statistics.median(waits)
@@ -186,7 +186,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def matrix_rate() -> float:
-    """10⁹ floating-point operations per second of a float32 matrix product of this machine, all cores."""
+    """Measures the 10⁹ operations per second of a float32 matrix product on all cores."""
     a, b = (np.random.default_rng(0).random((2048, 2048), np.float32) for _ in range(2))
     a @ b
     times = []
@@ -198,7 +198,7 @@ def matrix_rate() -> float:
 
 
 def operations_per_text(model: Path, texts: Sequence[str]) -> float:
-    """Floating-point operations of the matrix products of a text, without padding; of all layers but the last one."""
+    """Counts the operations of a text's matrix products, without padding, in all layers but the last one."""
     config = BertConfig.from_json_file(model / "bert_config.json")
     tokenizer = Tokenizer.from_file(model / "vocab.txt")
     h, i, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers - 1  # pooling_layer −2

@@ -1,11 +1,10 @@
-"""Runs the genuine bert-serving-server 1.10, of 2019, on a TensorFlow and a Python of today.
+"""Runs the genuine bert-serving-server 1.10 of 2019 on current versions of TensorFlow and Python.
 
     danmaku worker --classic -model_dir DIR -num_worker 1 …      every flag is bert-serving-start's
 
-It is what our worker is compared with. It imports `tensorflow` and expects the first generation of it: TensorFlow 2.15
-still carries that as `tensorflow.compat.v1`, and lacks three things of it, which are supplied here. Needs the extra
-`classic` in an environment of its own (`make classic`); nothing else in the service imports this file, and it imports
-nothing of the service.
+Our worker is compared with it. It imports `tensorflow` and expects version 1: TensorFlow 2.15 still has that as
+`tensorflow.compat.v1`, without three parts that are supplied here. It needs the extra `classic` in an environment of
+its own (`make classic`). The service does not import this file, and it imports nothing of the service.
 """
 
 from __future__ import annotations
@@ -31,23 +30,23 @@ def main(arguments: Sequence[str]) -> int:
 
     parsed = get_args_parser().parse_args(list(arguments))
     with tempfile.TemporaryDirectory(prefix="bert-serving-") as sockets:
-        # It puts its sockets and a frozen graph where it is told, and never takes them away again.
+        # The server never removes its sockets and its frozen graph.
         os.environ.setdefault("ZEROMQ_SOCK_TMP_DIR", sockets)
         parsed.graph_tmp_dir = parsed.graph_tmp_dir or sockets
         server = BertServer(parsed)
-        server.start()  # not as a context manager: leaving it would wait for ever on a server that has ended
+        server.start()  # not as a context manager, whose exit would wait forever for a server that has ended
         server.is_ready.wait()
-        # Only now: its processes are forks of this one, and must still end on SIGTERM as processes do.
+        # Only now: its processes are forks of this one and need the default handler of SIGTERM.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server._send_close_signal())
         server.join()
-        for child in multiprocessing.active_children():  # with -http_port it stumbles over its proxy and leaves it
+        for child in multiprocessing.active_children():  # with -http_port it fails to end its proxy
             child.terminate()
     return 0
 
 
 def present_tensorflow_1() -> None:
-    """Makes `import tensorflow` yield version 1's interface, for this process and those forked from it."""
+    """Makes `import tensorflow` return version 1's interface, in this process and its forks."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow.compat.v1 as tf
 
@@ -61,7 +60,8 @@ def present_tensorflow_1() -> None:
 
 
 def _layer_norm(inputs: Any, begin_norm_axis: int, begin_params_axis: int, scope: str | None) -> Any:
-    """As `tf.contrib.layers.layer_norm` computes it: over the last axis, with epsilon 1e-12."""
+    """Replaces `tf.contrib.layers.layer_norm`: over the last axis, with epsilon 1e-12."""
+
     import tensorflow as tf
 
     with tf.variable_scope(scope, default_name="LayerNorm"):

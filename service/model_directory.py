@@ -1,11 +1,11 @@
-"""A model directory, `models/<name>/`: what training hands over and serving opens.
+"""A model directory, `models/<name>/`, which training exports and serving opens.
 
 bert_config.json   Google's fields
-vocab.txt          a token a line
+vocab.txt          a token per line
 *.index, *.data-*  a TensorFlow checkpoint under Google's variable names; if there are several, a text file
                    `checkpoint` names the one to use
 
-A directory as bert-serving-start knows it may have the checkpoint elsewhere (`-tuned_model_dir`), and names of its own.
+With bert-serving-start's flags the checkpoint may be in another directory (`-tuned_model_dir`), under any name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The fields of Google's bert_config.json. Raises ValueError for what cannot be built."""
+    """The fields of Google's bert_config.json. Raises ValueError for unsupported values."""
 
     vocab_size: int
     hidden_size: int = 768
@@ -45,13 +45,14 @@ class BertConfig:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if isinstance(value, int) and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+                raise ValueError(f"invalid {name}: {value}; expected at least 1")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+                f"invalid hidden_size: {self.hidden_size}; expected a multiple of num_attention_heads, "
+                f"{self.num_attention_heads}"
             )
         if self.hidden_act != "gelu":
-            raise ValueError(f'hidden_act is {self.hidden_act!r}; only "gelu" is implemented')
+            raise ValueError(f'invalid hidden_act: {self.hidden_act!r}; expected "gelu"')
 
     @classmethod
     def from_json_file(cls, path: Path) -> BertConfig:
@@ -61,7 +62,7 @@ class BertConfig:
             known = {field.name for field in fields(cls)}
             return cls(**{key: value for key, value in values.items() if key in known})
         except OSError as error:
-            raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+            raise ModelError(f"cannot read {path}: {error.strerror}") from None
         except (ValueError, TypeError, AttributeError) as error:
             raise ModelError(f"{path} is not a BERT configuration: {error}") from None
 
@@ -70,7 +71,7 @@ class BertConfig:
 
 
 def encoder_shapes(config: BertConfig) -> Shapes:
-    """Name and shape of the variables that an embedding is computed from, as google-research/bert names them."""
+    """Returns the variables that embeddings are computed from, under google-research/bert's names."""
     h, i = config.hidden_size, config.intermediate_size
     shapes: Shapes = {
         "bert/embeddings/word_embeddings": (config.vocab_size, h),
@@ -91,7 +92,7 @@ def encoder_shapes(config: BertConfig) -> Shapes:
 
 
 def pooled_encoder_shapes(config: BertConfig) -> Shapes:
-    """With the pooler, which the strategy CLS_POOLED needs; a fine-tuned model may be without one."""
+    """Adds the pooler, which CLS_POOLED needs and fine-tuned models may lack."""
     return encoder_shapes(config) | dense_shapes("bert/pooler/dense", config.hidden_size, config.hidden_size)
 
 
@@ -105,14 +106,14 @@ def layer_norm_shapes(scope: str, size: int) -> Shapes:
 
 @dataclass(frozen=True)
 class ModelDirectory:
-    """An opened directory: everything read, and checked against each other."""
+    """An opened directory; its files match each other."""
 
     name: str
     checkpoint: str  # the name of its prefix, such as model.ckpt-12000
     config: BertConfig
     tokenizer: Tokenizer
     weights: Mapping[str, np.ndarray]
-    digest: str  # of the encoder's weights and the vocabulary: equal for equal models, wherever they lie
+    digest: str  # of the encoder's weights and the vocabulary: equal for equal models, whatever their paths
 
 
 def open_model_directory(
@@ -123,11 +124,11 @@ def open_model_directory(
     config_name: str = "bert_config.json",
     lowercase: bool = True,
 ) -> ModelDirectory:
-    """The model in a directory, with the variables of `shapes`.
+    """Opens a model directory and reads the variables of `shapes`.
 
-    `prefix` is the checkpoint, if it is not the directory's own: see `find_checkpoint`, `named_checkpoint`.
+    `prefix` is the checkpoint if it is not the directory's own: see `find_checkpoint`, `named_checkpoint`.
 
-    Raises ModelError that names the file at fault.
+    Raises ModelError that names the invalid file.
     """
     if not path.is_dir():
         raise ModelError(f"{path} is not a directory; expected {config_name}, vocab.txt and a checkpoint in it")
@@ -135,9 +136,8 @@ def open_model_directory(
     try:
         tokenizer = Tokenizer.from_file(path / "vocab.txt", lowercase=lowercase)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path / 'vocab.txt'} cannot be used: {error}") from None
-    # bert-serving-server does not look: a token beyond the embeddings kills its worker, one in the wrong line is a
-    # wrong vector.
+        raise ModelError(f"invalid vocabulary {path / 'vocab.txt'}: {error}") from None
+    # bert-serving-server does not check this: a token beyond the embeddings crashes its worker.
     if len(tokenizer.vocab) != config.vocab_size:
         raise ModelError(
             f"{path / 'vocab.txt'} has {len(tokenizer.vocab)} tokens, but {path / config_name} "
@@ -145,7 +145,7 @@ def open_model_directory(
         )
     prefix = prefix or find_checkpoint(path)
     weights = read_variables(prefix, shapes(config))
-    # Shapes tell the rest of the configuration, but not into how many heads the hidden units are cut.
+    # The shapes of the weights determine the rest of the configuration, but not the number of heads.
     digest = sha256("\n".join([str(config.num_attention_heads), *tokenizer.vocab]).encode())
     for name in sorted(encoder_shapes(config).keys() & weights.keys()):
         digest.update(name.encode())
@@ -154,7 +154,7 @@ def open_model_directory(
 
 
 def find_checkpoint(directory: Path) -> Path:
-    """The prefix of the directory's checkpoint: the one that the file `checkpoint` names, or the only one there is."""
+    """Returns the prefix of the checkpoint that the file `checkpoint` names, or of the only one. Raises ModelError."""
     if not directory.is_dir():
         raise ModelError(f"{directory} is not a directory; expected a checkpoint in it")
     state = directory / "checkpoint"
@@ -162,7 +162,7 @@ def find_checkpoint(directory: Path) -> Path:
         match = re.search(r'^model_checkpoint_path: "(.+)"$', state.read_text("utf-8", errors="replace"), re.MULTILINE)
         if not match:
             raise ModelError(f'{state} has no line model_checkpoint_path: "NAME"')
-        # Some programs write whole paths there, which are wrong once the directory has moved.
+        # Some programs write absolute paths, which become wrong when the directory is moved.
         prefix = directory / Path(match[1]).name
         if not prefix.with_name(f"{prefix.name}.index").exists():
             raise ModelError(f"{state} names {prefix.name}, but {prefix}.index does not exist")
@@ -175,7 +175,7 @@ def find_checkpoint(directory: Path) -> Path:
 
 
 def named_checkpoint(directory: Path, name: str) -> Path:
-    """The prefix `name` in a directory. Raises ModelError that says which checkpoints there are, if not this one."""
+    """Returns the prefix `name` in a directory. Raises ModelError that lists the checkpoints if it does not exist."""
     if not directory.is_dir():
         raise ModelError(f"{directory} is not a directory; expected the checkpoint {name} in it")
     prefix = directory / name
@@ -186,11 +186,14 @@ def named_checkpoint(directory: Path, name: str) -> Path:
 
 
 def read_variables(prefix: Path, shapes: Shapes) -> dict[str, np.ndarray]:
-    """The variables that `shapes` names, as float32. Raises ModelError if one is missing or of another shape."""
-    found = read_checkpoint(prefix, shapes.keys())
+    """Reads the variables of `shapes` as float32. Raises ModelError if one is missing or has another shape."""
+    tensors = read_checkpoint(prefix, shapes.keys())
     for name, shape in shapes.items():
-        if name not in found:
-            raise ModelError(f"{prefix} has no variable {name}; is it of another model than the configuration?")
-        if found[name].shape != shape:
-            raise ModelError(f"{prefix}: {name} is {list(found[name].shape)}; the configuration implies {list(shape)}")
-    return {name: found[name].astype(np.float32, copy=False) for name in shapes}
+        if name not in tensors:
+            raise ModelError(f"{prefix} has no variable {name}; the configuration may belong to another model")
+        if tensors[name].shape != shape:
+            raise ModelError(
+                f"{prefix}: invalid shape of {name}: {list(tensors[name].shape)}; "
+                f"expected {list(shape)} by the configuration"
+            )
+    return {name: tensors[name].astype(np.float32, copy=False) for name in shapes}

@@ -1,7 +1,6 @@
-"""WordPiece over a BERT vocab.txt: the only tokenizer of the repository, for training and for serving.
+"""WordPiece with a BERT vocab.txt, used by training and serving alike.
 
-The work is done by the `tokenizers` library. This file holds what BERT's vocabulary implies (which ids are special,
-how long a word may be) and the one number a caller must be told: how many tokens were cut off.
+The `tokenizers` library does the work. This file adds BERT's special tokens and its limit on the length of a word.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# A word of more characters becomes [UNK]: as in bert-serving-server 1.10, server/bert/tokenization.py (Google later
-# allowed 200, which matters to nobody but those who laugh in one breath: 2333…, hhhh…).
+# A longer word becomes [UNK], as in bert-serving-server 1.10, server/bert/tokenization.py. Google later allowed 200,
+# which only affects laughter without spaces (2333…, hhhh…).
 MAX_CHARACTERS_PER_WORD = 100
-# Danmaku repeat: to normalise one takes 4 µs, a third of what answering it from the cache does. These take 10 MB.
-REMEMBERED_TEXTS, REMEMBERED_CHARACTERS = 32_768, 32
+# Danmaku repeat, and normalising one takes 4 µs, a third of a cached response. This cache takes 10 MB.
+CACHED_TEXTS, CACHED_CHARACTERS = 32_768, 32
 
 
 class Tokenizer:
@@ -30,9 +29,9 @@ class Tokenizer:
         ids = {token: index for index, token in enumerate(vocab)}
         missing = [token for token in SPECIAL_TOKENS if token not in ids]
         if missing:
-            raise ValueError(f"the vocabulary lacks {', '.join(missing)}; a BERT vocab.txt has all of {SPECIAL_TOKENS}")
+            raise ValueError(f"the vocabulary lacks {', '.join(missing)}; expected all of {', '.join(SPECIAL_TOKENS)}")
         if len(ids) != len(vocab):
-            raise ValueError(f"the vocabulary has {len(vocab)} lines, but only {len(ids)} different tokens")
+            raise ValueError(f"the vocabulary has {len(vocab)} lines but only {len(ids)} different tokens")
         self.vocab = list(vocab)
         self._ids = ids
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[token] for token in SPECIAL_TOKENS)
@@ -41,19 +40,19 @@ class Tokenizer:
         )
         self._tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
-        self._normalize_short = lru_cache(REMEMBERED_TEXTS)(self._normalize)
+        self._normalize_short = lru_cache(CACHED_TEXTS)(self._normalize)
 
     @classmethod
     def from_file(cls, path: Path, *, lowercase: bool = True) -> Tokenizer:
-        """Reads vocab.txt: one token a line, its id the line's number from 0."""
+        """Reads vocab.txt: one token per line, whose id is the number of the line, counted from 0."""
         try:
             return cls(read_vocab(path), lowercase=lowercase)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     def normalize(self, text: str) -> str:
-        """The text as BERT's normaliser sees it: equal results mean equal tokens, hence equal vectors."""
-        return self._normalize_short(text) if len(text) <= REMEMBERED_CHARACTERS else self._normalize(text)
+        """Applies BERT's normaliser. Equal results mean equal tokens, hence equal vectors."""
+        return self._normalize_short(text) if len(text) <= CACHED_CHARACTERS else self._normalize(text)
 
     def _normalize(self, text: str) -> str:
         normalizer = self._tokenizer.normalizer
@@ -61,16 +60,16 @@ class Tokenizer:
         return " ".join(normalizer.normalize_str(text).split())
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, whole and without [CLS] and [SEP]."""
+        """Returns the ids of each text, not truncated and without [CLS] and [SEP]."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def ids_and_places(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """`ids`, and of each token the characters of the text that it stands for, as [start, end)."""
+        """Returns `ids` and the place of each token in the text, in characters [start, end)."""
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [(encoding.ids, encoding.offsets) for encoding in encodings]
 
-    def ids_of(self, tokens: Iterable[str]) -> list[int]:
-        """Ids of tokens as they stand in the vocabulary; [UNK] for others."""
+    def look_up_ids(self, tokens: Iterable[str]) -> list[int]:
+        """Returns the ids of tokens of the vocabulary; [UNK] for others."""
         return [self._ids.get(token, self.unk_id) for token in tokens]
 
 
@@ -79,12 +78,13 @@ def read_vocab(path: Path) -> list[str]:
 
 
 def learn_vocab(texts: Iterable[str], size: int, *, min_frequency: int = 10) -> list[str]:
-    """A WordPiece vocabulary of at most `size` tokens: [PAD] … [MASK] first, then characters, then pieces of words.
+    """Learns a WordPiece vocabulary of at most `size` tokens: [PAD] … [MASK], then characters and pieces of words.
 
-    Every character seen `min_frequency` times is kept as long as there is room: a danmaku with a character
-    that the vocabulary cannot spell is lost to training. Among equally frequent pieces the `tokenizers` library
-    chooses differently on every run, so keep the vocabulary of a model rather than learn it again.
+    Every character seen `min_frequency` times is kept while there is room, since training cannot use a danmaku with an
+    unknown character. The `tokenizers` library breaks ties between equally frequent pieces differently on every run,
+    so keep a model's vocabulary instead of learning it again.
     """
+
     from tokenizers.trainers import WordPieceTrainer
 
     learner = _Tokenizer(WordPiece(unk_token="[UNK]"))

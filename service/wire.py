@@ -3,14 +3,14 @@
 docs/wire-protocol.md draws every frame. A request travels from PUSH to PULL, its answer from the server's publisher to
 the client's SUB, with the client's identity in front as the topic.
 
-Three things are ours and no genuine peer is troubled by them:
+Three extensions are ours; genuine peers are not affected by them:
 
-1. The topic of our answers is the identity and a zero byte. A subscription matches every topic that begins with it, so
-   that a client `user1` of the genuine server gets the vectors of `user10`; `user1\\0` begins only its own.
-2. A request that cannot be served has an answer. The genuine server has no such thing, and its callers wait for ever;
-   ours says why in the place of the array's dtype, where the genuine client trips over it and shows the sentence.
-3. Ours tells its vocabulary to whoever sends SHOW_VOCAB. A genuine server would die of the word: only a server whose
-   answer to SHOW_CONFIG has a `danmaku_version` is to be asked.
+1. The topic of an answer is the identity and a zero byte. A subscription matches every topic that starts with it, so
+   client `user1` of a genuine server also receives the vectors of `user10`; `user1\\0` is no prefix of `user10\\0`.
+2. A request that cannot be served gets an error. The genuine server sends nothing, and its client waits forever. Ours
+   puts the message where the array's dtype belongs, so the genuine client fails with an exception that shows it.
+3. SHOW_VOCAB returns the vocabulary. It crashes a genuine server, so it must only be sent to a server whose answer to
+   SHOW_CONFIG has a `danmaku_version`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-SERVER_VERSION = "1.10.0"  # what the genuine client compares with its own
+SERVER_VERSION = "1.10.0"  # the genuine client compares it with its own version
 SHOW_CONFIG, SHOW_STATUS, TERMINATION = b"SHOW_CONFIG", b"SHOW_STATUS", b"TERMINATION"
 SHOW_VOCAB = b"SHOW_VOCAB"
 COMMANDS = (SHOW_CONFIG, SHOW_STATUS, SHOW_VOCAB, TERMINATION)
@@ -31,15 +31,15 @@ COMMANDS = (SHOW_CONFIG, SHOW_STATUS, SHOW_VOCAB, TERMINATION)
 STRATEGIES = ("NONE", "REDUCE_MAX", "REDUCE_MEAN", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED")
 END_OF_TOPIC = b"\0"
 MAX_IDENTITY_BYTES = 255
-DEFAULT_PORTS = (5555, 5556)  # of requests, of answers
-MAX_MESSAGE_BYTES = 64 * 2**20  # our worker hangs up on whoever sends a larger one
-MAX_DIGITS = 18  # of a number, so that it fits 64 bits
+DEFAULT_PORTS = (5555, 5556)  # for requests and for answers
+MAX_MESSAGE_BYTES = 64 * 2**20  # our worker disconnects the sender of a larger one
+MAX_DIGITS = 18  # of a number, which fits into 64 bits
 
-Texts = list[str] | list[list[str]]  # danmaku, or danmaku cut into tokens
+Texts = list[str] | list[list[str]]  # danmaku, or the tokens of danmaku
 
 
 class WireError(ValueError):
-    """The frames are none of the protocol's. `client` and `request_id` are set as far as they could be read."""
+    """Malformed frames. `client` and `request_id` are set as far as they could be read."""
 
     def __init__(self, message: str, client: bytes = b"", request_id: bytes = b"") -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class WireError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`name` is one of COMMANDS."""
+    """A request without texts; `name` is one of COMMANDS."""
 
     client: bytes
     request_id: bytes
@@ -56,48 +56,48 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Encode:
-    """A list of texts to encode, still as JSON: reading 10,000 of them takes a while, and may be put off."""
+class EncodeRequest:
+    """A list of texts to encode, still as JSON: parsing 10,000 of them takes a while, and may be done in a thread."""
 
     client: bytes
     request_id: bytes
     body: bytes
-    count: int  # of texts, as the client says
+    count: int  # of texts, according to the client
 
-    def texts(self) -> Texts:
+    def parse_texts(self) -> Texts:
         """Raises WireError unless the body is `count` strings, or as many lists of strings."""
         try:
             texts = json.loads(self.body)
         except (ValueError, RecursionError):
-            raise self._wrong("the second frame is not JSON") from None
+            raise self._error("invalid second frame: not JSON; expected a list of texts") from None
         if not isinstance(texts, list):
-            raise self._wrong("the second frame is not a JSON list of texts")
+            raise self._error("invalid second frame: not a JSON list; expected a list of texts")
         if len(texts) != self.count:
-            raise self._wrong(f"the last frame says {self.count} texts, the second has {len(texts)}")
+            raise self._error(f"the last frame says {self.count} texts, the second has {len(texts)}")
         if all(isinstance(text, str) for text in texts):
-            return [_without_surrogates(text) for text in texts]
+            return [_drop_surrogates(text) for text in texts]
         if all(isinstance(text, list) and all(isinstance(token, str) for token in text) for text in texts):
-            return [[_without_surrogates(token) for token in text] for text in texts]
-        raise self._wrong("expected a list of strings, or of lists of strings if the texts are tokenized")
+            return [[_drop_surrogates(token) for token in text] for text in texts]
+        raise self._error("invalid texts; expected a list of strings, or of lists of strings if they are tokenized")
 
-    def _wrong(self, message: str) -> WireError:
+    def _error(self, message: str) -> WireError:
         return WireError(message, self.client, self.request_id)
 
 
-def read_request(frames: Sequence[bytes]) -> Command | Encode:
-    """Raises WireError for anything but a request."""
+def read_request(frames: Sequence[bytes]) -> Command | EncodeRequest:
+    """Parses a request. Raises WireError."""
     if len(frames) != 4:
-        raise WireError(f"expected 4 frames [identity, message, request id, count], got {len(frames)}")
+        raise WireError(f"invalid request: {len(frames)} frames; expected 4 [identity, message, request id, count]")
     client, message, request_id, count = frames
     if END_OF_TOPIC in client or len(client) > MAX_IDENTITY_BYTES:
-        raise WireError(f"an identity has at most {MAX_IDENTITY_BYTES} bytes and no zero byte among them")
+        raise WireError(f"invalid identity; expected at most {MAX_IDENTITY_BYTES} bytes without a zero byte")
     if not _is_number(request_id):
-        raise WireError(f"expected a decimal number as the request id, got {request_id[:20]!r}")
+        raise WireError(f"invalid request id: {request_id[:20]!r}; expected a decimal number")
     if not _is_number(count):
-        raise WireError(f"expected a decimal number as the count, got {count[:20]!r}", client, request_id)
+        raise WireError(f"invalid count: {count[:20]!r}; expected a decimal number", client, request_id)
     if message in COMMANDS:
         return Command(client, request_id, message)
-    return Encode(client, request_id, message, int(count))
+    return EncodeRequest(client, request_id, message, int(count))
 
 
 def write_encode(client: bytes, request_id: int, texts: Texts) -> list[bytes]:
@@ -111,7 +111,7 @@ def write_command(client: bytes, request_id: int, name: bytes) -> list[bytes]:
 def write_vectors(
     client: bytes, request_id: bytes, vectors: np.ndarray, tokens: Sequence[Sequence[str]] | None = None
 ) -> list[bytes | memoryview]:
-    """`vectors` [n, dim], or [n, t, dim] without pooling; `tokens` of each text, if the server shows them."""
+    """Answers with vectors [n, dim], or [n, t, dim] without pooling, and the tokens of each text if they are shown."""
     head = {"dtype": str(vectors.dtype), "shape": vectors.shape, "tokens": "" if tokens is None else tokens}
     return [client + END_OF_TOPIC, orjson.dumps(head), np.ascontiguousarray(vectors).data, request_id]
 
@@ -122,55 +122,55 @@ def write_error(client: bytes, request_id: bytes, message: str, error_type: str)
 
 
 def write_json(client: bytes, request_id: bytes, content: Mapping[str, Any]) -> list[bytes]:
-    """The answer to SHOW_CONFIG, SHOW_STATUS and SHOW_VOCAB."""
+    """Answers SHOW_CONFIG, SHOW_STATUS and SHOW_VOCAB."""
     return [client + END_OF_TOPIC, orjson.dumps(content), request_id]
 
 
 @dataclass(frozen=True, slots=True)
-class Vectors:
+class VectorsReply:
     request_id: int
     array: np.ndarray  # [n, dim], or [n, t, dim] without pooling
     tokens: list[list[str]] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class ErrorReply:
     request_id: int
     error: str
     error_type: str
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """What a server says of itself."""
+class JsonReply:
+    """The answer to a SHOW_ command."""
 
     request_id: int
     values: dict[str, Any]
 
 
-def read_reply(frames: Sequence[bytes]) -> Vectors | Failure | Content:
-    """An answer of our worker or of a genuine server. Raises WireError for anything else."""
+def read_reply(frames: Sequence[bytes]) -> VectorsReply | ErrorReply | JsonReply:
+    """Parses an answer of our worker or of a genuine server. Raises WireError."""
     if len(frames) not in (3, 4) or not _is_number(frames[-1]):
-        raise WireError(f"expected 3 or 4 frames, the last a request id, got {len(frames)}")
+        raise WireError(f"invalid answer: {len(frames)} frames; expected 3 or 4, the last a request id")
     request_id = int(frames[-1])
     try:
         head = orjson.loads(frames[1])
         if len(frames) == 3:
-            return Content(request_id, dict(head))
+            return JsonReply(request_id, dict(head))
         if "error" in head:
-            return Failure(request_id, head["error"], head["error_type"])
+            return ErrorReply(request_id, head["error"], head["error_type"])
         array = np.frombuffer(frames[2], head["dtype"]).reshape(head["shape"])
-        return Vectors(request_id, array, head.get("tokens") or None)
+        return VectorsReply(request_id, array, head.get("tokens") or None)
     except (ValueError, TypeError, KeyError) as error:
-        message = f"the answer to request {request_id} cannot be read: {error}"
+        message = f"invalid answer to request {request_id}: {error}"
         raise WireError(message, request_id=frames[-1]) from None
 
 
-def worker_address(url: str) -> tuple[str, int, int]:
-    """Host, port and port_out of `bert://HOST[:PORT[:PORT_OUT]]`. Raises ValueError."""
+def parse_address(url: str) -> tuple[str, int, int]:
+    """Returns host, port and port_out of `bert://HOST[:PORT[:PORT_OUT]]`. Raises ValueError."""
     host, *ports = url.removeprefix("bert://").rstrip("/").split(":")
     if not host or len(ports) > 2 or not all(port.isdecimal() and int(port) < 2**16 for port in ports):
-        raise ValueError(f"{url!r} is no worker: expected bert://HOST[:PORT[:PORT_OUT]]")
+        raise ValueError(f"invalid worker address: {url!r}; expected bert://HOST[:PORT[:PORT_OUT]]")
     port, port_out = [*map(int, ports), *DEFAULT_PORTS[len(ports) :]]
     return host, port, port_out
 
@@ -179,6 +179,7 @@ def _is_number(frame: bytes) -> bool:
     return frame.isdigit() and len(frame) <= MAX_DIGITS
 
 
-def _without_surrogates(text: str) -> str:
-    """JSON can carry half an emoji (`"\\ud83d"`), as a client makes it that cuts UTF-16 anywhere; no tokenizer can."""
+def _drop_surrogates(text: str) -> str:
+    """Drops half emojis (`"\\ud83d"`), which clients that cut UTF-16 send and no tokenizer accepts."""
+
     return text if text.isascii() else text.encode("utf-8", "ignore").decode("utf-8")

@@ -2,10 +2,10 @@
 
     POST /encode          {"id": 123, "texts": ["草", "awsl"], "is_tokenized": false} → {"id", "result", "status": 200}
     GET  /status/server   the fields of SHOW_STATUS, and `status`
-    GET  /status/client   what a connection of the genuine server's HTTP proxy would say of itself
+    GET  /status/client   the status of a connection of the genuine server's HTTP proxy
 
-It is the shape that the genuine server's code has (its README says `results`). A failure is `description`, `type` and
-`status`; the genuine server's are all 400.
+The bodies follow the genuine server's code (its README says `results` instead of `result`). A failure has
+`description`, `type` and `status`; the genuine server's are all 400.
 """
 
 from __future__ import annotations
@@ -23,19 +23,17 @@ CLIENT_STATUS = {"client_version": wire.SERVER_VERSION, "identity": CLIENT.decod
 
 
 def read_request(body: bytes) -> tuple[bytes, wire.Texts]:
-    """The request's id, as JSON again, and its texts. Raises ValueError that says what was expected, or RecursionError
-    for brackets without end.
-    """
+    """Returns the request's id, as JSON, and its texts. Raises ValueError, or RecursionError for deep nesting."""
     values = json.loads(body)
     if not isinstance(values, dict) or "id" not in values or not isinstance(values.get("texts"), list):
-        raise ValueError('expected {"id": …, "texts": ["…", …]}')
+        raise ValueError('invalid body; expected {"id": …, "texts": ["…", …]}')
     texts = values["texts"]
     if not texts:
-        raise ValueError("texts is an empty list")
-    # The frames' own check, so that both doors let the same in.
-    checked = wire.Encode(CLIENT, b"0", json.dumps(texts).encode(), len(texts)).texts()
+        raise ValueError("invalid texts: an empty list; expected at least one text")
+    # Checked as over ZMQ, so both accept the same texts.
+    checked = wire.EncodeRequest(CLIENT, b"0", json.dumps(texts).encode(), len(texts)).parse_texts()
     if bool(values.get("is_tokenized")) != isinstance(checked[0], list):
-        raise ValueError("texts are strings, or lists of strings if is_tokenized is true")
+        raise ValueError("invalid texts; expected strings, or lists of strings if is_tokenized is true")
     return json.dumps(values["id"], allow_nan=False).encode(), checked
 
 

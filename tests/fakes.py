@@ -37,7 +37,7 @@ class RecordingEncoder:
     def normalize(self, text: str) -> str:
         return text.strip().lower()
 
-    def of_normalized(self, texts: Sequence[str]) -> list[Prepared]:
+    def prepare_normalized(self, texts: Sequence[str]) -> list[Prepared]:
         return [
             Prepared(
                 text,

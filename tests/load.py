@@ -46,7 +46,7 @@ def expected_vectors(model: Path, texts: Sequence[str], *options: EncoderOptions
     expected = {}
     for each in options or (EncoderOptions(),):
         with closing(OnnxEncoder.open(model, each, threads=1)) as encoder:
-            vectors = encoder.encode_now(encoder.inputs.of_texts(texts))
+            vectors = encoder.encode_now(encoder.inputs.prepare_texts(texts))
             expected[encoder.model.fingerprint] = dict(zip(texts, vectors, strict=True))
     return expected
 

@@ -30,7 +30,7 @@ class Peer:
     def send(self, *frames: bytes) -> None:
         self.requests.send_multipart(frames)
 
-    def receive(self, timeout_s: float = 20) -> wire.Vectors | wire.Failure | wire.Content | None:
+    def receive(self, timeout_s: float = 20) -> wire.VectorsReply | wire.ErrorReply | wire.JsonReply | None:
         if not self.answers.poll(timeout_s * 1000):
             return None
         return wire.read_reply(self.answers.recv_multipart())
@@ -38,7 +38,7 @@ class Peer:
     def encode(self, texts: wire.Texts, request_id: int = 1) -> np.ndarray:
         self.requests.send_multipart(wire.write_encode(self.identity, request_id, texts))
         reply = self.receive()
-        assert isinstance(reply, wire.Vectors) and reply.request_id == request_id, reply
+        assert isinstance(reply, wire.VectorsReply) and reply.request_id == request_id, reply
         return reply.array
 
 
@@ -55,7 +55,7 @@ def client_status(worker: RunningWorker) -> dict[str, object]:
     with peer(worker, b"status") as it:
         it.requests.send_multipart(wire.write_command(b"status", 1, wire.SHOW_STATUS))
         reply = it.receive()
-    assert isinstance(reply, wire.Content)
+    assert isinstance(reply, wire.JsonReply)
     return reply.values
 
 

@@ -23,9 +23,11 @@ LOAD = [f"{first}{second}" for first in "草哈阿夸晚安好来" for second in
 
 
 @asynccontextmanager
-async def pool(*workers: Worker, metrics: Metrics | None = None) -> AsyncIterator[RemoteEncoder]:
+async def pool(
+    *workers: Worker, metrics: Metrics | None = None, slow_s: float = 2.0, timeout_s: float = 30.0
+) -> AsyncIterator[RemoteEncoder]:
     """All of the workers, ready."""
-    encoder = await RemoteEncoder.open(url_of(*workers), metrics or Metrics())
+    encoder = await RemoteEncoder.open(url_of(*workers), metrics or Metrics(), slow_s=slow_s, timeout_s=timeout_s)
     try:
         await until(lambda: ready(encoder) == len(workers))
         yield encoder

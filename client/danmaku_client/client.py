@@ -1,11 +1,11 @@
-"""A client of the gateway, for programs: lists of danmaku in, matrices out.
+"""Clients of the gateway: lists of danmaku in, matrices out.
 
-    with Client("http://127.0.0.1:8000") as client:
-        vectors = client.embed(["草", "awsl"]).vectors  # [2, dim] float32
+    client = Client("http://127.0.0.1:8000")
+    vectors = client.embed(["草", "awsl"]).vectors  # [2, dim] float32
 
-One idea: a call has one deadline, and until then it is worth trying again (`requests.py`). Longer lists than the
-gateway takes are sent in parts. `AsyncClient` does the work; `Client` runs it on an event loop in a thread of its own,
-so that it can be used anywhere, in a notebook, too. What is left out: redirects, proxies and cookies.
+A call has one deadline and is retried until then (`requests.py`). Lists longer than the gateway accepts are sent in
+parts. `AsyncClient` does the work; `Client` runs it on an event loop in a thread of its own, so it also works in a
+notebook, where an event loop is running already. Redirects, proxies and cookies are not supported.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
@@ -20,70 +21,72 @@ from functools import partial
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlencode
 
-import aiohttp
 import numpy as np
 
-from danmaku_client.requests import Asking, in_parts
+from danmaku_client.requests import GatewaySession, split_into_parts
 from danmaku_client.responses import (
-    Added,
-    Collection,
-    Embedded,
-    Info,
-    Item,
-    Page,
-    Rebuilding,
-    Similar,
+    AddResponse,
+    CollectionDescription,
+    CollectionItem,
+    CollectionPage,
+    EmbedResponse,
+    GatewayInfo,
+    RebuildProgress,
+    SimilarResponse,
     TextError,
-    read_added,
+    read_add_response,
     read_collection,
     read_collections,
     read_deleted,
-    read_embedded,
+    read_embed_response,
     read_info,
     read_page,
-    read_rebuilding,
-    read_similar,
+    read_rebuild_progress,
+    read_similar_response,
 )
 
-AROUND_TEXTS_BYTES = 100  # of a body, beside its texts
+OVERHEAD_BYTES = 100  # of a request body, besides its texts
 
 T = TypeVar("T")
 
 
 class AsyncClient:
-    """An async context manager; within it any number of tasks may ask. Every method raises GatewayError."""
+    """Connects on the first call; `aclose` it, or use it as an async context manager.
+
+    Any number of tasks may share it. Every method raises GatewayError.
+    """
 
     def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float = 60.0) -> None:
-        """`timeout_s` is for a whole call: all its parts, tries and pauses."""
-        self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        """`timeout_s` limits a whole call: all its parts, retries and pauses."""
+        self._session = GatewaySession(url, api_key, timeout_s)
         self._timeout_s = timeout_s
-        self._info: Info | None = None
+        self._info: GatewayInfo | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(headers=self._headers, connector=aiohttp.TCPConnector(limit=0))
-        self._asking = Asking(self._session, self._url, self._timeout_s)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
+        await self.aclose()
 
-    async def info(self) -> Info:
-        return await self._asking.ask("GET", "/info", None, self._deadline(), read_info)
+    async def aclose(self) -> None:
+        await self._session.aclose()
 
-    async def embed(self, texts: Sequence[str], *, normalize: bool = False) -> Embedded:
-        """Vectors in the order of the texts, all of one model: if another takes over, the list is begun anew."""
+    async def info(self) -> GatewayInfo:
+        return await self._session.request("GET", "/info", None, self._deadline(), read_info)
+
+    async def embed(self, texts: Sequence[str], *, normalize: bool = False) -> EmbedResponse:
+        """Embeds the texts, in order, with one model: starts over if the gateway changes its model meanwhile."""
         deadline = self._deadline()
-        parts = await self._in_parts(texts, deadline)
-        done: list[Embedded] = []
+        parts = await self._split(texts, deadline)
+        done: list[EmbedResponse] = []
         while len(done) < len(parts):
             part = parts[len(done)]
             body = {"texts": part, "normalize": normalize, "encoding": "base64"}
-            read = partial(read_embedded, expected=len(part))
-            done.append(await self._asking.ask("POST", "/embed", body, deadline, read))
+            read = partial(read_embed_response, expected=len(part))
+            done.append(await self._session.request("POST", "/embed", body, deadline, read))
             if done[-1].fingerprint != done[0].fingerprint:
                 done = []
-        return _joined(done)
+        return _join(done)
 
     async def similar(
         self,
@@ -92,8 +95,8 @@ class AsyncClient:
         *,
         top_k: int | None = None,
         min_score: float | None = None,
-    ) -> Similar:
-        """The candidates in order of likeness to each query. Sent in one request, however long."""
+    ) -> SimilarResponse:
+        """Ranks the candidates by similarity to each query, in one request however long the lists are."""
         return await self._similar(query, {"candidates": list(candidates), "top_k": top_k, "min_score": min_score})
 
     async def search(
@@ -104,111 +107,111 @@ class AsyncClient:
         top_k: int | None = None,
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,
-    ) -> Similar:
-        """What of a collection is nearest to each query; 10 matches unless `top_k` says otherwise."""
+    ) -> SimilarResponse:
+        """Finds the danmaku of a collection most similar to each query; `top_k` is 10 by default."""
         return await self._similar(
             query, {"collection": collection, "top_k": top_k, "min_score": min_score, "filter": filter}
         )
 
-    async def collections(self) -> list[Collection]:
-        return await self._asking.ask("GET", "/collections", None, self._deadline(), read_collections)
+    async def collections(self) -> list[CollectionDescription]:
+        return await self._session.request("GET", "/collections", None, self._deadline(), read_collections)
 
-    async def create(self, collection: str) -> Collection:
-        """An empty collection, or the one that is there."""
-        return await self._asking.ask("PUT", _path(collection), None, self._deadline(), read_collection)
+    async def create(self, collection: str) -> CollectionDescription:
+        """Creates an empty collection, or returns the existing one."""
+        return await self._session.request("PUT", _path(collection), None, self._deadline(), read_collection)
 
-    async def drop(self, collection: str) -> Collection:
-        """Drops it with all its danmaku; describes what it was."""
-        return await self._asking.ask("DELETE", _path(collection), None, self._deadline(), read_collection)
+    async def drop(self, collection: str) -> CollectionDescription:
+        """Deletes a collection with all its danmaku and returns its last description."""
+        return await self._session.request("DELETE", _path(collection), None, self._deadline(), read_collection)
 
-    async def describe(self, collection: str) -> Collection:
-        return await self._asking.ask("GET", _path(collection), None, self._deadline(), read_collection)
+    async def describe(self, collection: str) -> CollectionDescription:
+        return await self._session.request("GET", _path(collection), None, self._deadline(), read_collection)
 
-    async def page(self, collection: str, *, after: str | None = None, limit: int = 1000) -> Page:
-        """The danmaku behind a page; each that stays is seen once, whatever happens meanwhile."""
+    async def page(self, collection: str, *, after: str | None = None, limit: int = 1000) -> CollectionPage:
+        """Lists danmaku after `after`. Paging sees each danmaku once, unless it is deleted meanwhile."""
         options = urlencode({"limit": limit} | ({} if after is None else {"after": after}))
         path = f"{_path(collection, 'danmaku')}?{options}"
-        return await self._asking.ask("GET", path, None, self._deadline(), read_page)
+        return await self._session.request("GET", path, None, self._deadline(), read_page)
 
-    async def add(self, collection: str, items: Sequence[str | Item | Mapping[str, Any]]) -> Added:
-        """Adds danmaku, or replaces those of the same id. Mappings are sent as they are.
+    async def add(self, collection: str, items: Sequence[str | CollectionItem | Mapping[str, Any]]) -> AddResponse:
+        """Adds danmaku, or replaces those with the same id. Mappings are sent unchanged.
 
-        Of an item that is there with the same text the counts add up; so if a connection breaks and the items are sent
-        again, a count may be too high.
+        Adding a text again increases its count, so counts may be too high after a retry on a broken connection.
         """
         deadline = self._deadline()
-        bodies = [asdict(item) if isinstance(item, Item) else item for item in items]
-        done: list[Added] = []
+        bodies = [asdict(item) if isinstance(item, CollectionItem) else item for item in items]
+        done: list[AddResponse] = []
         first = 0
-        for part in await self._in_parts(bodies, deadline):
-            added = await self._asking.ask("POST", _path(collection, "danmaku"), part, deadline, read_added)
-            reasons = [TextError(first + each.index, each.error, each.error_type) for each in added.reasons]
-            done.append(Added(added.added, added.replaced, added.refused, reasons))
+        for part in await self._split(bodies, deadline):
+            added = await self._session.request("POST", _path(collection, "danmaku"), part, deadline, read_add_response)
+            reasons = [TextError(first + reason.index, reason.error, reason.error_type) for reason in added.reasons]
+            done.append(AddResponse(added.added, added.replaced, added.refused, reasons))
             first += len(part)
-        return Added(
-            sum(each.added for each in done),
-            sum(each.replaced for each in done),
-            sum(each.refused for each in done),
-            [reason for each in done for reason in each.reasons],
+        return AddResponse(
+            sum(response.added for response in done),
+            sum(response.replaced for response in done),
+            sum(response.refused for response in done),
+            [reason for response in done for reason in response.reasons],
         )
 
     async def delete(self, collection: str, id: str) -> bool:
-        """Whether it was there."""
+        """Deletes a danmaku; returns whether it existed."""
         path = _path(collection, "danmaku", id)
-        return bool(await self._asking.ask("DELETE", path, None, self._deadline(), read_deleted))
+        return bool(await self._session.request("DELETE", path, None, self._deadline(), read_deleted))
 
     async def delete_where(self, collection: str, filter: Mapping[str, Any]) -> int:
-        """Deletes all danmaku whose metadata match; how many there were."""
+        """Deletes all danmaku whose metadata match and returns their number."""
         path = _path(collection, "delete")
-        return await self._asking.ask("POST", path, {"filter": filter}, self._deadline(), read_deleted)
+        return await self._session.request("POST", path, {"filter": filter}, self._deadline(), read_deleted)
 
-    async def rebuild(self, collection: str) -> AsyncGenerator[Rebuilding, None]:
-        """Embeds all texts anew after a change of model. `timeout_s` is for each step; what is done stays done."""
-        async with aclosing(self._asking.lines("POST", _path(collection, "rebuild"))) as lines:
+    async def rebuild(self, collection: str) -> AsyncGenerator[RebuildProgress, None]:
+        """Embeds all texts again after a change of model. `timeout_s` limits each step; finished steps are kept."""
+        async with aclosing(self._session.stream_lines("POST", _path(collection, "rebuild"))) as lines:
             async for line in lines:
-                yield read_rebuilding(line)
+                yield read_rebuild_progress(line)
 
     def _deadline(self) -> float:
         return time.monotonic() + self._timeout_s
 
-    async def _in_parts(self, items: Sequence[T], deadline: float) -> list[list[T]]:
+    async def _split(self, items: Sequence[T], deadline: float) -> list[list[T]]:
         if self._info is None:
-            self._info = await self._asking.ask("GET", "/info", None, deadline, read_info)
+            self._info = await self._session.request("GET", "/info", None, deadline, read_info)
         limits = self._info
-        return list(in_parts(items, limits.max_request_texts, limits.max_body_bytes - AROUND_TEXTS_BYTES))
+        return list(split_into_parts(items, limits.max_request_texts, limits.max_body_bytes - OVERHEAD_BYTES))
 
-    async def _similar(self, query: str | Sequence[str], options: Mapping[str, object]) -> Similar:
+    async def _similar(self, query: str | Sequence[str], options: Mapping[str, object]) -> SimilarResponse:
         body = {"query": [query] if isinstance(query, str) else list(query), **options}
-        return await self._asking.ask("POST", "/similar", body, self._deadline(), read_similar)
+        return await self._session.request("POST", "/similar", body, self._deadline(), read_similar_response)
 
 
 class Client:
-    """`AsyncClient` for programs without an event loop. A context manager; any number of threads may share it.
+    """`AsyncClient` for programs without an event loop; see there for its methods.
 
-    Every method is that of `AsyncClient`.
+    Any number of threads may share it. `close` it, or use it as a context manager; otherwise it closes at exit.
     """
 
     def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float = 60.0) -> None:
         self._client = AsyncClient(url, api_key, timeout_s=timeout_s)
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __enter__(self) -> Self:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="danmaku client", daemon=True)
-        self._thread.start()
-        self._wait(self._client.__aenter__())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._wait(_cancel_others())
-        self._wait(self._client.__aexit__())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self.close()
 
-    def info(self) -> Info:
+    def close(self) -> None:
+        """Cancels calls that are waiting and disconnects. A later call connects again."""
+        with self._lock:
+            if self._loop:
+                self._finalize()
+                self._loop = None
+
+    def info(self) -> GatewayInfo:
         return self._wait(self._client.info())
 
-    def embed(self, texts: Sequence[str], *, normalize: bool = False) -> Embedded:
+    def embed(self, texts: Sequence[str], *, normalize: bool = False) -> EmbedResponse:
         return self._wait(self._client.embed(texts, normalize=normalize))
 
     def similar(
@@ -218,7 +221,7 @@ class Client:
         *,
         top_k: int | None = None,
         min_score: float | None = None,
-    ) -> Similar:
+    ) -> SimilarResponse:
         return self._wait(self._client.similar(query, candidates, top_k=top_k, min_score=min_score))
 
     def search(
@@ -229,25 +232,25 @@ class Client:
         top_k: int | None = None,
         min_score: float | None = None,
         filter: Mapping[str, Any] | None = None,
-    ) -> Similar:
+    ) -> SimilarResponse:
         return self._wait(self._client.search(collection, query, top_k=top_k, min_score=min_score, filter=filter))
 
-    def collections(self) -> list[Collection]:
+    def collections(self) -> list[CollectionDescription]:
         return self._wait(self._client.collections())
 
-    def create(self, collection: str) -> Collection:
+    def create(self, collection: str) -> CollectionDescription:
         return self._wait(self._client.create(collection))
 
-    def drop(self, collection: str) -> Collection:
+    def drop(self, collection: str) -> CollectionDescription:
         return self._wait(self._client.drop(collection))
 
-    def describe(self, collection: str) -> Collection:
+    def describe(self, collection: str) -> CollectionDescription:
         return self._wait(self._client.describe(collection))
 
-    def page(self, collection: str, *, after: str | None = None, limit: int = 1000) -> Page:
+    def page(self, collection: str, *, after: str | None = None, limit: int = 1000) -> CollectionPage:
         return self._wait(self._client.page(collection, after=after, limit=limit))
 
-    def add(self, collection: str, items: Sequence[str | Item | Mapping[str, Any]]) -> Added:
+    def add(self, collection: str, items: Sequence[str | CollectionItem | Mapping[str, Any]]) -> AddResponse:
         return self._wait(self._client.add(collection, items))
 
     def delete(self, collection: str, id: str) -> bool:
@@ -256,40 +259,55 @@ class Client:
     def delete_where(self, collection: str, filter: Mapping[str, Any]) -> int:
         return self._wait(self._client.delete_where(collection, filter))
 
-    def rebuild(self, collection: str) -> Iterator[Rebuilding]:
+    def rebuild(self, collection: str) -> Iterator[RebuildProgress]:
         steps = self._client.rebuild(collection)
 
-        async def following() -> Rebuilding | None:
+        async def read_step() -> RebuildProgress | None:
             return await anext(steps, None)
 
         try:
-            while step := self._wait(following()):
+            while step := self._wait(read_step()):
                 yield step
         finally:
             self._wait(steps.aclose())
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        asked = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=self._loop.run_forever, name="danmaku client", daemon=True)
+                thread.start()
+                self._finalize = weakref.finalize(self, _stop, self._loop, thread, self._client)
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return asked.result()
-        except BaseException:  # Ctrl-C, for one: nobody waits any more
-            asked.cancel()
+            return future.result()
+        except BaseException:  # such as KeyboardInterrupt: the result is not wanted any more
+            future.cancel()
             raise
 
 
-async def _cancel_others() -> None:
-    """Ends requests that nobody waits for any more: a loop that stops under them would complain."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: AsyncClient) -> None:
+    stopping = asyncio.run_coroutine_threadsafe(_shut_down(client), loop)
+    stopping.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
+    if threading.current_thread() is not thread:  # it is if the garbage collector happens to run there
+        thread.join()
+        loop.close()
+
+
+async def _shut_down(client: AsyncClient) -> None:
+    """Cancels the calls in progress, since the event loop would complain of tasks that it leaves behind."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await client.aclose()
 
 
 def _path(*names: str) -> str:
     return "/collections/" + "/".join(quote(name, safe="") for name in names)
 
 
-def _joined(parts: Sequence[Embedded]) -> Embedded:
+def _join(parts: Sequence[EmbedResponse]) -> EmbedResponse:
     if len(parts) == 1:
         return parts[0]
     truncated, errors, first = [], [], 0
@@ -298,4 +316,4 @@ def _joined(parts: Sequence[Embedded]) -> Embedded:
         errors += [TextError(first + error.index, error.error, error.error_type) for error in part.errors]
         first += len(part.vectors)
     vectors = np.concatenate([part.vectors for part in parts])
-    return Embedded(vectors, parts[0].model, parts[0].fingerprint, truncated, errors)
+    return EmbedResponse(vectors, parts[0].model, parts[0].fingerprint, truncated, errors)

@@ -1,4 +1,4 @@
-"""What a gateway's answers mean: bytes and JSON to dataclasses. No sockets here; `client.py` has them."""
+"""Responses of a gateway as dataclasses, and the functions that parse them. No sockets; `requests.py` has those."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TextError:
-    """Says why the text at `index` of a list has no vector."""
+    """The reason why the text at `index` of a list has no vector."""
 
     index: int
     error: str
@@ -23,10 +23,10 @@ class TextError:
 
 
 class GatewayError(Exception):
-    """What a gateway refused, or that none answered: `str(error)` is a sentence, `error_type` what to branch on.
+    """A refusal of the gateway, or a failure to get its response.
 
-    Beside the gateway's own types there are "unreachable"; "out_of_time", if the deadline passed here; "bad_answer", if
-    what answers is no gateway.
+    `str(error)` is a sentence for a person and `error_type` what a program branches on: one of the gateway's, or
+    "unreachable", "out_of_time" if the deadline passed here, or "bad_answer" if the response is not a gateway's.
     """
 
     def __init__(
@@ -40,19 +40,19 @@ class GatewayError(Exception):
     ) -> None:
         super().__init__(message)
         self.error_type = error_type
-        self.status = status  # None: there was no answer
-        self.request_id = request_id  # by which the gateway's log names the request
+        self.status = status  # None without a response
+        self.request_id = request_id  # names the request in the gateway's log
         self.retry_after_s = retry_after_s
 
     @property
-    def is_passing(self) -> bool:
-        """Whether the same request may well succeed in a moment."""
+    def is_transient(self) -> bool:
+        """Whether the same request may succeed in a moment."""
         return self.status in (429, 503) or self.error_type == "unreachable"
 
 
 @dataclass(frozen=True)
-class Info:
-    """What a gateway has loaded, and the limits that requests have to keep."""
+class GatewayInfo:
+    """The model that a gateway has loaded, and the limits of its requests."""
 
     version: str
     model: str
@@ -66,18 +66,20 @@ class Info:
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """What became of a list of texts."""
+class EmbedResponse:
+    """The vectors of a list of texts."""
 
     vectors: np.ndarray  # [n, dim] float32; a row of NaN where there is an error
     model: str
-    fingerprint: str  # equal fingerprints, comparable vectors
+    fingerprint: str  # vectors of equal fingerprints are comparable
     truncated: list[int]  # indices of texts that were embedded without their end
     errors: list[TextError]  # in order of index
 
 
 @dataclass(frozen=True)
-class Match:
+class SimilarMatch:
+    """A danmaku similar to a query."""
+
     id: str
     text: str
     score: float  # cosine, −1 to 1
@@ -86,26 +88,30 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Similar:
+class SimilarResponse:
+    """The matches of each query."""
+
     model: str
     fingerprint: str
-    matches: list[list[Match]]  # of each query, best first
+    matches: list[list[SimilarMatch]]  # per query, best first
     query_errors: list[TextError]
     candidate_errors: list[TextError]
 
 
 @dataclass(frozen=True)
-class Item:
-    """A danmaku on its way into a collection, where a bare text would say too little."""
+class CollectionItem:
+    """A danmaku to add to a collection, if it needs more than its text."""
 
     text: str
     id: str | None = None  # by default a hash of the text
     metadata: dict[str, Any] = field(default_factory=dict)
-    ttl_s: float | None = None  # how long it stays; None: for good
+    ttl_s: float | None = None  # seconds until it expires; None: never
 
 
 @dataclass(frozen=True)
-class Collection:
+class CollectionDescription:
+    """A collection's name, size and model."""
+
     name: str
     count: int  # of items; may include some that expired a moment ago
     dim: int
@@ -115,24 +121,26 @@ class Collection:
 
 
 @dataclass(frozen=True)
-class Added:
+class AddResponse:
+    """The numbers of items added, replaced and refused."""
+
     added: int
     replaced: int
     refused: int
-    reasons: list[TextError]  # of the first hundred refused ones
+    reasons: list[TextError]  # of the first hundred refused items
 
 
 @dataclass(frozen=True)
-class Page:
-    """Of the danmaku of a collection, each with id, text, metadata, count and expires_at."""
+class CollectionPage:
+    """Danmaku of a collection, each with id, text, metadata, count and expires_at."""
 
     danmaku: list[dict[str, Any]]
-    next: str | None  # what to ask with as `after`; None: this was the last
+    next: str | None  # the `after` of the next page; None on the last page
 
 
 @dataclass(frozen=True)
-class Rebuilding:
-    """How far a collection is rebuilt; `lost`, at the end, are items that the present model cannot embed."""
+class RebuildProgress:
+    """The progress of a rebuild; `lost`, at the end, counts items that the present model cannot embed."""
 
     done: int
     total: int
@@ -140,16 +148,16 @@ class Rebuilding:
     lost: int
 
 
-def error_of(status: int, headers: Mapping[str, str], content: bytes) -> GatewayError:
-    """What an answer other than 200 says."""
+def read_error(status: int, headers: Mapping[str, str], content: bytes) -> GatewayError:
+    """Makes the error of a response whose status is not 200."""
     try:
         body = orjson.loads(content)
         message, error_type = str(body["error"]), str(body["error_type"])
-    except (ValueError, KeyError, TypeError):  # a proxy's page, say
+    except (ValueError, KeyError, TypeError):  # such as a proxy's error page
         message, error_type = content[:200].decode(errors="replace"), "bad_answer"
     try:
         retry_after_s = max(0.0, float(headers["Retry-After"]))
-    except (KeyError, ValueError):  # a date is allowed, too; no gateway sends one
+    except (KeyError, ValueError):  # HTTP allows a date too, but no gateway sends one
         retry_after_s = None
     return GatewayError(
         f"{status} {error_type}: {message}",
@@ -160,66 +168,66 @@ def error_of(status: int, headers: Mapping[str, str], content: bytes) -> Gateway
     )
 
 
-def read_info(answer: Any) -> Info:
-    return _known(Info, answer)
+def read_info(body: Any) -> GatewayInfo:
+    return _from_fields(GatewayInfo, body)
 
 
-def read_collection(answer: Any) -> Collection:
-    return _known(Collection, answer)
+def read_collection(body: Any) -> CollectionDescription:
+    return _from_fields(CollectionDescription, body)
 
 
-def read_collections(answer: Any) -> list[Collection]:
-    return [read_collection(each) for each in answer["collections"]]
+def read_collections(body: Any) -> list[CollectionDescription]:
+    return [read_collection(collection) for collection in body["collections"]]
 
 
-def read_added(answer: Any) -> Added:
-    reasons = [_text_error(error) for error in answer["reasons"]]
-    return Added(answer["added"], answer["replaced"], answer["refused"], reasons)
+def read_add_response(body: Any) -> AddResponse:
+    reasons = [_read_text_error(error) for error in body["reasons"]]
+    return AddResponse(body["added"], body["replaced"], body["refused"], reasons)
 
 
-def read_page(answer: Any) -> Page:
-    return _known(Page, answer)
+def read_page(body: Any) -> CollectionPage:
+    return _from_fields(CollectionPage, body)
 
 
-def read_deleted(answer: Any) -> int:
-    return int(answer["deleted"])
+def read_deleted(body: Any) -> int:
+    return int(body["deleted"])
 
 
-def read_rebuilding(answer: Any) -> Rebuilding:
-    if "error" in answer:
-        raise GatewayError(answer["error"], answer["error_type"])
-    return Rebuilding(answer["done"], answer["total"], answer.get("finished", False), answer.get("lost", 0))
+def read_rebuild_progress(body: Any) -> RebuildProgress:
+    if "error" in body:
+        raise GatewayError(body["error"], body["error_type"])
+    return RebuildProgress(body["done"], body["total"], body.get("finished", False), body.get("lost", 0))
 
 
-def read_embedded(answer: Any, expected: int) -> Embedded:
-    if len(answer["embeddings"]) != expected:
-        raise ValueError(f"sent {expected} texts, got {len(answer['embeddings'])} vectors back")
-    nothing = np.full(answer["dim"], np.nan, "<f4").tobytes()
-    rows = [nothing if row is None else b64decode(row) for row in answer["embeddings"]]
-    vectors = np.frombuffer(b"".join(rows), "<f4").reshape(expected, answer["dim"])
-    errors = [_text_error(error) for error in answer["errors"]]
-    return Embedded(vectors, answer["model"], answer["fingerprint"], answer["truncated"], errors)
+def read_embed_response(body: Any, expected: int) -> EmbedResponse:
+    if len(body["embeddings"]) != expected:
+        raise ValueError(f"sent {expected} texts, got {len(body['embeddings'])} vectors back")
+    no_vector = np.full(body["dim"], np.nan, "<f4").tobytes()
+    rows = [no_vector if row is None else b64decode(row) for row in body["embeddings"]]
+    vectors = np.frombuffer(b"".join(rows), "<f4").reshape(expected, body["dim"])
+    errors = [_read_text_error(error) for error in body["errors"]]
+    return EmbedResponse(vectors, body["model"], body["fingerprint"], body["truncated"], errors)
 
 
-def read_similar(answer: Any) -> Similar:
+def read_similar_response(body: Any) -> SimilarResponse:
     matches = [
         [
-            Match(match["id"], match["text"], match["score"], match["metadata"], match.get("count", 1))
+            SimilarMatch(match["id"], match["text"], match["score"], match["metadata"], match.get("count", 1))
             for match in result["matches"]
         ]
-        for result in answer["results"]
+        for result in body["results"]
     ]
     errors = {
-        side: [_text_error(error) for error in answer["errors"] if error["field"] == side]
+        side: [_read_text_error(error) for error in body["errors"] if error["field"] == side]
         for side in ("query", "candidates")
     }
-    return Similar(answer["model"], answer["fingerprint"], matches, errors["query"], errors["candidates"])
+    return SimilarResponse(body["model"], body["fingerprint"], matches, errors["query"], errors["candidates"])
 
 
-def _text_error(error: Any) -> TextError:
+def _read_text_error(error: Any) -> TextError:
     return TextError(error["index"], error["error"], error["error_type"])
 
 
-def _known(kind: type[T], answer: Any) -> T:
-    """Of a dataclass that is an answer as it comes; later gateways may say more."""
-    return kind(**{each.name: answer[each.name] for each in fields(kind)})  # type: ignore[arg-type]  # JSON, of the fields that the route tells
+def _from_fields(kind: type[T], body: Any) -> T:
+    """Builds the dataclass `kind` from the fields it declares; ignores those that newer gateways add."""
+    return kind(**{declared.name: body[declared.name] for declared in fields(kind)})  # type: ignore[arg-type]  # any dataclass

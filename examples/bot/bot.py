@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from danmaku_client import AsyncClient, Embedded, GatewayError, Item
+from danmaku_client import AsyncClient, CollectionItem, EmbedResponse, GatewayError
 
 from .chat import Chat, Script
 from .report import Copy, Counts, Report
@@ -91,7 +91,7 @@ class Bot:
         texts, ttl_s = [said.text for said in batch], self._settings.ttl_s
         embedded, _ = await asyncio.gather(  # at once: a text that is on its way is not encoded twice
             self._patiently(lambda: self._client.embed(texts, normalize=True)),
-            self._patiently(lambda: self._add([Item(text, ttl_s=ttl_s) for text in texts])),
+            self._patiently(lambda: self._add([CollectionItem(text, ttl_s=ttl_s) for text in texts])),
         )
         if embedded.fingerprint != self._fingerprint:
             await self._begin(embedded)
@@ -109,7 +109,7 @@ class Bot:
                 if reply := self._script.reply(said.text, said.at_s, vector):
                     self._view.reply(said.at_s - self._first, reply)
 
-    async def _begin(self, embedded: Embedded) -> None:
+    async def _begin(self, embedded: EmbedResponse) -> None:
         """With a model: at the start, and when the gateway has another one, whose vectors are not comparable."""
         self._fingerprint = embedded.fingerprint
         self._chat = Chat(embedded.vectors.shape[1])
@@ -117,7 +117,7 @@ class Bot:
         of_script = await self._patiently(lambda: self._client.embed(heard, normalize=True))
         self._script = Script(heard, says, np.nan_to_num(of_script.vectors), min_score=self._settings.reply_score)
 
-    async def _add(self, items: Sequence[Item]) -> None:
+    async def _add(self, items: Sequence[CollectionItem]) -> None:
         try:
             await self._client.add(self._settings.collection, items)
         except GatewayError as error:
@@ -155,6 +155,6 @@ class Bot:
             try:
                 return await ask()
             except GatewayError as error:
-                if not error.is_passing and error.error_type != "out_of_time":
+                if not error.is_transient and error.error_type != "out_of_time":
                     raise
                 self._view.trouble(str(error))

@@ -1,4 +1,4 @@
-"""Flags that several commands share: fields of `Settings`, each also a variable DANMAKU_<FLAG>."""
+"""Flags that several commands share: fields of `Settings`, each also an environment variable DANMAKU_<FLAG>."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.settings import Settings
 def add_settings(parser: argparse._ActionsContainer, fields: Iterable[str]) -> None:
     for field in fields:
         info = Settings.model_fields[field]
-        default = "" if info.default_factory or info.default in (None, ()) else f" [{_shown(info.default)}]"
+        default = "" if info.default_factory or info.default in (None, ()) else f" [{_format(info.default)}]"
         parser.add_argument(
             f"--{field.replace('_', '-')}",
             dest=field,
@@ -26,12 +26,13 @@ def add_settings(parser: argparse._ActionsContainer, fields: Iterable[str]) -> N
         )
 
 
-def _shown(default: object) -> str:
+def _format(default: object) -> str:
     return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def given_settings(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Those that stand on the command line."""
+    """Returns the settings given on the command line."""
+
     return {key: value for key, value in vars(parsed).items() if key in Settings.model_fields}
 
 

@@ -1,10 +1,10 @@
-"""What an encoder is: the one thing behind the gateway that turns prepared texts into vectors.
+"""The protocol of encoders, which turn prepared texts into vectors.
 
-`open_encoder` chooses by URL, and imports only what was chosen:
+`open_encoder` chooses one by URL and imports only that:
 
     onnx://models/danmaku-bert-mini    ONNX Runtime in this process
     bert://HOST:5555:5556,OTHER        workers, `danmaku worker` or bert-serving-server
-    bert+dns://NAME:5555:5556          all workers that a name has addresses of
+    bert+dns://NAME:5555:5556          workers at all addresses of a name
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from service.encoders.model import Model, Prepared
 
 
 class Encoder(Protocol):
-    """Opened by `open_encoder`; to be closed by whoever opened it."""
+    """An encoder, made by `open_encoder` and closed by its caller."""
 
     @property
     def model(self) -> Model:
-        """What encodes now, which may change in the life of an encoder. Raises EncoderUnavailable if none is known."""
+        """The current model, which may change during the life of an encoder. Raises EncoderUnavailable without one."""
 
     @property
     def concurrency(self) -> int:
-        """How many calls of `encode` it can work on at the same time, now."""
+        """The number of calls of `encode` that it can work on at the same time, now."""
 
     @property
     def obstacle(self) -> str | None:
-        """Why texts sent now would not be encoded, or None."""
+        """The reason why texts sent now would not be encoded, or None."""
 
     async def encode(self, batch: Sequence[Prepared]) -> np.ndarray:
-        """One model call: vectors [len(batch), dim] float32 of the one model that all texts were prepared for.
+        """Encodes texts that were all prepared for one model, in one call; returns [len(batch), dim] float32.
 
-        Raises EncoderFailure; ModelGone if that model is no more.
+        Raises EncoderFailure, or ModelGone if that model is no longer available.
         """
 
     @property
     def workers(self) -> Sequence[Mapping[str, object]]:
-        """Those that do the work, for operators to look at; none if it is done in this process."""
+        """Descriptions of the workers, for operators; empty if this process encodes."""
 
     async def aclose(self) -> None: ...

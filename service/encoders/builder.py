@@ -1,4 +1,4 @@
-"""Writes ONNX: inputs, nodes and constants as they come."""
+"""Builds an ONNX model node by node."""
 
 from __future__ import annotations
 
@@ -13,38 +13,44 @@ MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 
 
 class GraphBuilder:
-    """Every value is named after its node. `weights` are a checkpoint's, for whoever builds to draw on."""
+    """A graph under construction. Methods return the name of a value, which is that of its node, input or constant.
+
+    `weights` are the checkpoint's variables by name.
+    """
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self.weights = weights
-        self._inputs: dict[str, onnx.ValueInfoProto] = {}
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, onnx.TensorProto] = {}
-        self._made: dict[str, str] = {}
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        # Filled in place: the helpers that assemble a finished graph copy all weights several times.
+        self._model = helper.make_model(helper.make_graph([], "bert", [], []), opset_imports=opsets, ir_version=10)
+        self._graph = self._model.graph
+        self._names: set[str] = set()  # of inputs and constants
+        self._shared: dict[str, str] = {}
 
     def input(self, name: str, shape: Sequence[str]) -> str:
-        if name not in self._inputs:
-            self._inputs[name] = helper.make_tensor_value_info(name, TensorProto.INT32, shape)
+        if name not in self._names:
+            self._names.add(name)
+            self._graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT32, shape))
         return name
 
-    def once(self, value: str, make: Callable[[], str]) -> str:
-        """What `make` gives, made for this value and purpose the first time it is asked for."""
-        if value not in self._made:
-            self._made[value] = make()
-        return self._made[value]
+    def share(self, key: str, make: Callable[[], str]) -> str:
+        """Returns the result of `make`, which is called once per key."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
     def add(
         self, operator: str, inputs: Sequence[str], *, output: str = "", domain: str = "", **attributes: object
     ) -> str:
-        output = output or f"{operator}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, inputs, [output], name=output, domain=domain, **attributes))
+        output = output or f"{operator}_{len(self._graph.node)}"
+        self._graph.node.append(helper.make_node(operator, inputs, [output], name=output, domain=domain, **attributes))
         return output
 
-    def unsqueezed(self, value: str, axis: int) -> str:
+    def unsqueeze(self, value: str, axis: int) -> str:
         return self.add("Unsqueeze", [value, self.ints([axis])])
 
     def columns(self) -> str:
-        """[t]: 0, 1, …"""
+        """Returns 0, 1, … as [t] int64."""
         length = self.add("Squeeze", [self.add("Shape", ["tokens"], start=1, end=2)])
         zero, one = self.constant("zero", np.array(0, np.int64)), self.constant("one", np.array(1, np.int64))
         return self.add("Range", [zero, length, one])
@@ -56,17 +62,12 @@ class GraphBuilder:
         return self.constant(f"ints_{values}", np.array(values, np.int64))
 
     def constant(self, name: str, values: np.ndarray) -> str:
-        if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(np.asarray(values, order="C"), name)
+        if name not in self._names:
+            self._names.add(name)
+            self._graph.initializer.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
         return name
 
-    def model(self, shape: Sequence[str], dim: int) -> onnx.ModelProto:
-        graph = helper.make_graph(
-            self._nodes,
-            "bert",
-            inputs=list(self._inputs.values()),
-            outputs=[helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [*shape, dim])],
-            initializer=list(self._constants.values()),
-        )
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    def finish(self, shape: Sequence[str], dim: int) -> onnx.ModelProto:
+        """Declares the output `embedding` [*shape, dim] and returns the model."""
+        self._graph.output.append(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [*shape, dim]))
+        return self._model

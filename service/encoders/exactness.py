@@ -1,4 +1,4 @@
-"""Whether int8 is near enough to float32 to be served: the least cosine between their vectors of a few danmaku."""
+"""Checks that int8 is close enough to float32 to be served, by the smallest cosine between vectors of a few danmaku."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from service.encoders.inputs import Inputs
 from service.encoders.model import Model, Prepared
 from service.errors import ConfigurationError
 
-LEAST_COSINE = 0.999
-# Invented, and of the kinds there are: laughter, praise, questions, names, Japanese, faces, digits, long and short.
+MIN_COSINE = 0.999
+# Invented samples of the usual kinds: laughter, praise, questions, names, Japanese, faces, digits, long and short.
 SAMPLE = """
 草 / 草草草 / 哈哈哈哈哈哈哈哈 / 笑死我了 / 23333333333 / awsl / AWSL!!! / 啊我死了 / 好可爱啊 / 太可爱了吧
 你好 / 晚上好 / 晚安 晚安 明天见 / 大家早上好 / 来了来了 / 前排 / 第一次这么早 / 这是谁啊 / 这首歌叫什么名字
@@ -37,19 +37,20 @@ class LocalEncoder(Protocol):
 
 def check_exactness(encoder: LocalEncoder, reference: LocalEncoder) -> None:
     """Raises ConfigurationError if a vector of the sample is too far from the reference's."""
-    cosine = least_cosine(encoder, reference)
-    if not cosine >= LEAST_COSINE:
+    cosine = min_cosine(encoder, reference)
+    if not cosine >= MIN_COSINE:
         raise ConfigurationError(
-            f"{encoder.model.name} in int8: the least cosine to float32 is {cosine:.5f}, below {LEAST_COSINE}; "
-            "serve it in float32, or allow inexact vectors"
+            f"invalid precision: {encoder.model.name} in int8 has vectors with a cosine of {cosine:.5f} to those in "
+            f"float32; expected at least {MIN_COSINE}. Use float32, or allow inexact vectors"
         )
 
 
-def least_cosine(encoder: LocalEncoder, reference: LocalEncoder) -> float:
-    """Over the sample; with the strategy NONE over its tokens."""
-    rows = encoder.inputs.of_texts(SAMPLE.strip().replace("\n", " / ").split(" / "))
+def min_cosine(encoder: LocalEncoder, reference: LocalEncoder) -> float:
+    """Returns the smallest cosine over the sample, or over its tokens with the strategy NONE."""
+    rows = encoder.inputs.prepare_texts(SAMPLE.strip().replace("\n", " / ").split(" / "))
     ours, theirs = (e.encode_now(rows).reshape(-1, e.model.dim).astype(np.float64) for e in (encoder, reference))
-    seen = theirs.any(axis=1)  # padding is zero
-    ours, theirs = ours[seen], theirs[seen]
+    is_token = theirs.any(axis=1)  # padding is zero
+    ours, theirs = ours[is_token], theirs[is_token]
+
     lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     return float(np.min(np.sum(ours * theirs, axis=1) / lengths))

@@ -1,13 +1,13 @@
 """BERT as an ONNX graph, built from a checkpoint's weights, pooling included.
 
-What bert-serving-server 1.10 computes (GELU by erf, LayerNorm with epsilon 1e-12, masked scores of −10000), arranged
-for a CPU:
+It computes what bert-serving-server 1.10 computes (GELU by erf, LayerNorm with epsilon 1e-12, masked scores of −10000),
+arranged for a CPU:
 
-* Tokens are packed: the rows of a matrix are the tokens of all texts, one after the other, so no padding is multiplied.
-  Only attention and pooling see texts as rows of equal length, padded.
-* ONNX Runtime's SkipLayerNormalization and BiasGelu are not used: on CPU they are several times slower than an addition
-  and the plain operator.
-* Only the layers that pooling reads are built, and only the inputs that the options call for are there.
+* Tokens are packed: the rows of a matrix are the tokens of all texts, one after the other, so padding costs nothing.
+  Only attention and pooling see texts as padded rows of equal length.
+* ONNX Runtime's SkipLayerNormalization and BiasGelu are not used: on CPUs they are several times slower than an
+  addition and the plain operator.
+* Only the layers that pooling reads are built, and only the inputs that the options need exist.
 
 Shapes: n tokens in b texts, the longest of t tokens, h hidden units.
 """
@@ -30,27 +30,29 @@ MASKED_SCORE = -10000.0
 
 
 def build_graph(config: BertConfig, weights: Mapping[str, np.ndarray], options: EncoderOptions) -> onnx.ModelProto:
-    """The model: inputs, all int32, → `embedding [b, dim] float32`, or [b, t, dim] with the strategy NONE.
+    """Builds the model with the output `embedding` [b, dim] float32, or [b, t, dim] with the strategy NONE.
+
+    Its inputs, all int32, are:
 
     input_ids [n]    tokens of all texts
-    positions [n]    of each in its text; not with no_position_embeddings
+    positions [n]    position of each token in its text; not with no_position_embeddings
     segment_ids [n]  0 or 1; only with sentence_pairs
-    cells [n]        where each is in the texts as rows: row · t + position
-    tokens [b, t]    the inverse: which of the n is in a cell; any for padding
-    lengths [b]      of the texts
-    mask [b, t]      instead of lengths, with mask_cls_sep: 1 for what is to be seen, 0 for the rest and for padding
+    cells [n]        index of each token in the padded matrix: row · t + position
+    tokens [b, t]    the inverse: index of the token in a cell; arbitrary for padding
+    lengths [b]      lengths of the texts
+    mask [b, t]      instead of lengths, with mask_cls_sep: 1 for visible tokens, 0 for others and for padding
     """
     graph = GraphBuilder(weights)
-    wanted = options.layers(config)
+    layers = options.layers(config)
     outputs = [_embeddings(graph, options)]
-    for index in range(max(wanted)):
+    for index in range(max(layers)):
         outputs.append(_layer(graph, config, options, index, outputs[-1]))
-    selected = [outputs[layer] for layer in wanted]
+    selected = [outputs[layer] for layer in layers]
     hidden = selected[0] if len(selected) == 1 else graph.add("Concat", selected, axis=-1)  # [n, h * layers]
     hidden = graph.add("Gather", [hidden, graph.input("tokens", ["b", "t"])])  # [b, t, h * layers]
     pooled = _cls_pooled(graph, hidden) if options.strategy == "CLS_POOLED" else _pool(graph, hidden, options)
     graph.add("Identity", [pooled], output="embedding")
-    return graph.model(["b", "t"] if options.strategy == "NONE" else ["b"], options.dim(config))
+    return graph.finish(["b", "t"] if options.strategy == "NONE" else ["b"], options.dim(config))
 
 
 def _embeddings(graph: GraphBuilder, options: EncoderOptions) -> str:
@@ -62,7 +64,7 @@ def _embeddings(graph: GraphBuilder, options: EncoderOptions) -> str:
         segment = graph.add("Gather", [graph.constant("segments", segments), graph.input("segment_ids", ["n"])])
         x = graph.add("Add", [x, segment])
     else:
-        # All is segment 0, so its vector is added to every position, or to every word, once and for all.
+        # Every token is in segment 0, so its vector is added to the table of positions, or to every token below.
         positions = positions + segments[0]
     if not options.no_position_embeddings:
         position = graph.add("Gather", [graph.constant("positions_table", positions), graph.input("positions", ["n"])])
@@ -117,7 +119,7 @@ def _cls_pooled(graph: GraphBuilder, hidden: str) -> str:
 
 
 def _pool(graph: GraphBuilder, hidden: str, options: EncoderOptions) -> str:
-    """[b, t, h] → [b, h], or [b, t, h] with zeros for what is not to be seen; as bert-serving-server 1.10 pools."""
+    """Pools [b, t, h] to [b, h], or zeros the masked tokens of [b, t, h]; as bert-serving-server 1.10 does."""
     strategy = options.strategy
     if strategy == "CLS_TOKEN":
         return _first(graph, hidden)
@@ -126,11 +128,11 @@ def _pool(graph: GraphBuilder, hidden: str, options: EncoderOptions) -> str:
         lengths = graph.add("ReduceSum", [mask, graph.ints([1])], keepdims=0)  # [b]
     else:
         lengths = graph.add("Cast", [_presence(graph, options)], to=TensorProto.INT64)
-        mask = graph.add("Less", [graph.columns(), graph.unsqueezed(lengths, 1)])  # [b, t]
-    if strategy == "SEP_TOKEN":  # with mask_cls_sep that is two before [SEP]: so it is there
-        last = graph.unsqueezed(graph.add("Sub", [lengths, graph.ints([1])]), 1)  # [b, 1]
+        mask = graph.add("Less", [graph.columns(), graph.unsqueeze(lengths, 1)])  # [b, t]
+    if strategy == "SEP_TOKEN":  # with mask_cls_sep, the genuine server takes the token two before [SEP]
+        last = graph.unsqueeze(graph.add("Sub", [lengths, graph.ints([1])]), 1)  # [b, 1]
         return graph.add("GatherND", [hidden, last], batch_dims=1)
-    mask = graph.unsqueezed(graph.add("Cast", [mask], to=TensorProto.FLOAT), 2)  # [b, t, 1]
+    mask = graph.unsqueeze(graph.add("Cast", [mask], to=TensorProto.FLOAT), 2)  # [b, t, 1]
     if strategy == "NONE":
         return graph.add("Mul", [hidden, mask])
     pooled = []

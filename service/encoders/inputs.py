@@ -1,11 +1,11 @@
-"""Texts and token lists → `Prepared`: the rows that the model is asked for.
+"""Prepares texts and token lists for the model.
 
     [CLS] a [SEP]              a text, or the tokens of one
     [CLS] a [SEP] b [SEP]      a pair; b is segment 1
     a                          tokens with no_special_token
 
-It follows bert-serving-server 1.10 (server/bert/extract_features.py) except where that fails: what has no tokens
-becomes [CLS] [SEP] instead of getting lost, and a pair is one only if pairs were asked for.
+It follows bert-serving-server 1.10 (server/bert/extract_features.py) except where that fails: a text without tokens
+becomes [CLS] [SEP] instead of getting lost, and pairs are recognised only with the option sentence_pairs.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PAIR_TOKEN = "|||"
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
-    """A text as the model reads it; places are [start, end) in characters of the text."""
+class TextTokens:
+    """The tokens of a text; places are [start, end) in characters of the text."""
 
     tokens: list[str]  # [CLS] … [SEP]
     ids: list[int]
-    unknown: list[tuple[int, int]]  # what became [UNK]
-    end: int  # nothing of the text from there on is read
+    unknown: list[tuple[int, int]]  # places that became [UNK]
+    end: int  # the text is cut off here
 
 
 class Inputs:
@@ -47,55 +47,55 @@ class Inputs:
     def normalize(self, text: str) -> str:
         return self._tokenizer.normalize(text)
 
-    def of_normalized(self, texts: Sequence[str]) -> list[Prepared]:
-        """Of texts that `Tokenizer.normalize` made; never pairs."""
+    def prepare_normalized(self, texts: Sequence[str]) -> list[Prepared]:
+        """Prepares results of `Tokenizer.normalize`; never pairs."""
         return [self._row(text, ids) for text, ids in zip(texts, self._tokenizer.ids(texts), strict=True)]
 
-    def of_texts(self, texts: Sequence[str]) -> list[Prepared]:
-        """Of texts as a client sent them, pairs among them if they are asked for."""
+    def prepare_texts(self, texts: Sequence[str]) -> list[Prepared]:
+        """Prepares texts as a client sent them, including pairs with the option sentence_pairs."""
         if not self._options.sentence_pairs:
-            return self.of_normalized([self._tokenizer.normalize(text) for text in texts])
+            return self.prepare_normalized([self._tokenizer.normalize(text) for text in texts])
         halves = [match.groups() if (match := PAIR.match(text.strip())) else (text, "") for text in texts]
         first = self._tokenizer.ids([half[0] for half in halves])
         second = self._tokenizer.ids([half[1] for half in halves])
         rows = []
         for (a, b), ids_a, ids_b in zip(halves, first, second, strict=True):
             text = self._tokenizer.normalize(a)
-            if ids_b:  # no normalised text has a line break, so a pair is never equal to a text
+            if ids_b:  # a normalised text has no line break, so a pair never equals a text
                 text += "\n" + self._tokenizer.normalize(b)
             rows.append(self._row(text, ids_a, ids_b))
         return rows
 
-    def of_tokens(self, lists: Sequence[Sequence[str]]) -> list[Prepared]:
-        """Of texts that were tokenized elsewhere; what is not in the vocabulary is [UNK]."""
+    def prepare_tokens(self, lists: Sequence[Sequence[str]]) -> list[Prepared]:
+        """Prepares texts that were tokenized elsewhere; tokens that are not in the vocabulary become [UNK]."""
         rows = []
         for tokens in lists:
             first, second = list(tokens), []
             if self._options.sentence_pairs and PAIR_TOKEN in first:
                 at = first.index(PAIR_TOKEN)
                 first, second = first[:at], first[at + 1 :]
-            a, b = self._tokenizer.ids_of(first), self._tokenizer.ids_of(second)
-            # Nor has a normalised text tabulators.
-            text = _spelled(a) + ("\n" + _spelled(b) if b else "")
+            a, b = self._tokenizer.look_up_ids(first), self._tokenizer.look_up_ids(second)
+            # A normalised text has no tabs either.
+            text = _join_ids(a) + ("\n" + _join_ids(b) if b else "")
             rows.append(self._row(text, a, b, special=not self._options.no_special_token or bool(b) or not a))
         return rows
 
     def tokens(self, prepared: Prepared) -> list[str]:
-        """What the model reads, special tokens included."""
+        """Returns the tokens that the model reads, special ones included."""
         return [self._tokenizer.vocab[token] for token in prepared.ids]
 
-    def explain(self, text: str) -> Explained:
-        """What the model makes of a text as a client sent it, which is no pair."""
+    def explain(self, text: str) -> TextTokens:
+        """Tokenizes a text as a client sent it, never as a pair."""
         ((ids, places),) = self._tokenizer.ids_and_places([text])
         row = self._row(self._tokenizer.normalize(text), ids)
-        kept = len(row.ids) - 2  # without [CLS] and [SEP]
-        unknown = [place for token, place in zip(ids[:kept], places, strict=False) if token == self._tokenizer.unk_id]
-        return Explained(self.tokens(row), row.ids, unknown, len(text) if kept == len(ids) else places[kept][0])
+        count = len(row.ids) - 2  # without [CLS] and [SEP]
+        unknown = [place for token, place in zip(ids[:count], places, strict=False) if token == self._tokenizer.unk_id]
+        return TextTokens(self.tokens(row), row.ids, unknown, len(text) if count == len(ids) else places[count][0])
 
     def _row(self, text: str, a: list[int], b: Sequence[int] = (), *, special: bool = True) -> Prepared:
         tokenizer, length = self._tokenizer, len(a) + len(b)
         if b:
-            a, b = _truncated_pair(a, b, self._max_seq_len - 3)
+            a, b = _truncate_pair(a, b, self._max_seq_len - 3)
         else:
             a = a[: self._max_seq_len - 2 if special else self._max_seq_len]
         ids = [tokenizer.cls_id, *a, tokenizer.sep_id] if special else a
@@ -113,14 +113,14 @@ class Inputs:
         )
 
 
-def _spelled(ids: Iterable[int]) -> str:
+def _join_ids(ids: Iterable[int]) -> str:
     return "".join(f"\t{token}" for token in ids)
 
 
-def _truncated_pair(a: Sequence[int], b: Sequence[int], room: int) -> tuple[list[int], list[int]]:
-    """Takes the last token of the longer one until both fit; of b, if they are equally long."""
+def _truncate_pair(a: Sequence[int], b: Sequence[int], max_tokens: int) -> tuple[list[int], list[int]]:
+    """Removes the last token of the longer list, or of b if they are equally long, until both fit."""
     keep_a, keep_b = len(a), len(b)
-    while keep_a + keep_b > max(room, 0):
+    while keep_a + keep_b > max(max_tokens, 0):
         if keep_a > keep_b:
             keep_a -= 1
         else:

@@ -1,11 +1,11 @@
-"""Matrix products in 8 bits: a quarter of the memory to read, and several multiplications in one instruction.
+"""Matrix products in 8 bits: a quarter of the memory traffic, and several multiplications per instruction.
 
-Weights are quantised once, each column by its largest value; the rows of the other factor on the way, each by its own.
-So a text's vector does not depend on what else is in the call, as it does with ONNX Runtime's DynamicQuantizeMatMul,
-which has one scale for the whole matrix; it is a little slower than that, and nearer to float32. All the rest, the
-embeddings too, stays float32.
+Weights are quantised once, each column by its largest value; the rows of the other factor at run time, each by its own.
+So a text's vector does not depend on the other texts of the call, unlike with ONNX Runtime's DynamicQuantizeMatMul,
+which has one scale for the whole matrix. It is slightly slower than that, and closer to float32. Everything else,
+embeddings included, stays float32.
 
-On processors without VNNI the sums may overflow: `exactness` would tell.
+On processors without VNNI the sums may overflow, which `exactness` detects.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ ZERO = 128  # unsigned 8 bits stand for −128 … 127: processors multiply unsi
 
 
 def int8_product(graph: GraphBuilder, x: str, kernel: str) -> str:
-    """x [n, k] · the weight `kernel` [k, m] → [n, m]."""
-    weights, scales = _quantized(graph.weights[kernel])
-    row_scales = graph.once(f"row scales of {x}", lambda: _row_scales(graph, x))
-    zeros = graph.once("row zeros", lambda: _row_zeros(graph))
-    rows = graph.once(f"quantised {x}", lambda: graph.add("QuantizeLinear", [x, row_scales, zeros], axis=0))
+    """Multiplies x [n, k] by the weight `kernel` [k, m]; returns [n, m]."""
+    weights, scales = _quantize(graph.weights[kernel])
+    row_scales = graph.share(f"row scales of {x}", lambda: _row_scales(graph, x))
+    zeros = graph.share("row zeros", lambda: _row_zeros(graph))
+    rows = graph.share(f"quantised {x}", lambda: graph.add("QuantizeLinear", [x, row_scales, zeros], axis=0))
     product = graph.add(
         "MatMulIntegerToFloat",
         [
@@ -36,11 +36,11 @@ def int8_product(graph: GraphBuilder, x: str, kernel: str) -> str:
         ],
         domain=MICROSOFT,
     )
-    return graph.add("Mul", [product, graph.once(f"column of {row_scales}", lambda: graph.unsqueezed(row_scales, 1))])
+    return graph.add("Mul", [product, graph.share(f"column of {row_scales}", lambda: graph.unsqueeze(row_scales, 1))])
 
 
-def _quantized(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Integers [k, m] and a scale for each column."""
+def _quantize(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns integers [k, m] and the scale of each column [m]."""
     scales = (np.abs(kernel).max(axis=0) / LARGEST).astype(np.float32)
     scales[scales == 0] = 1
     return np.rint(kernel / scales).astype(np.int8), scales
@@ -52,6 +52,7 @@ def _row_scales(graph: GraphBuilder, x: str) -> str:
 
 
 def _row_zeros(graph: GraphBuilder) -> str:
-    """[n] times ZERO."""
+    """Returns ZERO for each row, [n] uint8."""
+
     value = helper.make_tensor("value", TensorProto.UINT8, [1], [ZERO])
     return graph.add("ConstantOfShape", [graph.add("Shape", [graph.input("input_ids", ["n"])])], value=value)

@@ -1,6 +1,6 @@
-"""A model as its users see it: what it is called, which vectors are comparable, and what it makes of a text.
+"""Describes a model: its name, its fingerprint and how it reads texts.
 
-Everything but the call itself, so that a gateway can know a model that runs elsewhere.
+It leaves out the model call, so a gateway can describe a model that runs in a worker.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A text, a pair of texts or a list of tokens on its way to the model."""
+    """The input of the model for one text, pair of texts or list of tokens."""
 
-    text: str  # normalised: of one model, equal texts are equal input; see `Inputs` for pairs and tokens
+    text: str  # normalised: equal texts are equal input of the same model; see `Inputs` for pairs and tokens
     ids: list[int]  # [CLS] … [SEP], at most max_seq_len of them
     is_truncated: bool  # tokens were cut off
     is_spelled: bool  # at least one of its tokens is in the vocabulary
-    segment_b: int | None = None  # where the second text of a pair starts
+    segment_b: int | None = None  # index of the first token of the second text of a pair
     has_special_tokens: bool = True
     fingerprint: str = ""  # of the model that it was prepared for
 
@@ -28,24 +28,24 @@ class Prepared:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Equal for what has equal vectors."""
+        """Inputs with equal keys have equal vectors."""
         return self.fingerprint, self.text
 
 
 class Reader(Protocol):
-    """What a model makes of texts: `Inputs` if the vocabulary is known."""
+    """Reads texts for a model; `Inputs` if its vocabulary is known."""
 
     def normalize(self, text: str) -> str:
-        """The text as the model sees it; "" for a blank one."""
+        """Returns the text as the model sees it; "" for a blank one."""
 
-    def of_normalized(self, texts: Sequence[str]) -> list[Prepared]:
-        """Normalised texts, tokenized."""
+    def prepare_normalized(self, texts: Sequence[str]) -> list[Prepared]:
+        """Tokenizes normalised texts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
     name: str
-    fingerprint: str  # equal fingerprints, comparable vectors
+    fingerprint: str  # vectors of equal fingerprints are comparable
     dim: int
     max_seq_len: int
     pooling_layer: tuple[int, ...]
@@ -56,9 +56,10 @@ class Model:
         return self.reader.normalize(text)
 
     def prepare(self, texts: Sequence[str]) -> list[Prepared]:
-        return self.reader.of_normalized(texts)
+        return self.reader.prepare_normalized(texts)
 
     def truncates(self, text: str) -> bool:
-        """Whether a normalised text has more tokens than max_seq_len lets through."""
-        # A token has at least one character, so hardly any text has to be tokenized to know.
+        """Whether a normalised text has more tokens than max_seq_len allows."""
+        # A token has at least one character, so hardly any text needs to be tokenized for this.
+
         return len(text) > self.max_seq_len - 2 and self.prepare([text])[0].is_truncated

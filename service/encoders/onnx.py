@@ -1,8 +1,8 @@
-"""The model in this process: ONNX Runtime over a graph built from the checkpoint in a model directory.
+"""Runs the model in this process: ONNX Runtime over a graph built from the checkpoint in a model directory.
 
-Model calls run in threads of their own, one per `concurrency`, so the event loop stays free; ONNX Runtime lets go of
-Python's lock while it computes. All calls share one session, hence one copy of the weights and one pool of threads that
-help whoever calls: with the callers, `threads` in all.
+Model calls run in threads of their own, one per `concurrency`, so the event loop stays free; ONNX Runtime releases the
+GIL while it computes. All calls share one session, with one copy of the weights and one pool of threads that help the
+callers; with these there are `threads` in all.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from service.model_directory import (
 
 
 class OnnxEncoder:
-    """See `Encoder`; beyond it, what a worker needs that gets pairs and token lists and shows tokens."""
+    """See `Encoder`. `inputs` and `options` are for workers, which also take pairs and token lists and show tokens."""
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class OnnxEncoder:
     ) -> OnnxEncoder:
         """Reads the model, checks the options against it and builds the session.
 
-        `concurrency` calls run at a time, at most one for each of `threads`. The checkpoint is `ckpt_name`, or the only
-        one there is, in `tuned_model_dir`, or in `path`. Raises ConfigurationError.
+        `concurrency` calls run at a time, at most one per thread. The checkpoint is `ckpt_name`, or the only one, in
+        `tuned_model_dir` or else in `path`. Raises ConfigurationError.
         """
         prefix = None
         if ckpt_name:
@@ -96,31 +96,31 @@ class OnnxEncoder:
         )
         options.check(directory.config, str(path))
         concurrency = min(concurrency, threads)
-        session = _session(directory, options, threads - concurrency + 1)  # a caller is one of them
+        session = _open_session(directory, options, threads - concurrency + 1)  # each caller is a thread too
         encoder = cls(directory, options, session, concurrency)
         if options.precision == "int8" and not options.allow_inexact:
             exact = replace(options, precision="float32")
-            with closing(cls(directory, exact, _session(directory, exact, threads), 1)) as reference:
+            with closing(cls(directory, exact, _open_session(directory, exact, threads), 1)) as reference:
                 check_exactness(encoder, reference)
             del reference
         del directory  # its weights are in the session
-        _give_back_memory()
+        _release_memory()
         return encoder
 
     async def encode(self, batch: Sequence[Prepared]) -> np.ndarray:
-        """[len(batch), dim]; with the strategy NONE [len(batch), tokens of the longest, dim], zeros for padding."""
+        """Returns [len(batch), dim]; [len(batch), longest text, dim] padded with zeros with the strategy NONE."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.encode_now, batch)
 
     def encode_now(self, batch: Sequence[Prepared]) -> np.ndarray:
-        """`encode` in the caller's thread."""
+        """Does `encode` in the caller's thread."""
         try:
-            (vectors,) = self._session.run(["embedding"], self._feed(batch))
+            (vectors,) = self._session.run(["embedding"], self._make_feed(batch))
         except Exception as error:  # ONNX Runtime raises its own family of exceptions
             raise EncoderFailure("the model could not be run") from error
         return np.asarray(vectors, np.float32)
 
-    def _feed(self, batch: Sequence[Prepared]) -> dict[str, np.ndarray]:
-        """See `build_graph`."""
+    def _make_feed(self, batch: Sequence[Prepared]) -> dict[str, np.ndarray]:
+        """Makes the inputs that `build_graph` describes."""
         rows = [prepared.ids for prepared in batch]
         lengths = np.array([len(row) for row in rows], np.int32)  # [b]
         present = np.arange(lengths.max(), dtype=np.int32) < lengths[:, None]  # [b, t]
@@ -151,24 +151,24 @@ class OnnxEncoder:
         await asyncio.to_thread(self.close)
 
 
-def _session(directory: ModelDirectory, options: EncoderOptions, threads: int) -> onnxruntime.InferenceSession:
+def _open_session(directory: ModelDirectory, options: EncoderOptions, threads: int) -> onnxruntime.InferenceSession:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
-    # The graph is arranged by hand, and some of what the optimizer would fuse is slower.
+    # The graph is optimized by hand, and some of the optimizer's fused operators are slower.
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     graph = build_graph(directory.config, directory.weights, options).SerializeToString()
     return onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
 
 
-def _give_back_memory() -> None:
-    """glibc keeps what building a graph took, some copies of the weights; other C libraries lack the function."""
+def _release_memory() -> None:
+    """Returns freed memory, a few copies of the weights, to the system. Only glibc has this function and needs it."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _hide_special_tokens(mask: np.ndarray, prepared: Prepared) -> None:
-    """As mask_cls_sep says; but [CLS] [SEP] alone stay: without them there were nothing."""
+    """Masks [CLS] and [SEP], unless they are the only tokens."""
     length = len(prepared.ids)
     if prepared.has_special_tokens and length > 2:
         mask[0] = mask[length - 1] = 0
@@ -177,8 +177,8 @@ def _hide_special_tokens(mask: np.ndarray, prepared: Prepared) -> None:
 
 
 def _fingerprint(directory: ModelDirectory, options: EncoderOptions) -> str:
-    digest = sha256(f"{directory.digest} {options.spelling(directory.config)}".encode())
-    if options.strategy == "CLS_POOLED":  # the directory's digest covers the encoder only
+    digest = sha256(f"{directory.digest} {options.fingerprint_text(directory.config)}".encode())
+    if options.strategy == "CLS_POOLED":  # the directory's digest does not cover the pooler
         for name in ("kernel", "bias"):
             digest.update(np.ascontiguousarray(directory.weights[f"bert/pooler/dense/{name}"]).data)
     return digest.hexdigest()[:16]

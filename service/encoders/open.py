@@ -1,4 +1,4 @@
-"""Opens the encoder behind a URL, and imports only that."""
+"""Opens the encoder that a URL names, and imports only that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.metrics import Metrics
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """How to open an encoder in this process, as far as its URL does not say. Workers have flags of their own."""
+    """Settings of an encoder in this process. Workers have flags of their own."""
 
     pooling_layer: tuple[int, ...] = (-2,)
     pooling_strategy: str = "REDUCE_MEAN"
@@ -23,7 +23,7 @@ class EncoderSettings:
 
 
 async def open_encoder(url: str, settings: EncoderSettings, metrics: Metrics) -> Encoder:
-    """The encoder behind a URL. Raises ConfigurationError if there is none of the kind, or it cannot be opened."""
+    """Opens the encoder that a URL names. Raises ConfigurationError."""
     scheme, _, rest = url.partition("://")
     if scheme == "onnx":
         from service.encoders.onnx import OnnxEncoder
@@ -35,17 +35,18 @@ async def open_encoder(url: str, settings: EncoderSettings, metrics: Metrics) ->
             max_seq_len=settings.max_seq_len,
             precision=settings.precision,
         )
-        # One thread a call and several calls at once keep all cores busy without threads that wait for one another.
+        # Single-threaded calls, several at a time, keep all cores busy without threads that wait for one another.
         threads = settings.threads
         encoder = await asyncio.to_thread(OnnxEncoder.open, Path(rest), options, threads=threads, concurrency=threads)
-        await encoder.encode(encoder.model.prepare(["warm up"]))  # the first call allocates: no user should wait for it
+        await encoder.encode(encoder.model.prepare(["warm up"]))  # the first call is slow: it allocates
         return encoder
     if scheme in ("bert", "bert+dns"):
         from service.encoders.remote import RemoteEncoder
 
         if settings != EncoderSettings(threads=settings.threads):
             raise ConfigurationError(
-                "pooling_layer, pooling_strategy, max_seq_len and precision are for the workers: start those with them"
+                "invalid settings: pooling_layer, pooling_strategy, max_seq_len and precision are set by the workers; "
+                "pass them to `danmaku worker`"
             )
         return await RemoteEncoder.open(url, metrics)
-    raise ConfigurationError(f"{url!r} is no encoder: expected onnx://DIRECTORY, bert://HOST or bert+dns://NAME")
+    raise ConfigurationError(f"invalid encoder: {url!r}; expected onnx://DIRECTORY, bert://HOST or bert+dns://NAME")

@@ -1,10 +1,9 @@
-"""The model behind a link, from what its worker says of itself.
+"""Learns the model of a worker from the worker's answers.
 
-Our worker tells its fingerprint and its vocabulary, so a gateway reads texts exactly as the worker will. A genuine
-bert-serving-server tells neither. Its fingerprint is a hash of the paths and options that it shows, which means that
-workers of one model have to name it alike, and that a checkpoint has to get a new name with its new weights. Its
-normaliser needs no vocabulary, but the length of a text is then a guess, and so is `truncated`; a text of which the
-vocabulary knows nothing cannot be told from others.
+Our worker sends its fingerprint and its vocabulary, so a gateway reads texts exactly as the worker does. A genuine
+bert-serving-server sends neither. Its fingerprint is a hash of the paths and options that it shows, so workers of one
+model must use the same paths, and new weights need a new path. Normalising needs no vocabulary, but the length of a
+text, and hence `truncated`, is approximate, and a text without any token of the vocabulary is not recognised.
 """
 
 from __future__ import annotations
@@ -19,60 +18,60 @@ import orjson
 
 from service import wire
 from service.encoders.inputs import Inputs
-from service.encoders.link import Link
 from service.encoders.model import Model, Prepared, Reader
 from service.encoders.options import EncoderOptions
+from service.encoders.worker_connection import WorkerConnection
 from service.tokenizer import SPECIAL_TOKENS, Tokenizer
 
-# What a genuine server shows of that which changes a vector.
-TELLING = (
+# The options shown by a genuine server that change vectors.
+FINGERPRINT_OPTIONS = (
     *("model_dir", "tuned_model_dir", "ckpt_name", "config_name", "do_lower_case", "max_seq_len", "mask_cls_sep"),
     *("pooling_layer", "pooling_strategy", "no_position_embeddings", "fp16"),
 )
-MAX_SEQ_LEN = 512  # BERT's, of a genuine server that has no limit of its own
-CHARACTERS_PER_TOKEN = 3  # of a word in letters or digits, about
+MAX_SEQ_LEN = 512  # BERT's, for a genuine server without a limit of its own
+CHARACTERS_PER_TOKEN = 3  # of a word in letters or digits, approximately
 
 
-class Unusable(Exception):
-    """Why a worker cannot serve a gateway."""
+class UnusableWorker(Exception):
+    """The worker cannot serve a gateway."""
 
 
-def fingerprint_of(config: Mapping[str, Any]) -> str:
-    """Raises Unusable."""
+def read_fingerprint(config: Mapping[str, Any]) -> str:
+    """Raises UnusableWorker."""
     if "server_version" not in config:
-        raise Unusable("it answers, but not as a worker does")
+        raise UnusableWorker("invalid answer to SHOW_CONFIG; expected a worker's configuration")
     if config.get("pooling_strategy") == wire.STRATEGIES.index("NONE"):
-        raise Unusable("its pooling_strategy is NONE, which gives no vector of a whole text")
+        raise UnusableWorker("invalid pooling_strategy: NONE; expected one with a single vector per text")
     if _is_ours(config):
         return str(config.get("fingerprint"))
-    shown = {name: config.get(name) for name in TELLING}
-    return sha256(orjson.dumps(shown)).hexdigest()[:16]
+    options = {name: config.get(name) for name in FINGERPRINT_OPTIONS}
+    return sha256(orjson.dumps(options)).hexdigest()[:16]
 
 
-async def learn_model(link: Link) -> Model:
-    """Raises Unusable, WorkerLost or WorkerFailed."""
-    config, fingerprint = link.config, fingerprint_of(link.config)
+async def learn_model(connection: WorkerConnection) -> Model:
+    """Raises UnusableWorker, WorkerLost or WorkerFailed."""
+    config, fingerprint = connection.config, read_fingerprint(connection.config)
     reader: Reader
     try:
         lowercase = bool(config["do_lower_case"])
         if _is_ours(config):
-            told = await link.ask(wire.SHOW_VOCAB)
-            name, dim, max_seq_len = str(config["model"]), int(config["dim"]), int(told["max_seq_len"])
-            tokenizer = await asyncio.to_thread(Tokenizer, told["vocab"], lowercase=lowercase)
+            answer = await connection.run_command(wire.SHOW_VOCAB)
+            name, dim, max_seq_len = str(config["model"]), int(config["dim"]), int(answer["max_seq_len"])
+            tokenizer = await asyncio.to_thread(Tokenizer, answer["vocab"], lowercase=lowercase)
             reader = Inputs(tokenizer, EncoderOptions(), max_seq_len, fingerprint=fingerprint)
         else:
             name = PurePath(config.get("tuned_model_dir") or config["model_dir"]).name
-            _, dim = (await link.encode(["a"])).shape
+            _, dim = (await connection.encode(["a"])).shape
             max_seq_len = config["max_seq_len"] or MAX_SEQ_LEN
-            reader = GuessedInputs(max_seq_len, lowercase=lowercase, fingerprint=fingerprint)
+            reader = ApproximateInputs(max_seq_len, lowercase=lowercase, fingerprint=fingerprint)
         strategy = wire.STRATEGIES[config["pooling_strategy"]]
         return Model(name, fingerprint, dim, max_seq_len, tuple(config["pooling_layer"]), strategy, reader)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise Unusable(f"what it says of its model cannot be used: {error!r}") from None
+        raise UnusableWorker(f"invalid description of its model: {error!r}") from None
 
 
-class GuessedInputs:
-    """A `Reader` without the vocabulary: what would be the tokens' ids is only as long as they, about."""
+class ApproximateInputs:
+    """A `Reader` without a vocabulary: the ids are zeros, approximately as many as the text has tokens."""
 
     def __init__(self, max_seq_len: int, *, lowercase: bool, fingerprint: str) -> None:
         self._max_seq_len, self._fingerprint = max_seq_len, fingerprint
@@ -82,7 +81,7 @@ class GuessedInputs:
     def normalize(self, text: str) -> str:
         return self._tokenizer.normalize(text)
 
-    def of_normalized(self, texts: Sequence[str]) -> list[Prepared]:
+    def prepare_normalized(self, texts: Sequence[str]) -> list[Prepared]:
         return [
             self._row(text, sum(-(-(end - start) // CHARACTERS_PER_TOKEN) for start, end in places))
             for text, (_, places) in zip(texts, self._tokenizer.ids_and_places(texts), strict=True)

@@ -1,7 +1,6 @@
-"""The flags of `danmaku worker`: bert-serving-start's, under their names and with their defaults, and a few of ours.
+"""The flags of `danmaku worker`: bert-serving-start's, with the same names and defaults, and a few of ours.
 
-A flag that meant something to TensorFlow or to a GPU is accepted, so that a start script goes on working, and said to
-be without effect. What the flags mean to the model is handed on as `EncoderOptions`.
+Flags for TensorFlow or a GPU are accepted with a warning, so existing start scripts still work.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from service.wire import SERVER_VERSION, STRATEGIES
 EXAMPLE = """example:
   danmaku worker -model_dir models/danmaku-bert-mini -num_worker 2 -port 5555 -port_out 5556
 
-Every flag of bert-serving-start 1.10 is known; `danmaku worker --classic …` runs that server itself (make classic).
+All flags of bert-serving-start 1.10 are accepted; `danmaku worker --classic …` runs that server itself (make classic).
 """
 DEFAULT_CKPT_NAME = "bert_model.ckpt"
-WITHOUT_EFFECT: dict[str, Any] = {
+INEFFECTIVE_FLAGS: dict[str, Any] = {
     "graph_tmp_dir": None,
     "xla": False,
     "fp16": False,
@@ -35,17 +34,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
     paths = parser.add_argument_group("model")
     paths.add_argument("-model_dir", type=Path, required=True, help="directory with vocab.txt, config, checkpoint")
-    paths.add_argument("-tuned_model_dir", type=Path, help="directory of the checkpoint, if it is another one")
+    paths.add_argument("-tuned_model_dir", type=Path, help="directory of the checkpoint, if not -model_dir")
     paths.add_argument(
         "-ckpt_name",
-        help=f"prefix of the checkpoint's files [{DEFAULT_CKPT_NAME}, or the one that the directory names]",
+        help=f"prefix of the checkpoint's files [{DEFAULT_CKPT_NAME}, or the one named by the directory]",
     )
     paths.add_argument("-config_name", default="bert_config.json", help="[%(default)s]")
 
     bert = parser.add_argument_group("vectors")
-    bert.add_argument("-max_seq_len", type=_max_seq_len, default=25, help="tokens of a text, or NONE [%(default)s]")
+    bert.add_argument("-max_seq_len", type=_max_seq_len, default=25, help="tokens per text, or NONE [%(default)s]")
     bert.add_argument("-cased_tokenization", dest="do_lower_case", action="store_false", help="keep case and accents")
-    bert.add_argument("-pooling_layer", type=int, nargs="+", default=[-2], help="several are concatenated [-2]")
+    bert.add_argument("-pooling_layer", type=int, nargs="+", default=[-2], help="layers to pool, concatenated [-2]")
     bert.add_argument(
         "-pooling_strategy",
         choices=(*POOLING_STRATEGIES, *OTHER_NAMES),
@@ -55,43 +54,48 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     bert.add_argument("-mask_cls_sep", action="store_true", help="hide [CLS] and [SEP] from attention and pooling")
     bert.add_argument("-no_special_token", action="store_true", help="no [CLS] and [SEP] around texts sent as tokens")
-    bert.add_argument("-show_tokens_to_client", action="store_true", help="send the tokens along")
+    bert.add_argument("-show_tokens_to_client", action="store_true", help="send the tokens with the vectors")
     bert.add_argument("-no_position_embeddings", action="store_true")
-    bert.add_argument("-sentence_pairs", action="store_true", help="`a ||| b` is two texts, as with the genuine server")
+    bert.add_argument("-sentence_pairs", action="store_true", help="read `a ||| b` as two texts")
     bert.add_argument("-precision", choices=PRECISIONS, default="float32", help="[%(default)s]")
-    bert.add_argument("-allow_inexact", action="store_true", help="start although int8 is far from float32")
+    bert.add_argument("-allow_inexact", action="store_true", help="start even if int8 deviates from float32")
 
     serving = parser.add_argument_group("serving")
-    serving.add_argument("-bind", default="127.0.0.1", metavar="ADDRESS", help="to listen on; * for all [%(default)s]")
+    serving.add_argument(
+        "-bind", default="127.0.0.1", metavar="ADDRESS", help="listen here; * for all addresses [%(default)s]"
+    )
     serving.add_argument("-port", "-port_in", "-port_data", type=int, default=5555, help="for requests [%(default)s]")
     serving.add_argument("-port_out", "-port_result", type=int, default=5556, help="for answers [%(default)s]")
     serving.add_argument("-http_port", type=int, help="for /encode and /status/server over HTTP")
-    serving.add_argument("-http_max_connect", type=int, default=10, help="HTTP requests at a time [%(default)s]")
-    serving.add_argument("-metrics_port", type=int, help="for /metrics of Prometheus; 9101 is what monitoring/ expects")
-    serving.add_argument("-cors", default="*", help="Access-Control-Allow-Origin of HTTP answers [%(default)s]")
+    serving.add_argument("-http_max_connect", type=int, default=10, help="concurrent HTTP requests [%(default)s]")
+    serving.add_argument("-metrics_port", type=int, help="for Prometheus' /metrics; monitoring/ expects 9101")
+    serving.add_argument("-cors", default="*", help="Access-Control-Allow-Origin of HTTP responses [%(default)s]")
     serving.add_argument(
         "-num_worker",
         type=int,
         default=1,
-        help="model calls at a time: 1 is quickest for one text, a call for each thread for many [%(default)s]",
+        help="concurrent model calls: 1 has the lowest latency for single texts, one per thread the highest throughput "
+        "[%(default)s]",
     )
-    serving.add_argument("-threads", type=int, default=cores, help="of all calls together [%(default)s, the cores]")
-    serving.add_argument("-max_batch_size", type=int, default=256, help="texts of a model call [%(default)s]")
+    serving.add_argument("-threads", type=int, default=cores, help="for all model calls [%(default)s, the cores]")
+    serving.add_argument("-max_batch_size", type=int, default=256, help="maximum texts per model call [%(default)s]")
     serving.add_argument(
-        "-priority_batch_size", type=int, default=16, help="requests of up to so many texts go first [%(default)s]"
+        "-priority_batch_size", type=int, default=16, help="requests of at most this many texts go first [%(default)s]"
     )
     serving.add_argument(
-        "-fixed_embed_length", action="store_true", help="with NONE and NONE, pad to all positions the model has"
+        "-fixed_embed_length",
+        action="store_true",
+        help="pad to the model's number of positions if pooling_strategy and max_seq_len are NONE",
     )
     serving.add_argument("-allow_terminate", action="store_true", help="let clients end the worker with TERMINATION")
-    serving.add_argument("-cpu", action="store_true", help="as it does anyway")
+    serving.add_argument("-cpu", action="store_true", help="the default")
 
-    without = parser.add_argument_group("accepted and without effect")
-    for name, default in WITHOUT_EFFECT.items():
+    ineffective = parser.add_argument_group("accepted for compatibility, without effect")
+    for name, default in INEFFECTIVE_FLAGS.items():
         if default is False:
-            without.add_argument(f"-{name}", action="store_true")
+            ineffective.add_argument(f"-{name}", action="store_true")
         else:
-            without.add_argument(f"-{name}", nargs="+" if name == "device_map" else None, default=default)
+            ineffective.add_argument(f"-{name}", nargs="+" if name == "device_map" else None, default=default)
     parser.add_argument("-verbose", action="store_true", help="log every request")
     parser.add_argument("-version", action="version", version=f"%(prog)s, as bert-serving-server {SERVER_VERSION}")
 
@@ -111,36 +115,36 @@ def encoder_options(flags: argparse.Namespace) -> EncoderOptions:
     )
 
 
-def without_effect(flags: argparse.Namespace) -> list[str]:
-    """The names of flags that were given and do nothing."""
-    return [f"-{name}" for name, default in WITHOUT_EFFECT.items() if getattr(flags, name) != default]
+def ineffective_flags(flags: argparse.Namespace) -> list[str]:
+    """Returns the names of the given flags that have no effect."""
+    return [f"-{name}" for name, default in INEFFECTIVE_FLAGS.items() if getattr(flags, name) != default]
 
 
-def faults(flags: argparse.Namespace) -> list[str]:
-    """What cannot be meant, a sentence each."""
-    wrong = [
-        f"-{name} is {value}; it must be at least 1"
+def find_faults(flags: argparse.Namespace) -> list[str]:
+    """Returns a sentence for each invalid value."""
+    faults = [
+        f"invalid -{name}: {value}; expected at least 1"
         for name in ("num_worker", "threads", "max_batch_size", "http_max_connect")
         if (value := getattr(flags, name)) < 1
     ]
     if flags.port == flags.port_out != 0:
-        wrong.append(f"-port and -port_out are both {flags.port}; requests and answers need a port each")
-    return wrong
+        faults.append(f"invalid -port_out: {flags.port} is also -port; expected two different ports")
+    return faults
 
 
-def shown_flags(flags: argparse.Namespace) -> dict[str, Any]:
-    """The flags as SHOW_CONFIG tells them: under bert-serving-start's names, the strategy as its number."""
-    shown = {name: str(value) if isinstance(value, Path) else value for name, value in sorted(vars(flags).items())}
-    for name in ("run", "command"):  # the command line's own
-        shown.pop(name, None)
-    shown["ckpt_name"] = flags.ckpt_name or DEFAULT_CKPT_NAME
-    shown["pooling_strategy"] = STRATEGIES.index(OTHER_NAMES.get(flags.pooling_strategy, flags.pooling_strategy))
-    return shown
+def describe_flags(flags: argparse.Namespace) -> dict[str, Any]:
+    """Returns the flags for SHOW_CONFIG, under bert-serving-start's names and with the number of the strategy."""
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in sorted(vars(flags).items())}
+    values.pop("command", None)  # belongs to our command line
+    values["ckpt_name"] = flags.ckpt_name or DEFAULT_CKPT_NAME
+    values["pooling_strategy"] = STRATEGIES.index(OTHER_NAMES.get(flags.pooling_strategy, flags.pooling_strategy))
+    return values
 
 
 def _max_seq_len(value: str) -> int | None:
     if value.lower() == "none":
         return None
     if not value.isdecimal() or int(value) <= 3:
-        raise argparse.ArgumentTypeError(f"{value!r}; expected a number above 3, or NONE for the length of the texts")
+        raise argparse.ArgumentTypeError(f"invalid length: {value!r}; expected a number above 3, or NONE for no limit")
+
     return int(value)

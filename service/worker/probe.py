@@ -1,7 +1,7 @@
-"""Asks a worker, ours or a genuine bert-serving-server, how it is: the health check behind `danmaku check bert://…`.
+"""The health check behind `danmaku check bert://…`, for our workers and genuine bert-serving-servers.
 
-It asks for the status rather than for a vector: a busy worker is well, and a probe that queues up behind its work would
-have it killed. Ours says of itself what would keep it from encoding; of a genuine one an answer is all there is.
+It requests the status, not a vector: a busy worker is healthy, and a probe that queued behind its work would get it
+killed. Our worker's status includes what would keep it from encoding; a genuine one is healthy if it answers.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from service.errors import EncoderUnavailable
 
 
 def probe(url: str, timeout_s: float) -> str:
-    """A line about a worker that is well. Raises EncoderUnavailable for one that is not, ValueError for a wrong URL."""
-    host, port, port_out = wire.worker_address(url)
+    """Returns a line about a healthy worker. Raises EncoderUnavailable otherwise, ValueError for an invalid URL."""
+    host, port, port_out = wire.parse_address(url)
     identity = str(uuid.uuid4()).encode()
     with zmq.Context() as context, context.socket(zmq.PUSH) as requests, context.socket(zmq.SUB) as answers:
         for socket in (requests, answers):
@@ -28,8 +28,9 @@ def probe(url: str, timeout_s: float) -> str:
         if not answers.poll(int(timeout_s * 1000)):
             raise EncoderUnavailable(f"no answer within {timeout_s:g} s")
         reply = wire.read_reply(answers.recv_multipart())
-    if not isinstance(reply, wire.Content) or "server_version" not in reply.values:
-        raise EncoderUnavailable("it answers, but not as a worker does")
+    if not isinstance(reply, wire.JsonReply) or "server_version" not in reply.values:
+        raise EncoderUnavailable("invalid answer; expected a worker's status")
+
     if obstacle := reply.values.get("obstacle"):
         raise EncoderUnavailable(obstacle)
     model = reply.values.get("model") or reply.values.get("model_dir")

@@ -1,4 +1,4 @@
-"""Assembles a worker from its flags, serves, and closes in reverse."""
+"""Assembles a worker from its flags and runs it."""
 
 from __future__ import annotations
 
@@ -21,31 +21,32 @@ from service.errors import ConfigurationError
 from service.metrics import WorkerMetrics
 from service.status import Status
 from service.tasks import run_until_first
-from service.worker.flags import DEFAULT_CKPT_NAME, encoder_options, faults, shown_flags, without_effect
-from service.worker.http import create_exporter, create_http
+from service.worker.flags import DEFAULT_CKPT_NAME, describe_flags, encoder_options, find_faults, ineffective_flags
+from service.worker.http_server import create_exporter, create_http
 from service.worker.server import Worker
 
 log = logging.getLogger("danmaku")
 
-MAX_BATCH_TOKENS = 512  # of a model call: more is no quicker, and whoever is in a hurry waits for its end
+MAX_BATCH_TOKENS = 512  # per model call: more is not faster, and delays short requests
 HTTP_SHUTDOWN_TIMEOUT_S = 20
-NO_LIMIT = 2**62  # the worker bounds what it holds by memory, and lets nobody wait in vain
+NO_LIMIT = 2**62  # the worker limits its queue by memory instead
 
 
-async def run(flags: argparse.Namespace) -> int:
-    """Serves until SIGTERM, SIGINT or a TERMINATION that is allowed. Raises ConfigurationError."""
-    if wrong := faults(flags):
-        raise ConfigurationError("; ".join(wrong))
-    for name in without_effect(flags):
-        log.warning("%s has no effect here: there is neither TensorFlow nor a GPU in this worker.", name)
+async def serve(flags: argparse.Namespace) -> int:
+    """Serves until SIGTERM, SIGINT or an allowed TERMINATION. Raises ConfigurationError."""
+    if faults := find_faults(flags):
+        raise ConfigurationError("; ".join(faults))
+    for name in ineffective_flags(flags):
+        log.warning("%s has no effect: this worker uses neither TensorFlow nor a GPU.", name)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     encoder = await asyncio.to_thread(_open, flags)
     with contextlib.closing(encoder):
-        await encoder.encode(encoder.inputs.of_texts(["warm up"]))  # the first call allocates
+        await encoder.encode(encoder.inputs.prepare_texts(["warm up"]))  # the first call allocates
+        model = encoder.model
         metrics = WorkerMetrics()
-        metrics.show_model(encoder.model.name, encoder.model.fingerprint, encoder.model.dim)
+        metrics.show_model(model.name, model.fingerprint, model.dim)
         batcher: Batcher[np.ndarray] = Batcher(
             encoder.encode,
             concurrency=lambda: encoder.concurrency,
@@ -55,11 +56,11 @@ async def run(flags: argparse.Namespace) -> int:
             priority_batch_size=flags.priority_batch_size,
             metrics=metrics,
         )
-        model = {"model": encoder.model.name, "fingerprint": encoder.model.fingerprint, "dim": encoder.model.dim}
+        identity = {"model": model.name, "fingerprint": model.fingerprint, "dim": model.dim}
         worker = Worker(
             encoder,
             batcher,
-            Status(shown_flags(flags), model),
+            Status(describe_flags(flags), identity),
             metrics,
             bind=flags.bind,
             port=flags.port,
@@ -72,15 +73,22 @@ async def run(flags: argparse.Namespace) -> int:
             async with batcher, worker, contextlib.AsyncExitStack() as stack:
                 if flags.http_port:
                     http = create_http(worker, max_connect=flags.http_max_connect, cors=flags.cors)
-                    await stack.enter_async_context(_serving(http, flags.bind, flags.http_port, "HTTP"))
+                    await stack.enter_async_context(_serve_http(http, flags.bind, flags.http_port, "HTTP"))
                 if flags.metrics_port:
                     exporter = create_exporter(metrics)
-                    await stack.enter_async_context(_serving(exporter, flags.bind, flags.metrics_port, "metrics"))
-                log.info("all set, ready to serve request!")  # in the genuine words, which scripts wait for
-                await run_until_first(stop.wait(), worker.ended())
+                    await stack.enter_async_context(_serve_http(exporter, flags.bind, flags.metrics_port, "metrics"))
+                log.info(
+                    "serving %s (fingerprint %s) on %s, ports %d and %d; pooling %s of layers %s, max_seq_len %d",
+                    *(model.name, model.fingerprint, flags.bind, flags.port, flags.port_out),
+                    *(model.pooling_strategy, list(model.pooling_layer), model.max_seq_len),
+                )
+                log.info("all set, ready to serve request!")  # bert-serving-start's words, which scripts wait for
+                await run_until_first(stop.wait(), worker.wait_until_ended())
                 log.info("ending; %d requests are in progress", worker.in_progress)
         except zmq.ZMQError as error:
-            raise ConfigurationError(f"{flags.bind} ports {flags.port} and {flags.port_out}: {error}") from None
+            raise ConfigurationError(
+                f"cannot listen on {flags.bind}, ports {flags.port} and {flags.port_out}: {error}"
+            ) from None
     return 0
 
 
@@ -101,16 +109,16 @@ def _open(flags: argparse.Namespace) -> OnnxEncoder:
 
 
 @contextlib.asynccontextmanager
-async def _serving(app: Starlette, bind: str, port: int, what: str) -> AsyncIterator[None]:
+async def _serve_http(app: Starlette, bind: str, port: int, purpose: str) -> AsyncIterator[None]:
     host = "0.0.0.0" if bind == "*" else bind
     config = uvicorn.Config(app, lifespan="off", log_level="warning", timeout_graceful_shutdown=HTTP_SHUTDOWN_TIMEOUT_S)
     server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # they are the worker's
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # the worker handles them
     try:
         listening = socket.create_server((host, port))
     except OSError as error:
-        raise ConfigurationError(f"{host} port {port} for {what}: {error.strerror}") from None
-    task = asyncio.create_task(server.serve([listening]), name=what)
+        raise ConfigurationError(f"cannot listen on {host} port {port} for {purpose}: {error.strerror}") from None
+    task = asyncio.create_task(server.serve([listening]), name=purpose)
     try:
         yield
     finally:

@@ -1,16 +1,16 @@
-"""START HERE. Requests from PULL to the batcher, vectors to whoever asked, over bert-as-service's two sockets.
+"""The ZMQ server of a worker: requests from PULL to the batcher, vectors through XPUB to the client that sent them.
 
     PULL ─ read ─┬─ few texts ──▶ prepare ─────────▶ batcher ─▶ encoder ─▶ vectors ─▶ publish
                  ├─ many texts ─▶ slice by slice ──▶    │
                  └─ a command ──▶ answer from status    └ merges all clients, short requests first
 
-Nothing that arrives may end this process or stay in it: what cannot be read is counted and, where its frames say whose
-it is, answered with an error. The requests held are bounded by the memory they cost; beyond, nothing more is read, and
+No message may crash this process or leak memory: a malformed one is counted and, if its frames name the sender,
+answered with an error. The memory of the requests in progress is limited; beyond the limit nothing more is read, and
 ZMQ holds the senders back.
 
-The publisher sees every subscription before it takes effect, which mends two faults of the protocol. A topic is ended
-by a zero byte, so nobody receives what is for another (`wire`). And an answer waits for its client's subscription,
-which may arrive after the request: the genuine server loses such answers.
+XPUB shows every subscription before it takes effect, which fixes two faults of the protocol. Topics end with a zero
+byte, so no client receives the answers of another (see `wire`). And an answer waits for its client's subscription,
+which may arrive after the request; the genuine server loses such answers.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from service.tasks import run_in_thread_if
 
 log = logging.getLogger("danmaku")
 
-MAX_HELD_BYTES = 512 * 2**20  # of requests and of the vectors they are going to have
-REQUEST_OVERHEAD_BYTES = 16 * 2**10  # a request's tasks and futures
-MAX_UNREAD_ANSWERS = 10_000  # of one client that does not read; beyond, ZMQ drops
-SLICE_TEXTS = 2048  # of a long list, that many are sorted by length together
-SLICES_AT_A_TIME = 2  # of one list, so that the encoder need not wait for the next
-LISTS_AT_A_TIME = 8
-SMALL_BODY_BYTES = 8 * 2**10  # is read and tokenized at once; more goes to a thread, since all others would wait for it
-SUBSCRIPTION_TIMEOUT_S = 5.0  # an answer waits so long for its client to listen
-MAX_UNCLAIMED_ANSWERS = 10_000  # of all clients that do not; beyond, an answer is dropped at once
+MAX_HELD_BYTES = 512 * 2**20  # for requests and the vectors of their answers
+REQUEST_OVERHEAD_BYTES = 16 * 2**10  # for a request's tasks and futures
+MAX_UNREAD_ANSWERS = 10_000  # per client; ZMQ drops further ones
+SLICE_TEXTS = 2048  # texts of a long list that are encoded, and sorted by length, together
+MAX_SLICES_IN_PROGRESS = 2  # per list: the second is ready when the encoder is done with the first
+MAX_LISTS_IN_PROGRESS = 8
+SMALL_BODY_BYTES = 8 * 2**10  # larger bodies are parsed and tokenized in a thread, to keep the event loop responsive
+SUBSCRIPTION_TIMEOUT_S = 5.0  # how long an answer waits for its client to subscribe
+MAX_UNCLAIMED_ANSWERS = 10_000  # waiting for subscriptions, of all clients; further ones are dropped at once
 LINGER_MS = 5000
 
 
 class Worker:
-    """An async context manager: within it, it serves."""
+    """An async context manager that serves while it is entered."""
 
     def __init__(
         self,
@@ -76,8 +76,8 @@ class Worker:
         self._context = zmq.asyncio.Context()
         self._loops: list[asyncio.Task[None]] = []
         self._answers: set[asyncio.Task[None]] = set()
-        self._lists = asyncio.Semaphore(LISTS_AT_A_TIME)
-        self.in_progress = 0  # requests for vectors that were read and not yet answered
+        self._lists = asyncio.Semaphore(MAX_LISTS_IN_PROGRESS)
+        self.in_progress = 0  # requests for vectors that are not answered yet
         self._held_bytes = 0
         self._has_room = asyncio.Condition()
         self._subscriptions: Counter[bytes] = Counter()
@@ -90,7 +90,7 @@ class Worker:
 
     async def __aenter__(self) -> Worker:
         self._requests = self._context.socket(zmq.PULL)
-        self._requests.maxmsgsize = wire.MAX_MESSAGE_BYTES  # ZMQ hangs up on whoever sends a larger one
+        self._requests.maxmsgsize = wire.MAX_MESSAGE_BYTES  # ZMQ disconnects the sender of a larger one
         self._publisher = self._context.socket(zmq.XPUB)
         self._publisher.setsockopt(zmq.XPUB_MANUAL, 1)
         self._publisher.sndhwm = MAX_UNREAD_ANSWERS
@@ -108,7 +108,7 @@ class Worker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Reads no more, finishes what it holds, and gives the answers time to leave."""
+        """Stops reading, completes the requests in progress and waits for their answers to be sent."""
         reading, subscriptions = self._loops
         reading.cancel()
         await asyncio.wait([reading])
@@ -120,8 +120,8 @@ class Worker:
         self._publisher.close(linger=LINGER_MS)
         await asyncio.to_thread(self._context.term)
 
-    async def ended(self) -> None:
-        """Waits until a client who may has ended the worker. Raises what ended it otherwise."""
+    async def wait_until_ended(self) -> None:
+        """Waits for an allowed TERMINATION. Raises the error that ended the worker otherwise."""
         waiting = [asyncio.create_task(self._terminated.wait()), *self._loops]
         try:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -130,29 +130,29 @@ class Worker:
         finally:
             waiting[0].cancel()
 
-    def told_status(self, client: bytes) -> dict[str, Any]:
+    def describe_status(self, client: bytes) -> dict[str, Any]:
         return self._status.status(client, in_progress=self.in_progress, obstacle=self._batcher.obstacle)
 
     async def encode(self, texts: wire.Texts, size: int) -> tuple[np.ndarray, list[list[str]] | None]:
-        """[n, dim], or [n, t, dim] without pooling; and the tokens of each text, if the worker shows them.
+        """Returns vectors [n, dim], or [n, t, dim] without pooling, and the tokens of each text if they are shown.
 
-        `size` is about the number of bytes of the texts. Raises DanmakuError.
+        `size` is the approximate number of bytes of the texts. Raises DanmakuError.
         """
         if not texts:
             return self._assemble([]), [] if self._show_tokens else None
         if len(texts) <= SLICE_TEXTS:
             rows, tokens = await self._encode_slice(texts, size)
             return self._assemble(rows), tokens
-        slices = asyncio.Semaphore(SLICES_AT_A_TIME)
+        slices = asyncio.Semaphore(MAX_SLICES_IN_PROGRESS)
 
-        async def one(start: int) -> tuple[list[np.ndarray], list[list[str]] | None]:
+        async def encode_from(start: int) -> tuple[list[np.ndarray], list[list[str]] | None]:
             async with slices:
                 return await self._encode_slice(texts[start : start + SLICE_TEXTS], size)
 
         async with self._lists:
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(one(start)) for start in range(0, len(texts), SLICE_TEXTS)]
+                    tasks = [group.create_task(encode_from(start)) for start in range(0, len(texts), SLICE_TEXTS)]
             except ExceptionGroup as failures:
                 raise failures.exceptions[0] from None
         done = [task.result() for task in tasks]
@@ -162,7 +162,7 @@ class Worker:
     async def _encode_slice(self, texts: wire.Texts, size: int) -> tuple[list[np.ndarray], list[list[str]] | None]:
         prepared = await run_in_thread_if(size > SMALL_BODY_BYTES, lambda: self._prepare(texts))
         rows = await self._batcher.encode(prepared)
-        # The batcher gives padding along when there is no pooling: it is zeros, up to a length that is chance.
+        # Without pooling, rows are padded with zeros to the longest text of the batch.
         if self._encoder.options.strategy == "NONE":
             rows = [row[: len(text.ids)] for row, text in zip(rows, prepared, strict=True)]
         return rows, [self._encoder.inputs.tokens(text) for text in prepared] if self._show_tokens else None
@@ -170,8 +170,8 @@ class Worker:
     def _prepare(self, texts: wire.Texts) -> list[Prepared]:
         inputs = self._encoder.inputs
         if isinstance(texts[0], list):
-            return inputs.of_tokens(texts)
-        return inputs.of_texts(texts)
+            return inputs.prepare_tokens(texts)
+        return inputs.prepare_texts(texts)
 
     def _assemble(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         if self._encoder.options.strategy != "NONE":
@@ -193,12 +193,12 @@ class Worker:
                 self._start(self._refuse(error))
                 continue
             if isinstance(request, wire.Command):
-                self._start(self._obey(request))
+                self._start(self._run_command(request))
                 continue
             cost = self._cost(request)
             if cost > MAX_HELD_BYTES:
                 self._metrics.requests["invalid"].inc()
-                message = f"{request.count} texts in one request are too many for this worker's memory: send fewer"
+                message = f"too many texts in one request for this worker's memory: {request.count}; send fewer"
                 self._start(self._fail(request.client, request.request_id, message, "too_large"))
                 continue
             async with self._has_room:
@@ -208,8 +208,8 @@ class Worker:
             self.in_progress += 1
             self._start(self._answer(request, cost))
 
-    def _cost(self, request: wire.Encode) -> int:
-        texts = min(request.count, len(request.body) // 3)  # a text takes `"",` at least, whatever the count says
+    def _cost(self, request: wire.EncodeRequest) -> int:
+        texts = min(request.count, len(request.body) // 3)  # a text takes at least `"",`, and the count may be wrong
         positions = self._encoder.model.max_seq_len if self._encoder.options.strategy == "NONE" else 1
         return REQUEST_OVERHEAD_BYTES + len(request.body) + texts * positions * self._encoder.model.dim * 4
 
@@ -218,11 +218,11 @@ class Worker:
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
 
-    async def _answer(self, request: wire.Encode, cost: int) -> None:
+    async def _answer(self, request: wire.EncodeRequest, cost: int) -> None:
         started, outcome = time.monotonic(), "failed"
         try:
             size = len(request.body)
-            texts = await run_in_thread_if(size > SMALL_BODY_BYTES, request.texts)
+            texts = await run_in_thread_if(size > SMALL_BODY_BYTES, request.parse_texts)
             self._status.count_texts(request.client, len(texts))
             self._metrics.texts.inc(len(texts))
             vectors, tokens = await self.encode(texts, size)
@@ -235,9 +235,9 @@ class Worker:
         except DanmakuError as error:
             outcome = "invalid" if error.status < 500 else "failed"
             await self._fail(request.client, request.request_id, str(error), error.error_type)
-        except Exception:  # ours to mend, but the caller is not to wait for it
+        except Exception:  # a bug of ours, but the client should not wait for an answer in vain
             log.exception("A request of %d texts failed.", request.count)
-            await self._fail(request.client, request.request_id, "the worker failed; its log says why", "internal")
+            await self._fail(request.client, request.request_id, "the worker failed; see its log", "internal")
         finally:
             self.in_progress -= 1
             self._held_bytes -= cost
@@ -248,8 +248,8 @@ class Worker:
 
     async def _refuse(self, error: wire.WireError) -> None:
         self._status.refused["answered" if error.request_id else "ignored"] += 1
-        log.debug("Not a request: %s", error)
-        # Nobody waits with nonsense, or a flood of it would fill the room in which others wait for their listeners.
+        log.debug("Malformed request: %s", error)
+        # Not kept for a later subscription, or a flood of malformed requests would crowd out the answers of others.
         if error.request_id and self._subscriptions[error.client + wire.END_OF_TOPIC]:
             await self._publish(wire.write_error(error.client, error.request_id, str(error), "malformed"))
 
@@ -257,30 +257,30 @@ class Worker:
         self._status.refused[error_type] += 1
         await self._publish(wire.write_error(client, request_id, message, error_type))
 
-    async def _obey(self, command: wire.Command) -> None:
+    async def _run_command(self, command: wire.Command) -> None:
         self._status.count_command(command.client)
         if command.name == wire.TERMINATION:
             if self._allow_terminate:
                 self._terminated.set()
             else:
-                log.warning("A client asked this worker to end; it would with -allow_terminate.")
+                log.warning("Ignored a client's TERMINATION; -allow_terminate would permit it.")
             return
-        await self._publish(wire.write_json(command.client, command.request_id, self._told(command)))
+        await self._publish(wire.write_json(command.client, command.request_id, self._describe(command)))
 
-    def _told(self, command: wire.Command) -> dict[str, Any]:
+    def _describe(self, command: wire.Command) -> dict[str, Any]:
         if command.name == wire.SHOW_CONFIG:
             return self._status.config(command.client)
         if command.name == wire.SHOW_VOCAB:
-            # The length of SHOW_CONFIG is the flag's, which may be none.
+            # SHOW_CONFIG has the flag -max_seq_len, which may be NONE.
             return {"vocab": self._encoder.inputs.vocab, "max_seq_len": self._encoder.model.max_seq_len}
-        return self.told_status(command.client)
+        return self.describe_status(command.client)
 
     async def _publish(self, frames: Sequence[bytes | memoryview]) -> bool:
-        """Sends an answer to whom its topic names, once they listen; drops it if they do not begin to, False."""
+        """Sends an answer once its client has subscribed; drops it and returns False if the client does not."""
         if not await self._has_listener(bytes(frames[0])):
             self._status.refused["unclaimed"] += 1
             return False
-        with contextlib.suppress(zmq.Again):  # they do not read, and have MAX_UNREAD_ANSWERS waiting
+        with contextlib.suppress(zmq.Again):  # the client has MAX_UNREAD_ANSWERS waiting
             await self._publisher.send_multipart(frames, copy=False)
         return True
 
@@ -301,10 +301,10 @@ class Worker:
 
     async def _read_subscriptions(self) -> None:
         while True:
-            kind, topic = _subscription(await self._publisher.recv())
+            kind, topic = _parse_subscription(await self._publisher.recv())
             topic += wire.END_OF_TOPIC
             if kind == 1:
-                # It applies to whose message was read last, so nothing may be awaited in between.
+                # XPUB_MANUAL applies this to the sender of the last message read, so nothing may be awaited before it.
                 self._publisher.setsockopt(zmq.SUBSCRIBE, topic)
                 self._subscriptions[topic] += 1
                 async with self._subscribed:
@@ -316,8 +316,8 @@ class Worker:
                     del self._subscriptions[topic]
 
 
-def _subscription(message: bytes) -> tuple[int, bytes]:
-    """1 and the topic of a subscription, 0 and that of its end, −1 for whatever else a peer may send here."""
+def _parse_subscription(message: bytes) -> tuple[int, bytes]:
+    """Returns (1, topic) for a subscription, (0, topic) for its end, and (−1, b"") for anything else."""
     if message[:1] in (b"\0", b"\1") and len(message) <= wire.MAX_IDENTITY_BYTES + 1:
         return message[0], message[1:]
     return -1, b""

@@ -18,7 +18,7 @@ sys.modules["tensorflow"] = tf
 
 
 class _Layers:
-    """Of tf.contrib.layers, what modeling.py uses."""
+    """The part of tf.contrib.layers that modeling.py uses."""
 
     @staticmethod
     def layer_norm(inputs, begin_norm_axis, begin_params_axis, scope):

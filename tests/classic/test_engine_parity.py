@@ -185,7 +185,7 @@ def test_tokens_and_vectors_are_those_of_the_genuine_server(model: Path, tmp_pat
     worst = 0.0
     for case, expected, expected_tokens in zip(asked, genuine, tokens, strict=True):
         encoder = OnnxEncoder.open(model, case.options, threads=1)
-        of = encoder.inputs.of_texts if isinstance(case.inputs[0], str) else encoder.inputs.of_tokens
+        of = encoder.inputs.prepare_texts if isinstance(case.inputs[0], str) else encoder.inputs.prepare_tokens
         rows = of(case.inputs)
         assert [encoder.inputs.tokens(row) for row in rows] == expected_tokens, case.options
         vectors = encoder.encode_now(rows)

@@ -86,7 +86,7 @@ async def many(url: str, installation: Installation) -> None:
     lists = [values.choices(texts, k=TEXTS_A_REQUEST) for _ in range(REQUESTS)]
     requests = (Request(orjson.dumps({"texts": these}), len(these)) for these in lists)
     async with open_load(url, None, timeout_s=60) as load:
-        await load.at_concurrency(requests, CALLERS)
+        await load.run_closed_loop(requests, CALLERS)
     assert load.result.requests == len(load.result.seconds) == REQUESTS
     installation.seconds += load.result.seconds
 

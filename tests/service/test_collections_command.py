@@ -31,7 +31,7 @@ def test_collections_are_looked_after_from_a_shell(tiny_model: Path, tmp_path: P
         url = ("--url", str(http.base_url))
         refused = danmaku("search", "room", "草", *url)
         assert (refused.returncode, "danmaku collections rebuild room" in refused.stderr) == (1, True)
-        assert "room: 2 danmaku, 0 of which" in danmaku("rebuild", "room", *url).stdout
+        assert "room: 2 danmaku, 0 of them" in danmaku("rebuild", "room", *url).stdout
         assert danmaku("search", "room", "草", "--top-k", "1", *url).stdout == "1.000\t草\n"
         assert danmaku("drop", "room", *url).returncode == 0
         assert (
@@ -41,7 +41,7 @@ def test_collections_are_looked_after_from_a_shell(tiny_model: Path, tmp_path: P
 
 
 def test_files_are_loaded_and_a_collection_is_exported(tiny_model: Path, tmp_path: Path) -> None:
-    """What was exported makes the same collection elsewhere; a load that is repeated adds nothing."""
+    """An export loads into an equal collection; repeating a load adds nothing."""
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "1.csv").write_text("草,1.5,2019-05-01 20:00:00\nno danmaku\n", encoding="utf-8")
     (tmp_path / "files" / "2.txt").write_text("晚安\n草\n \n" + "哈\n" * 1500, encoding="utf-8")
@@ -93,5 +93,34 @@ def test_a_load_that_breaks_off_says_where_to_go_on(tiny_model: Path, tmp_path: 
 
     assert loading.returncode == 130
     rows = int(told.split()[2])
-    assert told.decode() == f"danmaku collections: {rows} rows are loaded; --skip {rows} goes on behind them\n"
+    assert told.decode() == f"danmaku collections: {rows} rows are loaded; use --skip {rows} to resume after them\n"
     assert 0 < rows <= count <= rows + BLOCK_ROWS
+
+
+def test_the_url_may_stand_before_the_action(tiny_model: Path, tmp_path: Path) -> None:
+    with serving("--collections", f"sqlite://{tmp_path}/c", model=f"onnx://{tiny_model}") as (http, _):
+        http.put("/collections/room")
+        assert "room\t0 danmaku" in danmaku("--url", str(http.base_url), "list").stdout
+
+
+def test_a_reader_that_leaves_ends_the_output_quietly(tiny_model: Path, tmp_path: Path) -> None:
+    """As `danmaku collections search … | head -1` does."""
+    with serving("--collections", f"sqlite://{tmp_path}/c", model=f"onnx://{tiny_model}") as (http, _):
+        http.put("/collections/room")
+        http.post("/collections/room/danmaku", json=["草", "晚安"])
+        command = [sys.executable, "-u", "-m", "service", "collections", "search", "room", "草"]
+        searching = subprocess.Popen(
+            [*command, "--url", str(http.base_url)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert searching.stdout and searching.stderr
+        searching.stdout.close()
+        assert (searching.wait(60), searching.stderr.read()) == (0, b"")
+        searching.stderr.close()
+
+
+def test_an_unknown_flag_prints_the_usage_of_its_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "worker", "-model_dir", "x", "-wat"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: danmaku worker ") and "unrecognized arguments: -wat" in done.stderr

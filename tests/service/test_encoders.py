@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from service.checkpoint import read_checkpoint
-from service.encoders.exactness import least_cosine
+from service.encoders.exactness import min_cosine
 from service.encoders.model import Prepared
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.open import EncoderSettings, open_encoder
@@ -63,7 +63,7 @@ def open_tiny(model: Path) -> Iterator[Open]:
 
 async def encode(encoder: OnnxEncoder, texts: list[str]) -> np.ndarray:
     """One model call."""
-    return await encoder.encode(encoder.inputs.of_texts(texts))
+    return await encoder.encode(encoder.inputs.prepare_texts(texts))
 
 
 def trained_vectors(model: Path, rows: list[Prepared], options: EncoderOptions) -> list[np.ndarray]:
@@ -122,7 +122,7 @@ async def test_served_vectors_are_those_of_the_trained_model(
 ) -> None:
     """Whatever is asked for, to rounding."""
     encoder = open_tiny(pooling_strategy=strategy, **options)
-    rows = encoder.inputs.of_texts(TEXTS + PAIRS if encoder.options.sentence_pairs else TEXTS)
+    rows = encoder.inputs.prepare_texts(TEXTS + PAIRS if encoder.options.sentence_pairs else TEXTS)
     vectors = await encoder.encode(rows)
     expected = trained_vectors(model, rows, encoder.options)
 
@@ -232,14 +232,14 @@ def test_a_text_of_unknown_characters_is_unspellable(open_tiny: Open) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pooling_layer": (-5,)}, r"pooling_layer is \[-5\]"),
-        ({"pooling_layer": (3,)}, r"pooling_layer is \[3\]; .* 2 to 0, and the embeddings at −4"),
-        ({"pooling_layer": ()}, r"pooling_layer is \[\]"),
-        ({"pooling_strategy": "MEAN"}, "known are NONE, REDUCE_MEAN"),
-        ({"max_seq_len": 17}, "max_seq_len is 17; .* takes 3 to 16"),
-        ({"max_seq_len": 2}, "max_seq_len is 2"),
-        ({"max_seq_len": 2, "no_position_embeddings": True}, "takes 3 or more"),
-        ({"precision": "float16"}, "known are float32, int8"),
+        ({"pooling_layer": (-5,)}, r"invalid pooling_layer: \[-5\]"),
+        ({"pooling_layer": (3,)}, r"invalid pooling_layer: \[3\]; .* 2 to 0, and the embeddings at −4"),
+        ({"pooling_layer": ()}, r"invalid pooling_layer: \[\]"),
+        ({"pooling_strategy": "MEAN"}, "expected one of NONE, REDUCE_MEAN"),
+        ({"max_seq_len": 17}, "invalid max_seq_len: 17; expected 3 to 16"),
+        ({"max_seq_len": 2}, "invalid max_seq_len: 2"),
+        ({"max_seq_len": 2, "no_position_embeddings": True}, "expected 3 or more"),
+        ({"precision": "float16"}, "expected one of float32, int8"),
     ],
 )
 def test_settings_that_the_model_cannot_follow_are_refused(
@@ -256,7 +256,7 @@ async def test_int8_is_near_and_company_does_not_change_it_either(open_tiny: Ope
     encoder = open_tiny(precision="int8", allow_inexact=True, **options)
     together = await encode(encoder, TEXTS)
 
-    assert 0.95 < least_cosine(encoder, open_tiny(**options)) < 0.999999
+    assert 0.95 < min_cosine(encoder, open_tiny(**options)) < 0.999999
     for text, vector in zip(TEXTS, together, strict=True):
         (alone,) = await encode(encoder, [text])
         assert np.abs((vector[: len(alone)] if strategy == "NONE" else vector) - alone).max() < 1e-5
@@ -273,7 +273,7 @@ def test_int8_that_is_far_from_float32_is_refused_unless_allowed(open_tiny: Open
         weights[name][0] += 60
     checkpoint.write(other / "model.ckpt-1", weights)
 
-    with pytest.raises(ConfigurationError, match=r"least cosine to float32 is 0\.\d+, below 0\.999"):
+    with pytest.raises(ConfigurationError, match=r"cosine of 0\.\d+ to those in float32; expected at least 0\.999"):
         open_tiny(path=other, precision="int8")
     open_tiny(path=other, precision="int8", allow_inexact=True)
     open_tiny(path=BUNDLED, precision="int8")

@@ -1,4 +1,4 @@
-"""What a client sends, as the model gets it: the rows of bert-serving-server 1.10."""
+"""The input of the model for texts and tokens of a client, compared with bert-serving-server 1.10."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def make(max_seq_len: int = 16, **options: object) -> Inputs:
 
 def shown(inputs: Inputs, texts: list[str] | list[list[str]]) -> list[str]:
     """The rows' tokens; segment B after a double bar."""
-    of = inputs.of_tokens if isinstance(texts[0], list) else inputs.of_texts
+    of = inputs.prepare_tokens if isinstance(texts[0], list) else inputs.prepare_texts
     rows = []
     for prepared in of(texts):
         tokens = inputs.tokens(prepared)
@@ -95,9 +95,9 @@ def test_no_special_token_is_for_tokens_only() -> None:
     ],
 )
 def test_too_long_is_cut(options: dict[str, object], given: str | list[str], row: str) -> None:
-    """Of a pair, the longer half first."""
+    """The longer half of a pair first."""
     inputs = make(6, **options)
-    (prepared,) = inputs.of_texts([given]) if isinstance(given, str) else inputs.of_tokens([given])
+    (prepared,) = inputs.prepare_texts([given]) if isinstance(given, str) else inputs.prepare_tokens([given])
 
     assert shown(inputs, [given]) == [row]
     assert prepared.is_truncated
@@ -106,8 +106,8 @@ def test_too_long_is_cut(options: dict[str, object], given: str | list[str], row
 def test_equal_spelling_is_equal_input_and_other_input_is_spelled_otherwise() -> None:
     """The batcher sends one of several texts of the same spelling."""
     inputs = make(sentence_pairs=True, no_special_token=True)
-    texts = inputs.of_texts(["晚 安", "晚 ||| 安", "AWSL", "awsl ", "晚 ||| \u200b", "晚"])
-    tokens = inputs.of_tokens([["晚", "安"], ["晚", "|||", "安"], ["awsl"], ["喵"], ["😂"]])
+    texts = inputs.prepare_texts(["晚 安", "晚 ||| 安", "AWSL", "awsl ", "晚 ||| \u200b", "晚"])
+    tokens = inputs.prepare_tokens([["晚", "安"], ["晚", "|||", "安"], ["awsl"], ["喵"], ["😂"]])
     spelled: dict[str, tuple[object, ...]] = {}
     for prepared in texts + tokens:
         row = (prepared.ids, prepared.segment_b, prepared.has_special_tokens)

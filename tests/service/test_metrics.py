@@ -80,7 +80,7 @@ def test_a_worker_tells_of_itself(tiny_model: Path) -> None:
         before = read(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
         it.encode(["草", "awsl"])
         it.send(b"peer", b"{", b"2", b"1")
-        assert isinstance(it.receive(), wire.Failure)
+        assert isinstance(it.receive(), wire.ErrorReply)
         after = read(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
         config = worker.client()
         fingerprint = config.server_config["fingerprint"]

@@ -29,7 +29,7 @@ def test_equal_models_have_equal_digests_wherever_they_lie(tiny_model: Path, mod
 
 
 def test_another_vocabulary_is_another_model(tiny_model: Path, model: Path) -> None:
-    """Of the same size and with the same weights: the vectors mean something else."""
+    """A vocabulary of the same size with the same weights gives other vectors."""
     vocab = (model / "vocab.txt").read_text(encoding="utf-8")
     (model / "vocab.txt").write_text(vocab.replace("晚", "早"), encoding="utf-8")
 
@@ -40,19 +40,19 @@ def test_another_vocabulary_is_another_model(tiny_model: Path, model: Path) -> N
     ("spoil", "message"),
     [
         (lambda model: shutil.rmtree(model), "is not a directory"),
-        (lambda model: (model / "bert_config.json").unlink(), r"bert_config\.json cannot be read"),
+        (lambda model: (model / "bert_config.json").unlink(), r"cannot read .*bert_config\.json"),
         (lambda model: (model / "bert_config.json").write_text("{"), r"bert_config\.json is not a BERT configuration"),
         (lambda model: (model / "bert_config.json").write_text("[]"), r"bert_config\.json is not a BERT configuration"),
         (lambda model: (model / "bert_config.json").write_text("{}"), "missing .* required .*vocab_size"),
-        (lambda model: change_config(model, hidden_act="relu"), 'only "gelu"'),
+        (lambda model: change_config(model, hidden_act="relu"), 'expected "gelu"'),
         (lambda model: change_config(model, vocab_size=9), r"vocab\.txt has \d+ tokens, but .*says vocab_size 9"),
         (lambda model: change_config(model, num_hidden_layers=4), "has no variable bert/encoder/layer_3/"),
         (
             lambda model: change_config(model, intermediate_size=8),
-            r"is \[16, 32\]; .* implies \[16, 8\]",
+            r"shape of .*: \[16, 32\]; expected \[16, 8\]",
         ),
-        (lambda model: (model / "vocab.txt").unlink(), r"vocab\.txt cannot be used"),
-        (lambda model: (model / "vocab.txt").write_bytes(b"\xff\xfe"), r"vocab\.txt cannot be used"),
+        (lambda model: (model / "vocab.txt").unlink(), r"invalid vocabulary .*vocab\.txt"),
+        (lambda model: (model / "vocab.txt").write_bytes(b"\xff\xfe"), r"invalid vocabulary .*vocab\.txt"),
         (lambda model: (model / "checkpoint").write_text("nothing"), "has no line model_checkpoint_path"),
         (
             lambda model: (model / "model.ckpt-1.index").unlink(),

@@ -75,7 +75,7 @@ def retried(metrics: Metrics) -> float:
 
 
 async def test_a_killed_worker_costs_nobody_an_answer(tiny_model: Path) -> None:
-    """What it was at goes to the other one; started again at its ports, it is used again."""
+    """Its batches go to the other one; restarted on its ports, it is used again."""
     expected, metrics = await expected_of(tiny_model), Metrics()
     with working(tiny_model, *FLAGS) as stays, working(tiny_model, *FLAGS) as dies:
         async with (
@@ -121,7 +121,7 @@ async def test_a_stopped_worker_is_found_out(tiny_model: Path) -> None:
 async def test_a_gateway_that_was_held_up_blames_no_worker(
     two_workers: tuple[RunningWorker, RunningWorker], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When it goes on, the time for an answer is over, and the answer is there."""
+    """When it continues, the time for an answer is over, and the answer is there."""
     worker, _ = two_workers
     async with pool(worker) as encoder:
         worker.process.send_signal(signal.SIGSTOP)

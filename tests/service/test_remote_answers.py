@@ -12,12 +12,12 @@ from peers import GENUINE, ScriptedWorker
 from pools import encode, pool, ready, until
 
 from service import wire
-from service.encoders.known_worker import resolve
-from service.encoders.link import Link, WorkerLost
 from service.encoders.model import Model, Prepared
 from service.encoders.open import EncoderSettings, open_encoder
+from service.encoders.pooled_worker import resolve
 from service.encoders.remote import RemoteEncoder
-from service.encoders.remote_model import GuessedInputs, fingerprint_of
+from service.encoders.remote_model import ApproximateInputs, read_fingerprint
+from service.encoders.worker_connection import WorkerConnection, WorkerLost
 from service.errors import ConfigurationError, EncoderFailure, EncoderUnavailable, ModelGone
 from service.metrics import Metrics
 
@@ -79,16 +79,16 @@ def a_description(texts: list[str]) -> list[bytes]:
     ("reply", "complaint"),
     [
         (too_few, "sent 3 texts, got 2 vectors back"),
-        (too_short, "expected vectors of 2 numbers"),
+        (too_short, "expected 2 numbers per text"),
         (an_error, "it is broken"),
-        (nonsense, "cannot be read"),
-        (a_description, "something else than vectors"),
+        (nonsense, "invalid answer to request"),
+        (a_description, "invalid answer to texts; expected vectors"),
     ],
 )
 async def test_an_answer_that_cannot_be_right_is_none(
     reply: Callable[[list[str]], list[bytes]], complaint: str
 ) -> None:
-    """Another worker is asked; if there is none, the caller is told; the worker goes on being asked."""
+    """Another worker gets the batch; without one, the caller gets an error; the worker stays in use."""
     metrics = Metrics()
     async with ScriptedWorker() as wrong, ScriptedWorker() as right:
         wrong.reply = reply
@@ -103,7 +103,7 @@ async def test_an_answer_that_cannot_be_right_is_none(
                 vectors = await encode(encoder, ["草", "好", "死"])
                 assert vectors.tolist() == [ScriptedWorker.vector(text) for text in "草好死"]
 
-    assert retried(metrics, "failed") == 1  # whoever failed is spared for a while
+    assert retried(metrics, "failed") == 1  # a worker that failed is avoided for a while
 
 
 async def test_two_workers_that_fail_are_enough() -> None:
@@ -117,18 +117,21 @@ async def test_two_workers_that_fail_are_enough() -> None:
         assert len(first.batches) + len(second.batches) + len(third.batches) == 2
 
 
-async def test_an_idle_worker_helps_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_worker_helps_a_slow_one() -> None:
     """The first answer counts, and whatever the slow one says later is not taken for another's."""
-    monkeypatch.setattr("service.encoders.remote.SLOW_S", 0.1)
     metrics = Metrics()
-    async with ScriptedWorker() as slow, pool(slow, metrics=metrics) as encoder:
+    async with ScriptedWorker() as slow, pool(slow, metrics=metrics, slow_s=0.1) as encoder:
         slow.gate.clear()
         waiting = asyncio.create_task(encode(encoder, ["草"]))
         await asyncio.sleep(0.3)
         assert not waiting.done()  # there is nobody else
         slow.gate.set()
         assert (await waiting).tolist() == [ScriptedWorker.vector("草")]
-    async with ScriptedWorker() as slow, ScriptedWorker() as idle, pool(slow, idle, metrics=metrics) as encoder:
+    async with (
+        ScriptedWorker() as slow,
+        ScriptedWorker() as idle,
+        pool(slow, idle, metrics=metrics, slow_s=0.1) as encoder,
+    ):
         slow.gate.clear()
         for text in "草好死":
             assert (await encode(encoder, [text])).tolist() == [ScriptedWorker.vector(text)]
@@ -139,11 +142,9 @@ async def test_an_idle_worker_helps_a_slow_one(monkeypatch: pytest.MonkeyPatch) 
     assert retried(metrics, "slow") == 2
 
 
-async def test_an_answer_that_never_comes_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_never_comes_is_a_failure() -> None:
     """A genuine server says nothing of what it failed at."""
-    monkeypatch.setattr("service.encoders.remote.SLOW_S", 0.05)
-    monkeypatch.setattr("service.encoders.remote.ANSWER_S", 0.2)
-    async with ScriptedWorker() as server, pool(server) as encoder:
+    async with ScriptedWorker() as server, pool(server, slow_s=0.05, timeout_s=0.2) as encoder:
         server.reply = lambda texts: None
         with pytest.raises(EncoderFailure, match="no worker answered within 0.2 s"):
             await encode(encoder, ["草"])
@@ -158,7 +159,7 @@ async def test_texts_of_a_model_that_is_gone_are_refused_as_such() -> None:
         pool(goes, stays) as encoder,
     ):
         of_both = {worker.model.fingerprint: worker.model for worker in encoder._workers.values()}
-        (gone,) = of_both.keys() - {fingerprint_of(stays.config)}
+        (gone,) = of_both.keys() - {read_fingerprint(stays.config)}
         texts = of_both[gone].prepare(["草"])
         await encoder.encode(texts)
         assert (len(goes.batches), len(stays.batches)) == (1, 0)
@@ -178,14 +179,17 @@ async def test_a_worker_without_one_vector_a_text_is_not_used() -> None:
         encoder = await RemoteEncoder.open(worker.url, Metrics())
         with pytest.raises(EncoderUnavailable):
             _ = encoder.model
-        assert encoder.obstacle and "pooling_strategy is NONE" in encoder.obstacle
+        assert encoder.obstacle and "invalid pooling_strategy: NONE" in encoder.obstacle
         await encoder.aclose()
 
 
 async def test_who_leaves_leaves_nothing_behind() -> None:
     """The late answer is nobody's, and the link is owed nothing: asked to end, it ends."""
     with zmq.asyncio.Context() as context:
-        async with ScriptedWorker() as worker, Link(context, "127.0.0.1", worker.port, worker.port_out, print) as link:
+        async with (
+            ScriptedWorker() as worker,
+            WorkerConnection(context, "127.0.0.1", worker.port, worker.port_out, print) as link,
+        ):
             worker.gate.clear()
             left = asyncio.create_task(link.encode(["草"]))
             stays = asyncio.create_task(link.encode(["好"]))
@@ -216,18 +220,21 @@ async def test_a_worker_that_reads_no_more_may_still_answer() -> None:
         assert (await waiting).tolist() == [ScriptedWorker.vector("草")]
 
 
-async def test_a_name_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_is_followed() -> None:
     """Workers at new addresses join; those at old ones get nothing new and finish what they have."""
-    monkeypatch.setattr("service.encoders.remote.RESOLVE_S", 0.02)
     addresses = ["127.0.0.2"]
 
+    resolved: list[str] = []
+
     async def resolve(name: str) -> list[str]:
+        resolved.append(name)
         if name == "workers" and not addresses:
             raise OSError(-2, "Name or service not known")
         return list(addresses) if name == "workers" else [name]
 
     async with ScriptedWorker("127.0.0.2") as old, ScriptedWorker("127.0.0.3", (old.port, old.port_out)) as new:
-        encoder = await RemoteEncoder.open(f"bert+dns://workers:{old.port}:{old.port_out}", Metrics(), resolve)
+        url = f"bert+dns://workers:{old.port}:{old.port_out}"
+        encoder = await RemoteEncoder.open(url, Metrics(), resolve, resolve_every_s=0.02)
         assert [worker["url"] for worker in encoder.workers] == [old.url]
         old.gate.clear()
         waiting = asyncio.create_task(encode(encoder, ["草"]))
@@ -244,7 +251,8 @@ async def test_a_name_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
         await until(lambda: [worker["url"] for worker in encoder.workers] == [new.url])
 
         addresses.clear()  # nobody knows the name any more, which does not mean that nobody is there
-        await asyncio.sleep(0.1)
+        resolved.clear()
+        await until(lambda: resolved.count("workers") >= 2)
         assert (await encode(encoder, ["死"])).tolist() == [ScriptedWorker.vector("死")]
         addresses[:] = ["127.0.0.2", "127.0.0.3"]
         await until(lambda: ready(encoder) == 2)
@@ -256,12 +264,12 @@ async def test_a_name_that_nobody_knows_is_said() -> None:
         raise OSError(-2, "Name or service not known")
 
     encoder = await RemoteEncoder.open("bert+dns://workers", Metrics(), resolve)
-    assert encoder.obstacle == "no worker is ready (workers cannot be resolved: Name or service not known)"
+    assert encoder.obstacle == "no worker is ready (cannot resolve workers: Name or service not known)"
     await encoder.aclose()
 
 
 async def test_what_cannot_be_a_name_is_said() -> None:
-    with pytest.raises(OSError, match="it is no name"):
+    with pytest.raises(OSError, match="invalid host name"):
         await resolve("workers..example")
 
 
@@ -272,7 +280,7 @@ async def test_a_url_without_workers_is_refused(url: str) -> None:
 
 
 async def test_options_of_a_model_are_not_the_gateways() -> None:
-    with pytest.raises(ConfigurationError, match="start those with them"):
+    with pytest.raises(ConfigurationError, match="are set by the workers"):
         await open_encoder("bert://127.0.0.1", EncoderSettings((-1,)), Metrics())
 
 
@@ -287,16 +295,16 @@ def test_genuine_servers_are_told_apart_by_what_changes_a_vector() -> None:
         )
     ]
 
-    assert fingerprint_of(same) == fingerprint_of(GENUINE)
-    assert len({fingerprint_of(config) for config in [GENUINE, *others]}) == len(others) + 1
+    assert read_fingerprint(same) == read_fingerprint(GENUINE)
+    assert len({read_fingerprint(config) for config in [GENUINE, *others]}) == len(others) + 1
 
 
 def test_lengths_are_guessed_without_a_vocabulary() -> None:
     """A token for a Chinese character or a mark, and for every three characters of a word."""
-    inputs = GuessedInputs(8, lowercase=True, fingerprint="f")
+    inputs = ApproximateInputs(8, lowercase=True, fingerprint="f")
     model = Model("some", "f", 2, 8, (-2,), "REDUCE_MEAN", inputs)
     texts = [inputs.normalize(text) for text in ("草", "阿夸!!", "AWSL 好", "哈" * 6, "哈" * 7)]
 
     assert [prepared.num_tokens for prepared in model.prepare(texts)] == [3, 6, 5, 8, 8]
     assert [model.truncates(text) for text in texts] == [False, False, False, False, True]
-    assert inputs.of_normalized(["😂"]) == [Prepared("😂", [0] * 3, False, True, fingerprint="f")]
+    assert inputs.prepare_normalized(["😂"]) == [Prepared("😂", [0] * 3, False, True, fingerprint="f")]

@@ -66,7 +66,7 @@ def test_a_vocabulary_without_special_tokens_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_with_repeats_is_refused() -> None:
-    with pytest.raises(ValueError, match="7 lines, but only 6 different"):
+    with pytest.raises(ValueError, match="7 lines but only 6 different"):
         Tokenizer([*SPECIAL_TOKENS, "草", "草"])
 
 

@@ -52,7 +52,7 @@ def encoder(directory: Path) -> Embed:
             closing(OnnxEncoder.open(directory, EncoderOptions(), threads=1)) as opened,
             ThreadPoolExecutor(os.cpu_count()) as executor,
         ):
-            prepared = opened.inputs.of_texts(texts)
+            prepared = opened.inputs.prepare_texts(texts)
             order = sorted(range(len(texts)), key=lambda number: len(prepared[number].ids))
             parts = [order[start : start + TEXTS_PER_CALL] for start in range(0, len(order), TEXTS_PER_CALL)]
             calls = executor.map(lambda part: opened.encode_now([prepared[number] for number in part]), parts)

@@ -20,11 +20,11 @@ import numpy as np
 import zmq.asyncio
 from danmaku_client import Client, GatewayError
 
-from service.encoders.known_worker import resolve
-from service.encoders.link import Link, WorkerFailed, WorkerLost
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import EncoderOptions
-from service.wire import worker_address
+from service.encoders.pooled_worker import resolve
+from service.encoders.worker_connection import WorkerConnection, WorkerFailed, WorkerLost
+from service.wire import parse_address
 
 TIMEOUT_S = 20.0
 
@@ -48,7 +48,7 @@ def vectors_of(source: str, texts: list[str]) -> Vectors:
 
 def _from_directory(directory: Path, texts: list[str]) -> Vectors:
     with closing(OnnxEncoder.open(directory, EncoderOptions(), threads=1)) as encoder:
-        prepared = encoder.inputs.of_texts(texts)  # cut if too long, which does not matter in a picture
+        prepared = encoder.inputs.prepare_texts(texts)  # cut if too long, which does not matter in a picture
         values = encoder.encode_now(prepared)
         values[[not text.is_spelled for text in prepared]] = np.nan
         return Vectors(encoder.model.name, values)
@@ -64,7 +64,7 @@ def _from_gateway(url: str, texts: list[str]) -> Vectors:
 
 
 def _from_worker(url: str, texts: list[str]) -> Vectors:
-    host, port, port_out = worker_address(url)
+    host, port, port_out = parse_address(url)
     try:
         config, values = asyncio.run(_ask_worker(host, port, port_out, texts))
     except TimeoutError:
@@ -81,5 +81,8 @@ async def _ask_worker(host: str, port: int, port_out: int, texts: list[str]) -> 
     """Returns what the worker says of itself, and the vectors [n, dim]."""
     [address, *_] = await resolve(host)
     with zmq.asyncio.Context() as context:
-        async with Link(context, address, port, port_out, lambda _: None) as link, asyncio.timeout(TIMEOUT_S):
+        async with (
+            WorkerConnection(context, address, port, port_out, lambda _: None) as link,
+            asyncio.timeout(TIMEOUT_S),
+        ):
             return link.config, await link.encode(texts)

@@ -1,14 +1,13 @@
-"""`danmaku bench`: its flags, and what it reports. The load itself is in `load.py`, imported when it is to be made.
+"""Flags and report of `danmaku bench`; `replay.py` and `load.py` do the work.
 
-The file is replayed in its own order and once: repeats come as they came to those who watched, so a cache finds what it
-would find in life. A file that is over ends the replay; to begin again would be answered from the cache.
+The file is replayed once and in its own order: danmaku repeat as they did in the stream, so the cache hit rate is
+realistic. The end of the file ends the replay, since a second pass would be answered from the cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,68 +16,67 @@ from service.errors import ConfigurationError
 if TYPE_CHECKING:
     from service.commands.bench.load import Result
 
+NAME = "bench"
+HELP = "measure a gateway with a file of danmaku"
+DESCRIPTION = "Replays a file of danmaku in its own order, at a given rate or with a given number of callers."
 EXAMPLE = """example:
   danmaku bench danmaku.txt --rate 200 --seconds 30
   danmaku bench danmaku.txt --concurrency 8 --requests 5000 --encoding base64 --json bench.json
 """
-LATE_S = 0.01  # a request begun later than that is the generator's fault, not the gateway's
+LATE_S = 0.01  # a request that starts later than this is the generator's fault, not the gateway's
 LATE_SHARE = 0.01
-BUSY_SHARE = 0.9  # of a core: beyond, the generator may have been slower than the gateway
+BUSY_SHARE = 0.9  # of a core; above this the generator may have been slower than the gateway
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="FILE", type=Path, help="a danmaku a line, UTF-8")
+    parser.add_argument("input", metavar="FILE", type=Path, help="one danmaku per line, UTF-8")
     parser.add_argument(
         "--url",
         default="http://127.0.0.1:8000",
-        help="the gateway; if it wants a key, put it into the variable DANMAKU_API_KEY [http://127.0.0.1:8000]",
+        help="the gateway, with the API key in DANMAKU_API_KEY if it requires one [http://127.0.0.1:8000]",
     )
     loop = parser.add_mutually_exclusive_group()
     loop.add_argument("--rate", type=_positive(float), metavar="N", help="requests per second, answered or not")
     loop.add_argument(
-        "--concurrency", type=_positive(int), default=8, metavar="N", help="callers that ask again when answered [8]"
+        "--concurrency", type=_positive(int), default=8, metavar="N", help="requests in flight at all times [8]"
     )
-    parser.add_argument("--texts-per-request", type=_positive(int), default=16, metavar="N", help="lines of each [16]")
-    parser.add_argument("--requests", type=_positive(int), metavar="N", help="stop after so many; default: all lines")
-    parser.add_argument("--seconds", type=_positive(float), metavar="S", help="stop after so long; default: all lines")
-    parser.add_argument("--encoding", choices=("float", "base64"), default="base64", help="of vectors [base64]")
-    parser.add_argument("--timeout-s", type=_positive(float), default=30.0, help="what a request may take [30]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--quiet", action="store_true", help="no line of progress")
+    parser.add_argument("--texts-per-request", type=_positive(int), default=16, metavar="N", help="lines each [16]")
+    parser.add_argument(
+        "--requests", type=_positive(int), metavar="N", help="stop after N requests; default: all lines"
+    )
+    parser.add_argument(
+        "--seconds", type=_positive(float), metavar="S", help="stop after S seconds; default: all lines"
+    )
+    parser.add_argument("--encoding", choices=("float", "base64"), default="base64", help="of the vectors [base64]")
+    parser.add_argument("--timeout-s", type=_positive(float), default=30.0, help="time limit of a request [30]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _positive(kind: type[int] | type[float]) -> Any:
-    def read(text: str) -> float:
+    def parse(text: str) -> float:
         if not 0 < (value := kind(text)) < float("inf"):
             raise ValueError
         return value
 
-    read.__name__ = f"positive {kind.__name__}"  # what argparse calls it
-    return read
+    parse.__name__ = f"positive {kind.__name__}"  # argparse puts it into its error message
+    return parse
 
 
 def run(parsed: argparse.Namespace) -> int:
-    import uvloop
-    from danmaku_client import GatewayError
-
     from service.commands.bench.replay import replay
+    from service.commands.event_loop import run_until_complete
 
-    try:
-        if parsed.json and not parsed.json.parent.is_dir():
-            raise ConfigurationError(f"--json {parsed.json}: there is no directory {parsed.json.parent}")
-        with parsed.input.open("rb") as source:
-            result, hit_rate = uvloop.run(replay(source, parsed, os.environ.get("DANMAKU_API_KEY")))
-        if not result.requests:
-            raise ConfigurationError(f"{parsed.input} has no lines to send")
-        figures = _figures(result, hit_rate, parsed)
-        if parsed.json:
-            _write_json(parsed.json, figures)
-    except (ConfigurationError, GatewayError, OSError) as error:
-        print(f"danmaku bench: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:  # before there was any load; later, it ends the replay
-        return 130
-    print(_told(figures))
+    if parsed.json and not parsed.json.parent.is_dir():
+        raise ConfigurationError(f"invalid --json: the directory {parsed.json.parent} does not exist")
+    with parsed.input.open("rb") as source:
+        result, hit_rate = run_until_complete(replay(source, parsed, os.environ.get("DANMAKU_API_KEY")))
+    if not result.requests:
+        raise ConfigurationError(f"{parsed.input} is empty; expected one danmaku per line")
+    figures = _figures(result, hit_rate, parsed)
+    if parsed.json:
+        _write_json(parsed.json, figures)
+    print(_format_report(figures))
     return 0 if figures["answered"] else 1
 
 
@@ -105,7 +103,7 @@ def _figures(result: Result, hit_rate: float | None, parsed: argparse.Namespace)
 
 
 def _quantiles_ms(seconds: list[float]) -> dict[str, float] | None:
-    """Each the smallest time that so many of a hundred do not exceed."""
+    """Returns nearest-rank percentiles, or None without values."""
     if not seconds:
         return None
     ordered = sorted(seconds)
@@ -114,36 +112,38 @@ def _quantiles_ms(seconds: list[float]) -> dict[str, float] | None:
 
 
 def _generator_limits(result: Result, rate: float | None) -> list[str]:
-    """Why these figures may be ours and not the gateway's."""
+    """Lists the reasons why the load generator, not the gateway, may have limited the figures."""
     from service.commands.bench.load import MAX_CONNECTIONS
 
     limits = []
     late = sum(seconds > LATE_S for seconds in result.late)
     if rate and late > LATE_SHARE * len(result.late):
         limits.append(
-            f"it could not keep {rate:g} requests/s: {late:,} of {len(result.late):,} began over "
-            f"{LATE_S * 1000:.0f} ms late, the latest by {max(result.late) * 1000:,.0f} ms"
+            f"it did not reach {rate:g} requests/s: {late:,} of {len(result.late):,} requests started over "
+            f"{LATE_S * 1000:.0f} ms late, one of them {max(result.late) * 1000:,.0f} ms"
         )
     if result.most_in_flight > MAX_CONNECTIONS:
-        limits.append(f"{result.most_in_flight:,} requests at a time shared {MAX_CONNECTIONS} connections")
+        limits.append(f"{result.most_in_flight:,} concurrent requests shared {MAX_CONNECTIONS} connections")
     if (share := result.cpu_s / result.elapsed_s) > BUSY_SHARE:
-        limits.append(f"it used {share:.0%} of a core, and has one thread")
+        limits.append(f"it used {share:.0%} of a core and has one thread")
     return limits
 
 
-def _told(figures: dict[str, Any]) -> str:
+def _format_report(figures: dict[str, Any]) -> str:
     how = f"{figures['rate']:g} requests/s" if figures["rate"] else f"{figures['concurrency']} callers"
     hit_rate = "unknown" if figures["hit_rate"] is None else f"{figures['hit_rate']:.1%} of look-ups found"
     errors = ", ".join(f"{count:,} {error_type}" for error_type, count in figures["errors"].items())
+    since_due = ", counted from the due time" if figures["rate"] else ""
     lines = [
         f"{figures['url']}, {figures['loop']} loop, {how}, {figures['texts_per_request']} texts each, "
         f"{figures['encoding']}",
         f"  requests    {figures['requests']:,} in {figures['elapsed_s']:.1f} s, {figures['answered']:,} answered",
         f"  throughput  {figures['texts_per_s']:,.0f} texts/s, {figures['requests_per_s']:,.1f} requests/s",
-        f"  latency     {_shown(figures['latency_ms'])}{', from when a request was due' if figures['rate'] else ''}",
+        f"  latency     {_format_quantiles(figures['latency_ms'])}{since_due}",
     ]
     if figures["rate"]:
-        lines.append(f"  begun late  {_shown(figures['late_ms'])}, which is in the latency")
+        lines.append(f"  start delay {_format_quantiles(figures['late_ms'])}, included in the latency")
+
     lines += [
         f"  cache       {hit_rate}",
         f"  errors      {errors + '; ' if errors else ''}{figures['refused']:,} refused, "
@@ -153,7 +153,7 @@ def _told(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _shown(quantiles: dict[str, float] | None) -> str:
+def _format_quantiles(quantiles: dict[str, float] | None) -> str:
     return "  ".join(f"{name} {value:,.2f} ms" for name, value in quantiles.items()) if quantiles else "none"
 
 

@@ -1,6 +1,6 @@
-"""`danmaku collections`: asks a running gateway, which holds the store, so the work is done there.
+"""`danmaku collections`: manages the collections of a running gateway, which does the work.
 
-What `load` and `export` do stands in `transfer.py`.
+`transfer.py` implements `load` and `export`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.errors import ConfigurationError
-
 if TYPE_CHECKING:
     from danmaku_client import Client
 
+NAME = "collections"
+HELP = "manage the collections of a running gateway"
+DESCRIPTION = "Lists, creates, fills, exports, searches, rebuilds and drops collections of a running gateway."
 EXAMPLE = """example:
   danmaku collections list
   danmaku collections search default 草
@@ -24,65 +25,71 @@ EXAMPLE = """example:
   danmaku collections rebuild default --url http://127.0.0.1:8000
 """
 TIMEOUT_S = 10.0
-LONG_TIMEOUT_S = 300.0  # for a step of what takes long, which waits for the encoder as everybody does
+LONG_TIMEOUT_S = 300.0  # for a step of a load or a rebuild, which waits for the encoder like any other request
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
+    _add_url(parser, default="http://127.0.0.1:8000")
     actions = parser.add_subparsers(dest="action", required=True)
-    for action, help in (
-        ("list", "what collections there are"),
-        ("create", "make an empty one"),
-        ("load", "add the danmaku of files; make the collection if it is not there"),
-        ("export", "write all danmaku, without vectors, into a file that load takes"),
-        ("search", "print the danmaku most like a text: score, text"),
-        ("rebuild", "embed all texts anew after a change of model"),
-        ("drop", "remove one with all its danmaku"),
+    for action, summary in (
+        ("list", "list all collections"),
+        ("create", "create an empty collection"),
+        ("load", "add the danmaku of files; create the collection if it does not exist"),
+        ("export", "write all danmaku, without vectors, to a file that load accepts"),
+        ("search", "print the danmaku most similar to a text: score, text"),
+        ("rebuild", "embed all texts again after a change of model"),
+        ("drop", "delete a collection with all its danmaku"),
     ):
-        command = actions.add_parser(action, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=EXAMPLE)
-        command.formatter_class = argparse.RawDescriptionHelpFormatter
+        command = actions.add_parser(
+            action,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         if action != "list":
             command.add_argument("name")
         if action == "search":
             command.add_argument("text")
-            command.add_argument("--top-k", type=int, default=10, help="at most so many [10]")
+            command.add_argument("--top-k", type=int, default=10, help="maximum number of matches [10]")
         if action == "load":
             command.add_argument(
                 "paths",
                 type=Path,
                 nargs="+",
                 metavar="FILE|FOLDER",
-                help="a danmaku a line; .ndjson: a text or an object a line; .csv: with a header that names `text`, "
-                "whose other columns become metadata, or recorded danmaku (text,seconds,posted at)",
+                help="one danmaku per line; .ndjson: a text or an object per line; .csv: with a header that names "
+                "`text`, whose other columns become metadata, or recorded danmaku (text,seconds,posted at)",
             )
-            command.add_argument("--skip", type=int, default=0, metavar="ROWS", help="that are loaded already [0]")
+            command.add_argument("--skip", type=int, default=0, metavar="ROWS", help="rows that are loaded already [0]")
         if action == "export":
-            command.add_argument("--output", type=Path, required=True, metavar="FILE", help="NDJSON, an object a line")
-        command.add_argument(
-            "--url",
-            default="http://127.0.0.1:8000",
-            help="the gateway; if it wants a key, put it into the variable DANMAKU_API_KEY [http://127.0.0.1:8000]",
-        )
+            command.add_argument(
+                "--output", type=Path, required=True, metavar="FILE", help="NDJSON, an object per line"
+            )
+        _add_url(command, default=argparse.SUPPRESS)  # keeps a --url before the action
+
+
+def _add_url(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--url",
+        default=default,
+        help="the gateway, with the API key in DANMAKU_API_KEY if it requires one [http://127.0.0.1:8000]",
+    )
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from danmaku_client import Client, GatewayError
+    from danmaku_client import Client
 
     key = os.environ.get("DANMAKU_API_KEY")  # a flag would show in the list of processes
     timeout_s = LONG_TIMEOUT_S if parsed.action in ("load", "rebuild") else TIMEOUT_S
-    try:
-        with Client(parsed.url, key, timeout_s=timeout_s) as client:
-            ACTIONS[parsed.action](client, parsed)
-        return 0
-    except (GatewayError, ConfigurationError, OSError) as error:
-        print(f"danmaku collections: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    with Client(parsed.url, key, timeout_s=timeout_s) as client:
+        ACTIONS[parsed.action](client, parsed)
+    return 0
 
 
 def _list(client: Client, parsed: argparse.Namespace) -> None:
-    for each in client.collections():
-        print(f"{each.name}\t{each.count} danmaku\t{each.bytes} bytes\t{each.fingerprint}")
+    for collection in client.collections():
+        print(f"{collection.name}\t{collection.count} danmaku\t{collection.bytes} bytes\t{collection.fingerprint}")
 
 
 def _create(client: Client, parsed: argparse.Namespace) -> None:
@@ -98,7 +105,7 @@ def _load(client: Client, parsed: argparse.Namespace) -> None:
     except BaseException:
         if done.rows > parsed.skip:
             print(
-                f"danmaku collections: {done.rows} rows are loaded; --skip {done.rows} goes on behind them",
+                f"danmaku collections: {done.rows} rows are loaded; use --skip {done.rows} to resume after them",
                 file=sys.stderr,
             )
         raise
@@ -128,8 +135,8 @@ def _rebuild(client: Client, parsed: argparse.Namespace) -> None:
         if sys.stderr.isatty():
             print(f"\r{step.done} of {step.total}", end="", file=sys.stderr, flush=True)
     if step is None or not step.is_finished:
-        raise GatewayError("the answer broke off; the same command goes on with what is done", "bad_answer")
-    print(f"{parsed.name}: {step.done} danmaku, {step.lost} of which this model cannot embed")
+        raise GatewayError("the connection was closed before the end; run the same command to resume", "bad_answer")
+    print(f"{parsed.name}: {step.done} danmaku, {step.lost} of them cannot be embedded by this model")
 
 
 def _drop(client: Client, parsed: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
-"""`danmaku collections load` and `export`: files into a collection, and a collection into a file.
+"""Loads files into a collection and exports a collection into a file.
 
-Rows are sent in their order, one block after the other, so that of the same danmaku the last one's metadata stay, and
-that it is always known how many rows are in. A load that was stopped may just be repeated: an id is a hash of the text,
-so nothing is there twice. Only counts would be too high; so it says where to go on.
+Rows are sent in order, one block at a time, so the last of several equal danmaku decides the metadata, and the number
+of loaded rows is always known. Repeating an interrupted load adds nothing twice, since an id is a hash of the text, but
+it counts rows twice; the error message therefore says how many rows to skip.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.commands.collections.files import Row, files_in, rows_of
 from service.errors import ConfigurationError
 
 BLOCK_ROWS = 1024
-MOST_REASONS = 10  # that are kept; all are counted
+MAX_REASONS = 10  # kept for display; every refused row is counted
 
 
 @dataclass
@@ -32,12 +32,12 @@ class Loaded:
     reasons: list[str] = field(default_factory=list)
 
     def refuse(self, row: Row, error: str) -> None:
-        if len(self.reasons) < MOST_REASONS:
+        if len(self.reasons) < MAX_REASONS:
             self.reasons.append(f"{row.path}, line {row.line}: {error}")
 
 
 def load(client: Client, collection: str, paths: Sequence[Path], done: Loaded, *, quiet: bool) -> None:
-    """All rows behind the first `done.rows`, which it keeps up to date, whatever ends it.
+    """Loads all rows after the first `done.rows`; `done` is up to date even if an exception ends the load.
 
     Raises ConfigurationError for files that cannot be read, and what the client raises.
     """
@@ -75,7 +75,8 @@ def _send(client: Client, collection: str, block: Sequence[Row], done: Loaded) -
 
 
 def export(client: Client, collection: str, output: Path, *, quiet: bool) -> int:
-    """NDJSON that `load` takes; the file appears when it is whole. Returns how many danmaku there were."""
+    """Writes NDJSON that `load` accepts and returns the number of danmaku; the file appears when it is complete."""
+
     if output.exists():
         raise ConfigurationError(f"{output} exists already; remove it, or choose another --output")
     draft = output.with_name(output.name + ".part")

@@ -1,4 +1,4 @@
-"""`danmaku embed`: its flags, and what it says. The work is in `bulk.py`, imported when it is to be done."""
+"""Flags and messages of `danmaku embed`; `file.py` does the work."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
-
-from service.commands.flags import add_settings, given_settings, print_faults
-from service.errors import ConfigurationError, DanmakuError
+from service.commands.flags import add_settings, given_settings
+from service.errors import ConfigurationError
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.commands.embed.work_file import Note
+    from service.commands.embed.work_file import Progress
 
+NAME = "embed"
+HELP = "turn a file of danmaku into a file of vectors"
+DESCRIPTION = "Embeds a danmaku per line. Can be killed at any time; run the same command to resume."
 EXAMPLE = """example:
   danmaku embed danmaku.txt --output danmaku.npy
   zcat danmaku.txt.gz | danmaku embed - --output danmaku.parquet --url http://127.0.0.1:8000
@@ -35,59 +35,51 @@ SETTINGS = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="FILE", help="a danmaku a line, UTF-8; - reads from a pipe")
+    parser.add_argument("input", metavar="FILE", help="one danmaku per line, UTF-8; - reads standard input")
     parser.add_argument(
         "--output",
         type=Path,
         required=True,
         metavar="FILE",
-        help="X.npy, a matrix with rows of NaN where there is no vector; X.ndjson or X.parquet, with texts and reasons",
+        help="X.npy, a matrix with rows of NaN where there is no vector; X.ndjson or X.parquet, with texts and errors",
     )
     parser.add_argument(
         "--url",
-        help="a gateway that embeds, as http://127.0.0.1:8000; if it wants a key, put it into the variable "
-        "DANMAKU_API_KEY. Default: this process embeds.",
+        help="the gateway to use, such as http://127.0.0.1:8000, with the API key in DANMAKU_API_KEY if it requires "
+        "one; default: embed in this process",
     )
     parser.add_argument("--normalize", action="store_true", help="scale every vector to length 1")
-    parser.add_argument(
-        "--quiet", action="store_true", help="no progress bar; there is none without a terminal, either"
-    )
-    add_settings(parser.add_argument_group("in this process"), SETTINGS)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar (never shown without a terminal)")
+    add_settings(parser.add_argument_group("without --url"), SETTINGS)
 
 
 def run(parsed: argparse.Namespace) -> int:
-    import uvloop
-    from danmaku_client import GatewayError
-
-    from service.commands.embed.file import embed_file, gateway, this_process
+    from service.commands.embed.file import embed_file, open_gateway, open_model
     from service.commands.embed.outputs import open_output
+    from service.commands.event_loop import run_until_complete
 
+    output, given = open_output(parsed.output), given_settings(parsed)
+    if parsed.url and given:
+        flag = next(iter(given)).replace("_", "-")
+        raise ConfigurationError(f"--{flag} cannot be combined with --url: the gateway has its own settings")
+    options = {"normalize": parsed.normalize}
+    embedder = open_gateway(parsed.url, **options) if parsed.url else open_model(Settings(**given), **options)
     try:
-        output, given = open_output(parsed.output), given_settings(parsed)
-        if parsed.url and given:
-            flag = next(iter(given)).replace("_", "-")
-            raise ConfigurationError(f"--url asks a gateway, which has settings of its own: leave out --{flag}")
-        how = {"normalize": parsed.normalize}
-        opened = gateway(parsed.url, **how) if parsed.url else this_process(Settings(**given), **how)
         with nullcontext(sys.stdin.buffer) if parsed.input == "-" else open(parsed.input, "rb") as source:
-            note = uvloop.run(embed_file(source, parsed.output, output, opened, **how, quiet=parsed.quiet))
-    except ValidationError as error:
-        print_faults("danmaku embed", error)
-        return 2
-    except (DanmakuError, GatewayError, SettingsError, OSError) as error:
-        print(f"danmaku embed: {error}", file=sys.stderr)
-        return 1
+            work = embed_file(source, parsed.output, output, embedder, **options, quiet=parsed.quiet)
+            progress = run_until_complete(work)
     except KeyboardInterrupt:
-        print("danmaku embed: stopped; the same command goes on where it was", file=sys.stderr)
+        print("danmaku embed: stopped; run the same command to resume", file=sys.stderr)
         return 130
-    print(_told(note, parsed.output))
+    print(_format_summary(progress, parsed.output))
     return 0
 
 
-def _told(note: Note, path: Path) -> str:
-    without = sum(note.errors.values())
-    reasons = ", ".join(f"{count:,} {error_type}" for error_type, count in sorted(note.errors.items()))
+def _format_summary(progress: Progress, path: Path) -> str:
+    without = sum(progress.errors.values())
+    reasons = ", ".join(f"{count:,} {error_type}" for error_type, count in sorted(progress.errors.items()))
     return (
-        f"{path}: {note.lines:,} lines, {without:,} without a vector{f' ({reasons})' if reasons else ''}, "
-        f"{note.truncated:,} truncated; {note.model}, {note.dim} numbers each, fingerprint {note.fingerprint}"
+        f"{path}: {progress.lines:,} lines, {without:,} without a vector{f' ({reasons})' if reasons else ''}, "
+        f"{progress.truncated:,} truncated; {progress.model}, {progress.dim} numbers each, "
+        f"fingerprint {progress.fingerprint}"
     )

@@ -1,12 +1,11 @@
-"""The files that `danmaku embed` writes: what they look like while they grow, and how they become whole.
+"""Output formats of `danmaku embed`.
 
-    .npy      one float32 matrix, a row a line; NaN where there is no vector
-    .ndjson   a JSON object a line, as POST /embed streams them: index, text, embedding or null with a reason
+    .npy      one float32 matrix with a row per line; NaN where there is no vector
+    .ndjson   a JSON object per line, as POST /embed streams them: index, text, embedding or null with a reason
     .parquet  the same in columns
 
-A work file is bytes that are only ever added to, so that one that ends anywhere can be cut back to its last whole block
-and go on. So Parquet, whose table of contents stands at its end, grows as an Arrow stream and is converted when all is
-there.
+A work file only ever grows, so after a crash it can be cut back to its last complete block. Parquet keeps its index at
+the end of the file, so it is written as an Arrow stream first and converted when the stream is complete.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import orjson
-from danmaku_client import Embedded
+from danmaku_client import EmbedResponse
 
 from service.errors import ConfigurationError
 
@@ -26,35 +25,35 @@ BATCHES_PER_ROW_GROUP = 32
 
 
 class Output(Protocol):
-    def head(self, first: Embedded) -> bytes:
-        """What the work file begins with; `first` is an answer of the model, of no texts."""
+    def head(self, first: EmbedResponse) -> bytes:
+        """Returns the first bytes of the work file; `first` is the model's response to an empty list."""
 
-    def rows(self, start: int, texts: Sequence[str], embedded: Embedded) -> bytes:
-        """What a block adds to it; `start` is the number of its first line, from 0."""
+    def rows(self, start: int, texts: Sequence[str], response: EmbedResponse) -> bytes:
+        """Encodes a block; `start` is the number of its first line, counted from 0."""
 
     def finish(self, work: Path, lines: int, dim: int) -> Path:
-        """Makes the work file whole, there or in a file beside it, and says where. Called again after a crash."""
+        """Completes the work file, in place or in a file beside it, and returns its path. Repeatable after a crash."""
 
 
 def open_output(path: Path) -> Output:
-    """The kind of file that a path's ending names. Raises ConfigurationError if there is none."""
+    """Chooses the format by the suffix of `path`. Raises ConfigurationError for an unknown one."""
     if path.suffix == ".npy":
         return NpyOutput()
     if path.suffix == ".ndjson":
         return NdjsonOutput()
     if path.suffix == ".parquet":
         return ParquetOutput()
-    raise ConfigurationError(f"--output {path}: expected a name that ends in .npy, .ndjson or .parquet")
+    raise ConfigurationError(f"invalid --output: {path}; expected a name that ends in .npy, .ndjson or .parquet")
 
 
 class NpyOutput:
-    """See `Output`. The number of rows is known at the end, so the header gets a room of fixed size."""
+    """See `Output`. The header has a fixed size because the number of rows is known only at the end."""
 
-    def head(self, first: Embedded) -> bytes:
+    def head(self, first: EmbedResponse) -> bytes:
         return _npy_header(0, first.vectors.shape[1])
 
-    def rows(self, start: int, texts: Sequence[str], embedded: Embedded) -> bytes:
-        return embedded.vectors.astype("<f4", copy=False).tobytes()
+    def rows(self, start: int, texts: Sequence[str], response: EmbedResponse) -> bytes:
+        return response.vectors.astype("<f4", copy=False).tobytes()
 
     def finish(self, work: Path, lines: int, dim: int) -> Path:
         with work.open("r+b") as file:
@@ -63,7 +62,7 @@ class NpyOutput:
 
 
 def _npy_header(rows: int, dim: int) -> bytes:
-    """128 bytes: NumPy's format 1.0, padded with spaces."""
+    """Returns a header of 128 bytes in NumPy's format 1.0, padded with spaces."""
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dim}), }}".ljust(117) + "\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
 
@@ -71,14 +70,14 @@ def _npy_header(rows: int, dim: int) -> bytes:
 class NdjsonOutput:
     """See `Output`."""
 
-    def head(self, first: Embedded) -> bytes:
+    def head(self, first: EmbedResponse) -> bytes:
         return b""
 
-    def rows(self, start: int, texts: Sequence[str], embedded: Embedded) -> bytes:
-        truncated, errors = set(embedded.truncated), {error.index: error for error in embedded.errors}
+    def rows(self, start: int, texts: Sequence[str], response: EmbedResponse) -> bytes:
+        truncated, errors = set(response.truncated), {error.index: error for error in response.errors}
         lines = []
         for index, text in enumerate(texts):
-            line: dict[str, object] = {"index": start + index, "text": text, "embedding": embedded.vectors[index]}
+            line: dict[str, object] = {"index": start + index, "text": text, "embedding": response.vectors[index]}
             if index in truncated:
                 line["truncated"] = True
             if error := errors.get(index):
@@ -91,9 +90,7 @@ class NdjsonOutput:
 
 
 class ParquetOutput:
-    """See `Output`. Columns index, text, embedding, truncated, error, error_type; the model's name and fingerprint are
-    metadata of the schema.
-    """
+    """See `Output`. The schema's metadata hold the model's name and fingerprint."""
 
     def __init__(self) -> None:
         try:
@@ -101,7 +98,7 @@ class ParquetOutput:
             import pyarrow.parquet
         except ModuleNotFoundError as error:
             raise ConfigurationError(
-                f"Parquet needs {error.name}, which is not installed: pip install 'danmaku-embedding[parquet]'"
+                f"{error.name} is required to write Parquet; install it with: pip install 'danmaku-embedding[parquet]'"
             ) from None
         self._arrow: Any = pyarrow
         self._schema = pyarrow.schema(
@@ -115,34 +112,34 @@ class ParquetOutput:
             ]
         )
 
-    def head(self, first: Embedded) -> bytes:
-        told = {"danmaku.model": first.model, "danmaku.fingerprint": first.fingerprint}
-        return bytes(self._schema.with_metadata(told).serialize())
+    def head(self, first: EmbedResponse) -> bytes:
+        metadata = {"danmaku.model": first.model, "danmaku.fingerprint": first.fingerprint}
+        return bytes(self._schema.with_metadata(metadata).serialize())
 
-    def rows(self, start: int, texts: Sequence[str], embedded: Embedded) -> bytes:
-        arrow, (count, dim) = self._arrow, embedded.vectors.shape
+    def rows(self, start: int, texts: Sequence[str], response: EmbedResponse) -> bytes:
+        arrow, (count, dim) = self._arrow, response.vectors.shape
         errors: list[Any] = [None] * count
-        for error in embedded.errors:
+        for error in response.errors:
             errors[error.index] = error
-        has_none = np.array([error is not None for error in errors], bool)
-        ends = np.concatenate([[0], np.cumsum(np.where(has_none, 0, dim))]).astype(np.int32)
-        values = arrow.array(embedded.vectors[~has_none].ravel())
+        has_no_vector = np.array([error is not None for error in errors], bool)
+        ends = np.concatenate([[0], np.cumsum(np.where(has_no_vector, 0, dim))]).astype(np.int32)
+        values = arrow.array(response.vectors[~has_no_vector].ravel())
         columns = [
             arrow.array(np.arange(start, start + count)),
             arrow.array(texts, arrow.string()),
-            arrow.ListArray.from_arrays(arrow.array(ends), values, mask=arrow.array(has_none)),
-            arrow.array(np.isin(np.arange(count), embedded.truncated)),
+            arrow.ListArray.from_arrays(arrow.array(ends), values, mask=arrow.array(has_no_vector)),
+            arrow.array(np.isin(np.arange(count), response.truncated)),
             arrow.array([error and error.error for error in errors], arrow.string()),
             arrow.array([error and error.error_type for error in errors], arrow.string()),
         ]
         return bytes(arrow.record_batch(columns, schema=self._schema).serialize())
 
     def finish(self, work: Path, lines: int, dim: int) -> Path:
-        whole = work.with_suffix(".whole")
+        complete = work.with_suffix(".whole")
         with work.open("rb") as file, self._arrow.ipc.open_stream(file) as stream:
-            # A dictionary of numbers that are never the same twice would only cost time.
+            # Vectors are not in the dictionary: their numbers hardly ever repeat.
             settings = {"compression": "zstd", "use_dictionary": ["text", "error", "error_type"]}
-            with self._arrow.parquet.ParquetWriter(whole, stream.schema, **settings) as parquet:
+            with self._arrow.parquet.ParquetWriter(complete, stream.schema, **settings) as parquet:
                 batches: list[Any] = []
                 for batch in stream:
                     batches.append(batch)
@@ -151,4 +148,4 @@ class ParquetOutput:
                         batches.clear()
                 if batches:
                     parquet.write_table(self._arrow.Table.from_batches(batches))
-        return whole
+        return complete

@@ -1,11 +1,11 @@
-"""The work file of `danmaku embed`, and the note beside it that says how far it has come.
+"""The work file of `danmaku embed`, with the record of its progress beside it.
 
-    X.npy.part        what is written so far
-    X.npy.part.json   how much of that counts, and of which input and model it is
+    X.npy.part        the rows written so far
+    X.npy.part.json   how many of those bytes count, and which input and model they belong to
 
-The file is written first and the note after it, by renaming; so whenever the process is killed, the note tells of
-something that is there, and what follows it in the file is cut off. The input is known by a hash over what was read of
-it: that holds for a pipe as well as for a file, which may have grown since. The output appears by renaming, when whole.
+The work file is written before the progress file, which is replaced atomically. So after a crash the progress file
+describes bytes that exist, and anything behind them is cut off. The input is identified by a hash of the bytes read so
+far, which works for pipes and for files that have grown. The output appears, by renaming, when it is complete.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import orjson
 
 from service.errors import ConfigurationError
 
-NOTE_EVERY_S = 1.0
+SAVE_EVERY_S = 1.0
 READ_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Note:
+class Progress:
     model: str
     fingerprint: str
     dim: int
@@ -42,132 +42,135 @@ class Note:
 
 
 class WorkFile:
-    """A context manager; within it, `begin` first. Raises ConfigurationError if the output cannot be made here."""
+    """A context manager; call `begin` first. Raises ConfigurationError if the output exists or is being written."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
         self._path = output.with_name(output.name + ".part")
-        self._note_path = output.with_name(output.name + ".part.json")
+        self._progress_path = output.with_name(output.name + ".part.json")
         self._digest = hashlib.sha256()
-        self._noted_at = 0.0
-        self.note: Note | None = None
+        self._saved_at = 0.0
+        self.progress: Progress | None = None
 
     def __enter__(self) -> Self:
         self._refuse_existing()
         self._file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._refuse_existing()  # whoever had the lock may have finished just now
+            self._refuse_existing()  # the last holder of the lock may have finished just now
         except BaseException as error:
             self._file.close()
             if isinstance(error, BlockingIOError):
-                raise ConfigurationError(f"another process is writing {self._path}") from None
+                raise ConfigurationError(f"{self._path} is locked: another process is writing it") from None
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._file:
-            if self.note and self._path.exists():
-                self._write_note()
-            elif not self.note and not os.fstat(self._file.fileno()).st_size:
-                self._path.unlink()  # nothing was begun
+            if self.progress and self._path.exists():
+                self._save_progress()
+            elif not self.progress and not os.fstat(self._file.fileno()).st_size:
+                self._path.unlink()  # nothing was written
 
     def _refuse_existing(self) -> None:
         if self._output.exists():
             raise ConfigurationError(f"{self._output} exists already; remove it, or choose another --output")
 
-    def begin(self, wanted: Note, head: bytes, source: BinaryIO) -> Note:
-        """Goes on where an earlier run stopped, having read from `source` what that one read; or begins anew."""
+    def begin(self, start: Progress, head: bytes, source: BinaryIO) -> Progress:
+        """Resumes an earlier run, after skipping the part of `source` that it read, or starts with `head`."""
         size = os.fstat(self._file.fileno()).st_size
         if not size:
-            self.note = wanted
-            self._write_note()  # before the first byte: a file without a note is not ours
+            self.progress = start
+            self._save_progress()  # before the first byte: a work file without it is not ours
             self._file.write(head)
-            self.note = replace(wanted, work_bytes=len(head))
-            return self.note
-        note = self._read_note()
-        self._compare(note, wanted, size)
-        self._skip(source, note)
-        self._file.truncate(note.work_bytes)
-        self._file.seek(note.work_bytes)
-        if not note.work_bytes:
+            self.progress = replace(start, work_bytes=len(head))
+            return self.progress
+        progress = self._load_progress()
+        self._check_same_run(progress, start, size)
+        self._skip_input(source, progress)
+        self._file.truncate(progress.work_bytes)
+        self._file.seek(progress.work_bytes)
+        if not progress.work_bytes:
             self._file.write(head)
-            note = replace(note, work_bytes=len(head))
-        self.note = note
-        return note
+            progress = replace(progress, work_bytes=len(head))
+        self.progress = progress
+        return progress
 
-    def add(self, rows: bytes, read: bytes, *, lines: int, truncated: int, error_types: list[str]) -> Note:
-        """A block's rows, and the bytes of the input that they are of."""
-        assert self.note
+    def add(self, rows: bytes, raw: bytes, *, lines: int, truncated: int, error_types: list[str]) -> Progress:
+        """Appends the rows of a block, which were made from the bytes `raw` of the input."""
+        assert self.progress
         self._file.write(rows)
-        self._digest.update(read)
-        errors = dict(self.note.errors)
+        self._digest.update(raw)
+        errors = dict(self.progress.errors)
         for error_type in error_types:
             errors[error_type] = errors.get(error_type, 0) + 1
-        self.note = replace(
-            self.note,
-            lines=self.note.lines + lines,
-            truncated=self.note.truncated + truncated,
+        self.progress = replace(
+            self.progress,
+            lines=self.progress.lines + lines,
+            truncated=self.progress.truncated + truncated,
             errors=errors,
-            work_bytes=self.note.work_bytes + len(rows),
-            input_bytes=self.note.input_bytes + len(read),
+            work_bytes=self.progress.work_bytes + len(rows),
+            input_bytes=self.progress.input_bytes + len(raw),
             input_sha256=self._digest.hexdigest(),
         )
-        if time.monotonic() - self._noted_at > NOTE_EVERY_S:
-            self._write_note()
-        return self.note
+        if time.monotonic() - self._saved_at > SAVE_EVERY_S:
+            self._save_progress()
+        return self.progress
 
-    def finish(self, make_whole: Callable[[Path], Path]) -> None:
-        self._write_note()
-        whole = make_whole(self._path)
-        with whole.open("rb") as file:
+    def finish(self, complete: Callable[[Path], Path]) -> None:
+        """Renames the file that `complete` makes from the work file to the output."""
+        self._save_progress()
+        path = complete(self._path)
+        with path.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(whole, self._output)
+        os.replace(path, self._output)
         self._path.unlink(missing_ok=True)
-        self._note_path.unlink()
+        self._progress_path.unlink()
 
-    def _write_note(self) -> None:
-        assert self.note
+    def _save_progress(self) -> None:
+        assert self.progress
         self._file.flush()
-        os.fsync(self._file.fileno())  # or a power cut could leave the note ahead of the file
-        draft = self._note_path.with_suffix(".tmp")
-        draft.write_bytes(orjson.dumps(asdict(self.note), option=orjson.OPT_INDENT_2))
-        os.replace(draft, self._note_path)
-        self._noted_at = time.monotonic()
+        os.fsync(self._file.fileno())  # or a power cut could leave the progress file ahead of the work file
+        draft = self._progress_path.with_suffix(".tmp")
+        draft.write_bytes(orjson.dumps(asdict(self.progress), option=orjson.OPT_INDENT_2))
+        os.replace(draft, self._progress_path)
+        self._saved_at = time.monotonic()
 
-    def _read_note(self) -> Note:
+    def _load_progress(self) -> Progress:
         try:
-            return Note(**orjson.loads(self._note_path.read_bytes()))
+            return Progress(**orjson.loads(self._progress_path.read_bytes()))
         except FileNotFoundError:
             raise ConfigurationError(
-                f"{self._path} is in the way: it has no {self._note_path.name} to say what it is. Remove or rename it"
+                f"{self._path} exists, but {self._progress_path.name} does not; remove or rename {self._path}"
             ) from None
         except (ValueError, TypeError) as error:
-            raise ConfigurationError(f"{self._note_path} is damaged ({error}); {self._anew}") from None
+            raise ConfigurationError(f"{self._progress_path} is damaged ({error}); {self._advice}") from None
 
-    def _compare(self, note: Note, wanted: Note, size: int) -> None:
-        if note.fingerprint != wanted.fingerprint:
+    def _check_same_run(self, progress: Progress, start: Progress, size: int) -> None:
+        if progress.fingerprint != start.fingerprint:
             raise ConfigurationError(
-                f"{self._path} was begun with {note.model}, fingerprint {note.fingerprint}; this is {wanted.model}, "
-                f"fingerprint {wanted.fingerprint}. Take the same model, or {self._anew}"
+                f"{self._path} was started with {progress.model} (fingerprint {progress.fingerprint}), but this is "
+                f"{start.model} (fingerprint {start.fingerprint}); use the same model, or {self._advice}"
             )
-        if note.normalize != wanted.normalize:
-            how = "with" if note.normalize else "without"
-            raise ConfigurationError(f"{self._path} was begun {how} --normalize; do the same, or {self._anew}")
-        if size < note.work_bytes:
-            raise ConfigurationError(f"{self._path} has {size} bytes of {note.work_bytes} that it had; {self._anew}")
-
-    def _skip(self, source: BinaryIO, note: Note) -> None:
-        left = note.input_bytes
-        while left and (read := source.read(min(left, READ_BYTES))):
-            self._digest.update(read)
-            left -= len(read)
-        if left or self._digest.hexdigest() != note.input_sha256:
+        if progress.normalize != start.normalize:
+            option = "with" if progress.normalize else "without"
+            raise ConfigurationError(f"{self._path} was started {option} --normalize; do the same, or {self._advice}")
+        if size < progress.work_bytes:
             raise ConfigurationError(
-                f"{self._path} was begun with another input: its first {note.lines} lines are not those of this one. "
-                f"Give the same input, or {self._anew}"
+                f"{self._path} is cut off: {size} bytes, expected {progress.work_bytes}; {self._advice}"
+            )
+
+    def _skip_input(self, source: BinaryIO, progress: Progress) -> None:
+        left = progress.input_bytes
+        while left and (chunk := source.read(min(left, READ_BYTES))):
+            self._digest.update(chunk)
+            left -= len(chunk)
+        if left or self._digest.hexdigest() != progress.input_sha256:
+            raise ConfigurationError(
+                f"{self._path} was started with another input: its first {progress.lines} lines differ from this one; "
+                f"pass the same input, or {self._advice}"
             )
 
     @property
-    def _anew(self) -> str:
-        return f"remove {self._path} to begin anew"
+    def _advice(self) -> str:
+        return f"remove {self._path} to start over"

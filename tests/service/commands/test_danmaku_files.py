@@ -42,7 +42,7 @@ def test_recorded_danmaku_may_have_commas() -> None:
 
 
 def test_a_table_has_a_header() -> None:
-    """Of its columns, some are an item's own; the rest is metadata, numbers where they are written as such."""
+    """Known columns are fields of the item; the others are metadata, as numbers where they are written as such."""
     table = '\ufeffRoom,Text,id,ttl_s,code\n3,"草,\n""好""",,60,007\n,晚安,x,,\n1,2\n'
 
     assert read("a.csv", table) == [

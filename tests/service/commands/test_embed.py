@@ -1,4 +1,4 @@
-"""`danmaku embed` as people run it: row n is line n, and a run that was killed goes on as if it had not been."""
+"""`danmaku embed` as people run it: row n is line n, and a killed run resumes as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def done(*arguments: str | Path, text: str | None = None) -> str:
 
 
 def refused(*arguments: str | Path, status: int = 1, **settings: str) -> str:
-    """What the command says, in one line."""
+    """Returns the command's error, which is one line."""
     ended = embed(*arguments, **settings)
     assert (ended.returncode, ended.stdout) == (status, "")
     assert ended.stderr.count("\n") == 1
@@ -184,7 +184,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, gateway: httpx.Client, su
     done(tmp_path / "in.txt", "--output", tmp_path / f"at_once{suffix}", *flags)
 
     assert ended.returncode == 0
-    assert ended.stderr == f"danmaku embed: going on after {known:,} lines\n"
+    assert ended.stderr == f"danmaku embed: resuming after {known:,} lines\n"
     assert "12,000 lines" in ended.stdout
     assert output.read_bytes() == (tmp_path / f"at_once{suffix}").read_bytes()
     assert len(list(tmp_path.iterdir())) == 3
@@ -206,14 +206,14 @@ def test_a_run_goes_on_with_the_same_things_only(tmp_path: Path, gateway: httpx.
     assert "another input" in refused(other, *flags)
     assert "without --normalize" in refused(good, *flags, "--normalize")
     this = [good, "--output", output, "--encoder", f"onnx://{tiny_model}", "--max-seq-len", "5"]
-    assert "Take the same model" in refused(*this)
+    assert "use the same model" in refused(*this)
     assert (part.stat().st_size, note.read_bytes()) == (size, said)
     os.truncate(part, 1000)
-    assert "has 1000 bytes of" in refused(good, *flags)
+    assert "is cut off: 1000 bytes" in refused(good, *flags)
     note.write_bytes(b"{")
     assert "is damaged" in refused(good, *flags)
     note.unlink()
-    assert "is in the way" in refused(good, *flags)
+    assert "remove or rename" in refused(good, *flags)
     part.unlink()
     assert "12,000 lines" in done(good, *flags)
 
@@ -225,7 +225,7 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path, gateway: httpx.Client, i
     try:
         while not (tmp_path / "out.npy.part.json").exists():
             time.sleep(0.05)
-        assert "another process is writing" in refused(input_file, *flags)
+        assert "another process is writing it" in refused(input_file, *flags)
     finally:
         first.communicate("草\n".encode(), timeout=60)
 
@@ -249,14 +249,17 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, gateway: httpx.Client) -> Non
     _, told = process.communicate(timeout=60)
 
     assert process.returncode == 130
-    assert b"the same command goes on" in told and b"Traceback" not in told
+    assert b"run the same command to resume" in told and b"Traceback" not in told
     assert json.loads(note.read_bytes())["lines"] >= 1024
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{input}", "--output", "x.csv"], "--output x.csv: expected a name that ends in .npy, .ndjson or .parquet"),
+        (
+            ["{input}", "--output", "x.csv"],
+            "invalid --output: x.csv; expected a name that ends in",
+        ),
         (["nothing.txt", "--output", "{dir}/x.npy"], "No such file or directory: 'nothing.txt'"),
         (["{dir}", "--output", "{dir}/x.npy"], "Is a directory"),
         (["{input}", "--output", "{dir}/none/x.npy"], "No such file or directory"),
@@ -264,9 +267,12 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, gateway: httpx.Client) -> Non
         (["{input}", "--output", "{dir}/x.npy", "--encoder", "onnx://nowhere"], "nowhere"),
         (
             ["{input}", "--output", "{dir}/x.npy", "--url", "http://127.0.0.1:1", "--threads", "1"],
-            "leave out --threads",
+            "--threads cannot be combined with --url",
         ),
-        (["{dir}/long.txt", "--output", "{dir}/x.npy", "--encoder", "{model}"], "line 2 is longer than 1048576 bytes"),
+        (
+            ["{dir}/long.txt", "--output", "{dir}/x.npy", "--encoder", "{model}"],
+            "line 2: longer than 1048576",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_explained(

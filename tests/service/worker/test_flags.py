@@ -26,10 +26,10 @@ def start(*flags: str) -> subprocess.CompletedProcess[str]:
     [
         (["-model_dir", "nowhere"], "nowhere is not a directory"),
         (["-model_dir", "MODEL", "-ckpt_name", "model.ckpt-9"], "model.ckpt-9.index does not exist; checkpoints in"),
-        (["-model_dir", "MODEL", "-max_seq_len", "99"], "max_seq_len is 99"),
-        (["-model_dir", "MODEL", "-pooling_layer", "-9"], "pooling_layer is [-9]"),
-        (["-model_dir", "MODEL", *LENGTH, "-num_worker", "0"], "-num_worker is 0; it must be at least 1"),
-        (["-model_dir", "MODEL", *LENGTH, "-port", "7", "-port_out", "7"], "both 7"),
+        (["-model_dir", "MODEL", "-max_seq_len", "99"], "invalid max_seq_len: 99"),
+        (["-model_dir", "MODEL", "-pooling_layer", "-9"], "invalid pooling_layer: [-9]"),
+        (["-model_dir", "MODEL", *LENGTH, "-num_worker", "0"], "invalid -num_worker: 0; expected at least 1"),
+        (["-model_dir", "MODEL", *LENGTH, "-port", "7", "-port_out", "7"], "7 is also -port"),
         (["-model_dir", "MODEL", *LENGTH, "-bind", "192.0.2.1"], "192.0.2.1"),
         (["-model_dir", "MODEL", *LENGTH, "-bind", "127.0.0.1", "-http_port", "PORT"], "port PORT for HTTP"),
         (["-model_dir", "MODEL", *LENGTH, "-metrics_port", "PORT"], "127.0.0.1 port PORT for metrics"),
@@ -54,6 +54,9 @@ def test_flags_of_other_hardware_are_accepted_and_said_to_do_nothing(tiny_model:
 
     assert all(f"{flag} has no effect" in log for flag in ("-xla", "-fp16", "-gpu_memory_fraction", "-device_map"))
     assert "-cpu" not in log
+    assert f"serving {tiny_model.name} (fingerprint " in log
+    ports = f"ports {worker.port} and {worker.port_out}"
+    assert f"on 127.0.0.1, {ports}; pooling REDUCE_MEAN of layers [-2], max_seq_len 12" in log
 
 
 def test_the_classic_server_is_asked_for_where_it_is_not_installed() -> None:

@@ -35,7 +35,7 @@ def client(worker: RunningWorker) -> Iterator[BertClient]:
 def expected(model: Path, texts: list[str]) -> np.ndarray:
     encoder = OnnxEncoder.open(model, EncoderOptions(max_seq_len=12), threads=1)
     try:
-        return encoder.encode_now(encoder.inputs.of_texts(texts))
+        return encoder.encode_now(encoder.inputs.prepare_texts(texts))
     finally:
         encoder.close()
 
@@ -64,7 +64,7 @@ def test_encode_shows_the_tokens(client: BertClient) -> None:
 
 
 def test_encode_takes_tokens(client: BertClient) -> None:
-    """What is not in the vocabulary is [UNK], as with the genuine server."""
+    """Tokens that are not in the vocabulary become [UNK], as with the genuine server."""
     vectors, tokens = client.encode([["awsl", "草"], ["AWSL"]], is_tokenized=True, show_tokens=True)
 
     assert tokens == [["[CLS]", "awsl", "草", "[SEP]"], ["[CLS]", "[UNK]", "[SEP]"]]
@@ -204,7 +204,7 @@ def test_the_client_shows_why_a_request_was_refused(client: BertClient) -> None:
     """It knows no errors, and with the genuine server would wait for ever."""
     request = client._send(b"not JSON", 1)
 
-    with pytest.raises(TypeError, match="the second frame is not JSON"):
+    with pytest.raises(TypeError, match="invalid second frame: not JSON"):
         client._recv_ndarray(request)
     with warnings.catch_warnings():
         assert client.encode(["草"]).shape == (1, 16)

@@ -56,7 +56,7 @@ def test_bars_in_a_text_are_characters(worker: RunningWorker, tiny_model: Path) 
         it.requests.send_multipart(wire.write_encode(b"peer", 1, text))
         pair = it.receive()
 
-    assert isinstance(pair, wire.Vectors)
+    assert isinstance(pair, wire.VectorsReply)
     assert pair.tokens == [["[CLS]", "草", "[SEP]", "awsl", "[SEP]"], ["[CLS]", "草", "awsl", "[SEP]"]]
     assert not np.allclose(one[0], pair.array[0])
     np.testing.assert_allclose(one[1], pair.array[1], atol=1e-5)
@@ -78,8 +78,10 @@ def test_an_answer_waits_for_its_listener(worker: RunningWorker) -> None:
     requests, answers = context.socket(zmq.PUSH), context.socket(zmq.SUB)
     try:
         requests.connect(f"tcp://127.0.0.1:{worker.port}")
+        answered = client_status(worker)["statistic"]["num_data_request"]
         requests.send_multipart(wire.write_encode(b"late", 1, ["草"]))
-        time.sleep(0.5)
+        while client_status(worker)["statistic"]["num_data_request"] == answered:
+            time.sleep(0.01)
         answers.subscribe(b"late")
         answers.connect(f"tcp://127.0.0.1:{worker.port_out}")
 
@@ -105,7 +107,7 @@ def test_a_malformed_request_is_answered_with_an_error(
         it.send(*frames)
         reply = it.receive()
 
-    assert isinstance(reply, wire.Failure) and error in reply.error and reply.error_type == "malformed"
+    assert isinstance(reply, wire.ErrorReply) and error in reply.error and reply.error_type == "malformed"
 
 
 def test_a_request_that_no_memory_could_hold_is_refused(tiny_model: Path) -> None:
@@ -115,7 +117,7 @@ def test_a_request_that_no_memory_could_hold_is_refused(tiny_model: Path) -> Non
         it.send(b"peer", body, b"1", b"1000000")
         reply = it.receive()
 
-    assert isinstance(reply, wire.Failure) and reply.error_type == "too_large"
+    assert isinstance(reply, wire.ErrorReply) and reply.error_type == "too_large"
 
 
 def test_a_client_cannot_end_the_worker(worker: RunningWorker) -> None:
@@ -250,7 +252,7 @@ def test_a_worker_tells_its_vocabulary(worker: RunningWorker, tiny_model: Path) 
         it.requests.send_multipart(wire.write_command(b"peer", 1, wire.SHOW_VOCAB))
         told = it.receive()
 
-    assert isinstance(told, wire.Content)
+    assert isinstance(told, wire.JsonReply)
     assert told.values == {"vocab": read_vocab(tiny_model / "vocab.txt"), "max_seq_len": 12}
 
 

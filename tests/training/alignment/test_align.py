@@ -127,7 +127,7 @@ def test_what_is_trained_is_what_is_served(run: Path) -> None:
     texts = ["草", "哈哈哈", "晚安"]
     opened = open_model_directory(run, model.variable_shapes)
     with closing(OnnxEncoder.open(run, EncoderOptions(), threads=1)) as encoder:
-        prepared = encoder.inputs.of_texts(texts)
+        prepared = encoder.inputs.prepare_texts(texts)
         served = encoder.encode_now(prepared)
     for text, vector in zip(prepared, served, strict=True):
         ids = tf.constant([text.ids])

@@ -104,7 +104,7 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(own: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(None, "has no variable"), (np.zeros(31, np.float32), r"is \[31\]; the configuration implies \[32\]")],
+    [(None, "has no variable"), (np.zeros(31, np.float32), r"\[31\]; expected \[32\]")],
 )
 def test_a_variable_that_does_not_fit_the_config_is_refused_by_name(
     own: Path, tmp_path: Path, change: np.ndarray | None, message: str

@@ -223,8 +223,8 @@ def test_a_config_survives_its_file_and_ignores_fields_bert_does_not_use(tmp_pat
         ("{}", "bert_config.json is not .*vocab_size"),
         ("[]", "bert_config.json is not a BERT configuration"),
         ("{", "bert_config.json is not a BERT configuration"),
-        ('{"vocab_size": 9, "hidden_size": 10, "num_attention_heads": 3}', "10 is not a multiple of .* 3"),
-        ('{"vocab_size": 9, "hidden_act": "relu"}', "hidden_act is 'relu'; only \"gelu\""),
+        ('{"vocab_size": 9, "hidden_size": 10, "num_attention_heads": 3}', "10; expected a multiple of .* 3"),
+        ('{"vocab_size": 9, "hidden_act": "relu"}', "invalid hidden_act: 'relu'; expected \"gelu\""),
     ],
 )
 def test_a_config_that_cannot_be_built_says_why(tmp_path: Path, text: str, message: str) -> None:

@@ -203,7 +203,7 @@ def test_other_examples_in_the_same_workdir_are_refused(
 def test_a_start_that_failed_does_not_claim_the_workdir(tiny_toml: Path, examples: Path, tmp_path: Path) -> None:
     """After a wrong init_checkpoint the corrected config may use the same folder."""
     config = replace(read_config(tiny_toml), num_train_steps=5)
-    with pytest.raises(ValueError, match=r"nowhere\.index cannot be read"):
+    with pytest.raises(ValueError, match=r"cannot read .*nowhere\.index"):
         train(replace(config, init_checkpoint=str(tmp_path / "nowhere")), tmp_path / "run", examples)
     assert train(config, tmp_path / "run", examples).name == "model.ckpt-5"
 

@@ -247,7 +247,7 @@ def test_what_cannot_be_evaluated_says_why(models: tuple[Path, Path], tmp_path: 
     (tmp_path / "empty.txt").write_text("龘\n", encoding="utf-8")
     with pytest.raises(ValueError, match="has no danmaku that the vocabulary"):
         evaluate([models[0]], [tmp_path / "empty.txt"])
-    with pytest.raises(ValueError, match="bert_config.json cannot be read"):
+    with pytest.raises(ValueError, match="cannot read .*bert_config.json"):
         evaluate([tmp_path], [tmp_path / "empty.txt"])
 
 

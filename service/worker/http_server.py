@@ -1,8 +1,7 @@
-"""The HTTP endpoints of bert-serving-server, which `-http_port` asks for: see `wire_http` for what they take and give.
-On a port of its own, `-metrics_port`, what Prometheus reads.
+"""The HTTP endpoints of bert-serving-server (`-http_port`), and Prometheus metrics on another port (`-metrics_port`).
 
-Every failure is a 400, but for too many requests at a time, which is a 503: it is not the caller's fault.
-The gateway, `danmaku serve`, is what to put in front of people.
+`wire_http` describes the bodies. Every failure is a 400, except for too many concurrent requests, which is a 503. For
+deadlines, keys and refusals use the gateway, `danmaku serve`.
 """
 
 from __future__ import annotations
@@ -31,28 +30,28 @@ def create_http(worker: Worker, *, max_connect: int, cors: str) -> Starlette:
     async def encode(request: Request) -> Response:
         nonlocal busy
         if busy >= max_connect:
-            return _failure(Overloaded(f"{max_connect} requests are being answered; come back", 1), 503)
+            return _failure_response(Overloaded(f"{max_connect} requests are in progress; retry later", 1), 503)
         busy += 1
         try:
-            body = await _body(request)
+            body = await _read_body(request)
             request_id, texts = wire_http.read_request(body)
             vectors, _ = await worker.encode(texts, len(body))
-            return _json(await asyncio.to_thread(wire_http.write_vectors, request_id, vectors))
+            return _json_response(await asyncio.to_thread(wire_http.write_vectors, request_id, vectors))
         except (ValueError, RecursionError, DanmakuError) as error:
-            return _failure(error, 400)
+            return _failure_response(error, 400)
         finally:
             busy -= 1
 
-    async def server(request: Request) -> Response:
-        return _json(wire_http.write_status(worker.told_status(CLIENT)))
+    async def server_status(request: Request) -> Response:
+        return _json_response(wire_http.write_status(worker.describe_status(CLIENT)))
 
-    async def client(request: Request) -> Response:
-        return _json(wire_http.write_status(wire_http.CLIENT_STATUS))
+    async def client_status(request: Request) -> Response:
+        return _json_response(wire_http.write_status(wire_http.CLIENT_STATUS))
 
     routes: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
         ("POST", "/encode", encode),
-        ("GET", "/status/server", server),
-        ("GET", "/status/client", client),
+        ("GET", "/status/server", server_status),
+        ("GET", "/status/client", client_status),
     ]
     return Starlette(
         routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in routes],
@@ -67,19 +66,20 @@ def create_exporter(metrics: WorkerMetrics) -> Starlette:
     return Starlette(routes=[Route("/metrics", text)])
 
 
-async def _body(request: Request) -> bytes:
+async def _read_body(request: Request) -> bytes:
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > wire.MAX_MESSAGE_BYTES:
-            raise ValueError(f"the body is larger than {wire.MAX_MESSAGE_BYTES} bytes: send fewer texts")
+            raise ValueError(f"invalid body: larger than {wire.MAX_MESSAGE_BYTES} bytes; send fewer texts")
     return bytes(body)
 
 
-def _json(content: bytes) -> Response:
+def _json_response(content: bytes) -> Response:
     return Response(content, media_type="application/json")
 
 
-def _failure(error: Exception, status: int) -> Response:
+def _failure_response(error: Exception, status: int) -> Response:
+
     headers = {"Retry-After": "1"} if status == 503 else None
     return Response(wire_http.write_failure(error, status), status, headers, media_type="application/json")

@@ -1,11 +1,11 @@
-"""One connection to one worker process: many requests under way at a time, each of them answered or failed.
+"""One connection to one worker process, with many requests in flight, each of which is answered or fails.
 
-A link never reconnects. What listens at an address after a break may be another process with another model, so a link
-ends with its connection, and whoever wants to go on opens a new one, which begins with the question who is there.
+A connection never reconnects: after a break, another process with another model may listen at the address. A new
+connection starts by asking for the worker's configuration.
 
-The protocol has no word for the end of a worker. A link finds out in three ways, the quickest first: a connection
-closes; a send finds nobody; nothing is heard although a question is open. A worker that ends in order reads no more but
-answers what it has: then the link takes no more texts and ends when it is owed nothing.
+The protocol has no message for the end of a worker. It shows in three ways, the fastest first: a socket is closed, a
+message cannot be sent, or a ping is not answered. A worker that shuts down stops reading but completes the requests it
+has; the connection then takes no more texts and ends when the last answer has arrived.
 """
 
 from __future__ import annotations
@@ -27,30 +27,29 @@ from service import wire
 
 log = logging.getLogger("danmaku")
 
-OPEN_S = 2.0  # for a worker to say who it is
-# It is asked again and again meanwhile: what a genuine server answers is lost until the subscription has reached it.
-FIRST_ASKED_AGAIN_S, ASKED_AGAIN_S = 0.01, 0.2
-PING_S = 0.5  # from an answer to the next question
-# The second question in a row without a sign of life is the end. The first is not: if this process was held up itself,
-# it sees that time is over before it sees what has come in.
+OPEN_S = 2.0  # time limit for the answer to the first SHOW_CONFIG
+# It is repeated meanwhile: answers of a genuine server are lost until our subscription has reached it.
+FIRST_REPEAT_S, MAX_REPEAT_S = 0.01, 0.2
+PING_S = 0.5  # from an answer to the next ping
+# One missed ping is tolerated: if this process itself was held up, it sees the timeout before the answer.
 PING_TIMEOUT_S, MAX_MISSED_PINGS = 0.75, 2
-CLOSED = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED  # a connection was refused, or is over
+CLOSED = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED  # a connection was refused or has ended
 
-Answer = asyncio.Future[wire.Vectors | wire.Content]
+Answer = asyncio.Future[wire.VectorsReply | wire.JsonReply]
 
 
 class WorkerLost(Exception):
-    """It is gone or does not hear: what it was asked for will not come."""
+    """The worker is gone or does not respond; no answer will come."""
 
 
 class WorkerFailed(Exception):
-    """It answered, but not with what it was asked for."""
+    """The worker answered with an error or with something unexpected."""
 
 
-class Link:
-    """An async context manager; within it, `config` is what the worker says of itself. To enter may raise WorkerLost.
+class WorkerConnection:
+    """An async context manager; entering it sets `config`, the answer to SHOW_CONFIG, or raises WorkerLost.
 
-    `host` is an address and not a name; `observe` is told, now and then, how many seconds an answer took.
+    `host` is an IP address, not a name. `observe` is called with the seconds that each ping took.
     """
 
     def __init__(
@@ -60,22 +59,22 @@ class Link:
         self._host, self._port, self._port_out = f"[{host}]" if ":" in host else host, port, port_out
         self._identity = uuid.uuid4().hex.encode()
         self._ids = count(1)
-        self._asked: dict[int, Answer] = {}
+        self._pending: dict[int, Answer] = {}
         self._sockets: list[zmq.asyncio.Socket] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._heard_at = 0.0
-        self._is_closed = False  # by the worker; answers that came before may still have to be read
+        self._is_closed = False  # by the worker; answers may remain to be read
         self.config: dict[str, Any] = {}
         self._owed = 0  # requests with texts that are not answered yet
         loop = asyncio.get_running_loop()
-        self.leaving: asyncio.Future[str] = loop.create_future()  # why it takes no more texts
-        self.ended: asyncio.Future[str] = loop.create_future()  # why nothing more will come
+        self.leaving: asyncio.Future[str] = loop.create_future()  # the reason why it takes no more texts
+        self.ended: asyncio.Future[str] = loop.create_future()  # the reason why no more answers will come
 
-    async def __aenter__(self) -> Link:
+    async def __aenter__(self) -> WorkerConnection:
         try:
             self._connect()
             async with asyncio.timeout(OPEN_S):
-                self.config = await self._introduction()
+                self.config = await self._request_config()
         except BaseException as error:
             await self.__aexit__()
             if isinstance(error, TimeoutError):
@@ -85,7 +84,7 @@ class Link:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._end("the link was closed")
+        self._end("the connection was closed")
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -96,28 +95,28 @@ class Link:
             socket.close(linger=0)
 
     async def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """The array that the worker answers with, whatever its shape. Raises WorkerLost or WorkerFailed."""
-        with self._expected(owed=1) as (request_id, answer):
+        """Returns the array of the worker's answer, whatever its shape. Raises WorkerLost or WorkerFailed."""
+        with self._expect_answer(owed=1) as (request_id, answer):
             frames = wire.write_encode(self._identity, request_id, list(texts))
             if len(frames[1]) > wire.MAX_MESSAGE_BYTES:
-                raise WorkerFailed(f"{len(frames[1])} bytes of text are too many for one message")
+                raise WorkerFailed(f"the texts have {len(frames[1])} bytes; expected at most {wire.MAX_MESSAGE_BYTES}")
             await self._send(frames)
             reply = await answer
-        if not isinstance(reply, wire.Vectors):
-            raise WorkerFailed("it answered texts with something else than vectors")
+        if not isinstance(reply, wire.VectorsReply):
+            raise WorkerFailed("invalid answer to texts; expected vectors")
         return reply.array
 
-    async def ask(self, command: bytes) -> dict[str, Any]:
-        """What the worker answers to one of its SHOW_ commands. Raises WorkerLost or WorkerFailed."""
-        with self._expected() as (request_id, answer):
+    async def run_command(self, command: bytes) -> dict[str, Any]:
+        """Returns the answer to a SHOW_ command. Raises WorkerLost or WorkerFailed."""
+        with self._expect_answer() as (request_id, answer):
             await self._send(wire.write_command(self._identity, request_id, command))
             reply = await answer
-        if not isinstance(reply, wire.Content):
-            raise WorkerFailed(f"it answered {command.decode()} with something else than what it shows")
+        if not isinstance(reply, wire.JsonReply):
+            raise WorkerFailed(f"invalid answer to {command.decode()}; expected JSON")
         return reply.values
 
     def retire(self, reason: str) -> None:
-        """Lets the link end as soon as it is owed nothing."""
+        """Takes no more texts and ends when all answers have arrived."""
         if not self.leaving.done():
             self.leaving.set_result(reason)
         if not self._owed:
@@ -130,50 +129,50 @@ class Link:
         for socket in (requests, answers):
             socket.ipv6 = True
             socket.reconnect_ivl = -1
-        requests.immediate = True  # nothing is sent into the blue
+        requests.immediate = True  # queues no messages without a connection
         answers.subscribe(self._identity)
-        watched = [socket.get_monitor_socket(CLOSED) for socket in (requests, answers)]
-        self._sockets += watched
+        monitors = [socket.get_monitor_socket(CLOSED) for socket in (requests, answers)]
+        self._sockets += monitors
         answers.connect(f"tcp://{self._host}:{self._port_out}")
         requests.connect(f"tcp://{self._host}:{self._port}")
-        for work in (self._read(), self._watch_requests(watched[0]), self._watch_answers(watched[1])):
+        for work in (self._read(), self._watch_requests(monitors[0]), self._watch_answers(monitors[1])):
             self._start(work)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        def done(task: asyncio.Task[None]) -> None:
+        def report_failure(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (error := task.exception()):
-                log.error("The link to %s:%d failed.", self._host, self._port, exc_info=error)
-                self._end("the link to it failed; the log says why")
+                log.error("The connection to %s:%d failed.", self._host, self._port, exc_info=error)
+                self._end("the connection failed; see the log")
 
-        task = asyncio.create_task(work, name="link")
-        task.add_done_callback(done)
+        task = asyncio.create_task(work, name="worker connection")
+        task.add_done_callback(report_failure)
         self._tasks.append(task)
 
-    async def _introduction(self) -> dict[str, Any]:
-        wait_s = FIRST_ASKED_AGAIN_S
-        with self._expected() as (request_id, answer):
+    async def _request_config(self) -> dict[str, Any]:
+        wait_s = FIRST_REPEAT_S
+        with self._expect_answer() as (request_id, answer):
             while not answer.done():
                 with suppress(zmq.Again):  # not connected yet
                     frames = wire.write_command(self._identity, request_id, wire.SHOW_CONFIG)
                     await self._requests.send_multipart(frames, zmq.NOBLOCK)
                 await asyncio.wait([answer], timeout=wait_s)
-                wait_s = min(2 * wait_s, ASKED_AGAIN_S)
+                wait_s = min(2 * wait_s, MAX_REPEAT_S)
             reply = answer.result()
-        if not isinstance(reply, wire.Content):
-            raise WorkerLost("it answers, but not as a worker does")
+        if not isinstance(reply, wire.JsonReply):
+            raise WorkerLost("invalid answer to SHOW_CONFIG; expected a worker's configuration")
         return reply.values
 
     @contextmanager
-    def _expected(self, *, owed: int = 0) -> Iterator[tuple[int, Answer]]:
+    def _expect_answer(self, *, owed: int = 0) -> Iterator[tuple[int, Answer]]:
         if self.ended.done():
             raise WorkerLost(self.ended.result())
         request_id, answer = next(self._ids), asyncio.get_running_loop().create_future()
-        self._asked[request_id] = answer
+        self._pending[request_id] = answer
         self._owed += owed
         try:
             yield request_id, answer
         finally:
-            del self._asked[request_id]
+            del self._pending[request_id]
             self._owed -= owed
             if self.leaving.done():
                 self.retire(self.leaving.result())
@@ -182,54 +181,54 @@ class Link:
         try:
             await self._requests.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
-            raise WorkerLost("it takes no requests") from None
+            raise WorkerLost("it accepts no requests") from None
 
     async def _read(self) -> None:
         while True:
-            self._take(await self._answers.recv_multipart())
-            self._end_if_all_is_read()
+            self._handle_reply(await self._answers.recv_multipart())
+            self._end_if_closed_and_read()
 
-    def _take(self, frames: Sequence[bytes]) -> None:
+    def _handle_reply(self, frames: Sequence[bytes]) -> None:
         self._heard_at = time.monotonic()
         try:
             reply = wire.read_reply(frames)
         except wire.WireError as error:
-            self._fail(self._asked.get(int(error.request_id or 0)), WorkerFailed(str(error)))
+            self._fail(self._pending.get(int(error.request_id or 0)), WorkerFailed(str(error)))
             return
-        answer = self._asked.get(reply.request_id)  # None if nobody waits for it any more
-        if isinstance(reply, wire.Failure):
+        answer = self._pending.get(reply.request_id)  # None if it was cancelled
+        if isinstance(reply, wire.ErrorReply):
             self._fail(answer, WorkerFailed(reply.error))
         elif answer and not answer.done():
             answer.set_result(reply)
 
     async def _watch_requests(self, monitor: zmq.asyncio.Socket) -> None:
         await monitor.recv_multipart()
-        self.retire("it takes no more requests" if self.config else "nothing answers there")
+        self.retire("it accepts no more requests" if self.config else "nothing answers there")
 
     async def _watch_answers(self, monitor: zmq.asyncio.Socket) -> None:
         await monitor.recv_multipart()
         self._is_closed = True
-        self._end_if_all_is_read()
+        self._end_if_closed_and_read()
 
-    def _end_if_all_is_read(self) -> None:
+    def _end_if_closed_and_read(self) -> None:
         if self._is_closed and not int(self._answers.get(zmq.EVENTS)) & zmq.POLLIN:
             self._end("it closed the connection" if self.config else "nothing answers there")
 
     async def _ping(self) -> None:
         missed = 0
         while missed < MAX_MISSED_PINGS:
-            asked_at = time.monotonic()
+            sent_at = time.monotonic()
             try:
                 async with asyncio.timeout(PING_TIMEOUT_S):
-                    await self.ask(wire.SHOW_CONFIG)
-                self._observe(time.monotonic() - asked_at)
+                    await self.run_command(wire.SHOW_CONFIG)
+                self._observe(time.monotonic() - sent_at)
             except TimeoutError:
-                missed = missed + 1 if self._heard_at < asked_at else 0
+                missed = missed + 1 if self._heard_at < sent_at else 0
                 continue
             except WorkerLost as error:
                 if not self.leaving.done():
                     self._end(str(error))
-                return  # while it leaves, it cannot be asked
+                return  # a worker that is leaving accepts no pings
             missed = 0
             await asyncio.sleep(PING_S)
         self._end(f"it has been silent for {MAX_MISSED_PINGS * PING_TIMEOUT_S:g} s")
@@ -238,10 +237,10 @@ class Link:
         for future in (self.leaving, self.ended):
             if not future.done():
                 future.set_result(reason)
-        for answer in self._asked.values():
+        for answer in self._pending.values():
             self._fail(answer, WorkerLost(reason))
 
     def _fail(self, answer: Answer | None, error: WorkerLost | WorkerFailed) -> None:
         if answer and not answer.done():
             answer.set_exception(error)
-            answer.exception()  # seen: who asked may be gone
+            answer.exception()  # marks it as retrieved, since the caller may be gone

@@ -1,0 +1,46 @@
+"""`danmaku serve`: runs the gateway."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+
+from service.commands.flags import add_settings, given_settings
+from service.settings import Settings
+
+NAME = "serve"
+HELP = "run the gateway"
+DESCRIPTION = "Runs the gateway until SIGTERM or Ctrl-C. Every flag is also a variable, DANMAKU_<FLAG>."
+EXAMPLE = """example:
+  danmaku serve --port 8123 --encoder onnx://models/danmaku-bert-mini
+  curl -s 127.0.0.1:8123/embed -d '["草", "awsl"]'
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser, Settings.model_fields)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    from service.commands.event_loop import run_until_complete
+
+    return run_until_complete(_serve(Settings(**given_settings(parsed))))
+
+
+async def _serve(settings: Settings) -> int:
+    from service.api.keys import check_host
+    from service.app import create_app
+    from service.log import configure
+    from service.server import create_server
+
+    check_host(settings.host, has_keys=bool(settings.api_key_hashes), allow_anonymous=settings.allow_anonymous)
+    configure(settings.log_format)
+    app = create_app(settings)
+    # Opened here rather than by uvicorn, so that a model that cannot be opened is one line and no traceback.
+    async with app.router.lifespan_context(app):
+        server = create_server(app, settings)
+        # uvicorn finishes open requests on these signals and raises them again afterwards, when we are closing already.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        await server.serve()
+    return 0
