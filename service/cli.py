@@ -12,13 +12,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 
-import uvloop
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from service import __version__
 from service.commands.flags import add_settings, given_settings, print_faults
 from service.errors import ConfigurationError, DanmakuError
+from service.event_loop import run_until_complete
 from service.settings import Settings
 
 SERVE_EXAMPLE = """example:
@@ -72,7 +72,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser], na
 
 def _serve(parsed: argparse.Namespace) -> int:
     try:
-        return uvloop.run(_run(Settings(**given_settings(parsed))))
+        return run_until_complete(_run(Settings(**given_settings(parsed))))
     except ValidationError as error:
         print_faults("danmaku serve", error)
         return 2
@@ -140,7 +140,7 @@ def _worker(parsed: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.DEBUG if parsed.verbose else logging.INFO, format="%(asctime)s %(message)s")
     try:
-        return uvloop.run(run(parsed))
+        return run_until_complete(run(parsed))
     except ConfigurationError as error:
         print(f"danmaku worker: {error}", file=sys.stderr)
         return 1

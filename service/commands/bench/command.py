@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.errors import ConfigurationError
+from service.event_loop import run_until_complete
 
 if TYPE_CHECKING:
     from service.commands.bench.load import Result
@@ -58,7 +59,6 @@ def _positive(kind: type[int] | type[float]) -> Any:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    import uvloop
     from danmaku_client import GatewayError
 
     from service.commands.bench.replay import replay
@@ -67,7 +67,7 @@ def run(parsed: argparse.Namespace) -> int:
         if parsed.json and not parsed.json.parent.is_dir():
             raise ConfigurationError(f"--json {parsed.json}: there is no directory {parsed.json.parent}")
         with parsed.input.open("rb") as source:
-            result, hit_rate = uvloop.run(replay(source, parsed, os.environ.get("DANMAKU_API_KEY")))
+            result, hit_rate = run_until_complete(replay(source, parsed, os.environ.get("DANMAKU_API_KEY")))
         if not result.requests:
             raise ConfigurationError(f"{parsed.input} has no lines to send")
         figures = _figures(result, hit_rate, parsed)

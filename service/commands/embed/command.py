@@ -13,6 +13,7 @@ from pydantic_settings import SettingsError
 
 from service.commands.flags import add_settings, given_settings, print_faults
 from service.errors import ConfigurationError, DanmakuError
+from service.event_loop import run_until_complete
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    import uvloop
     from danmaku_client import GatewayError
 
     from service.commands.embed.file import embed_file, gateway, this_process
@@ -70,7 +70,7 @@ def run(parsed: argparse.Namespace) -> int:
         how = {"normalize": parsed.normalize}
         opened = gateway(parsed.url, **how) if parsed.url else this_process(Settings(**given), **how)
         with nullcontext(sys.stdin.buffer) if parsed.input == "-" else open(parsed.input, "rb") as source:
-            note = uvloop.run(embed_file(source, parsed.output, output, opened, **how, quiet=parsed.quiet))
+            note = run_until_complete(embed_file(source, parsed.output, output, opened, **how, quiet=parsed.quiet))
     except ValidationError as error:
         print_faults("danmaku embed", error)
         return 2
