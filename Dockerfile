@@ -1,19 +1,21 @@
 # Four images from one file: `gateway`, `worker`, `training`, and `classic`, the genuine bert-serving-server.
 #
-#     docker build --target gateway --tag danmaku-embedding-gateway .
+#     make images TAG=0.2.0        or, for one of them:
+#     docker build --target gateway --tag danmaku-embedding-gateway:0.2.0 .
 #     docker run --rm --read-only --tmpfs /tmp --publish 127.0.0.1:8000:8000 --env DANMAKU_ALLOW_ANONYMOUS=true \
-#       danmaku-embedding-gateway
+#       danmaku-embedding-gateway:0.2.0
 #
-# A virtual environment is made in one stage and copied, without pip, into another, which runs as user 10001 and writes to
-# /tmp and /var/lib/danmaku only. Packages are of the versions that constraints.txt names, and come as wheels: there is no
-# compiler in either stage. One release of Python for all, since TensorFlow 2.15, of the genuine server, has no newer one.
+# One stage builds a virtual environment; another copies it without pip, runs as user 10001, and writes only to /tmp and
+# /var/lib/danmaku. Package versions come from constraints.txt, and all of them are wheels: neither stage has a compiler.
+# Models are copied to /app/models and not into the package, so that an image has one copy. All images use the same release of
+# Python, the newest that TensorFlow 2.15 of the genuine server supports.
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
 ENV PATH=/opt/danmaku/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PREFER_BINARY=1
 WORKDIR /build
 RUN python3 -m venv /opt/danmaku
-COPY pyproject.toml README.md constraints.txt constraints-classic.txt ./
+COPY pyproject.toml LICENSE README.md constraints.txt constraints-classic.txt ./
 COPY client client
 COPY service service
 COPY training training
@@ -33,10 +35,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM ${PYTHON} AS runtime
 ARG REVISION=
 LABEL org.opencontainers.image.title="danmaku embedding" \
-      org.opencontainers.image.description="Turns danmaku into vectors, with a BERT that has read them" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.description="Turns danmaku into vectors with a BERT trained on danmaku" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.revision="${REVISION}"
-# /tmp is the home of a user that has none: what libraries cache goes where writing is allowed.
+# The user has no home directory: libraries write their caches to /tmp.
 ENV PATH=/opt/danmaku/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN install --directory --owner=10001 --group=10001 /var/lib/danmaku /var/lib/danmaku/collections
 WORKDIR /app
@@ -46,7 +49,7 @@ ENTRYPOINT ["danmaku"]
 FROM runtime AS gateway
 COPY models models
 COPY --from=build-service /opt/danmaku /opt/danmaku
-# Reached from outside its container by nature, so it wants API keys: DANMAKU_API_KEY_HASHES, or DANMAKU_ALLOW_ANONYMOUS.
+# It listens on all addresses, so it requires API keys: set DANMAKU_API_KEY_HASHES or DANMAKU_ALLOW_ANONYMOUS.
 ENV DANMAKU_HOST=0.0.0.0 DANMAKU_COLLECTIONS=sqlite:///var/lib/danmaku/collections
 VOLUME /var/lib/danmaku/collections
 EXPOSE 8000

@@ -1,6 +1,8 @@
-# `make` lists what can be made. Everything lives in .venv, except Debian packages for the tests.
+# `make` lists the targets. Everything is installed into .venv, except Debian packages for the tests.
 PYTHON ?= python3
-PORT ?= 8000
+PORT ?= $(or $(DANMAKU_PORT),8000)
+# The version of the images, as in k8s/ and docker-compose.yml.
+TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
 CORPUS ?=
 WORKDIR ?= runs/danmaku-bert-mini
 CONFIG ?= training/configs/chinese-base-v3-8.toml
@@ -8,55 +10,58 @@ LENGTH ?= 64
 IMAGES ?= gateway worker
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Debian packages of the tests: a browser, a font that has Chinese, a Redis, and what the commands of the documents use.
+# Debian packages that the tests need: a browser, a Chinese font, Redis, and curl for the commands in the documents.
 PACKAGES := chromium curl fonts-noto-cjk redis-server
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev classic redis8 prometheus serve test lint format dashboards docs corpus-is-named train-mini tpu-check
+.PHONY: help install install-dev classic redis8 prometheus serve test lint format dashboards docs images corpus-is-named \
+  train-mini tpu-check check-python
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: .venv/.service ## make .venv with the service (no TensorFlow)
+install: .venv/.service ## install the service into .venv (no TensorFlow)
 
-install-dev: .venv/.dev ## add what tests and training need
+install-dev: .venv/.dev ## install what tests and training need, too
 
-classic: .venv-classic/.done ## make .venv-classic with the genuine bert-serving-server (Python 3.11, TensorFlow 2.15)
+classic: .venv-classic/.done ## install the genuine bert-serving-server into .venv-classic (Python 3.11, TensorFlow 2.15)
 
-redis8: ## make .redis8 with a Redis 8 (Debian's own packages), unless one is installed
+redis8: ## unpack Debian's Redis 8 into .redis8, unless Redis 8 is installed
 	@tests/redis8.sh
 
-prometheus: ## make .prometheus with a Prometheus and promtool (Debian's own package), unless they are installed
+prometheus: ## unpack Debian's Prometheus and promtool into .prometheus, unless they are installed
 	@tests/prometheus.sh
 
-serve: .venv/.service ## run the gateway on 127.0.0.1; PORT=8123 to choose
+serve: .venv/.service ## run the gateway on 127.0.0.1:8000; choose with PORT=8123 or DANMAKU_PORT
+	@echo "Starting the gateway. When it is ready, open http://127.0.0.1:$(PORT)/ (Ctrl-C stops it)"
 	@exec $(BIN)/danmaku serve --port $(PORT)
 
-test: lint ## lint, then run every test
-	@tests/redis8.sh >/dev/null || echo "tests that need it are skipped"
-	@tests/prometheus.sh >/dev/null || echo "tests that need it are skipped"
+test: lint ## lint, then run all tests
+	@tests/redis8.sh >/dev/null || echo "tests that need it will be skipped"
+	@tests/prometheus.sh >/dev/null || echo "tests that need it will be skipped"
 	$(BIN)/pytest -n 2 --dist loadfile
 
-lint: .venv/.dev ## ruff and mypy
+lint: .venv/.dev ## run ruff, mypy and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=.:client $(BIN)/lint-imports
 
-format: .venv/.dev ## put the code into the one format
+format: .venv/.dev ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-dashboards: .venv/.dev ## generate monitoring/grafana/dashboards anew
+dashboards: .venv/.dev ## regenerate monitoring/grafana/dashboards
 	$(BIN)/python -m monitoring.dashboards
 
-docs: .venv/.dev ## write anew what README and docs show of the gateway's answers, and docs/http.md
+docs: .venv/.dev ## regenerate docs/http.md, the settings table, and the output shown in README and docs
 	PYTHONPATH=. $(BIN)/python tests/renew_docs.py
 	$(BIN)/python -m docs.settings
 
 corpus-is-named:
-	@test -n "$(CORPUS)" || { echo "say where the danmaku are: make train-mini CORPUS=path/to/danmaku_dataset"; exit 2; }
+	@test -n "$(CORPUS)" || { echo "CORPUS is not set; expected make train-mini CORPUS=path/to/danmaku_dataset"; exit 2; }
 
-train-mini: corpus-is-named $(WORKDIR)/examples/examples.json ## train the bundled model again; CORPUS=DIR of danmaku CSV files
+train-mini: corpus-is-named $(WORKDIR)/examples/examples.json ## retrain the bundled model; CORPUS=DIR with danmaku CSV files
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini.toml --workdir $(WORKDIR)
 	$(BIN)/danmaku-train export --workdir $(WORKDIR) --output $(WORKDIR)/masked-lm
 	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-align.toml --model $(WORKDIR)/masked-lm \
@@ -65,14 +70,21 @@ train-mini: corpus-is-named $(WORKDIR)/examples/examples.json ## train the bundl
 	  --input $(CORPUS) --workdir $(WORKDIR)/pairs
 	$(BIN)/danmaku-train export --workdir $(WORKDIR)/pairs --output models/danmaku-bert-mini
 
-tpu-check: .venv/.dev .venv-tpu/.done ## compile the recipe's step for a TPU v3-8, without one; CONFIG=FILE, LENGTH=128
+tpu-check: .venv/.dev .venv-tpu/.done ## compile the recipe's step for a TPU v3-8 without having one; CONFIG=FILE, LENGTH=128
 	$(BIN)/danmaku-train tpu-check $(CONFIG) --max-seq-length $(LENGTH)
 
+images: ## build and tag the images with Docker; TAG=0.2.0, IMAGES="gateway worker training classic"
+	@for target in $(IMAGES); do \
+	  echo "Building danmaku-embedding-$$target:$(TAG)"; \
+	  docker build --target $$target --tag danmaku-embedding-$$target:$(TAG) \
+	    --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) . || exit 1; \
+	done
+
 .PHONY: image-check k8s-rules
-k8s-rules: ## write the rules of monitoring/ anew as k8s/components/monitoring/prometheus-rules.yaml
+k8s-rules: ## regenerate k8s/components/monitoring/prometheus-rules.yaml from monitoring/rules
 	@$(PYTHON) k8s/components/monitoring/rules.py >k8s/components/monitoring/prometheus-rules.yaml
 
-image-check: ## build the images without a Docker engine and start them (root, Debian); IMAGES="gateway worker training classic"
+image-check: ## build and start the images without a Docker engine (root, Debian); IMAGES="gateway worker training classic"
 	@tests/image.sh $(IMAGES)
 
 $(WORKDIR)/examples/examples.json: $(WORKDIR)/corpus/report.json
@@ -81,36 +93,48 @@ $(WORKDIR)/examples/examples.json: $(WORKDIR)/corpus/report.json
 $(WORKDIR)/corpus/report.json: | .venv/.dev corpus-is-named
 	$(BIN)/danmaku-train clean --input $(CORPUS) --output $(WORKDIR)/corpus
 
-.venv/bin/pip:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Python 3.11 or newer is needed; make PYTHON=/path/to/it …"; exit 1; }
-	@$(PYTHON) -m venv .venv \
-	  || { rm -rf .venv; echo "no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+# An existing .venv keeps its Python, so another one asked for by PYTHON= would be ignored silently.
+check-python:
+	@test '$(origin PYTHON)' = file -a -x $(BIN)/python || { \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "invalid PYTHON: $(PYTHON); expected Python 3.11 or newer, as in make PYTHON=/path/to/python3.12 install"; exit 1; }; \
+	  version='import sys; print(sys.version.split()[0])'; asked=$$($(PYTHON) -c "$$version"); \
+	  test ! -x $(BIN)/python || has=$$($(BIN)/python -c "$$version"); \
+	  test "$${has:-$$asked}" = "$$asked" \
+	    || { echo "invalid PYTHON: $(PYTHON) is $$asked, but .venv has $$has; remove .venv to change it"; exit 1; }; }
 
-.venv/.service: pyproject.toml client/pyproject.toml constraints.txt | .venv/bin/pip
-	$(PIP) --editable ./client --editable .
+.venv/bin/pip: | check-python
+	@echo "Creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv \
+	  || { rm -rf .venv; echo "$(PYTHON) has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+
+.venv/.service: pyproject.toml client/pyproject.toml constraints.txt | check-python .venv/bin/pip
+	@echo "Installing the service and its dependencies into .venv (about 400 MB; a minute or two)"
+	@$(PIP) --editable ./client --editable .
+	@echo "Installed: $$($(BIN)/danmaku --version 2>/dev/null | sed 's/^/danmaku /')"
 	@touch $@
 
 .venv-classic/.done: pyproject.toml constraints-classic.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-	  || { echo "TensorFlow 2.15 needs Python 3.11; make classic PYTHON=/path/to/it"; exit 1; }
+	  || { echo "invalid PYTHON: $(PYTHON); expected Python 3.11 for TensorFlow 2.15: make classic PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv-classic
 	.venv-classic/bin/pip install --quiet --disable-pip-version-check --constraint constraints-classic.txt \
 	  --editable ./client --editable '.[classic]'
 	@touch $@
 
 .venv/.dev: .venv/.service
-	$(PIP) --editable ./client --editable '.[dev]'
+	@echo "Installing what tests and training need into .venv (about 3 GB, TensorFlow among it; some minutes)"
+	@$(PIP) --editable ./client --editable '.[dev]'
 	@dpkg -s $(PACKAGES) >/dev/null 2>&1 \
 	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(PACKAGES) >/dev/null; } \
-	  || echo "the tests need Debian packages: apt-get install $(PACKAGES)"
-	@tests/redis8.sh >/dev/null || echo "tests that need it are skipped"
-	@tests/prometheus.sh >/dev/null || echo "tests that need it are skipped"
+	  || echo "some tests need Debian packages: apt-get install $(PACKAGES)"
+	@tests/redis8.sh >/dev/null || echo "tests that need it will be skipped"
+	@tests/prometheus.sh >/dev/null || echo "tests that need it will be skipped"
 	@touch $@
 
 .venv-tpu/.done: training/tpu/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-	  || { echo "tensorflow-tpu 2.19 and its pins were tried with Python 3.11; make tpu-check PYTHON=/path/to/it"; exit 1; }
+	  || { echo "invalid PYTHON: $(PYTHON); expected Python 3.11 for tensorflow-tpu 2.19: make tpu-check PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv .venv-tpu
 	.venv-tpu/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@

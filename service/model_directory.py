@@ -23,6 +23,8 @@ from service.checkpoint import read_checkpoint
 from service.errors import ModelError
 from service.tokenizer import Tokenizer
 
+BUNDLED = Path("models/danmaku-bert-mini")
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -130,6 +132,12 @@ def open_model_directory(
 
     Raises ModelError that names the invalid file.
     """
+    path = find_model(path)
+    if path == BUNDLED and not path.is_dir():
+        raise ModelError(
+            f"{path} is neither in the current directory nor in the installed package; start in a clone of the "
+            "repository, or name a model directory by its absolute path, as in --encoder onnx:///srv/models/mine"
+        )
     if not path.is_dir():
         raise ModelError(f"{path} is not a directory; expected {config_name}, vocab.txt and a checkpoint in it")
     config = BertConfig.from_json_file(path / config_name)
@@ -153,8 +161,21 @@ def open_model_directory(
     return ModelDirectory(path.resolve().name, prefix.name, config, tokenizer, weights, digest.hexdigest())
 
 
+def find_model(path: Path) -> Path:
+    """Returns where the bundled model is if `path` names it and does not exist, else `path` itself.
+
+    So `models/danmaku-bert-mini` can be opened from any directory. A wheel installs it below this package; in a clone,
+    it is beside this package.
+    """
+    if path != BUNDLED or path.is_dir():
+        return path
+    package = Path(__file__).parent
+    return next((found for found in (package / path, package.parent / path) if found.is_dir()), path)
+
+
 def find_checkpoint(directory: Path) -> Path:
     """Returns the prefix of the checkpoint that the file `checkpoint` names, or of the only one. Raises ModelError."""
+    directory = find_model(directory)
     if not directory.is_dir():
         raise ModelError(f"{directory} is not a directory; expected a checkpoint in it")
     state = directory / "checkpoint"
@@ -176,6 +197,7 @@ def find_checkpoint(directory: Path) -> Path:
 
 def named_checkpoint(directory: Path, name: str) -> Path:
     """Returns the prefix `name` in a directory. Raises ModelError that lists the checkpoints if it does not exist."""
+    directory = find_model(directory)
     if not directory.is_dir():
         raise ModelError(f"{directory} is not a directory; expected the checkpoint {name} in it")
     prefix = directory / name

@@ -15,7 +15,9 @@ NOT_RUN = {
     "danmaku worker": "as `danmaku serve`; one is started by the test of README's block",
     "danmaku-train": "minutes of TensorFlow; the small example is run by tests/training/test_cli.py",
     "bert-serving-start": "the genuine server; run by tests/classic in its own environment",
-    "docker compose": "a Docker engine; tests/deploy/test_compose.py reads the file",
+    "docker": "a Docker engine; tests/deploy reads the Dockerfile and docker-compose.yml",
+    "make images": "a Docker engine; `make image-check` builds without one",
+    "kustomize": "a registry; tests/deploy/kustomize.py reads k8s/",
     "kubectl": "a cluster; tests/deploy/test_kubernetes.py validates what is applied",
     # What takes too long, or a machine that is not here.
     "make train-mini": "hours, with the corpus",

@@ -22,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from service.commands.event_loop import run_until_complete
+    from service.event_loop import run_until_complete
 
     return run_until_complete(_serve(Settings(**given_settings(parsed))))
 

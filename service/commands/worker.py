@@ -18,7 +18,7 @@ CLASSIC = "--classic"
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from service.commands.event_loop import run_until_complete
+    from service.event_loop import run_until_complete
     from service.worker.run import serve
 
     logging.basicConfig(level=logging.DEBUG if parsed.verbose else logging.INFO, format="%(asctime)s %(message)s")

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from service.batcher import Batcher
 from service.encoders.onnx import OnnxEncoder
 from service.errors import ConfigurationError
+from service.event_loop import handle_signal
 from service.metrics import WorkerMetrics
 from service.status import Status
 from service.tasks import run_until_first
@@ -40,7 +41,7 @@ async def serve(flags: argparse.Namespace) -> int:
         log.warning("%s has no effect: this worker uses neither TensorFlow nor a GPU.", name)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        handle_signal(number, stop.set)
     encoder = await asyncio.to_thread(_open, flags)
     with contextlib.closing(encoder):
         await encoder.encode(encoder.inputs.prepare_texts(["warm up"]))  # the first call allocates

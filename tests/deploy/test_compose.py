@@ -10,6 +10,8 @@ import yaml
 from compose_spec import PyOptions
 from deploy.images import PREFIX, ROOT, stages, understand
 
+import service as danmaku
+
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 FILE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
@@ -38,7 +40,7 @@ def test_the_command_line_takes_what_a_service_starts(name: str, monkeypatch: py
     target = service["build"]["target"]
     stage = STAGES[target]
 
-    assert service["image"] == f"{PREFIX}{target}"
+    assert service["image"] == f"{PREFIX}{target}:{danmaku.__version__}"
     variables = stage.variables | service.get("environment", {})
     understand([*stage.entrypoint, *service.get("command", stage.command)], variables, monkeypatch)
 
@@ -50,6 +52,19 @@ def test_a_service_runs_without_rights_and_is_reached_from_this_machine_only(nam
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_cannot_fill_the_disk_or_the_memory(name: str) -> None:
+    service = SERVICES[name]
+
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+    assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+
+
+def test_services_of_others_have_a_health_check() -> None:
+    """Ours have that of their image."""
+    assert [name for name, service in SERVICES.items() if name not in OURS and "healthcheck" not in service] == []
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -136,8 +136,15 @@ def test_every_alert_has_its_runbook() -> None:
 
     assert paragraphs == {rule["alert"]: rule["labels"]["severity"] for rule in alerts()}
     for rule in alerts():
-        assert rule["annotations"]["runbook_url"] == f"docs/runbooks.md#{rule['alert'].lower()}"
+        anchor = rule["alert"].lower()
+        assert rule["annotations"]["runbook_url"] == f"{{{{ $externalLabels.danmaku_runbooks }}}}#{anchor}"
         assert rule["annotations"]["summary"].endswith(".")
+
+
+def test_prometheus_has_the_label_that_links_to_runbooks_begin_with() -> None:
+    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
+
+    assert (ROOT / config["global"]["external_labels"]["danmaku_runbooks"]).is_file()
 
 
 def test_runbooks_name_panels_that_exist() -> None:

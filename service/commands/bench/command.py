@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.errors import ConfigurationError
+from service.event_loop import run_until_complete
 
 if TYPE_CHECKING:
     from service.commands.bench.load import Result
@@ -65,7 +66,6 @@ def _positive(kind: type[int] | type[float]) -> Any:
 
 def run(parsed: argparse.Namespace) -> int:
     from service.commands.bench.replay import replay
-    from service.commands.event_loop import run_until_complete
 
     if parsed.json and not parsed.json.parent.is_dir():
         raise ConfigurationError(f"invalid --json: the directory {parsed.json.parent} does not exist")

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
 from service.commands.bench.load import Load, Request, Result, open_load
+from service.event_loop import handle_signal
 
 SHOW_EVERY_S = 0.5
 METRICS_TIMEOUT_S = 5.0
@@ -77,12 +78,12 @@ async def _count_lookups(url: str, headers: dict[str, str]) -> tuple[float, floa
 @contextmanager
 def _stop_on_signal(load: Load, seconds: float | None) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, load.stop)
+    stop_handling = handle_signal(signal.SIGINT, load.stop)
     timer = loop.call_later(seconds, load.stop) if seconds else None
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        stop_handling()
         if timer:
             timer.cancel()
 

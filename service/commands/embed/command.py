@@ -56,7 +56,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from service.commands.embed.file import embed_file, open_gateway, open_model
     from service.commands.embed.outputs import open_output
-    from service.commands.event_loop import run_until_complete
+    from service.event_loop import run_until_complete
 
     output, given = open_output(parsed.output), given_settings(parsed)
     if parsed.url and given:

@@ -10,7 +10,6 @@ far, which works for pipes and for files that have grown. The output appears, by
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import time
@@ -22,6 +21,7 @@ from typing import BinaryIO, Self
 import orjson
 
 from service.errors import ConfigurationError
+from service.file_lock import lock_file
 
 SAVE_EVERY_S = 1.0
 READ_BYTES = 2**20
@@ -56,7 +56,7 @@ class WorkFile:
         self._refuse_existing()
         self._file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(self._file)
             self._refuse_existing()  # the last holder of the lock may have finished just now
         except BaseException as error:
             self._file.close()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import fcntl
 import sqlite3
 import threading
 import time
@@ -25,6 +24,7 @@ from typing import IO, TypeVar
 import numpy as np
 
 from service.errors import ConfigurationError, StoreUnavailable
+from service.file_lock import lock_file
 from service.stores.base import (
     Changes,
     CollectionInfo,
@@ -85,7 +85,7 @@ class SqliteStore:
         except OSError as error:
             raise ConfigurationError(f"{directory} cannot be used for collections: {error}") from None
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(lock)
             return cls(directory, lock, database.connect_writer(directory / "collections.db"), tuning)
         except BlockingIOError:
             lock.close()
