@@ -1,4 +1,4 @@
-"""Evaluations as a person reads them and as a program does.
+"""The four pre-training numbers as a person reads them.
 
 The Markdown is the recipe's table in form, a row per model and corpus, so that it can be pasted into a model card;
 it is aligned, so that it can be read in a terminal too. Below it stands what the numbers mean little without: what
@@ -7,15 +7,12 @@ knowing nothing would get, and how much of a corpus the model may have seen.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from training.bert.losses import METRICS
 from training.evaluation.evaluate import Z_95, Evaluation
-from training.evaluation.retrieval import Mean, Retrieval
-from training.files import write_text
+from training.evaluation.tables import align
 
 CORPORA = {"train.txt": "training set", "heldout.txt": "held-out set"}  # as `clean` names them
 
@@ -32,58 +29,7 @@ def markdown(rows: list[Evaluation]) -> str:
         )
         for row in rows
     ]
-    return "\n".join([*_aligned(lines), "", *_notes(rows)]) + "\n"
-
-
-def retrieval_markdown(rows: list[Retrieval]) -> str:
-    """The table of `evaluate --retrieval`."""
-    lines: list[tuple[str, ...]] = [
-        (
-            "",
-            "same moment",
-            "of these first",
-            "synonyms",
-            "… that share no character",
-            "variants",
-            "alignment",
-            "uniformity",
-        )
-    ]
-    lines += [
-        (
-            row.name,
-            _interval(row.same_moment),
-            f"{row.same_moment_accuracy:.3f}",
-            _interval(row.synonyms),
-            _interval(row.synonyms_without_shared_characters),
-            _interval(row.variants),
-            f"{row.alignment:.2f}",
-            f"{row.uniformity:.2f}",
-        )
-        for row in rows
-    ]
-    first = rows[0]
-    note = (
-        f"Mean reciprocal ranks with 95 % intervals: {first.same_moment.count:,} questions of a moment, "
-        f"{first.synonyms.count} of synonyms, {first.synonyms_without_shared_characters.count} of them without a "
-        f"shared character, {first.variants.count} of variants."
-    )
-    return "\n".join([*_aligned(lines), "", f"* {note}"]) + "\n"
-
-
-def write_markdown(path: Path, table: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, table)
-
-
-def write_json(path: Path, rows: Sequence[Evaluation | Retrieval]) -> None:
-    """The rows as a JSON list, one object with all numbers each; the file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=2) + "\n")
-
-
-def _interval(mean: Mean) -> str:
-    return f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
+    return "\n".join([*align(lines), "", *_notes(rows)]) + "\n"
 
 
 def _corpus_name(row: Evaluation) -> str:
@@ -120,10 +66,3 @@ def _notes(rows: list[Evaluation]) -> list[str]:
     ]
     notes += [f"{_corpus_name(row)}: in {_name(row.overlap.other)} stand {row.overlap}." for row in rows if row.overlap]
     return [f"* {note}" for note in dict.fromkeys(notes)]
-
-
-def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    rows.insert(1, " | ".join("-" * width for width in widths))
-    return [f"| {row} |" for row in rows]

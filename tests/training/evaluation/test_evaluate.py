@@ -20,7 +20,8 @@ from training.bert.model import variable_shapes
 from training.corpus.clean import clean
 from training.corpus.files import Shard
 from training.evaluation.evaluate import SEED, Evaluation, cleaned, evaluate, weighted_means, wilson_interval
-from training.evaluation.report import markdown, write_json
+from training.evaluation.report import markdown
+from training.evaluation.tables import write_json
 from training.examples.sentence_pairs import make_shards
 from training.examples.settings import ExampleSettings
 

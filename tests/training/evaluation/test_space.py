@@ -1,0 +1,45 @@
+"""Hubs and strangers of spaces that are known to have them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sparse
+
+from training.evaluation.models import unit
+from training.evaluation.space import all_cosines, cosines, hub_share, judge_strangers
+
+
+def test_cosines_of_sparse_vectors_are_those_of_dense_ones() -> None:
+    vectors = unit(np.random.default_rng(1).standard_normal((6, 5)) * (np.arange(5) < 3))
+    first, second = np.array([[0], [1]]), np.array([[2, 3], [4, 5]])
+    dense = cosines(vectors, first, second)
+    np.testing.assert_allclose(dense, cosines(sparse.csr_matrix(vectors), first, second), atol=1e-6)
+    np.testing.assert_allclose(dense[1, 1], vectors[1] @ vectors[5], atol=1e-6)
+    np.testing.assert_allclose(all_cosines(vectors), all_cosines(sparse.csr_matrix(vectors)), atol=1e-6)
+
+
+def test_ten_hubs_fill_the_lists_that_lack_nothing_else() -> None:
+    """Ten rows near the centre of a ball are nearest to all others, which are far from one another."""
+    rng = np.random.default_rng(1)
+    ball = unit(rng.standard_normal((200, 400)))
+    hubs = unit(ball.mean(0) + 0.001 * rng.standard_normal((10, 400)))
+    crowded = hub_share(np.concatenate([ball, hubs]))
+    assert crowded.value > 0.95
+    assert crowded.low <= crowded.value <= crowded.high
+
+
+def test_where_nothing_is_known_hubs_are_chance() -> None:
+    """Rows of 0 are equally near to all: no row may come first for the number that it has."""
+    assert hub_share(np.zeros((500, 4), np.float32)).value == pytest.approx(10 / 500, abs=0.03)
+
+
+def test_the_nearest_of_a_row_do_not_hold_the_row_itself() -> None:
+    """Eleven alike, in pairs of directions: each list is the ten others."""
+    assert hub_share(np.eye(11, dtype=np.float32) + 1).value == pytest.approx(1 - 1 / 11)
+
+
+def test_strangers_have_a_mean_and_a_spread() -> None:
+    found = judge_strangers(np.linspace(0, 1, 101))
+    assert found.mean.value == pytest.approx(0.5) and found.percentile_95 == pytest.approx(0.95)
+    assert found.standard_deviation == pytest.approx(np.linspace(0, 1, 101).std())

@@ -1,0 +1,153 @@
+"""Models beside cheaper ways to make vectors, on the same questions: the command `evaluate --retrieval`.
+
+The baselines learn from what is not held out. Reading and learning take minutes, so with a cache they are done once;
+what is kept there is known by the files it was made from, so another corpus or vocabulary makes its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from service.model_directory import BertConfig
+from service.tokenizer import Tokenizer
+from training.alignment import cooccurrence
+from training.alignment.cooccurrence import Cooccurrence, CooccurrenceSettings
+from training.alignment.timed_lines import TimedLines, kinds_of, read_moments
+from training.corpus.files import find_sources
+from training.evaluation.baselines import Embed, embed_cooccurrence, embed_tfidf
+from training.evaluation.models import embed, shorten, whiten
+from training.evaluation.pairs import OPPOSITES, SYNONYMS, SYNONYMS_2020, VARIANTS, read_pairs
+from training.evaluation.retrieval import Questions, Retrieval, answer, ask
+from training.progress import Progress
+
+BASELINES = ("tfidf", "cooccurrence")
+LIVE_HELDOUT = 0.15  # share of the live sessions
+WHITENING_TEXTS = 10_000
+
+
+def compare(
+    models: list[Path],
+    recordings: list[Path],
+    *,
+    heldout: float = 0.05,
+    live: list[Path] | None = None,
+    live_heldout: float = LIVE_HELDOUT,
+    baselines: Sequence[str] = BASELINES,
+    dims: Sequence[int] = (),
+    cache: Path | None = None,
+) -> list[Retrieval]:
+    """The baselines, then each model, once more whitened, and cut to its first `dims`.
+
+    Asked is about the held-out part of the recordings and of the live sessions, split by a hash of their names as
+    `clean` splits them. Raises ValueError for `dims` that a model does not have.
+    """
+    sizes = [BertConfig.from_json_file(directory / "bert_config.json").hidden_size for directory in models]
+    for dim in dims:
+        if not 1 <= dim <= min(sizes):
+            raise ValueError(f"invalid dims: {dim}; expected 1 to {min(sizes)}, as many as the vectors have numbers")
+    tokenizer = Tokenizer.from_file(models[0] / "vocab.txt")
+    synonyms, variants, opposites, synonyms_2020 = (
+        read_pairs(path, tokenizer) for path in (SYNONYMS, VARIANTS, OPPOSITES, SYNONYMS_2020)
+    )
+    train = read_lines(recordings, tokenizer, "train", heldout, cache)
+    live_train = read_lines(live, tokenizer, "train", live_heldout, cache) if live else None
+    questions = ask(
+        train,
+        read_lines(recordings, tokenizer, "heldout", heldout, cache),
+        synonyms=synonyms,
+        variants=variants,
+        opposites=opposites,
+        synonyms_2020=synonyms_2020,
+        live_train=live_train,
+        live_heldout=read_lines(live, tokenizer, "heldout", live_heldout, cache) if live else None,
+    )
+    progress = Progress("evaluate", len(baselines) + len(models), "ways")
+    learned_from = train if live_train is None else join(train, live_train)
+    answers = []
+    for name in baselines:
+        title, embed_texts = _baseline(name, learned_from, cache)
+        answers.append(answer(title, embed_texts(questions.texts), questions))
+        progress.update(len(answers))
+    for number, directory in enumerate(models, 1):
+        answers += _answers_of_model(directory, questions, train, dims)
+        progress.update(len(baselines) + number)
+    return answers
+
+
+def read_lines(
+    recordings: list[Path], tokenizer: Tokenizer, split: str, heldout: float, cache: Path | None
+) -> TimedLines:
+    """One side of the split of recordings, from the cache if it has them."""
+    if cache is None:
+        return read_moments(recordings, tokenizer, split=split, heldout=heldout)
+    sources = [(source.name, source.num_bytes) for source in find_sources(recordings)[0]]
+    path = cache / f"lines-{_digest(sources, tokenizer.vocab, split, heldout)}.npz"
+    if path.exists():
+        return TimedLines.load(path)
+    lines = read_moments(recordings, tokenizer, split=split, heldout=heldout)
+    cache.mkdir(parents=True, exist_ok=True)
+    lines.save(path)
+    return lines
+
+
+def join(first: TimedLines, second: TimedLines) -> TimedLines:
+    """Both one after the other; a text that both have is one text."""
+    texts = list(dict.fromkeys([*first.texts, *second.texts]))
+    place_of = {text: place for place, text in enumerate(texts)}
+    places = np.array([place_of[text] for text in second.texts])  # [m of the second]
+    is_new = places >= len(first.texts)
+    lengths = np.diff(second.starts)
+    starts = np.cumsum(np.concatenate([np.diff(first.starts), lengths[is_new]]))
+    return TimedLines(
+        texts,
+        np.concatenate([first.tokens, second.tokens[np.repeat(is_new, lengths)]]),
+        np.concatenate([[0], starts]),
+        np.concatenate([first.text_of, places[second.text_of]]).astype(np.int32),
+        np.concatenate([first.seconds, second.seconds]),
+        np.concatenate([first.document_of, second.document_of + first.document_of.max() + 1]),
+        kinds_of(texts),
+    )
+
+
+def _baseline(name: str, lines: TimedLines, cache: Path | None) -> tuple[str, Embed]:
+    """A baseline that has learned from the lines, as the table calls it."""
+    if name == "tfidf":
+        return "character TF-IDF", embed_tfidf(lines)
+    if name == "cooccurrence":
+        return "co-occurrence", embed_cooccurrence(_cooccurrence(lines, cache))
+    raise ValueError(f"invalid baseline: {name}; expected {', '.join(BASELINES)}")
+
+
+def _cooccurrence(lines: TimedLines, cache: Path | None) -> Cooccurrence:
+    settings = CooccurrenceSettings()
+    if cache is None:
+        return cooccurrence.fit(lines, settings)
+    path = cache / f"cooccurrence-{_digest(settings, lines.texts, lines.text_of.tobytes())}.npz"
+    if path.exists():
+        return cooccurrence.load(path, lines)
+    counted = cooccurrence.fit(lines, settings)
+    cooccurrence.save(path, counted)
+    return counted
+
+
+def _answers_of_model(directory: Path, questions: Questions, train: TimedLines, dims: Sequence[int]) -> list[Retrieval]:
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(len(train.texts), min(WHITENING_TEXTS, len(train.texts)), replace=False)
+    vectors = embed(directory, questions.texts + [train.texts[text] for text in chosen])
+    vectors, sample = np.split(vectors, [len(questions.texts)])
+    return [
+        answer(directory.name, vectors, questions),
+        answer(f"{directory.name}, whitened", whiten(vectors, sample), questions),
+        *(answer(f"{directory.name}, first {dim}", shorten(vectors, dim), questions) for dim in dims),
+    ]
+
+
+def _digest(*parts: object) -> str:
+    digest = blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else repr(part).encode(errors="surrogatepass"))
+    return digest.hexdigest()

@@ -1,0 +1,46 @@
+"""Vectors of a model directory, as the service makes them, whitened, or cut to their first numbers."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from service.encoders.onnx import OnnxEncoder
+from service.encoders.options import EncoderOptions
+from training.evaluation.baselines import unit
+
+TEXTS_PER_CALL = 128
+
+
+def embed(directory: Path, texts: list[str], options: EncoderOptions | None = None) -> np.ndarray:
+    """Vectors of length 1 as the service's defaults or the options make them; 0 for a text without known tokens."""
+    with (
+        closing(OnnxEncoder.open(directory, options or EncoderOptions(), threads=1)) as opened,
+        ThreadPoolExecutor(os.cpu_count()) as executor,
+    ):
+        prepared = opened.inputs.of_texts(texts)
+        order = sorted(range(len(texts)), key=lambda number: len(prepared[number].ids))
+        parts = [order[start : start + TEXTS_PER_CALL] for start in range(0, len(order), TEXTS_PER_CALL)]
+        calls = executor.map(lambda part: opened.encode_now([prepared[number] for number in part]), parts)
+        vectors = np.zeros((len(texts), opened.model.dim), np.float32)
+        for part, found in zip(parts, calls, strict=True):
+            vectors[part] = found
+        vectors[[not text.is_spelled for text in prepared]] = 0.0
+        return unit(vectors)
+
+
+def whiten(vectors: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """Shifts and turns vectors so that those of the sample spread evenly (arXiv 2103.15316)."""
+    centre = sample.mean(0)
+    values, axes = np.linalg.eigh(np.cov((sample - centre).T))
+    turn = axes / np.sqrt(np.maximum(values, 1e-6))
+    return unit(np.where(vectors.any(1, keepdims=True), vectors - centre, 0.0) @ turn)
+
+
+def shorten(vectors: np.ndarray, dim: int) -> np.ndarray:
+    """The first numbers of the vectors alone, as a user who stores many of them may keep."""
+    return unit(vectors[:, :dim])

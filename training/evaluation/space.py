@@ -1,0 +1,78 @@
+"""The space of vectors as a whole: cosines of rows, and whether a few danmaku are near everything.
+
+A hub is a danmaku that is among the nearest of very many others, which makes it an answer to everything and worth
+nothing (M. Radovanović, A. Nanopoulos, M. Ivanović, Hubs in space, JMLR 11 (2010) 2487-2531). A crowded space has
+strangers, danmaku of different videos, with a high cosine; then no threshold says what is alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sparse
+
+from training.evaluation.intervals import RESAMPLES, SEED, Mean, interval, mean
+
+Matrix = Any  # np.ndarray, or scipy's csr_matrix, which has no types
+
+NEAREST = 10
+HUBS = 10
+
+
+@dataclass(frozen=True)
+class Strangers:
+    """Cosines of danmaku of different videos."""
+
+    mean: Mean
+    standard_deviation: float
+    percentile_95: float  # a twentieth of the strangers are nearer than this
+
+
+def cosines(vectors: Matrix, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cosines of the rows of these numbers, of vectors of length 1; the two broadcast."""
+    first, second = np.broadcast_arrays(first, second)
+    if sparse.issparse(vectors):
+        products = vectors[first.ravel()].multiply(vectors[second.ravel()]).sum(1)
+        return np.asarray(products).reshape(first.shape)
+    found = np.empty(first.shape, np.float32)
+    for row in range(len(first)):  # a question at a time: all at once would take gigabytes
+        found[row] = (vectors[first[row]] * vectors[second[row]]).sum(-1)
+    return found
+
+
+def all_cosines(vectors: Matrix) -> np.ndarray:
+    """Cosines of every row with every other: [n, n]."""
+    products = vectors @ vectors.T
+    return np.asarray(products.toarray() if sparse.issparse(products) else products, np.float32)
+
+
+def hub_share(vectors: Matrix) -> Mean:
+    """The share of the rows' ten-nearest lists that the ten commonest neighbours fill: 10/n at best, 1 at worst.
+
+    Of equally near ones it is chance which are in a list.
+    """
+    rng = np.random.default_rng(SEED)
+    found = all_cosines(vectors)
+    np.fill_diagonal(found, -np.inf)
+    count = len(found)
+    nearest = min(NEAREST, count - 1)
+    keys = rng.permutation(count)  # to tell equals apart
+    order = np.lexsort((np.broadcast_to(keys, found.shape), -found), axis=1)[:, :nearest]
+    lists = np.zeros((count, count), np.float32)
+    np.put_along_axis(lists, order, 1, axis=1)
+
+    def share(times: np.ndarray) -> float:
+        return float(np.sort(times)[-HUBS:].sum() / (count * nearest))
+
+    resampled = np.empty(RESAMPLES)
+    for resample in range(RESAMPLES):
+        drawn = np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float32)
+        resampled[resample] = share(drawn @ lists)
+    return interval(share(lists.sum(0)), resampled, count)
+
+
+def judge_strangers(found: np.ndarray) -> Strangers:
+    """From the cosines of pairs of strangers [n]."""
+    return Strangers(mean(found), float(found.std()), float(np.quantile(found, 0.95)))
