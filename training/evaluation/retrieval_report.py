@@ -6,8 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 from training.evaluation.intervals import Mean
+from training.evaluation.labelled import BEST, MAJORITY
 from training.evaluation.retrieval import Retrieval
 from training.evaluation.tables import align
+
+SERVED = "-2"  # the layer that the service pools
 
 
 def retrieval_markdown(rows: list[Retrieval]) -> str:
@@ -31,6 +34,7 @@ def retrieval_markdown(rows: list[Retrieval]) -> str:
         ("alignment", lambda row: f"{row.alignment:.2f}"),
         ("uniformity", lambda row: f"{row.uniformity:.2f}"),
     ]
+    questions += _labelled_questions(rows)
     lines = [("", *(row.name for row in rows))]
     lines += [(title, *map(cell, rows)) for title, cell in questions if any(cell(row) for row in rows)]
     counts = [
@@ -45,9 +49,58 @@ def retrieval_markdown(rows: list[Retrieval]) -> str:
     note = (
         f"Mean reciprocal ranks unless said otherwise, with 95 % intervals. Questions: {asked}, "
         f"{first.opposites['test'].false_merges.count} opposites of the test split. "
-        "Less is better from the opposites that are merged on."
+        "Less is better of merged opposites, hubs, strangers, alignment and uniformity."
     )
-    return "\n".join([*align(lines), "", f"* {note}"]) + "\n"
+    return (
+        "\n".join([*align(lines), "", *(f"* {line}" for line in [note, *_fewer_questions(rows), *_majorities(rows)])])
+        + "\n"
+    )
+
+
+def _labelled_questions(rows: list[Retrieval]) -> list[tuple[str, Callable[[Retrieval], str]]]:
+    """A row for each task, for the layer of the service and for those that serve best, and for each list of pairs."""
+    found: list[tuple[str, Callable[[Retrieval], str]]] = []
+    labelled = next((row.labelled for row in rows if row.labelled), None)
+    if labelled is None:
+        return found
+    for name in labelled.tasks:
+        for what in ("accuracy", "macro_f1"):
+            title = f"{name}, {what.replace('_f1', ' F1')}"
+            found.append((f"{title}: layer −2", partial(_probe, task=name, layers=SERVED, what=what)))
+            found.append((f"{title}: best layers", partial(_probe, task=name, layers=BEST, what=what)))
+    found += [(f"{name}, AUC", partial(_pairs, task=name)) for name in labelled.pairs]
+    return found
+
+
+def _probe(row: Retrieval, task: str, layers: str, what: str) -> str:
+    probe = row.labelled and row.labelled.tasks[task].get(layers)
+    if not probe:
+        return ""
+    named = f" ({probe.layers})" if layers == BEST and probe.layers else ""
+    return _interval(probe.accuracy if what == "accuracy" else probe.macro_f1) + named
+
+
+def _pairs(row: Retrieval, task: str) -> str:
+    return _interval(row.labelled.pairs[task] if row.labelled else None)
+
+
+def _fewer_questions(rows: list[Retrieval]) -> list[str]:
+    first = rows[0].same_moment.count
+    return [
+        f"{row.name} was asked the first {row.same_moment.count} questions of a moment and "
+        f"{row.strangers.mean.count:,} pairs of strangers: it is slow."
+        for row in rows
+        if row.same_moment.count < first
+    ]
+
+
+def _majorities(rows: list[Retrieval]) -> list[str]:
+    labelled = next((row.labelled for row in rows if row.labelled), None)
+    return [
+        f"{name}: {probes[BEST].accuracy.count:,} texts judged; the commonest label alone has an accuracy of "
+        f"{probes[MAJORITY].accuracy.value:.3f}, a macro F1 of {probes[MAJORITY].macro_f1.value:.3f}."
+        for name, probes in (labelled.tasks.items() if labelled else ())
+    ]
 
 
 def _kind(row: Retrieval, kind: str) -> str:

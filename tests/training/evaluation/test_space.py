@@ -20,11 +20,10 @@ def test_cosines_of_sparse_vectors_are_those_of_dense_ones() -> None:
 
 
 def test_ten_hubs_fill_the_lists_that_lack_nothing_else() -> None:
-    """Ten rows near the centre of a ball are nearest to all others, which are far from one another."""
-    rng = np.random.default_rng(1)
-    ball = unit(rng.standard_normal((200, 400)))
-    hubs = unit(ball.mean(0) + 0.001 * rng.standard_normal((10, 400)))
-    crowded = hub_share(np.concatenate([ball, hubs]))
+    """Ten rows between all others, which stand at right angles, are the nearest of each."""
+    others = np.eye(200)
+    hubs = unit(1 + 0.01 * np.random.default_rng(1).standard_normal((10, 200)))
+    crowded = hub_share(np.concatenate([others, hubs]))
     assert crowded.value > 0.95
     assert crowded.low <= crowded.value <= crowded.high
 
