@@ -51,10 +51,10 @@ def embed_ngrams(model: Cooccurrence) -> Embed:
     ridge = Ridge(alpha=1.0, fit_intercept=False, solver="sparse_cg", tol=1e-3)
     weights = np.log1p(model.lines.counts[model.rows])  # the more often it was seen, the surer is its vector
     ridge.fit(ngrams, model.vectors, sample_weight=weights)
-    return lambda texts: unit(vectorizer.transform(texts) @ ridge.coef_.T)
+    return lambda texts: normalize_rows(vectorizer.transform(texts) @ ridge.coef_.T)
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def normalize_rows(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9), np.float32)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.evaluation.baselines import Embed, unit
+from training.evaluation.baselines import Embed, normalize_rows
 from training.progress import Progress
 
 TEXTS_PER_COMMIT = 500
@@ -40,7 +40,9 @@ def embed_e5(database: Path, compute: Callable[[list[str]], np.ndarray] | None =
             missing = [text for text in dict.fromkeys(written) if text and text not in known]
             known |= _compute_missing(connection, missing, compute)
         dim = len(next(iter(known.values()))) if known else 1
-        return unit(np.stack([known.get(text, np.zeros(dim, np.float16)) for text in written]).astype(np.float32))
+        return normalize_rows(
+            np.stack([known.get(text, np.zeros(dim, np.float16)) for text in written]).astype(np.float32)
+        )
 
     return embed
 

@@ -25,34 +25,34 @@ class Mean:
     count: int
 
 
-def mean(values: np.ndarray, clusters: np.ndarray | None = None) -> Mean:
+def bootstrap_mean(values: np.ndarray, clusters: np.ndarray | None = None) -> Mean:
     """The mean of the values [n]; with `clusters` [n], those of equal numbers are drawn together."""
     rng = np.random.default_rng(SEED)
     clusters = np.arange(len(values)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     sums, counts = np.bincount(clusters, weights=values), np.bincount(clusters)
     drawn = rng.integers(0, len(sums), (RESAMPLES, len(sums)))
     resampled = sums[drawn].sum(1) / counts[drawn].sum(1)
-    return interval(float(values.mean()), resampled, len(values))
+    return percentile_interval(float(values.mean()), resampled, len(values))
 
 
-def area(positive: np.ndarray, negative: np.ndarray) -> Mean:
+def bootstrap_auc(positive: np.ndarray, negative: np.ndarray) -> Mean:
     """How often a positive score [p] is above a negative one [n], ties counting half: the area under the ROC curve."""
     above = (positive[:, None] > negative).astype(np.float32)
     above += 0.5 * (positive[:, None] == negative)  # [p, n]
     rng = np.random.default_rng(SEED)
     value, resampled = float(above.mean()), np.empty(RESAMPLES)
     for first in range(0, RESAMPLES, 100):
-        times = [multiplicities(rng, 100, len(scores)) for scores in (positive, negative)]
+        times = [draw_multiplicities(rng, 100, len(scores)) for scores in (positive, negative)]
         resampled[first : first + 100] = ((times[0] @ above) * times[1]).sum(1) / above.size
-    return interval(value, resampled, above.size)
+    return percentile_interval(value, resampled, above.size)
 
 
-def multiplicities(rng: np.random.Generator, resamples: int, count: int) -> np.ndarray:
+def draw_multiplicities(rng: np.random.Generator, resamples: int, count: int) -> np.ndarray:
     """How often each of `count` items is drawn in each resample: float32 [resamples, count]."""
     return rng.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float32)
 
 
-def interval(value: float, resampled: np.ndarray, count: int) -> Mean:
+def percentile_interval(value: float, resampled: np.ndarray, count: int) -> Mean:
     """The value between the quantiles 0.025 and 0.975 of its resamples."""
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Mean(value, float(low), float(high), count)

@@ -23,8 +23,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from training.corpus.files import hash_of
-from training.evaluation.intervals import RESAMPLES, SEED, Mean, area, interval, mean, multiplicities
-from training.evaluation.space import Matrix, cosines
+from training.evaluation.intervals import (
+    RESAMPLES,
+    SEED,
+    Mean,
+    bootstrap_auc,
+    bootstrap_mean,
+    draw_multiplicities,
+    percentile_interval,
+)
+from training.evaluation.space import Matrix, compare_rows
 
 JUDGED_SHARE = 1 / 3  # of a file without its other half
 VALIDATION_SHARE = 1 / 4  # of what is learned from
@@ -97,7 +105,7 @@ def read_tasks(folder: Path) -> list[Task | PairTask]:
     return tasks
 
 
-def texts_of(tasks: list[Task | PairTask]) -> list[str]:
+def list_texts(tasks: list[Task | PairTask]) -> list[str]:
     """All texts of the tasks, each once."""
     found: dict[str, None] = {}
     for task in tasks:
@@ -108,7 +116,7 @@ def texts_of(tasks: list[Task | PairTask]) -> list[str]:
 
 def judge(tasks: list[Task | PairTask], featurise: Featurise, strengths: tuple[float, ...] = STRENGTHS) -> Labelled:
     """Trains the classifiers and compares the pairs, by the first of the features."""
-    known = texts_of(tasks)
+    known = list_texts(tasks)
     place_of = {text: place for place, text in enumerate(known)}
     features = featurise(known)
     found: dict[str, dict[str, Probe]] = {}
@@ -142,7 +150,7 @@ def judge_tfidf(tasks: list[Task | PairTask]) -> Labelled:
     return Labelled(found, pairs)
 
 
-def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> Mean:
+def score_macro_f1(truth: np.ndarray, predicted: np.ndarray) -> Mean:
     """The mean over classes of the harmonic mean of precision and recall."""
     labels = np.unique(truth)
     true = (truth[:, None] == labels).astype(np.float32)  # [n, classes]
@@ -153,8 +161,8 @@ def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> Mean:
         """Of the texts, each taken so many times: [n] or [r, n] → scalar or [r]."""
         return np.asarray((2 * (times @ hits) / np.maximum(times @ said + times @ true, 1)).mean(-1))
 
-    drawn = multiplicities(np.random.default_rng(SEED), RESAMPLES, len(truth))
-    return interval(float(score(np.ones(len(truth), np.float32))), score(drawn), len(truth))
+    drawn = draw_multiplicities(np.random.default_rng(SEED), RESAMPLES, len(truth))
+    return percentile_interval(float(score(np.ones(len(truth), np.float32))), score(drawn), len(truth))
 
 
 def _judge_task(task: Task, split: dict[str, tuple[Matrix, Matrix]], strengths: tuple[float, ...]) -> dict[str, Probe]:
@@ -187,12 +195,12 @@ def _classifier(vectors: Matrix, strength: float) -> LogisticRegression:
 
 def _probe(task: Task, predicted: np.ndarray, layers: str) -> Probe:
     right = (predicted == task.judged_labels).astype(np.float64)
-    return Probe(mean(right), macro_f1(task.judged_labels, predicted), layers)
+    return Probe(bootstrap_mean(right), score_macro_f1(task.judged_labels, predicted), layers)
 
 
 def _judge_pairs(vectors: Matrix, first: np.ndarray, second: np.ndarray, same: np.ndarray) -> Mean:
-    found = cosines(vectors, first, second)
-    return area(found[same], found[~same])
+    found = compare_rows(vectors, first, second)
+    return bootstrap_auc(found[same], found[~same])
 
 
 def _task(name: str, train: list[list[str]], judged: list[list[str]]) -> Task:

@@ -12,7 +12,7 @@ import numpy as np
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import EncoderOptions
 from service.model_directory import BertConfig
-from training.evaluation.baselines import unit
+from training.evaluation.baselines import normalize_rows
 
 TEXTS_PER_CALL = 128
 
@@ -31,7 +31,7 @@ def embed(directory: Path, texts: list[str], options: EncoderOptions | None = No
         for part, found in zip(parts, calls, strict=True):
             vectors[part] = found
         vectors[[not text.is_spelled for text in prepared]] = 0.0
-        return unit(vectors)
+        return normalize_rows(vectors)
 
 
 def embed_layers(directory: Path, texts: list[str]) -> dict[str, np.ndarray]:
@@ -42,7 +42,7 @@ def embed_layers(directory: Path, texts: list[str]) -> dict[str, np.ndarray]:
     config = BertConfig.from_json_file(directory / "bert_config.json")
     layers = list(range(-1, -config.num_hidden_layers - 1, -1))
     vectors = embed(directory, texts, EncoderOptions(pooling_layer=tuple(layers)))
-    parts = dict(zip(layers, map(unit, np.split(vectors, len(layers), axis=1)), strict=True))
+    parts = dict(zip(layers, map(normalize_rows, np.split(vectors, len(layers), axis=1)), strict=True))
     first = EncoderOptions().pooling_layer[0]
     found = {str(layer): parts[layer] for layer in sorted(layers, key=lambda layer: layer != first)}
     return found | {"all": np.concatenate(list(parts.values()), axis=1)}
@@ -53,9 +53,9 @@ def whiten(vectors: np.ndarray, sample: np.ndarray) -> np.ndarray:
     centre = sample.mean(0)
     values, axes = np.linalg.eigh(np.cov((sample - centre).T))
     turn = axes / np.sqrt(np.maximum(values, 1e-6))
-    return unit(np.where(vectors.any(1, keepdims=True), vectors - centre, 0.0) @ turn)
+    return normalize_rows(np.where(vectors.any(1, keepdims=True), vectors - centre, 0.0) @ turn)
 
 
 def shorten(vectors: np.ndarray, dim: int) -> np.ndarray:
     """The first numbers of the vectors alone, as a user who stores many of them may keep."""
-    return unit(vectors[:, :dim])
+    return normalize_rows(vectors[:, :dim])

@@ -16,7 +16,7 @@ import numpy as np
 
 from service.tokenizer import Tokenizer
 from training.alignment.timed_lines import kind_of
-from training.evaluation.intervals import RESAMPLES, SEED, Mean, area, interval
+from training.evaluation.intervals import RESAMPLES, SEED, Mean, bootstrap_auc, percentile_interval
 
 SYNONYMS, VARIANTS, OPPOSITES, SYNONYMS_2020 = (
     Path(__file__).with_name(f"{name}.tsv") for name in ("synonyms", "variants", "opposites", "synonyms-2020")
@@ -88,19 +88,19 @@ def judge_opposites(opposites: np.ndarray, kinds: list[str], variants: np.ndarra
     merges = np.empty(RESAMPLES)
     for resample in range(RESAMPLES):
         drawn = rng.choice(opposites, len(opposites)), rng.choice(variants, len(variants))
-        merges[resample] = (drawn[0] >= threshold_of(drawn[1])).mean()
-    threshold = threshold_of(variants)
+        merges[resample] = (drawn[0] >= find_threshold(drawn[1])).mean()
+    threshold = find_threshold(variants)
     by_kind = {kind: opposites[[other == kind for other in kinds]] for kind in dict.fromkeys(kinds)}
     return Opposites(
-        against_variants=area(variants, opposites),
-        against_synonyms=area(synonyms, opposites),
-        false_merges=interval(float((opposites >= threshold).mean()), merges, len(opposites)),
+        against_variants=bootstrap_auc(variants, opposites),
+        against_synonyms=bootstrap_auc(synonyms, opposites),
+        false_merges=percentile_interval(float((opposites >= threshold).mean()), merges, len(opposites)),
         threshold=threshold,
         mean_cosine=float(opposites.mean()),
-        against_variants_by_kind={kind: area(variants, cosines).value for kind, cosines in by_kind.items()},
+        against_variants_by_kind={kind: bootstrap_auc(variants, cosines).value for kind, cosines in by_kind.items()},
     )
 
 
-def threshold_of(variants: np.ndarray) -> float:
+def find_threshold(variants: np.ndarray) -> float:
     """The largest cosine at or above which 80 % of the variants lie."""
     return float(np.quantile(variants, 1 - KEPT_VARIANTS, method="lower"))

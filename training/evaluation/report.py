@@ -1,8 +1,8 @@
-"""The four pre-training numbers as a person reads them.
+"""Formats the four pre-training numbers as a table.
 
-The Markdown is the recipe's table in form, a row per model and corpus, so that it can be pasted into a model card;
-it is aligned, so that it can be read in a terminal too. Below it stands what the numbers mean little without: what
-knowing nothing would get, and how much of a corpus the model may have seen.
+The Markdown has the form of the recipe's table, a row per model and corpus, to be pasted into a model card. The notes
+below it give what the numbers mean little without: the accuracy of always predicting the commonest answer, and how much
+of a corpus the model may have seen.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from training.evaluation.tables import align
 CORPORA = {"train.txt": "training set", "heldout.txt": "held-out set"}  # as `clean` names them
 
 
-def markdown(rows: list[Evaluation]) -> str:
-    """The table and the notes below it."""
+def format_pretraining(rows: list[Evaluation]) -> str:
+    """Returns the table and the notes below it, as Markdown."""
     lines: list[tuple[str, ...]] = [("", *METRICS, "examples", "masked tokens")]
     lines += [
         (
@@ -33,12 +33,12 @@ def markdown(rows: list[Evaluation]) -> str:
 
 
 def _corpus_name(row: Evaluation) -> str:
-    """A corpus as the table calls it."""
+    """Returns the name of a corpus in the table."""
     return _name(row.corpus) + (", unseen danmaku only" if row.unseen_only else "")
 
 
 def _name(corpus: str) -> str:
-    """What it is for, if `clean` wrote it; else its path."""
+    """Returns the split, if `clean` wrote the corpus, else its path."""
     return CORPORA.get(Path(corpus).name, corpus)
 
 
@@ -59,10 +59,10 @@ def _notes(rows: list[Evaluation]) -> list[str]:
         else "Intervals are 95 %. The models differ in vocabulary or length, so they were asked different questions."
     ]
     notes += [
-        f"{_corpus_name(row)}: always answering {row.commonest_token!r} has a masked_lm_accuracy of "
+        f"{_corpus_name(row)}: always predicting {row.commonest_token!r} has a masked_lm_accuracy of "
         f"{row.commonest_token_share:.4f}, always {row.commonest_next_sentence_label} a next_sentence_accuracy of "
         f"{row.commonest_next_sentence_share:.4f} ({row.vocab_size:,} tokens of vocabulary)."
         for row in rows
     ]
-    notes += [f"{_corpus_name(row)}: in {_name(row.overlap.other)} stand {row.overlap}." for row in rows if row.overlap]
+    notes += [f"{_corpus_name(row)}: {_name(row.overlap.other)} contains {row.overlap}." for row in rows if row.overlap]
     return [f"* {note}" for note in dict.fromkeys(notes)]

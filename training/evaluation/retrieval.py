@@ -25,11 +25,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from training.alignment.timed_lines import TimedLines
-from training.evaluation.intervals import SEED, Mean, mean
+from training.evaluation.intervals import SEED, Mean, bootstrap_mean
 from training.evaluation.labelled import Labelled
 from training.evaluation.moments import Moments, ask_moments
 from training.evaluation.pairs import SPLITS, Opposites, Pair, are_variants, fold, judge_opposites
-from training.evaluation.space import Matrix, Strangers, cosines, hub_share, judge_strangers
+from training.evaluation.space import Matrix, Strangers, compare_rows, judge_strangers, measure_hubs
 
 QUESTIONS_PER_VIDEO, QUESTIONS_PER_SESSION = 20, 100
 LIVE_STRANGERS = 5000  # lines that the strangers of live sessions are drawn from
@@ -177,7 +177,7 @@ def answer(name: str, vectors: Matrix, questions: Questions) -> Retrieval:
     apart = np.array([not asked.pair.shares_a_character for asked in questions.synonyms])
     kinds = np.array([asked.pair.kind for asked in questions.synonyms])
     near = {
-        name: cosines(vectors, *np.array([(asked.first, asked.second) for asked in pairs]).reshape(-1, 2).T)
+        name: compare_rows(vectors, *np.array([(asked.first, asked.second) for asked in pairs]).reshape(-1, 2).T)
         for name, pairs in (("synonyms", questions.synonyms), ("variants", questions.variants))
     }
     live_frequent = questions.live_frequent
@@ -188,13 +188,13 @@ def answer(name: str, vectors: Matrix, questions: Questions) -> Retrieval:
         synonyms=_mean_of_pairs(ranks),
         synonyms_without_shared_characters=_mean_of_pairs(ranks[apart]),
         variants=_mean_of_pairs(_ranks_of_pairs(vectors, questions.frequent, questions.variants)),
-        alignment=float((2 - 2 * cosines(vectors, questions.moments.asked, questions.moments.wanted)).mean()),
-        uniformity=float(np.log(np.exp(-2 * (2 - 2 * cosines(vectors, *questions.random.T))).mean())),
+        alignment=float((2 - 2 * compare_rows(vectors, questions.moments.asked, questions.moments.wanted)).mean()),
+        uniformity=float(np.log(np.exp(-2 * (2 - 2 * compare_rows(vectors, *questions.random.T))).mean())),
         synonyms_without_variants=_mean_of_pairs(strict),
         synonyms_by_kind={kind: _mean_of_pairs(strict[kinds == kind]) for kind in dict.fromkeys(kinds.tolist())},
         opposites={split: _judge_opposites(vectors, questions.opposites, split, near) for split in SPLITS},
-        hubs=hub_share(vectors[questions.frequent]),
-        strangers=judge_strangers(cosines(vectors, *questions.random[questions.are_strangers].T)),
+        hubs=measure_hubs(vectors[questions.frequent]),
+        strangers=judge_strangers(compare_rows(vectors, *questions.random[questions.are_strangers].T)),
         same_moment_live=live,
         same_moment_live_accuracy=live_accuracy,
         synonyms_2020=None
@@ -203,7 +203,7 @@ def answer(name: str, vectors: Matrix, questions: Questions) -> Retrieval:
     )
 
 
-def ranks(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+def rank(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """The place of the right one among the wrong ones, from 1; of equals, the middle: [q], [q, w] → [q]."""
     return np.asarray(1 + (wrong > right[:, None]).sum(1) + (wrong == right[:, None]).sum(1) / 2)
 
@@ -220,11 +220,11 @@ def _asked(pair: Pair, number: Callable[[str], int], folded: list[str]) -> Asked
 
 def _judge_moments(vectors: Matrix, moments: Moments) -> tuple[Mean, float]:
     """The mean reciprocal rank, and how often the one stands first."""
-    found = ranks(
-        cosines(vectors, moments.asked, moments.wanted),
-        cosines(vectors, moments.asked[:, None], moments.strangers),
+    found = rank(
+        compare_rows(vectors, moments.asked, moments.wanted),
+        compare_rows(vectors, moments.asked[:, None], moments.strangers),
     )
-    return mean(1 / found, moments.documents), float((found < 2).mean())
+    return bootstrap_mean(1 / found, moments.documents), float((found < 2).mean())
 
 
 def _ranks_of_pairs(
@@ -244,18 +244,18 @@ def _ranks_of_pairs(
 
 def _rank(vectors: Matrix, asked: int, wanted: int, among: np.ndarray) -> float:
     others = among[(among != asked) & (among != wanted)]
-    right = cosines(vectors, np.array([asked]), np.array([wanted]))
-    return float(ranks(right, cosines(vectors, np.array([[asked]]), others[None]))[0])
+    right = compare_rows(vectors, np.array([asked]), np.array([wanted]))
+    return float(rank(right, compare_rows(vectors, np.array([[asked]]), others[None]))[0])
 
 
 def _mean_of_pairs(found: np.ndarray) -> Mean:
     """The mean reciprocal rank of [p, 2], the two directions of a pair drawn together."""
-    return mean(1 / found.ravel(), np.repeat(np.arange(len(found)), 2))
+    return bootstrap_mean(1 / found.ravel(), np.repeat(np.arange(len(found)), 2))
 
 
 def _judge_opposites(
     vectors: Matrix, opposites: Sequence[AskedPair], split: str, near: dict[str, np.ndarray]
 ) -> Opposites:
     asked = [pair for pair in opposites if pair.pair.split == split]
-    found = cosines(vectors, *np.array([(pair.first, pair.second) for pair in asked]).T)
+    found = compare_rows(vectors, *np.array([(pair.first, pair.second) for pair in asked]).T)
     return judge_opposites(found, [pair.pair.kind for pair in asked], near["variants"], near["synonyms"])

@@ -13,7 +13,7 @@ from training.evaluation.tables import align
 SERVED = "-2"  # the layer that the service pools
 
 
-def retrieval_markdown(rows: list[Retrieval]) -> str:
+def format_retrieval(rows: list[Retrieval]) -> str:
     """The table of `evaluate --retrieval`: a row per question, a column per way to make vectors."""
     first = rows[0]
     questions: list[tuple[str, Callable[[Retrieval], str]]] = [

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sparse
 
-from training.evaluation.intervals import RESAMPLES, SEED, Mean, interval, mean
+from training.evaluation.intervals import RESAMPLES, SEED, Mean, bootstrap_mean, percentile_interval
 
 Matrix = Any  # np.ndarray, or scipy's csr_matrix, which has no types
 
@@ -30,7 +30,7 @@ class Strangers:
     percentile_95: float  # a twentieth of the strangers are nearer than this
 
 
-def cosines(vectors: Matrix, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def compare_rows(vectors: Matrix, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Cosines of the rows of these numbers, of vectors of length 1; the two broadcast."""
     first, second = np.broadcast_arrays(first, second)
     if sparse.issparse(vectors):
@@ -42,19 +42,19 @@ def cosines(vectors: Matrix, first: np.ndarray, second: np.ndarray) -> np.ndarra
     return found
 
 
-def all_cosines(vectors: Matrix) -> np.ndarray:
+def compare_all(vectors: Matrix) -> np.ndarray:
     """Cosines of every row with every other: [n, n]."""
     products = vectors @ vectors.T
     return np.asarray(products.toarray() if sparse.issparse(products) else products, np.float32)
 
 
-def hub_share(vectors: Matrix) -> Mean:
+def measure_hubs(vectors: Matrix) -> Mean:
     """The share of the rows' ten-nearest lists that the ten commonest neighbours fill: 10/n at best, 1 at worst.
 
     Of equally near ones it is chance which are in a list.
     """
     rng = np.random.default_rng(SEED)
-    found = all_cosines(vectors)
+    found = compare_all(vectors)
     np.fill_diagonal(found, -np.inf)
     count = len(found)
     nearest = min(NEAREST, count - 1)
@@ -70,9 +70,9 @@ def hub_share(vectors: Matrix) -> Mean:
     for resample in range(RESAMPLES):
         drawn = np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float32)
         resampled[resample] = share(drawn @ lists)
-    return interval(share(lists.sum(0)), resampled, count)
+    return percentile_interval(share(lists.sum(0)), resampled, count)
 
 
 def judge_strangers(found: np.ndarray) -> Strangers:
     """From the cosines of pairs of strangers [n]."""
-    return Strangers(mean(found), float(found.std()), float(np.quantile(found, 0.95)))
+    return Strangers(bootstrap_mean(found), float(found.std()), float(np.quantile(found, 0.95)))

@@ -14,8 +14,8 @@ from training.alignment.timed_lines import TimedLines, read_moments
 from training.cli import main
 from training.evaluation import compare
 from training.evaluation.baselines import embed_tfidf
-from training.evaluation.models import shorten, unit, whiten
-from training.evaluation.space import cosines
+from training.evaluation.models import normalize_rows, shorten, whiten
+from training.evaluation.space import compare_rows
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def few_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_whitened_vectors_spread_evenly() -> None:
     """A narrow cone becomes a ball: the cosines of different danmaku are 0 on average."""
-    narrow = unit(np.random.default_rng(2).standard_normal((300, 8)) * [9, 5, 3, 1, 1, 1, 1, 1] + 20)
+    narrow = normalize_rows(np.random.default_rng(2).standard_normal((300, 8)) * [9, 5, 3, 1, 1, 1, 1, 1] + 20)
     after = whiten(narrow, narrow)
     assert (narrow @ narrow.T).mean() > 0.9
     assert abs((after @ after.T).mean()) < 0.05
@@ -51,8 +51,8 @@ def test_shortened_vectors_have_length_1_again() -> None:
 
 def test_tfidf_finds_what_is_written_alike(lines: dict[str, TimedLines]) -> None:
     vectors = embed_tfidf(lines["train"])(["哈 哈 哈", "哈 哈 哈 哈", "草", "龘"])
-    assert cosines(vectors, np.array([0]), np.array([1]))[0] == pytest.approx(1)
-    assert cosines(vectors, np.array([0]), np.array([2]))[0] == 0
+    assert compare_rows(vectors, np.array([0]), np.array([1]))[0] == pytest.approx(1)
+    assert compare_rows(vectors, np.array([0]), np.array([2]))[0] == 0
     assert vectors[3].nnz == 0
 
 

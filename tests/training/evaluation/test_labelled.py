@@ -15,9 +15,9 @@ from training.evaluation.labelled import (
     Task,
     judge,
     judge_tfidf,
-    macro_f1,
+    list_texts,
     read_tasks,
-    texts_of,
+    score_macro_f1,
 )
 
 COUNT = 240
@@ -50,7 +50,7 @@ def test_tables_are_tasks_by_their_columns_and_names(folder: Path) -> None:
     assert isinstance(rude, Task) and (len(rude.train), len(rude.judged)) == (160, 80)
     assert isinstance(shop, Task) and len(shop.train) + len(shop.judged) == COUNT
     assert 0.2 < len(shop.judged) / COUNT < 0.5 and not set(shop.train) & set(shop.judged)
-    assert len(texts_of([rude, shop])) == COUNT
+    assert len(list_texts([rude, shop])) == COUNT
 
 
 def test_the_split_of_a_file_follows_from_its_texts(folder: Path) -> None:
@@ -101,8 +101,8 @@ def test_tfidf_learns_the_task_alone(folder: Path) -> None:
 def test_macro_f1_counts_classes_alike() -> None:
     """Nine of ten right by answering one class is no half of it."""
     truth = np.array([0] * 9 + [1])
-    assert macro_f1(truth, np.zeros(10)).value == pytest.approx((18 / 19) / 2)
-    assert macro_f1(truth, truth).value == 1.0
+    assert score_macro_f1(truth, np.zeros(10)).value == pytest.approx((18 / 19) / 2)
+    assert score_macro_f1(truth, truth).value == 1.0
 
 
 @pytest.mark.parametrize(
