@@ -201,8 +201,8 @@ def _evaluate(opened: ModelDirectory, name: str, corpus: Corpus, max_examples: i
     examples, predictions = int(labels.sum()), int(tokens.sum())
     if not examples:
         raise ValueError(
-            f"invalid corpus: {corpus.name} has no danmaku that the vocabulary of {name} can spell; expected some in its "
-            "script"
+            f"invalid corpus: {corpus.name} has no danmaku that the vocabulary of {name} can spell; "
+            "expected some in its script"
         )
 
     progress = Progress(f"evaluate {opened.name} on {Path(corpus.name).name}", examples, "examples")
