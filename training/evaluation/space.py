@@ -51,15 +51,14 @@ def compare_all(vectors: Matrix) -> np.ndarray:
 def measure_hubs(vectors: Matrix) -> Mean:
     """The share of the rows' ten-nearest lists that the ten commonest neighbours fill: 10/n at best, 1 at worst.
 
-    Of equally near ones it is chance which are in a list.
+    Which of equally near ones are in a list is random.
     """
     rng = np.random.default_rng(SEED)
     found = compare_all(vectors)
     np.fill_diagonal(found, -np.inf)
     count = len(found)
     nearest = min(NEAREST, count - 1)
-    keys = rng.permutation(count)  # to tell equals apart
-    order = np.lexsort((np.broadcast_to(keys, found.shape), -found), axis=1)[:, :nearest]
+    order = np.lexsort((rng.random(found.shape, np.float32), -found), axis=1)[:, :nearest]
     lists = np.zeros((count, count), np.float32)
     np.put_along_axis(lists, order, 1, axis=1)
 
