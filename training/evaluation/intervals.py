@@ -1,8 +1,8 @@
 """Means and areas under curves with the 95 % interval of a bootstrap, from one frozen seed.
 
 Percentile intervals of 1,000 resamples (B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
-What is resampled are clusters, where values of one cluster are no independent witnesses: the questions of one video,
-or the two directions of a pair.
+Values that are not independent, such as the questions of one video or the two directions of a pair, are resampled
+together as a cluster.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 SEED = 20190531  # never changed: intervals of different days and models must be comparable
 RESAMPLES = 1000
+DRAWS_AT_A_TIME = 4_000_000  # 32 MB
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,20 @@ class Mean:
 
 
 def bootstrap_mean(values: np.ndarray, clusters: np.ndarray | None = None) -> Mean:
-    """The mean of the values [n]; with `clusters` [n], those of equal numbers are drawn together."""
+    """Returns the mean of the values [n]; with `clusters` [n], values of one cluster are drawn together."""
     rng = np.random.default_rng(SEED)
     clusters = np.arange(len(values)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     sums, counts = np.bincount(clusters, weights=values), np.bincount(clusters)
-    drawn = rng.integers(0, len(sums), (RESAMPLES, len(sums)))
-    resampled = sums[drawn].sum(1) / counts[drawn].sum(1)
+    resampled = np.empty(RESAMPLES)
+    rows = max(1, DRAWS_AT_A_TIME // len(sums))
+    for first in range(0, RESAMPLES, rows):
+        drawn = rng.integers(0, len(sums), (min(rows, RESAMPLES - first), len(sums)))
+        resampled[first : first + rows] = sums[drawn].sum(1) / counts[drawn].sum(1)
     return percentile_interval(float(values.mean()), resampled, len(values))
 
 
 def bootstrap_auc(positive: np.ndarray, negative: np.ndarray) -> Mean:
-    """How often a positive score [p] is above a negative one [n], ties counting half: the area under the ROC curve."""
+    """Returns the area under the ROC curve: how often a positive score [p] is above a negative one [n], ties half."""
     above = (positive[:, None] > negative).astype(np.float32)
     above += 0.5 * (positive[:, None] == negative)  # [p, n]
     rng = np.random.default_rng(SEED)
@@ -48,11 +52,11 @@ def bootstrap_auc(positive: np.ndarray, negative: np.ndarray) -> Mean:
 
 
 def draw_multiplicities(rng: np.random.Generator, resamples: int, count: int) -> np.ndarray:
-    """How often each of `count` items is drawn in each resample: float32 [resamples, count]."""
+    """Draws resamples of `count` items: how often each item is in each, float32 [resamples, count]."""
     return rng.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float32)
 
 
 def percentile_interval(value: float, resampled: np.ndarray, count: int) -> Mean:
-    """The value between the quantiles 0.025 and 0.975 of its resamples."""
+    """Returns the value with the quantiles 0.025 and 0.975 of its resamples."""
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Mean(value, float(low), float(high), count)

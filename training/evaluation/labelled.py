@@ -1,13 +1,12 @@
-"""How good a ground vectors are for a task of one's own: classifiers on top of them, and pairs of questions.
+"""Judges vectors by labelled tasks: linear classifiers on frozen vectors, and cosines of pairs of texts.
 
-A folder of tables tells the tasks. `text, label` a line is a classification; NAME_train.tsv is learned from and
-NAME_dev.tsv judged, where both are there, and of a file without its other half a third is judged, by a hash of the
-texts. `text, text, label` is pairs, 1 for those that mean the same: how often is a cosine of such a pair above one of
-another?
+The tasks are the .tsv files of a folder. Lines of `text, label` are a classification: NAME_train.tsv is learned from
+and NAME_dev.tsv judged; of a file without such a counterpart, a third is judged, by a hash of the texts. Lines of
+`text, text, label` are pairs, with the label 1 where they mean the same: how often is the cosine of such a pair above
+that of another?
 
-The classifier is a logistic regression on standardised vectors, for a model of one layer, or of the layers that serve
-best, all together among them. Which serve best, and how strong the regularisation is, a quarter of what is learned
-from decides, never what is judged.
+The classifier is a logistic regression on standardised vectors of one layer, or of all together. A quarter of the texts
+to learn from chooses the best layers and the strength of the regularisation; the judged texts never do.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class PairTask:
 
 @dataclass(frozen=True)
 class Probe:
-    """A classifier on what has not been learned from."""
+    """The results of a classifier on texts that it has not learned from."""
 
     accuracy: Mean
     macro_f1: Mean
@@ -76,14 +75,14 @@ class Probe:
 
 @dataclass(frozen=True)
 class Labelled:
-    """How one way to make vectors serves the tasks."""
+    """The results of one model or baseline on all tasks."""
 
     tasks: dict[str, dict[str, Probe]]  # by task, then by layers; `best` are those that validation chose
     pairs: dict[str, Mean]  # areas under the ROC curve
 
 
 def read_tasks(folder: Path) -> list[Task | PairTask]:
-    """The tasks of a folder, by name. Raises ValueError for lines that are neither, and if there are none."""
+    """Reads the tasks of a folder, in the order of their names. Raises ValueError for other lines and without tasks."""
     files = {path.stem: _read(path) for path in sorted(folder.glob("*.tsv"))}
     if not files:
         raise ValueError(f"invalid {folder}; expected .tsv files of text and label, or of text, text and label")
@@ -106,7 +105,7 @@ def read_tasks(folder: Path) -> list[Task | PairTask]:
 
 
 def list_texts(tasks: list[Task | PairTask]) -> list[str]:
-    """All texts of the tasks, each once."""
+    """Lists the texts of the tasks, each once."""
     found: dict[str, None] = {}
     for task in tasks:
         parts = (task.train, task.judged) if isinstance(task, Task) else (task.first, task.second)
@@ -115,7 +114,7 @@ def list_texts(tasks: list[Task | PairTask]) -> list[str]:
 
 
 def judge(tasks: list[Task | PairTask], featurise: Featurise, strengths: tuple[float, ...] = STRENGTHS) -> Labelled:
-    """Trains the classifiers and compares the pairs, by the first of the features."""
+    """Trains the classifiers; compares pairs by the first of the features."""
     known = list_texts(tasks)
     place_of = {text: place for place, text in enumerate(known)}
     features = featurise(known)
@@ -133,7 +132,7 @@ def judge(tasks: list[Task | PairTask], featurise: Featurise, strengths: tuple[f
 
 
 def judge_tfidf(tasks: list[Task | PairTask]) -> Labelled:
-    """Characters and pairs and triples of them, learned of the task alone: what vectors must beat to be worth it."""
+    """Judges characters, pairs and triples of them, weighted by TF-IDF on each task alone."""
     found: dict[str, dict[str, Probe]] = {}
     pairs: dict[str, Mean] = {}
     for task in tasks:
@@ -151,14 +150,14 @@ def judge_tfidf(tasks: list[Task | PairTask]) -> Labelled:
 
 
 def score_macro_f1(truth: np.ndarray, predicted: np.ndarray) -> Mean:
-    """The mean over classes of the harmonic mean of precision and recall."""
+    """Returns the mean over classes of the harmonic mean of precision and recall."""
     labels = np.unique(truth)
     true = (truth[:, None] == labels).astype(np.float32)  # [n, classes]
     said = (predicted[:, None] == labels).astype(np.float32)
     hits = true * said
 
     def score(times: np.ndarray) -> np.ndarray:
-        """Of the texts, each taken so many times: [n] or [r, n] → scalar or [r]."""
+        """Scores texts that are counted so many times each: [n] or [r, n] → scalar or [r]."""
         return np.asarray((2 * (times @ hits) / np.maximum(times @ said + times @ true, 1)).mean(-1))
 
     drawn = draw_multiplicities(np.random.default_rng(SEED), RESAMPLES, len(truth))
@@ -166,7 +165,7 @@ def score_macro_f1(truth: np.ndarray, predicted: np.ndarray) -> Mean:
 
 
 def _judge_task(task: Task, split: dict[str, tuple[Matrix, Matrix]], strengths: tuple[float, ...]) -> dict[str, Probe]:
-    """A probe of the first features alone, and of those that do best on the validation part."""
+    """Probes the first features, and those that do best on the validation part."""
     is_validation = np.array([hash_of(f"validation {text}") < VALIDATION_SHARE * 2**64 for text in task.train])
     scores: dict[tuple[str, float], float] = {}
     for layers, (train, _) in split.items():

@@ -1,4 +1,4 @@
-"""Vectors of a model directory: as the service makes them, of other layers, whitened, or cut to their first numbers."""
+"""Encodes texts with a model directory as the service does, or from other layers; whitens and shortens vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS_PER_CALL = 128
 
 
 def embed(directory: Path, texts: list[str], options: EncoderOptions | None = None) -> np.ndarray:
-    """Vectors of length 1 as the service's defaults or the options make them; 0 for a text without known tokens."""
+    """Encodes texts with the service's defaults or the options: rows of length 1, or 0 without a known token."""
     with (
         closing(OnnxEncoder.open(directory, options or EncoderOptions(), threads=1)) as opened,
         ThreadPoolExecutor(os.cpu_count()) as executor,
@@ -35,9 +35,9 @@ def embed(directory: Path, texts: list[str], options: EncoderOptions | None = No
 
 
 def embed_layers(directory: Path, texts: list[str]) -> dict[str, np.ndarray]:
-    """Vectors of each layer, by its number from the end, that of the service first; then all layers side by side.
+    """Encodes texts with each layer, by its number from the end, the service's first, and with all side by side.
 
-    Each layer's part has length 1. The embeddings, which no layer has touched, are not among them.
+    Each layer's part has length 1. The embeddings below the first layer are left out.
     """
     config = BertConfig.from_json_file(directory / "bert_config.json")
     layers = list(range(-1, -config.num_hidden_layers - 1, -1))
@@ -57,5 +57,5 @@ def whiten(vectors: np.ndarray, sample: np.ndarray) -> np.ndarray:
 
 
 def shorten(vectors: np.ndarray, dim: int) -> np.ndarray:
-    """The first numbers of the vectors alone, as a user who stores many of them may keep."""
+    """Keeps the first numbers of the vectors, as a user with many vectors may do."""
     return normalize_rows(vectors[:, :dim])

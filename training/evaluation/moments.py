@@ -1,7 +1,7 @@
 """Questions of a moment: does a danmaku find what others wrote at the same time, in other words?
 
-One danmaku, one that was written within 3 s of it and shares no character with it, and 99 of other videos or sessions:
-at which place does the one stand? Chance has a mean reciprocal rank of 0.05.
+Given one danmaku, a second that was written within 3 s of it and shares no character with it, and 99 of other videos or
+sessions: at which place is the second? Chance has a mean reciprocal rank of 0.05.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STRANGERS = 99
 
 @dataclass(frozen=True)
 class Moments:
-    """q questions; every number is that of a text."""
+    """Questions, q of them. Every number is that of a text."""
 
     asked: np.ndarray  # [q]
     wanted: np.ndarray  # [q]
@@ -36,9 +36,10 @@ def ask_moments(
     most_of_a_document: int,
     pool: int | None = None,
 ) -> Moments:
-    """Questions about the lines.
+    """Draws at most `most_of_a_document` questions from each document, 2,000 in all.
 
-    Strangers are any lines of other documents, or with `pool` some of that many, so that fewer texts need a vector.
+    Strangers are lines of other documents; with `pool`, they come from that many lines, which limits how many texts
+    need a vector.
     Raises ValueError if no two danmaku can be asked about.
     """
     first, last = lines.neighbours(MOMENT_S, MAX_NEIGHBOURS)
@@ -49,7 +50,7 @@ def ask_moments(
         drawn_from = np.sort(rng.permutation(drawn_from)[:pool])
     found = []
     for document, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        own_first, own_last = np.searchsorted(drawn_from, [start, end])  # no strangers
+        own_first, own_last = np.searchsorted(drawn_from, [start, end])  # the document's own lines
         num_strangers = len(drawn_from) - (own_last - own_first)
         count = 0
         for line in rng.permutation(np.arange(start, end)):
@@ -64,7 +65,10 @@ def ask_moments(
             if count == most_of_a_document:
                 break
     if not found:
-        raise ValueError("no two danmaku of a held-out video stand within 3 s and share no character: too few videos")
+        raise ValueError(
+            "invalid recordings: in no held-out video are two danmaku within 3 s that share no character; "
+            "expected more videos"
+        )
     kept = rng.permutation(len(found))[:QUESTIONS]
     asked, wanted, strangers, documents = (
         np.array(column) for column in zip(*(found[question] for question in kept), strict=True)

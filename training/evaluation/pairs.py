@@ -1,9 +1,8 @@
-"""Pairs of danmaku that mean the same, are one danmaku written otherwise, or say opposite things; how they are judged.
+"""Pairs of danmaku: synonyms, variants (one danmaku spelled in two ways) and opposites.
 
-Synonyms and variants are judged by rank: at which place does one stand from the other, among the 1,000 commonest
-danmaku? Where `可爱` is asked for `卡哇伊`, `可爱啊` is no wrong answer, so such variants of either can be left out.
-Opposites are judged by cosine: a bot that merges what is near must keep variants together and opposites apart, by one
-threshold.
+Synonyms and variants are judged by rank: at which place is one from the other, among the 1,000 commonest danmaku?
+For `可爱` and `卡哇伊`, `可爱啊` is not a wrong answer, so variants of either can be left out of the 1,000. Opposites
+are judged by cosine: a bot that merges near danmaku must keep variants together and opposites apart, by one threshold.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Opposites:
-    """How far opposites are told apart from what may be merged."""
+    """How well opposites are separated from what may be merged."""
 
     against_variants: Mean  # area under the ROC curve: how often a variant is nearer than an opposite
     against_synonyms: Mean
@@ -53,7 +52,7 @@ class Opposites:
 
 
 def read_pairs(path: Path, tokenizer: Tokenizer) -> list[Pair]:
-    """`one, other, kind` a line, separated by tabs, and `split` if the file is of opposites; # begins a comment.
+    """Reads lines of `one, other, kind`, and for opposites `split`, separated by tabs; # begins a comment.
 
     Raises ValueError for other lines.
     """
@@ -72,18 +71,18 @@ def read_pairs(path: Path, tokenizer: Tokenizer) -> list[Pair]:
 
 
 def fold(text: str) -> str:
-    """The text without what writers vary freely: width, case, marks and spaces, and repeats."""
+    """Returns the text in one width and case, without marks, spaces and repeats."""
     return kind_of(unicodedata.normalize("NFKC", text).casefold())
 
 
 def are_variants(one: str, other: str) -> bool:
-    """Whether two folded texts are equal, or one contains the other and is at most twice as long."""
+    """Says whether two folded texts are equal, or one contains the other and is at most twice as long."""
     short, long = sorted((one, other), key=len)
     return one == other or (short in long and len(long) <= LONGER_VARIANT * len(short))
 
 
 def judge_opposites(opposites: np.ndarray, kinds: list[str], variants: np.ndarray, synonyms: np.ndarray) -> Opposites:
-    """From the cosines of pairs [o], of the kinds [o], of variants [v] and of synonyms [s]."""
+    """Compares the cosines of opposites [o], of the given kinds [o], with those of variants [v] and synonyms [s]."""
     rng = np.random.default_rng(SEED)
     merges = np.empty(RESAMPLES)
     for resample in range(RESAMPLES):
@@ -102,5 +101,5 @@ def judge_opposites(opposites: np.ndarray, kinds: list[str], variants: np.ndarra
 
 
 def find_threshold(variants: np.ndarray) -> float:
-    """The largest cosine at or above which 80 % of the variants lie."""
+    """Returns the largest threshold that keeps 80 % of the variants at or above it."""
     return float(np.quantile(variants, 1 - KEPT_VARIANTS, method="lower"))

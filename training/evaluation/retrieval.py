@@ -1,14 +1,14 @@
-"""What danmaku vectors are worth to a bot that searches and merges with them: do they find what belongs together?
+"""Judges danmaku vectors as a bot uses them, to search and to merge.
 
-    same moment   moments.py: a danmaku of a held-out video and what others wrote in the same seconds; the same of
-                  held-out live sessions
-    synonyms      synonyms.tsv, pairs that viewers use for the same thing: at which place does one stand from the
-                  other, among the 1,000 commonest danmaku? By kind, too, and without the variants of either among them
-    variants      variants.tsv, the same danmaku written otherwise: the same question
+    same moment   moments.py: does a danmaku find what others wrote in the same seconds of a held-out video, or of a
+                  held-out live session?
+    synonyms      synonyms.tsv, pairs that viewers use for the same thing: at which place is one from the other,
+                  among the 1,000 commonest danmaku? Also by kind, with variants of either left out of the 1,000
+    variants      variants.tsv, two spellings of one danmaku: the same question
     words of 2020 synonyms-2020.tsv: the same question among the commonest danmaku of live rooms
     opposites     opposites.tsv: are they further apart than variants and synonyms?
     hubs          are the same few danmaku near everything?
-    strangers     cosines of danmaku of different videos
+    strangers     how close are danmaku of different videos?
 
 Ranks are mean reciprocal ranks, where 1 is perfect and chance is 0.05 for moments and 0.007 for pairs. Alignment and
 uniformity are those of arXiv 2005.10242: how far apart danmaku of one moment are, how evenly all are spread; less is
@@ -39,7 +39,7 @@ RANDOM_PAIRS = 20_000
 
 @dataclass(frozen=True)
 class AskedPair:
-    """A pair whose texts have numbers."""
+    """A pair, with the numbers of its texts."""
 
     first: int
     second: int
@@ -49,9 +49,9 @@ class AskedPair:
 
 @dataclass(frozen=True)
 class Questions:
-    """The same danmaku for every model."""
+    """All questions of one evaluation, the same for every model. Danmaku are numbers into `texts`."""
 
-    texts: list[str]  # all that is asked about
+    texts: list[str]
     moments: Moments
     frequent: np.ndarray  # [FREQUENT], the commonest danmaku of the videos
     synonyms: list[AskedPair]
@@ -64,7 +64,7 @@ class Questions:
     synonyms_2020: Sequence[AskedPair] = ()
 
     def first(self, moments: int, random: int) -> Questions:
-        """The first so many questions of a moment and random pairs, for what is slow to make vectors.
+        """Returns only so many questions of a moment and random pairs, for a model that is slow.
 
         Texts keep their numbers; those that are not needed are empty.
         """
@@ -88,25 +88,25 @@ class Questions:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How one way to make vectors did."""
+    """The results of one model or baseline."""
 
     name: str
     same_moment: Mean
-    same_moment_accuracy: float  # how often the one stands first
+    same_moment_accuracy: float  # how often the right one is first
     synonyms: Mean
     synonyms_without_shared_characters: Mean
     variants: Mean
     alignment: float
     uniformity: float
-    synonyms_without_variants: Mean  # the variants of either left out of the commonest danmaku
-    synonyms_by_kind: dict[str, Mean]  # as those
+    synonyms_without_variants: Mean  # variants of either left out of the commonest danmaku
+    synonyms_by_kind: dict[str, Mean]  # variants left out, too
     opposites: dict[str, Opposites]  # by split
     hubs: Mean
     strangers: Strangers
     same_moment_live: Mean | None = None
     same_moment_live_accuracy: float | None = None
     synonyms_2020: Mean | None = None
-    labelled: Labelled | None = None  # what the vectors are worth as ground for other tasks
+    labelled: Labelled | None = None  # results on labelled tasks
 
 
 def ask(
@@ -120,7 +120,7 @@ def ask(
     live_train: TimedLines | None = None,
     live_heldout: TimedLines | None = None,
 ) -> Questions:
-    """Questions about the held-out lines, and about pairs among the commonest danmaku of the others.
+    """Asks about the held-out lines, and about pairs among the commonest danmaku of the others.
 
     Raises ValueError if the held-out videos or sessions have no two danmaku to ask about.
     """
@@ -169,7 +169,7 @@ def ask(
 
 
 def answer(name: str, vectors: Matrix, questions: Questions) -> Retrieval:
-    """Judges the vectors of `questions.texts`, rows of length 1, or 0 for a text of which nothing is known."""
+    """Judges the vectors of `questions.texts`: rows of length 1, or 0 for a text of which nothing is known."""
     same_moment, accuracy = _judge_moments(vectors, questions.moments)
     live, live_accuracy = _judge_moments(vectors, questions.live_moments) if questions.live_moments else (None, None)
     ranks = _ranks_of_pairs(vectors, questions.frequent, questions.synonyms)
@@ -204,7 +204,7 @@ def answer(name: str, vectors: Matrix, questions: Questions) -> Retrieval:
 
 
 def rank(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """The place of the right one among the wrong ones, from 1; of equals, the middle: [q], [q, w] → [q]."""
+    """Returns the place of the right one among the wrong ones, from 1; the middle among equals: [q], [q, w] → [q]."""
     return np.asarray(1 + (wrong > right[:, None]).sum(1) + (wrong == right[:, None]).sum(1) / 2)
 
 
@@ -219,7 +219,7 @@ def _asked(pair: Pair, number: Callable[[str], int], folded: list[str]) -> Asked
 
 
 def _judge_moments(vectors: Matrix, moments: Moments) -> tuple[Mean, float]:
-    """The mean reciprocal rank, and how often the one stands first."""
+    """Returns the mean reciprocal rank, and how often the right one is first."""
     found = rank(
         compare_rows(vectors, moments.asked, moments.wanted),
         compare_rows(vectors, moments.asked[:, None], moments.strangers),
@@ -230,7 +230,7 @@ def _judge_moments(vectors: Matrix, moments: Moments) -> tuple[Mean, float]:
 def _ranks_of_pairs(
     vectors: Matrix, frequent: np.ndarray, pairs: Sequence[AskedPair], *, without_variants: bool = False
 ) -> np.ndarray:
-    """Forth and back of every pair: [p, 2]."""
+    """Ranks both directions of every pair: [p, 2]."""
     return np.array(
         [
             [
@@ -249,7 +249,7 @@ def _rank(vectors: Matrix, asked: int, wanted: int, among: np.ndarray) -> float:
 
 
 def _mean_of_pairs(found: np.ndarray) -> Mean:
-    """The mean reciprocal rank of [p, 2], the two directions of a pair drawn together."""
+    """Returns the mean reciprocal rank of ranks [p, 2]; the two directions of a pair are one cluster."""
     return bootstrap_mean(1 / found.ravel(), np.repeat(np.arange(len(found)), 2))
 
 

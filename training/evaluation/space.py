@@ -1,8 +1,8 @@
-"""The space of vectors as a whole: cosines of rows, and whether a few danmaku are near everything.
+"""Measures the space of vectors as a whole: hubs, and how close strangers are.
 
-A hub is a danmaku that is among the nearest of very many others, which makes it an answer to everything and worth
-nothing (M. Radovanović, A. Nanopoulos, M. Ivanović, Hubs in space, JMLR 11 (2010) 2487-2531). A crowded space has
-strangers, danmaku of different videos, with a high cosine; then no threshold says what is alike.
+A hub is a danmaku that is among the nearest of very many others and so answers every query (M. Radovanović,
+A. Nanopoulos, M. Ivanović, Hubs in space, JMLR 11 (2010) 2487-2531). In a crowded space strangers, which are danmaku
+of different videos, have a high cosine, and a threshold cannot say what is alike.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Strangers:
 
 
 def compare_rows(vectors: Matrix, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosines of the rows of these numbers, of vectors of length 1; the two broadcast."""
+    """Computes the cosines of the rows of these numbers, which broadcast, of vectors of length 1."""
     first, second = np.broadcast_arrays(first, second)
     if sparse.issparse(vectors):
         products = vectors[first.ravel()].multiply(vectors[second.ravel()]).sum(1)
@@ -43,13 +43,13 @@ def compare_rows(vectors: Matrix, first: np.ndarray, second: np.ndarray) -> np.n
 
 
 def compare_all(vectors: Matrix) -> np.ndarray:
-    """Cosines of every row with every other: [n, n]."""
+    """Computes the cosines of every row with every other: [n, n]."""
     products = vectors @ vectors.T
     return np.asarray(products.toarray() if sparse.issparse(products) else products, np.float32)
 
 
 def measure_hubs(vectors: Matrix) -> Mean:
-    """The share of the rows' ten-nearest lists that the ten commonest neighbours fill: 10/n at best, 1 at worst.
+    """Measures how much of the rows' ten-nearest lists the ten commonest neighbours fill: 10/n at best, 1 at worst.
 
     Which of equally near ones are in a list is random.
     """
@@ -73,5 +73,5 @@ def measure_hubs(vectors: Matrix) -> Mean:
 
 
 def judge_strangers(found: np.ndarray) -> Strangers:
-    """From the cosines of pairs of strangers [n]."""
+    """Summarises the cosines of pairs of strangers [n]."""
     return Strangers(bootstrap_mean(found), float(found.std()), float(np.quantile(found, 0.95)))

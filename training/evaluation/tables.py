@@ -1,4 +1,4 @@
-"""Tables of Markdown that can be read in a terminal, too, and results as files, for people and for programs."""
+"""Writes results as Markdown tables, aligned for reading in a terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from training.files import write_text
 
 
 def align(lines: Sequence[tuple[str, ...]]) -> list[str]:
+    """Returns the lines of a Markdown table with columns of even width; the first tuple is the header."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     rows.insert(1, " | ".join("-" * width for width in widths))
@@ -24,6 +25,6 @@ def write_markdown(path: Path, table: str) -> None:
 
 
 def write_json(path: Path, rows: Sequence[Any]) -> None:
-    """The rows as a JSON list, one object with all numbers each; the file is whole or not there."""
+    """Writes dataclasses as a JSON list of objects; the file is either whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=2) + "\n")

@@ -17,10 +17,12 @@ from training.evaluation.baselines import embed_tfidf
 from training.evaluation.models import normalize_rows, shorten, whiten
 from training.evaluation.space import compare_rows
 
+MODEL = Path(__file__).parents[3] / "models/danmaku-bert-mini"
+
 
 @pytest.fixture(scope="module")
-def tokenizer(models: tuple[Path, Path]) -> Tokenizer:
-    return Tokenizer.from_file(models[1] / "vocab.txt")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(MODEL / "vocab.txt")
 
 
 @pytest.fixture(scope="module")
@@ -84,27 +86,27 @@ def test_a_cache_is_read_again_and_only_for_what_it_was_made_of(
         compare.read_lines([danmaku], tokenizer, "heldout", 0.3, tmp_path)
 
 
-def test_dims_that_a_model_does_not_have_are_refused(danmaku: Path, models: tuple[Path, Path]) -> None:
+def test_dims_that_a_model_does_not_have_are_refused(danmaku: Path) -> None:
     """Before anything is read."""
     for dim in (0, 100_000):
         with pytest.raises(ValueError, match=f"invalid dims: {dim}; expected 1 to"):
-            compare.compare([models[1]], [danmaku], dims=[dim])
+            compare.compare([MODEL], [danmaku], dims=[dim])
 
 
-def test_an_unknown_baseline_is_refused(danmaku: Path, models: tuple[Path, Path]) -> None:
+def test_an_unknown_baseline_is_refused(danmaku: Path) -> None:
     with pytest.raises(ValueError, match="invalid baseline: bm25; expected tfidf, cooccurrence"):
-        compare.compare([models[1]], [danmaku], heldout=0.4, baselines=["bm25"])
+        compare.compare([MODEL], [danmaku], heldout=0.4, baselines=["bm25"])
 
 
 @pytest.mark.usefixtures("few_dimensions")
 def test_the_command_prints_every_way_beside_the_others(
-    danmaku: Path, models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    danmaku: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["evaluate", "--retrieval", "--model", str(models[1]), "--corpus", str(danmaku), "--heldout", "0.4"]
+    arguments = ["evaluate", "--retrieval", "--model", str(MODEL), "--corpus", str(danmaku), "--heldout", "0.4"]
     arguments += ["--live", str(danmaku), "--live-heldout", "0.4", "--dims", "8", "--cache", str(tmp_path / "cache")]
     assert main([*arguments, "--json", str(tmp_path / "found.json")]) == 0
     printed = capsys.readouterr().out
-    names = ["character TF-IDF", "co-occurrence", "after", "after, whitened", "after, first 8"]
+    names = ["character TF-IDF", "co-occurrence", MODEL.name, f"{MODEL.name}, whitened", f"{MODEL.name}, first 8"]
     assert [cell.strip() for cell in printed.splitlines()[0].split("|")[2:-1]] == names
     for question in ("same moment, live rooms", "words of 2020", "variants above opposites, AUC", "strangers'"):
         assert f"| {question}" in printed
@@ -122,16 +124,14 @@ def test_the_command_prints_every_way_beside_the_others(
     assert row.split("|")[4].strip() in again
 
 
-def test_live_rooms_are_not_asked_about_unless_given(
-    danmaku: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_live_rooms_are_not_asked_about_unless_given(danmaku: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main(
             [
                 "evaluate",
                 "--retrieval",
                 "--model",
-                str(models[1]),
+                str(MODEL),
                 "--corpus",
                 str(danmaku),
                 "--heldout",
