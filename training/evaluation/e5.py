@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from training.evaluation.baselines import Embed, normalize_rows
-from training.progress import Progress
+from training.progress import open_progress
 
 TEXTS_PER_COMMIT = 500
 # BERT's normaliser puts spaces around Chinese characters.
@@ -55,16 +55,16 @@ def _compute_missing(
     if not texts:
         return found
     compute = compute or _open_model()
-    progress = Progress("e5", len(texts), "texts")
-    for start in range(0, len(texts), TEXTS_PER_COMMIT):
-        part = texts[start : start + TEXTS_PER_COMMIT]
-        vectors = dict(zip(part, compute(part).astype(np.float16), strict=True))
-        with connection:
-            connection.executemany(
-                "INSERT INTO vectors VALUES (?, ?)", [(text, vector.tobytes()) for text, vector in vectors.items()]
-            )
-        found |= vectors
-        progress.update(start + len(part))
+    with open_progress("e5", len(texts), "texts") as progress:
+        for start in range(0, len(texts), TEXTS_PER_COMMIT):
+            part = texts[start : start + TEXTS_PER_COMMIT]
+            vectors = dict(zip(part, compute(part).astype(np.float16), strict=True))
+            with connection:
+                connection.executemany(
+                    "INSERT INTO vectors VALUES (?, ?)", [(text, vector.tobytes()) for text, vector in vectors.items()]
+                )
+            found |= vectors
+            progress.update(len(part))
     return found
 
 

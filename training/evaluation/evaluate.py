@@ -32,7 +32,7 @@ from training.examples.records import evaluation_batches
 from training.examples.sentence_pairs import make_shards
 from training.examples.settings import ExampleSettings
 from training.files import replacing
-from training.progress import Progress
+from training.progress import open_progress
 
 SEED = 20190531  # never changed: numbers of different days and models must be comparable
 LINES_PER_SHARD = 100_000
@@ -205,16 +205,15 @@ def _evaluate(opened: ModelDirectory, name: str, corpus: Corpus, max_examples: i
             "expected some in its script"
         )
 
-    progress = Progress(f"evaluate {opened.name} on {Path(corpus.name).name}", examples, "examples")
     run = _compile(opened, features)
 
     def batches() -> Iterator[Features]:
-        done = 0
-        for features in _make_shards(corpus.texts, opened, settings, max_examples):
-            for batch in evaluation_batches(features, BATCH_SIZE):
-                yield batch
-                done += len(batch["input_ids"])
-                progress.update(done)
+        description = f"evaluate {opened.name} on {Path(corpus.name).name}"
+        with open_progress(description, examples, "examples") as progress:
+            for features in _make_shards(corpus.texts, opened, settings, max_examples):
+                for batch in evaluation_batches(features, BATCH_SIZE):
+                    yield batch
+                    progress.update(len(batch["input_ids"]))
 
     means, errors = weighted_means(batches(), run)
     masked_lm = wilson_interval(means["masked_lm_accuracy"], predictions)
