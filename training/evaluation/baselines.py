@@ -1,40 +1,34 @@
-"""What a model is held against in `evaluate --retrieval`: ways to turn danmaku into vectors that need no encoder.
+"""Baselines of `evaluate --retrieval`: cheaper ways to turn danmaku into vectors.
 
-Each is a function from texts to rows of length 1, dense or sparse; a text of which it knows nothing is a row of 0.
+Each function here learns from lines and returns a function from texts to rows of length 1, dense or sparse. A text of
+which a baseline knows nothing is a row of 0.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import Ridge
 
-from service.encoders.onnx import OnnxEncoder
-from service.encoders.options import EncoderOptions
 from training.alignment.cooccurrence import Cooccurrence
 from training.alignment.timed_lines import TimedLines
+from training.evaluation.space import Matrix
 
-Matrix = Any  # np.ndarray, or scipy's csr_matrix, which has no types
 Embed = Callable[[list[str]], Matrix]
 
-TEXTS_PER_CALL = 128
-WHITENING_TEXTS = 10_000
+MIN_NGRAM_TEXTS = 5  # distinct frequent danmaku with an n-gram, for it to have a vector
 
 
-def tfidf(lines: TimedLines) -> Embed:
-    """Characters, weighted by how few distinct danmaku have them: what is near is what is written alike."""
+def embed_tfidf(lines: TimedLines) -> Embed:
+    """Weighs characters by how few distinct danmaku have them, so that near danmaku are spelled alike."""
     vectorizer = TfidfVectorizer(analyzer="char", preprocessor=_without_spaces).fit(lines.texts)
     return lambda texts: vectorizer.transform(texts).tocsr()
 
 
-def cooccurrence(model: Cooccurrence) -> Embed:
-    """Vectors of frequent danmaku as wholes: any other is unknown."""
+def embed_cooccurrence(model: Cooccurrence) -> Embed:
+    """Looks up the vectors of frequent danmaku as a whole; any other danmaku is unknown."""
     row_of = {model.lines.texts[text]: row for row, text in enumerate(model.rows)}
 
     def embed(texts: list[str]) -> np.ndarray:
@@ -44,49 +38,26 @@ def cooccurrence(model: Cooccurrence) -> Embed:
     return embed
 
 
-def encoder(directory: Path) -> Embed:
-    """A model directory as the service opens it when nothing is set."""
+def embed_ngrams(model: Cooccurrence) -> Embed:
+    """Sums the vectors of a danmaku's character n-grams, so that an unseen danmaku has a vector, too.
 
-    def embed(texts: list[str]) -> np.ndarray:
-        with (
-            closing(OnnxEncoder.open(directory, EncoderOptions(), threads=1)) as opened,
-            ThreadPoolExecutor(os.cpu_count()) as executor,
-        ):
-            prepared = opened.inputs.prepare_texts(texts)
-            order = sorted(range(len(texts)), key=lambda number: len(prepared[number].ids))
-            parts = [order[start : start + TEXTS_PER_CALL] for start in range(0, len(order), TEXTS_PER_CALL)]
-            calls = executor.map(lambda part: opened.encode_now([prepared[number] for number in part]), parts)
-            vectors = np.zeros((len(texts), opened.model.dim), np.float32)
-            for part, found in zip(parts, calls, strict=True):
-                vectors[part] = found
-            vectors[[not text.is_spelled for text in prepared]] = 0.0
-            return unit(vectors)
-
-    return embed
+    As in fastText (P. Bojanowski et al., Enriching word vectors with subword information, TACL 5 (2017) 135-146) a text
+    is the sum of its n-grams, here of one to three characters. They are learned not by sampling but by least squares,
+    such that the sums come near the co-occurrence vectors of frequent danmaku: what `align` learns from, without BERT.
+    """
+    vectorizer = TfidfVectorizer(
+        analyzer="char", preprocessor=_without_spaces, ngram_range=(1, 3), min_df=MIN_NGRAM_TEXTS, sublinear_tf=True
+    )
+    ngrams = vectorizer.fit_transform([model.lines.texts[text] for text in model.rows])  # [r, g]
+    ridge = Ridge(alpha=1.0, fit_intercept=False, solver="sparse_cg", tol=1e-3)
+    weights = np.log1p(
+        model.lines.counts[model.rows]
+    )  # the vector of a danmaku that was seen more often is more certain
+    ridge.fit(ngrams, model.vectors, sample_weight=weights)
+    return lambda texts: normalize_rows(vectorizer.transform(texts) @ ridge.coef_.T)
 
 
-def whitened(embed: Embed, lines: TimedLines) -> Embed:
-    """Shifted and turned so that the vectors of distinct danmaku spread evenly (arXiv 2103.15316)."""
-    rng = np.random.default_rng(0)
-    some = rng.choice(len(lines.texts), min(WHITENING_TEXTS, len(lines.texts)), replace=False)
-    sample: np.ndarray = np.asarray(embed([lines.texts[text] for text in some]))
-    centre = sample.mean(0)
-    values, axes = np.linalg.eigh(np.cov((sample - centre).T))
-    turn = axes / np.sqrt(np.maximum(values, 1e-6))
-
-    def embed_whitened(texts: list[str]) -> np.ndarray:
-        vectors: np.ndarray = np.asarray(embed(texts))
-        return unit(np.where(vectors.any(1, keepdims=True), vectors - centre, 0.0) @ turn)
-
-    return embed_whitened
-
-
-def shortened(embed: Embed, dim: int) -> Embed:
-    """The first numbers of the vectors alone, as who stores many of them may keep."""
-    return lambda texts: unit(embed(texts)[:, :dim])
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
+def normalize_rows(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9), np.float32)
 
 

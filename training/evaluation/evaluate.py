@@ -1,12 +1,12 @@
-"""The four pre-training numbers of models on corpora, over every example, with the error that chance allows.
+"""Measures the four pre-training numbers of models on corpora, over every example, with confidence intervals.
 
 The examples are made with one frozen seed and always mask 15 %, whatever a model was trained with, so two
 models with one vocabulary answer the very same questions. Models with different vocabularies do not: each is
 asked about the danmaku it can spell, in its own tokens. Beside the numbers stand those of a model that knows
 nothing but the commonest answer; an accuracy means little without them.
 
-Examples are made twice, once to count and once to run: a shard at a time is in memory, however large the
-corpus.
+Examples are made twice, once to count and once to run, so that only a shard is in memory however large the
+corpus is.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from training.progress import open_progress
 SEED = 20190531  # never changed: numbers of different days and models must be comparable
 LINES_PER_SHARD = 100_000
 BATCH_SIZE = 64
-MIN_CLUSTERS = 8  # batches from which a standard error is worth telling
+MIN_CLUSTERS = 8  # batches needed to estimate a standard error
 Z_95 = 1.959963984540054  # the normal quantile of 0.975
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model on one corpus. Losses are in nats; `_low` and `_high` bound an accuracy's 95 % interval."""
+    """The numbers of one model on one corpus. Losses are in nats; `_low` and `_high` bound a 95 % interval."""
 
     model: str
     checkpoint: str
     corpus: str
-    unseen_only: bool  # without the danmaku that stand in the first corpus
+    unseen_only: bool  # without the danmaku that are in the first corpus
     masked_lm_accuracy: float
     masked_lm_accuracy_low: float
     masked_lm_accuracy_high: float
     masked_lm_loss: float
-    masked_lm_loss_standard_error: float | None  # None: too few examples to tell
+    masked_lm_loss_standard_error: float | None  # None: too few examples
     next_sentence_accuracy: float
     next_sentence_accuracy_low: float
     next_sentence_accuracy_high: float
@@ -62,7 +62,7 @@ class Evaluation:
     examples: int
     predictions: int  # masked tokens
     commonest_token: str
-    commonest_token_share: float  # the masked_lm_accuracy of always answering it
+    commonest_token_share: float  # the masked_lm_accuracy of always predicting it
     commonest_next_sentence_label: int
     commonest_next_sentence_share: float
     vocab_size: int
@@ -73,7 +73,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What one vocabulary can spell of a corpus, as text."""
+    """The part of a corpus that one vocabulary can spell, as text."""
 
     name: str
     texts: Path
@@ -84,15 +84,17 @@ class Corpus:
 def evaluate(
     models: list[Path], corpora: list[Path], *, max_examples: int | None = None, unseen: bool = False
 ) -> list[Evaluation]:
-    """Every model (a directory) on every corpus, in this order.
+    """Evaluates every model (a directory) on every corpus, in this order.
 
     A corpus is a folder of recorded danmaku, a cleaned .txt, or the folder that `clean` wrote, which stands for its
-    two splits. Those after the first are compared with the first, danmaku by danmaku; with `unseen` they are judged
-    once more without what stands in it. `max_examples` takes the first of the shuffled examples: those of the
-    documents that come first in the corpus.
+    two splits. Corpora after the first are compared with the first, danmaku by danmaku; with `unseen` they are also
+    evaluated without the danmaku that are in it. `max_examples` takes the first of the shuffled examples, which are
+    those of the first documents of the corpus.
+
+    Raises ValueError for a `max_examples` below 1, and for a corpus of which a vocabulary can spell nothing.
     """
     if max_examples is not None and max_examples < 1:
-        raise ValueError(f"max_examples is {max_examples}; it must be at least 1")
+        raise ValueError(f"invalid max_examples: {max_examples}; expected at least 1")
     tf.config.experimental.enable_op_determinism()
     rows = []
     spelled: dict[tuple[str, ...], list[Corpus]] = {}  # by vocabulary: models often share one
@@ -102,26 +104,28 @@ def evaluate(
             vocabulary = tuple(opened.tokenizer.vocab)
             if vocabulary not in spelled:
                 folder = Path(work, str(len(spelled)))
-                spelled[vocabulary] = _spelled(corpora, directory / "vocab.txt", opened, folder, unseen)
+                spelled[vocabulary] = _prepare_corpora(corpora, directory / "vocab.txt", opened, folder, unseen)
             rows += [_evaluate(opened, str(directory), corpus, max_examples) for corpus in spelled[vocabulary]]
     return rows
 
 
-def splits(corpus: Path) -> list[tuple[str, list[Path]]]:
-    """The two splits of a folder that `clean` wrote, or any other corpus alone: a name and its files."""
+def list_splits(corpus: Path) -> list[tuple[str, list[Path]]]:
+    """Lists the splits of a folder that `clean` wrote, or any other corpus as one: a name and its files each."""
     if not any(corpus.glob("report*.json")):
         return [(str(corpus), [corpus])]
     whole = [split for split in SPLITS if kept_counts(corpus, split).get("lines")]
     return [(str(corpus / f"{split}.txt"), text_files(corpus, split)) for split in whole]
 
 
-def _spelled(corpora: list[Path], vocab: Path, opened: ModelDirectory, folder: Path, unseen: bool) -> list[Corpus]:
+def _prepare_corpora(
+    corpora: list[Path], vocab: Path, opened: ModelDirectory, folder: Path, unseen: bool
+) -> list[Corpus]:
     found: list[Corpus] = []
     seen = None  # the danmaku of the first corpus
-    for name, paths in [split for corpus in corpora for split in splits(corpus)]:
+    for name, paths in [split for corpus in corpora for split in list_splits(corpus)]:
         work = folder / str(len(found))
         work.mkdir(parents=True)
-        texts = cleaned(paths, vocab, opened, work)
+        texts = clean_texts(paths, vocab, opened, work)
         found.append(Corpus(name, texts, None if seen is None else overlap(texts, seen, found[0].name)))
         if seen is None:
             seen = distinct_lines(texts)
@@ -130,11 +134,11 @@ def _spelled(corpora: list[Path], vocab: Path, opened: ModelDirectory, folder: P
     return found
 
 
-def cleaned(paths: list[Path], vocab: Path, opened: ModelDirectory, work: Path) -> Path:
-    """What the model's vocabulary can spell of a corpus, as text under `work`: all documents, no split."""
+def clean_texts(paths: list[Path], vocab: Path, opened: ModelDirectory, work: Path) -> Path:
+    """Writes what the vocabulary can spell of a corpus to one file under `work`, and returns its path."""
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist")
+            raise FileNotFoundError(f"invalid corpus: {path} does not exist; expected a folder or a file of danmaku")
         if path.is_dir() or reader_of(path) is not plain_text.READER:
             clean(paths, work, vocab=vocab, heldout=0)
             return work / "train.txt"
@@ -148,10 +152,10 @@ def cleaned(paths: list[Path], vocab: Path, opened: ModelDirectory, work: Path) 
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share observed over n independent trials.
+    """Computes the 95 % interval of a share observed over n independent trials.
 
     E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927)
-    209-212. The masked tokens of one example are not quite independent, so theirs is a little too narrow.
+    209-212. The masked tokens of one example are not quite independent, so their interval is a little too narrow.
     """
     z2 = Z_95**2 / n
     centre = (share + z2 / 2) / (1 + z2)
@@ -162,12 +166,12 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 def weighted_means(
     batches: Iterator[Features], run: Callable[[Features], dict[str, tf.Tensor]]
 ) -> tuple[dict[str, float], dict[str, float | None]]:
-    """METRICS over all batches, and their standard errors.
+    """Computes METRICS over all batches, and their standard errors.
 
-    masked_lm_* is a mean over all masked tokens, next_sentence_* over all examples: a batch weighs as much as it
-    has of either, so the result does not depend on how examples fall into batches. The error is that of a mean of
+    masked_lm_* is a mean over all masked tokens, next_sentence_* over all examples: a batch is weighted by how many
+    of either it has, so the result does not depend on how examples are batched. The error is that of a mean of
     clusters, the batches (W. G. Cochran, Sampling Techniques, 3rd edition, section 2.11), so tokens of one example
-    need not be independent; None where there are too few batches to tell.
+    need not be independent; it is None where there are too few batches.
     """
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in METRICS}  # (number, weight) of every batch
     for features in batches:
@@ -190,20 +194,23 @@ def _evaluate(opened: ModelDirectory, name: str, corpus: Corpus, max_examples: i
     settings = ExampleSettings(max_seq_length=min(64, opened.config.max_position_embeddings))
     tokens = np.zeros(opened.config.vocab_size, np.int64)
     labels = np.zeros(2, np.int64)
-    for features in _shards(corpus.texts, opened, settings, max_examples):
+    for features in _make_shards(corpus.texts, opened, settings, max_examples):
         masked = features["masked_lm_ids"][features["masked_lm_weights"] > 0]
         tokens += np.bincount(masked, minlength=len(tokens))
         labels += np.bincount(features["next_sentence_labels"][:, 0], minlength=2)
     examples, predictions = int(labels.sum()), int(tokens.sum())
     if not examples:
-        raise ValueError(f"{corpus.name} has no danmaku that the vocabulary of {name} can spell")
+        raise ValueError(
+            f"invalid corpus: {corpus.name} has no danmaku that the vocabulary of {name} can spell; "
+            "expected some in its script"
+        )
 
     run = _compile(opened, features)
 
     def batches() -> Iterator[Features]:
         description = f"evaluate {opened.name} on {Path(corpus.name).name}"
         with open_progress(description, examples, "examples") as progress:
-            for features in _shards(corpus.texts, opened, settings, max_examples):
+            for features in _make_shards(corpus.texts, opened, settings, max_examples):
                 for batch in evaluation_batches(features, BATCH_SIZE):
                     yield batch
                     progress.update(len(batch["input_ids"]))
@@ -239,13 +246,13 @@ def _evaluate(opened: ModelDirectory, name: str, corpus: Corpus, max_examples: i
 
 
 def _compile(opened: ModelDirectory, features: dict[str, np.ndarray]) -> Callable[[Features], dict[str, tf.Tensor]]:
-    """The losses of a batch as a graph, traced once for any number of rows shaped as in `features`."""
+    """Compiles the losses of a batch, for any number of rows shaped as in `features`."""
     params = {name: tf.constant(value) for name, value in opened.weights.items()}
     shapes = {name: tf.TensorSpec([None, values.shape[1]], values.dtype) for name, values in features.items()}
     return tf.function(lambda batch: losses(params, opened.config, batch)).get_concrete_function(shapes)
 
 
-def _shards(
+def _make_shards(
     texts: Path, opened: ModelDirectory, settings: ExampleSettings, max_examples: int | None
 ) -> Iterator[dict[str, np.ndarray]]:
     left = sys.maxsize if max_examples is None else max_examples

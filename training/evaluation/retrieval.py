@@ -1,267 +1,261 @@
-"""What a danmaku embedding is worth to who searches with it: does it find what belongs together?
+"""Judges danmaku vectors as a bot uses them, to search and to merge.
 
-    same moment   a danmaku of a video that no model has seen, one that was written within 3 s of it and shares no
-                  character with it, and 99 of other such videos: at which place does the one stand?
-    synonyms      synonyms.tsv, pairs that viewers use for the same thing: at which place does one stand from
-                  the other, among the 1,000 commonest danmaku?
-    variants      variants.tsv, the same danmaku written otherwise: the same question
+    same moment   moments.py: does a danmaku find what others wrote in the same seconds of a held-out video, or of a
+                  held-out live session?
+    synonyms      synonyms.tsv, pairs that viewers use for the same thing: at which place is one from the other,
+                  among the 1,000 commonest danmaku? Also by kind, with variants of either left out of the 1,000
+    variants      variants.tsv, two spellings of one danmaku: the same question
+    words of 2020 synonyms-2020.tsv: the same question among the commonest danmaku of live rooms
+    opposites     opposites.tsv: are they further apart than variants and synonyms?
+    hubs          are the same few danmaku near everything?
+    strangers     how close are danmaku of different videos?
 
-as mean reciprocal ranks, where 1 is perfect and chance is 0.05 for the first and 0.007 for the others. And of the space
-as a whole, alignment and uniformity (arXiv 2005.10242): how far apart danmaku of one moment are, how evenly all are
-spread; less is better of both.
+Ranks are mean reciprocal ranks, where 1 is perfect and chance is 0.05 for moments and 0.007 for pairs. Alignment and
+uniformity are those of arXiv 2005.10242: how far apart danmaku of one moment are, how evenly all are spread; less is
+better of both.
 
 The questions follow from the recordings and one frozen seed, and are the same for every model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.sparse as sparse
 
-from service.model_directory import BertConfig
-from service.tokenizer import Tokenizer
-from training.alignment import cooccurrence
-from training.alignment import timed_lines as moments
-from training.alignment.cooccurrence import CooccurrenceSettings
-from training.alignment.timed_lines import TimedLines, read_moments
-from training.evaluation import baselines
-from training.evaluation.baselines import Embed, Matrix
-from training.progress import open_progress
+from training.alignment.timed_lines import TimedLines
+from training.evaluation.intervals import SEED, Mean, bootstrap_mean
+from training.evaluation.labelled import Labelled
+from training.evaluation.moments import Moments, ask_moments
+from training.evaluation.pairs import SPLITS, Opposites, Pair, are_variants, fold, judge_opposites
+from training.evaluation.space import Matrix, Strangers, compare_rows, judge_strangers, measure_hubs
 
-SEED = 20190531  # never changed
-MOMENT_S, MAX_NEIGHBOURS = 3.0, 20
-QUESTIONS, QUESTIONS_PER_VIDEO = 2000, 20
-STRANGERS = 99
+QUESTIONS_PER_VIDEO, QUESTIONS_PER_SESSION = 20, 200
+LIVE_STRANGERS = 5000  # lines that the strangers of live sessions are drawn from
 FREQUENT = 1000
 RANDOM_PAIRS = 20_000
-RESAMPLES = 1000
-SYNONYMS, VARIANTS = Path(__file__).with_name("synonyms.tsv"), Path(__file__).with_name("variants.tsv")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two danmaku that mean the same, in the model's normal form."""
+class AskedPair:
+    """A pair, with the numbers of its texts."""
 
-    first: str
-    second: str
-    kind: str
-
-    @property
-    def shares_a_character(self) -> bool:
-        return bool(set(self.first) & set(self.second) - {" "})
+    first: int
+    second: int
+    pair: Pair
+    is_variant: np.ndarray  # bool, of each of the commonest danmaku: is it a variant of either?
 
 
 @dataclass(frozen=True)
 class Questions:
-    """q of them: the same danmaku for every model."""
+    """All questions of one evaluation, the same for every model. Danmaku are numbers into `texts`."""
 
-    texts: list[str]  # all that is asked about
-    asked: np.ndarray  # [q], which text
-    wanted: np.ndarray  # [q]
-    strangers: np.ndarray  # [q, STRANGERS]
-    videos: np.ndarray  # [q]
-    frequent: np.ndarray  # [FREQUENT]
-    pairs: dict[str, list[tuple[int, int, bool]]]  # synonyms, variants: two texts, and do they share a character?
+    texts: list[str]
+    moments: Moments
+    frequent: np.ndarray  # [FREQUENT], the commonest danmaku of the videos
+    synonyms: list[AskedPair]
+    variants: list[AskedPair]
+    opposites: list[AskedPair]
     random: np.ndarray  # [RANDOM_PAIRS, 2]
+    are_strangers: np.ndarray  # bool [RANDOM_PAIRS], of different videos and different but for repeats and marks
+    live_moments: Moments | None = None
+    live_frequent: np.ndarray | None = None
+    synonyms_2020: Sequence[AskedPair] = ()
 
+    def first(self, moments: int, random: int) -> Questions:
+        """Returns only so many questions of a moment and random pairs, for a model that is slow.
 
-@dataclass(frozen=True)
-class Mean:
-    """With the 95 % interval of a bootstrap over videos, or over pairs."""
+        Texts keep their numbers; those that are not needed are empty.
+        """
+        cut = replace(
+            self,
+            moments=_first(self.moments, moments),
+            live_moments=self.live_moments and _first(self.live_moments, moments),
+            random=self.random[:random],
+            are_strangers=self.are_strangers[:random],
+        )
+        used = set(np.concatenate([part.ravel() for part in cut._numbers()]).tolist())
+        return replace(cut, texts=[text if place in used else "" for place, text in enumerate(self.texts)])
 
-    value: float
-    low: float
-    high: float
-    count: int
+    def _numbers(self) -> list[np.ndarray]:
+        pairs = [*self.synonyms, *self.variants, *self.opposites, *self.synonyms_2020]
+        parts = [self.frequent, self.random, np.array([(pair.first, pair.second) for pair in pairs])]
+        for asked in (self.moments, self.live_moments):
+            parts += [] if asked is None else [asked.asked, asked.wanted, asked.strangers]
+        return parts if self.live_frequent is None else [*parts, self.live_frequent]
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How one way to make vectors did."""
+    """The results of one model or baseline."""
 
     name: str
     same_moment: Mean
-    same_moment_accuracy: float  # how often the one stands first
+    same_moment_accuracy: float  # how often the right one is first
     synonyms: Mean
     synonyms_without_shared_characters: Mean
     variants: Mean
     alignment: float
     uniformity: float
+    synonyms_without_variants: Mean  # variants of either left out of the commonest danmaku
+    synonyms_by_kind: dict[str, Mean]  # variants left out, too
+    opposites: dict[str, Opposites]  # by split
+    hubs: Mean
+    strangers: Strangers
+    same_moment_live: Mean | None = None
+    same_moment_live_accuracy: float | None = None
+    synonyms_2020: Mean | None = None
+    labelled: Labelled | None = None  # results on labelled tasks
 
 
-def read_pairs(path: Path, tokenizer: Tokenizer) -> list[Pair]:
-    """`one, other, kind` a line, separated by tabs; # begins a comment. Raises ValueError for other lines."""
-    pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        parts = line.split("\t")
-        if len(parts) != 3:
-            raise ValueError(f"{path}, line {number}: expected one, other and kind, separated by tabs")
-        pairs.append(Pair(tokenizer.normalize(parts[0]), tokenizer.normalize(parts[1]), parts[2]))
-    return pairs
+def ask(
+    train: TimedLines,
+    heldout: TimedLines,
+    *,
+    synonyms: Sequence[Pair] = (),
+    variants: Sequence[Pair] = (),
+    opposites: Sequence[Pair] = (),
+    synonyms_2020: Sequence[Pair] = (),
+    live_train: TimedLines | None = None,
+    live_heldout: TimedLines | None = None,
+) -> Questions:
+    """Asks about the held-out lines, and about pairs among the commonest danmaku of the others.
 
-
-def ask(train: TimedLines, heldout: TimedLines, synonyms: Sequence[Pair], variants: Sequence[Pair]) -> Questions:
-    """Raises ValueError if the held-out videos have no two danmaku to ask about."""
+    Raises ValueError if the held-out videos or sessions have no two danmaku to ask about.
+    """
     rng = np.random.default_rng(SEED)
-    asked, wanted, strangers, videos = _same_moment(heldout, rng)
-    commonest = np.argsort(-train.counts, kind="stable")[:FREQUENT]
     texts: dict[str, int] = {}
 
     def number(text: str) -> int:
         return texts.setdefault(text, len(texts))
 
-    def of_lines(numbers: np.ndarray) -> np.ndarray:
-        return np.vectorize(lambda line: number(heldout.texts[heldout.text_of[line]]), otypes=[np.int64])(numbers)
+    def commonest(lines: TimedLines) -> np.ndarray:
+        order = np.argsort(-lines.counts, kind="stable")[:FREQUENT]
+        return np.array([number(lines.texts[text]) for text in order])
 
+    def pairs_among(pairs: Sequence[Pair], frequent: np.ndarray) -> list[AskedPair]:
+        known = list(texts)
+        folded = [fold(known[text]) for text in frequent]
+        return [_asked(pair, number, folded) for pair in pairs]
+
+    moments = ask_moments(heldout, rng, number, most_of_a_document=QUESTIONS_PER_VIDEO)
     random = rng.integers(0, len(heldout.text_of), (RANDOM_PAIRS, 2))
-    return Questions(
-        asked=of_lines(asked),
-        wanted=of_lines(wanted),
-        strangers=of_lines(strangers),
-        videos=videos,
-        frequent=np.array([number(train.texts[text]) for text in commonest]),
-        pairs={
-            name: [(number(pair.first), number(pair.second), pair.shares_a_character) for pair in pairs]
-            for name, pairs in (("synonyms", synonyms), ("variants", variants))
-        },
-        random=of_lines(random),
-        texts=list(texts),
+    kinds = heldout.kinds[heldout.text_of[random]]
+    documents = heldout.document_of[random]
+    frequent = commonest(train)
+    questions = Questions(
+        texts=[],
+        moments=moments,
+        frequent=frequent,
+        synonyms=pairs_among(synonyms, frequent),
+        variants=pairs_among(variants, frequent),
+        opposites=pairs_among(opposites, frequent),
+        random=np.vectorize(lambda line: number(heldout.texts[heldout.text_of[line]]), otypes=[np.int64])(random),
+        are_strangers=(kinds[:, 0] != kinds[:, 1]) & (documents[:, 0] != documents[:, 1]),
     )
+    if live_train is not None and live_heldout is not None:
+        live_rng = np.random.default_rng(SEED)
+        live_frequent = commonest(live_train)
+        questions = replace(
+            questions,
+            live_moments=ask_moments(
+                live_heldout, live_rng, number, most_of_a_document=QUESTIONS_PER_SESSION, pool=LIVE_STRANGERS
+            ),
+            live_frequent=live_frequent,
+            synonyms_2020=pairs_among(synonyms_2020, live_frequent),
+        )
+    return replace(questions, texts=list(texts))
 
 
-def answer(name: str, embed: Embed, questions: Questions) -> Retrieval:
-    vectors = embed(questions.texts)
-    ranks = _ranks(
-        cosines(vectors, questions.asked, questions.wanted),
-        cosines(vectors, questions.asked[:, None], questions.strangers),
-    )
-    synonyms, apart = _pair_ranks(vectors, questions, "synonyms")
-    variants, _ = _pair_ranks(vectors, questions, "variants")
+def answer(name: str, vectors: Matrix, questions: Questions) -> Retrieval:
+    """Judges the vectors of `questions.texts`: rows of length 1, or 0 for a text of which nothing is known."""
+    same_moment, accuracy = _judge_moments(vectors, questions.moments)
+    live, live_accuracy = _judge_moments(vectors, questions.live_moments) if questions.live_moments else (None, None)
+    ranks = _ranks_of_pairs(vectors, questions.frequent, questions.synonyms)
+    strict = _ranks_of_pairs(vectors, questions.frequent, questions.synonyms, without_variants=True)
+    apart = np.array([not asked.pair.shares_a_character for asked in questions.synonyms])
+    kinds = np.array([asked.pair.kind for asked in questions.synonyms])
+    near = {
+        name: compare_rows(vectors, *np.array([(asked.first, asked.second) for asked in pairs]).reshape(-1, 2).T)
+        for name, pairs in (("synonyms", questions.synonyms), ("variants", questions.variants))
+    }
+    live_frequent = questions.live_frequent
     return Retrieval(
         name,
-        same_moment=_mean(1 / ranks, questions.videos),
-        same_moment_accuracy=float((ranks < 2).mean()),
-        synonyms=_mean(1 / synonyms),
-        synonyms_without_shared_characters=_mean(1 / synonyms[apart]),
-        variants=_mean(1 / variants),
-        alignment=float((2 - 2 * cosines(vectors, questions.asked, questions.wanted)).mean()),
-        uniformity=float(np.log(np.exp(-2 * (2 - 2 * cosines(vectors, *questions.random.T))).mean())),
+        same_moment=same_moment,
+        same_moment_accuracy=accuracy,
+        synonyms=_mean_of_pairs(ranks),
+        synonyms_without_shared_characters=_mean_of_pairs(ranks[apart]),
+        variants=_mean_of_pairs(_ranks_of_pairs(vectors, questions.frequent, questions.variants)),
+        alignment=float((2 - 2 * compare_rows(vectors, questions.moments.asked, questions.moments.wanted)).mean()),
+        uniformity=float(np.log(np.exp(-2 * (2 - 2 * compare_rows(vectors, *questions.random.T))).mean())),
+        synonyms_without_variants=_mean_of_pairs(strict),
+        synonyms_by_kind={kind: _mean_of_pairs(strict[kinds == kind]) for kind in dict.fromkeys(kinds.tolist())},
+        opposites={split: _judge_opposites(vectors, questions.opposites, split, near) for split in SPLITS},
+        hubs=measure_hubs(vectors[questions.frequent]),
+        strangers=judge_strangers(compare_rows(vectors, *questions.random[questions.are_strangers].T)),
+        same_moment_live=live,
+        same_moment_live_accuracy=live_accuracy,
+        synonyms_2020=None
+        if live_frequent is None
+        else _mean_of_pairs(_ranks_of_pairs(vectors, live_frequent, questions.synonyms_2020, without_variants=True)),
     )
 
 
-def cosines(vectors: Matrix, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Of the rows of these numbers, of vectors of length 1; the two broadcast."""
-    first, second = np.broadcast_arrays(first, second)
-    if sparse.issparse(vectors):
-        products = vectors[first.ravel()].multiply(vectors[second.ravel()]).sum(1)
-        return np.asarray(products).reshape(first.shape)
-    found = np.empty(first.shape, np.float32)
-    for row in range(len(first)):  # a question at a time: all at once would take gigabytes
-        found[row] = (vectors[first[row]] * vectors[second[row]]).sum(-1)
-    return found
-
-
-def _same_moment(lines: TimedLines, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Lines that are asked about, that are wanted, strangers, and the videos of the first."""
-    first, last = lines.neighbours(MOMENT_S, MAX_NEIGHBOURS)
-    edges = np.searchsorted(lines.document_of, np.arange(lines.document_of.max() + 2))
-    characters = [set(text) - {" "} for text in lines.texts]
-    found = []
-    for video, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        count = 0
-        for line in rng.permutation(np.arange(start, end)):
-            ours = characters[lines.text_of[line]]
-            others = [o for o in range(first[line], last[line]) if not ours & characters[lines.text_of[o]]]
-            if not others or end - start == len(lines.text_of):
-                continue
-            strangers = rng.integers(0, len(lines.text_of) - (end - start), STRANGERS)
-            strangers += np.where(strangers >= start, end - start, 0)  # over this video
-            found.append((line, others[rng.integers(len(others))], strangers, video))
-            count += 1
-            if count == QUESTIONS_PER_VIDEO:
-                break
-    if not found:
-        raise ValueError("no two danmaku of a held-out video stand within 3 s and share no character: too few videos")
-    kept = rng.permutation(len(found))[:QUESTIONS]
-    return tuple(np.array(column) for column in zip(*(found[question] for question in kept), strict=True))
-
-
-def _pair_ranks(vectors: Matrix, questions: Questions, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Forth and back of every pair: ranks, and whether the two share no character."""
-    pairs = questions.pairs[name]
-    ranks = np.array(
-        [_pair_rank(vectors, questions.frequent, *way) for a, b, _ in pairs for way in ((a, b), (b, a))], np.float64
-    )
-    return ranks, np.repeat([not shares for *_, shares in pairs], 2)
-
-
-def _pair_rank(vectors: Matrix, frequent: np.ndarray, asked: int, wanted: int) -> float:
-    others = frequent[(frequent != asked) & (frequent != wanted)]
-    right = cosines(vectors, np.array([asked]), np.array([wanted]))
-    return float(_ranks(right, cosines(vectors, np.array([[asked]]), others[None]))[0])
-
-
-def _ranks(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """The place of the right one among the wrong ones, from 1; of equals, the middle: [q], [q, w] → [q]."""
+def rank(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Returns the place of the right one among the wrong ones, from 1; the middle among equals: [q], [q, w] → [q]."""
     return np.asarray(1 + (wrong > right[:, None]).sum(1) + (wrong == right[:, None]).sum(1) / 2)
 
 
-def _mean(values: np.ndarray, clusters: np.ndarray | None = None) -> Mean:
-    rng = np.random.default_rng(SEED)
-    clusters = np.arange(len(values)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    sums, counts = np.bincount(clusters, weights=values), np.bincount(clusters)
-    drawn = rng.integers(0, len(sums), (RESAMPLES, len(sums)))
-    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
-    return Mean(float(values.mean()), float(low), float(high), len(values))
+def _first(moments: Moments, count: int) -> Moments:
+    return Moments(moments.asked[:count], moments.wanted[:count], moments.strangers[:count], moments.documents[:count])
 
 
-def evaluate_retrieval(
-    models: list[Path],
-    recordings: list[Path],
-    *,
-    heldout: float = 0.05,
-    aligned: Path | None = None,
-    dims: Sequence[int] = (),
-) -> list[Retrieval]:
-    """The models beside what needs none, on the held-out videos of the recordings; each once more whitened, and cut to
-    its first `dims`.
+def _asked(pair: Pair, number: Callable[[str], int], folded: list[str]) -> AskedPair:
+    ours = fold(pair.first), fold(pair.second)
+    is_variant = np.array([any(are_variants(other, one) for one in ours) for other in folded])
+    return AskedPair(number(pair.first), number(pair.second), pair, is_variant)
 
-    The baselines learn from the other videos, which takes minutes; with `aligned`, the workdir of a run of `align` on
-    the same recordings, what it read and counted is taken.
 
-    Raises ValueError for `dims` that a model does not have.
-    """
-    sizes = [BertConfig.from_json_file(directory / "bert_config.json").hidden_size for directory in models]
-    for dim in dims:
-        if not 1 <= dim <= min(sizes):
-            raise ValueError(f"dims: {dim} is asked for, but the vectors have 1 to {min(sizes)}")
-    tokenizer = Tokenizer.from_file(models[0] / "vocab.txt")
-    synonyms, variants = read_pairs(SYNONYMS, tokenizer), read_pairs(VARIANTS, tokenizer)
-    asked_of = read_moments(recordings, tokenizer, split="heldout", heldout=heldout)
-    if aligned:
-        train = TimedLines.load(aligned / moments.FILE)
-        counted = cooccurrence.load(aligned / cooccurrence.FILE, train)
-    else:
-        train = read_moments(recordings, tokenizer, split="train", heldout=heldout)
-        counted = cooccurrence.fit(train, CooccurrenceSettings())
-    questions = ask(train, asked_of, synonyms, variants)
-    systems: list[tuple[str, Embed]] = [
-        ("character TF-IDF", baselines.tfidf(train)),
-        ("co-occurrence", baselines.cooccurrence(counted)),
-    ]
-    for directory in models:
-        embed = baselines.encoder(directory)
-        systems += [(directory.name, embed), (f"{directory.name}, whitened", baselines.whitened(embed, train))]
-        systems += [(f"{directory.name}, first {dim}", baselines.shortened(embed, dim)) for dim in dims]
-    answers = []
-    with open_progress("evaluate", len(systems), "ways") as progress:
-        for name, embed in systems:
-            answers.append(answer(name, embed, questions))
-            progress.update(1)
-    return answers
+def _judge_moments(vectors: Matrix, moments: Moments) -> tuple[Mean, float]:
+    """Returns the mean reciprocal rank, and how often the right one is first."""
+    found = rank(
+        compare_rows(vectors, moments.asked, moments.wanted),
+        compare_rows(vectors, moments.asked[:, None], moments.strangers),
+    )
+    return bootstrap_mean(1 / found, moments.documents), float((found < 2).mean())
+
+
+def _ranks_of_pairs(
+    vectors: Matrix, frequent: np.ndarray, pairs: Sequence[AskedPair], *, without_variants: bool = False
+) -> np.ndarray:
+    """Ranks both directions of every pair: [p, 2]."""
+    return np.array(
+        [
+            [
+                _rank(vectors, one, other, frequent[~asked.is_variant] if without_variants else frequent)
+                for one, other in ((asked.first, asked.second), (asked.second, asked.first))
+            ]
+            for asked in pairs
+        ]
+    ).reshape(-1, 2)
+
+
+def _rank(vectors: Matrix, asked: int, wanted: int, among: np.ndarray) -> float:
+    others = among[(among != asked) & (among != wanted)]
+    right = compare_rows(vectors, np.array([asked]), np.array([wanted]))
+    return float(rank(right, compare_rows(vectors, np.array([[asked]]), others[None]))[0])
+
+
+def _mean_of_pairs(found: np.ndarray) -> Mean:
+    """Returns the mean reciprocal rank of ranks [p, 2]; the two directions of a pair are one cluster."""
+    return bootstrap_mean(1 / found.ravel(), np.repeat(np.arange(len(found)), 2))
+
+
+def _judge_opposites(
+    vectors: Matrix, opposites: Sequence[AskedPair], split: str, near: dict[str, np.ndarray]
+) -> Opposites:
+    asked = [pair for pair in opposites if pair.pair.split == split]
+    found = compare_rows(vectors, *np.array([(pair.first, pair.second) for pair in asked]).T)
+    return judge_opposites(found, [pair.pair.kind for pair in asked], near["variants"], near["synonyms"])

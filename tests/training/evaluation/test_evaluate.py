@@ -19,8 +19,9 @@ from training.bert.losses import METRICS, losses
 from training.bert.model import variable_shapes
 from training.corpus.clean import clean
 from training.corpus.files import Shard
-from training.evaluation.evaluate import SEED, Evaluation, cleaned, evaluate, weighted_means, wilson_interval
-from training.evaluation.report import markdown, write_json
+from training.evaluation.evaluate import SEED, Evaluation, clean_texts, evaluate, weighted_means, wilson_interval
+from training.evaluation.report import format_pretraining
+from training.evaluation.tables import write_json
 from training.examples.sentence_pairs import make_shards
 from training.examples.settings import ExampleSettings
 
@@ -148,7 +149,7 @@ def test_a_limit_takes_the_first_examples(models: tuple[Path, Path], danmaku: Pa
     limited, whole = (evaluate([models[0]], [danmaku], max_examples=n)[0] for n in (10, 10_000))
     assert limited.examples == 10 < whole.examples
     assert limited.predictions < whole.predictions
-    with pytest.raises(ValueError, match="max_examples is 0"):
+    with pytest.raises(ValueError, match="invalid max_examples: 0"):
         evaluate([models[0]], [danmaku], max_examples=0)
 
 
@@ -173,7 +174,7 @@ def test_the_standard_error_is_what_other_samples_show() -> None:
 
 def test_the_table_has_a_row_per_model_and_corpus(rows: list[Evaluation]) -> None:
     """As aligned Markdown, accuracies with intervals; each note below it once."""
-    lines = markdown(rows).splitlines()
+    lines = format_pretraining(rows).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[:6]]
     assert len({len(line) for line in lines[:6]}) == 1 and {len(row) for row in cells} == {7}
     assert cells[0] == ["", *METRICS, "examples", "masked tokens"]
@@ -189,8 +190,8 @@ def test_the_table_has_a_row_per_model_and_corpus(rows: list[Evaluation]) -> Non
 def test_a_table_of_models_with_different_vocabularies_says_so(rows: list[Evaluation]) -> None:
     """Their numbers do not compare."""
     other = replace(rows[1], vocab_size=400)
-    assert "asked different questions" in markdown([rows[0], other])
-    assert "asked the same questions" in markdown(rows)
+    assert "asked different questions" in format_pretraining([rows[0], other])
+    assert "asked the same questions" in format_pretraining(rows)
 
 
 def test_the_folder_that_clean_wrote_stands_for_its_two_splits(
@@ -205,7 +206,7 @@ def test_the_folder_that_clean_wrote_stands_for_its_two_splits(
     assert [row.corpus for row in found] == [str(folder / f"{split}.txt") for split in ("train", "heldout", "heldout")]
     assert [row.unseen_only for row in found] == [False, False, True]
     assert [row.overlap is not None for row in found] == [False, True, False]
-    assert "| after, held-out set, unseen danmaku only |" in markdown(found)
+    assert "| after, held-out set, unseen danmaku only |" in format_pretraining(found)
 
 
 def test_a_corpus_of_several_shards_is_one(models: tuple[Path, Path], danmaku: Path, tmp_path: Path) -> None:
@@ -256,5 +257,5 @@ def test_a_day_file_is_not_taken_for_text(models: tuple[Path, Path], tmp_path: P
     day = tmp_path / "2019-6-1.txt"
     day.write_text("TIME13:31ONLINE61\n90000001:晚安\n90000002:晚安\nV1\n", encoding="utf-8")
     opened = open_model_directory(models[1], variable_shapes)
-    texts = cleaned([day], models[1] / "vocab.txt", opened, tmp_path)
+    texts = clean_texts([day], models[1] / "vocab.txt", opened, tmp_path)
     assert texts.read_text(encoding="utf-8") == "晚安\n晚安\n\n"
