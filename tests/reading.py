@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from training.corpus.readers import reader_of
-from training.corpus.readers.base import Document, ReaderSettings, Tally, documents, name_of
+from service.recordings import Options, open_recording
+from service.recordings.documents import Document, Tally, documents
 
-JSON = ReaderSettings(time_field="ts")
+JSON = Options(time_column="ts")
 
 
-def read(path: Path, settings: ReaderSettings = JSON, format: str | None = None) -> tuple[list[Document], Tally]:
-    reader, tally = reader_of(path, format), Tally()
-    assert reader is not None
-    return list(documents(name_of(path), reader.rows(path, settings), settings, tally)), tally
+def read(path: Path, options: Options | None = None, format: str | None = None) -> tuple[list[Document], Tally]:
+    options, tally = replace(options or Options(), format=format), Tally()
+    recording = open_recording(path, options)
+    return list(documents(recording.name, recording.rows(), options, tally)), tally
 
 
 def written(path: Path, content: str | bytes) -> Path:

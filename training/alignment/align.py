@@ -204,7 +204,7 @@ def _prepare(
     config: AlignConfig, workdir: Path, opened: ModelDirectory, recordings: list[Path], heldout: float
 ) -> None:
     """Makes the workdir self-contained, or checks that what it holds is this very run."""
-    sources, _ = find_sources(recordings)
+    sources, *_ = find_sources(recordings)
     learned = {"recordings": len(sources), "bytes": sum(source.num_bytes for source in sources), "heldout": heldout}
     description = {"config": asdict(config), "inputs": {"model": opened.digest, **learned}}
     description = json.loads(json.dumps(description))  # as it will be read: tuples are lists

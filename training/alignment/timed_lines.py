@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from service.recordings import Options
 from service.tokenizer import Tokenizer
 from training.corpus.files import Source, find_sources, one_line, read, split_of
-from training.corpus.readers.base import ReaderSettings
 from training.files import temporary_name
 from training.progress import open_progress
 
@@ -97,7 +97,7 @@ def read_moments(
     Danmaku that the vocabulary cannot spell are left out. Raises ValueError if nothing is left, or if no file tells
     when its danmaku were seen.
     """
-    sources, _ = find_sources(paths)
+    sources, *_ = find_sources(paths)
     known: dict[str, int] = {}
     text_of: list[int] = []
     seconds: list[float] = []
@@ -133,7 +133,7 @@ def read_moments(
 def _documents(sources: list[Source], split: str | None, heldout: float) -> Iterator[tuple[list[str], list[float]]]:
     with open_progress("read", len(sources), "files") as progress:
         for source in sources:
-            for document in read(source, None, ReaderSettings(), Counter()):
+            for document in read(source, None, Options(), Counter()):
                 if split is None or split_of(document.source, heldout) == split:
                     yield document.lines, document.seconds
             progress.update(1)

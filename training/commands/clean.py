@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from service.recordings import FORMATS, Options
 from training.arguments import add_heldout, add_paths, print_report
-from training.corpus.readers import FORMATS
 
 NAME = "clean"
 HELP = "turn recorded danmaku into plain text and a vocabulary"
 EXAMPLE = "clean --input danmaku_dataset recordings --vocab chinese_L-12_H-768_A-12/vocab.txt --output corpus"
 NEEDS_TENSORFLOW = False
+REFUSED = 1  # exit status: files that were asked for could not be read, and the others are done
 MAX_UNSPELLABLE_SHARE = 0.1  # of the lines; more is a vocabulary that does not fit the corpus
 
 
@@ -27,9 +28,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", dest="format_name", choices=[*FORMATS], help="format of all files (default: detect each file's)"
     )
-    parser.add_argument("--text-field", default="text", metavar="NAME", help="JSON lines: the danmaku (%(default)s)")
-    parser.add_argument("--time-field", metavar="NAME", help="JSON lines: the time (default: file order)")
-    parser.add_argument("--document-field", metavar="NAME", help="JSON lines: the video or stream (default: the file)")
+    parser.add_argument(
+        "--text-column", "--text-field", metavar="NAME|N", help="CSV, JSON: the column or field of the danmaku"
+    )
+    parser.add_argument("--time-column", "--time-field", metavar="NAME|N", help="CSV, JSON: the one of the time")
+    parser.add_argument("--document-field", metavar="NAME", help="JSON: the video or stream (default: the file)")
+    parser.add_argument("--encoding", metavar="NAME", help="encoding of all files (default: detect each file's)")
+    parser.add_argument("--lenient", action="store_true", help="exit with 0 even if files were refused")
     parser.add_argument(
         "--session-gap-s",
         type=float,
@@ -47,18 +52,23 @@ def run(
     *,
     vocab: Path | None,
     shard: str | None,
-    text_field: str,
-    time_field: str | None,
+    text_column: str | None,
+    time_column: str | None,
     document_field: str | None,
+    encoding: str | None,
     session_gap_s: float,
+    lenient: bool,
     **flags: Any,
-) -> None:
+) -> int:
     from training.corpus.clean import clean
     from training.corpus.files import Shard
-    from training.corpus.readers.base import ReaderSettings
 
-    settings = ReaderSettings(
-        text_field=text_field, time_field=time_field, document_field=document_field, session_gap_s=session_gap_s
+    settings = Options(
+        encoding=encoding,
+        text_column=text_column,
+        time_column=time_column,
+        document_field=document_field,
+        session_gap_s=session_gap_s,
     )
     report: Any = clean(vocab=vocab, shard=Shard.parse(shard) if shard else None, settings=settings, **flags)
     print_report(report)
@@ -70,6 +80,10 @@ def run(
             f"{report['vocab_size']:,} tokens cannot spell them; {advice}",
             file=sys.stderr,
         )
+    for kind in ("left_out", "refused"):
+        for message in report[f"{kind}_files"]:
+            print(f"danmaku-train clean: {kind.replace('_', ' ')}: {message}", file=sys.stderr)
+    return REFUSED if report["refused_files"] and not lenient else 0
 
 
 def _count_cores() -> int:

@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
+from service.recordings import FORMATS, Options
 from service.tokenizer import Tokenizer, learn_vocab, read_vocab
 from training.corpus.files import (
     SPLITS,
@@ -34,8 +35,6 @@ from training.corpus.files import (
     write_document,
 )
 from training.corpus.parallel import in_order
-from training.corpus.readers import FORMATS
-from training.corpus.readers.base import ReaderSettings
 from training.files import check_writable, replacing, write_text
 from training.progress import open_progress
 
@@ -52,7 +51,7 @@ def clean(
     vocab_size: int = 8000,
     heldout: float = 0.05,
     format_name: str | None = None,
-    settings: ReaderSettings | None = None,
+    settings: Options | None = None,
     jobs: int = 1,
     shard: Shard | None = None,
 ) -> dict[str, object]:
@@ -71,8 +70,8 @@ def clean(
         raise ValueError(f"invalid format: {format_name!r}; expected one of {', '.join(FORMATS)}")
     if shard and not vocab:
         raise ValueError(f"no vocabulary for shard {shard}; expected --vocab, the same for all shards")
-    sources, duplicates = find_sources(inputs, format_name, shard)
-    settings = settings or ReaderSettings()
+    sources, duplicates, left_out = find_sources(inputs, format_name, shard)
+    settings = settings or Options()
     tokens = read_vocab(vocab) if vocab else None
     check_writable(output / "report.json")  # learning a vocabulary takes minutes
     if tokens is None:
@@ -82,6 +81,7 @@ def clean(
     suffix = shard.suffix if shard else ""
     report_path = output / f"report{suffix}.json"
     counts: Counts = Counter({("dropped_files", "duplicate"): duplicates})
+    counts.update({("left_out", f"{path}: {reason}"): 1 for path, reason in left_out})
     with ExitStack() as stack:
         scraps = Path(stack.enter_context(TemporaryDirectory(prefix=".clean-", dir=output)))
         texts = {split: stack.enter_context(replacing(output / f"{split}{suffix}.txt")) for split in SPLITS}
@@ -95,7 +95,7 @@ def clean(
             progress.update(_count_kilobytes(part.sources))
         report = _make_report(counts, shard, len(tokens))
         if not shard and not counts["kept", "train", "lines"] + counts["kept", "heldout", "lines"]:
-            dropped = {name: count for name, count in report.items() if name.startswith("dropped")}
+            dropped = {name: count for name, count in report.items() if name.startswith(("dropped", "refused"))}
             raise ValueError(f"no danmaku left of {counts['documents_read',]} documents; dropped: {dropped}")
         # The report vouches for the texts: it is removed before the first change and written after the last.
         report_path.unlink(missing_ok=True)
@@ -122,7 +122,7 @@ class Cleaner:
     tokens: list[str]
     heldout: float
     format_name: str | None
-    settings: ReaderSettings
+    settings: Options
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -184,7 +184,7 @@ def find_unspellable_characters(tokenizer: Tokenizer, line: str) -> set[str]:
 
 
 def _read_training_texts(
-    sources: list[Source], format_name: str | None, settings: ReaderSettings, heldout: float
+    sources: list[Source], format_name: str | None, settings: Options, heldout: float
 ) -> Iterator[str]:
     with open_progress("vocabulary", _count_kilobytes(sources), "kB") as progress:
         for source in sources:
@@ -232,6 +232,8 @@ def _make_report(counts: Counts, shard: Shard | None, vocab_size: int) -> dict[s
         "dropped": under("dropped"),
         "dropped_documents": under("dropped_documents"),
         "dropped_files": under("dropped_files"),
+        "refused_files": [*under("refused")],
+        "left_out_files": [*under("left_out")],
         "formats": {name: under("formats", name) for name in FORMATS if counts["formats", name, "files"]},
         "commonest_unspellable_characters": dict([*under("unspellable").items()][:50]),
         "vocab_size": vocab_size,

@@ -11,13 +11,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
-from training.corpus.readers import FORMATS, SUFFIXES, plain_text, reader_of
-from training.corpus.readers.base import Document, ReaderSettings, Tally, documents, name_of
+from service.recordings import Options, RecordingError, name_of, open_recording
+from service.recordings.documents import Document, Tally, documents
+from service.recordings.folders import find_files
 
 SPLITS = ("train", "heldout")
 Counts = Counter[tuple[str, ...]]  # keyed by place in the report
@@ -62,43 +63,37 @@ class Shard:
         return hash_of(name) * self.count >> 64 == self.index
 
 
-def find_sources(
-    paths: list[Path], format_name: str | None = None, shard: Shard | None = None
-) -> tuple[list[Source], int]:
-    """The files under the paths, in the order of a hash of their names; and how many were left out.
+class Sources(NamedTuple):
+    """The recordings under some paths."""
 
-    Left out is a file with the name of an earlier one: the same video again, which would stand on both sides of a
-    split. A file reached by two of the paths is one file.
+    sources: list[Source]  # in the order of a hash of their names
+    duplicates: int  # files with the name of an earlier one
+    left_out: list[tuple[Path, str]]  # files that are not recordings, with the reason
+
+
+def find_sources(paths: list[Path], format_name: str | None = None, shard: Shard | None = None) -> Sources:
+    """Finds the recordings under the paths. A file reached by two of the paths is one file.
+
+    A file with the name of an earlier one is the same video again, which would stand on both sides of a split.
     """
-    suffixes = tuple(FORMATS[format_name].suffixes if format_name else SUFFIXES)
+    found = find_files(paths, Options(format=format_name))
     files: dict[str, Path] = {}
-    seen: set[Path] = set()
     duplicates = 0
-    for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist")
-        for file in _under(path, suffixes):
-            if file.resolve() in seen:
-                continue
-            seen.add(file.resolve())
-            name = name_of(file)
-            if shard is None or shard.has(name):
-                duplicates += name in files
-                files.setdefault(name, file)
-    if not seen:
-        raise FileNotFoundError(
-            f"no {' or '.join(sorted(suffixes))} file under {', '.join(map(str, paths))}: "
-            "expected a file per video or stream"
-        )
+    for file in found.files:
+        name = name_of(file)
+        if shard is None or shard.has(name):
+            duplicates += name in files
+            files.setdefault(name, file)
     names = sorted(files, key=hash_of)
-    return [Source(name, files[name], files[name].stat().st_size) for name in names], duplicates
+    sources = [Source(name, files[name], files[name].stat().st_size) for name in names]
+    return Sources(sources, duplicates, found.left_out)
 
 
 def read_text(paths: Path | list[Path]) -> Iterator[Document]:
     """Yields the documents of cleaned text, file after file."""
-    settings = ReaderSettings()
+    options = Options(format="text")
     for path in [paths] if isinstance(paths, Path) else paths:
-        yield from documents(path.stem, plain_text.rows(path, settings), settings, Tally())
+        yield from documents(path.stem, open_recording(path, options).rows(), options, Tally())
 
 
 def text_files(directory: Path, split: str) -> list[Path]:
@@ -124,14 +119,6 @@ def hash_of(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
 
 
-def _under(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files to read; where two of a folder have one name, the one in the better format comes first."""
-    if not path.is_dir():
-        return [path]
-    files = [file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.name != "vocab.txt"]
-    return sorted(files, key=lambda file: (file.parent, SUFFIXES[file.suffix.lower()], file.name))
-
-
 def _suffixes(directory: Path) -> list[str]:
     """Returns the part of the file names between the split and `.txt`; a report is written after its texts."""
     shards = {match[0]: match for path in directory.glob("report-*") if (match := SHARD_REPORT.fullmatch(path.name))}
@@ -155,20 +142,22 @@ def _suffixes(directory: Path) -> list[str]:
     return [shard.suffix for shard in expected]
 
 
-def read(source: Source, format_name: str | None, settings: ReaderSettings, counts: Counts) -> Iterator[Document]:
+def read(source: Source, format_name: str | None, settings: Options, counts: Counts) -> Iterator[Document]:
     """Yields the documents of a file; adds its rows and dropped lines to `counts` at the end."""
-    reader = reader_of(source.path, format_name)
-    if reader is None:
-        counts["dropped_files", "of no known format"] += 1
-        return
     tally, number = Tally(), 0
-    for document in documents(source.name, reader.rows(source.path, settings), settings, tally):
-        number += 1
-        yield document
+    try:
+        recording = open_recording(source.path, replace(settings, format=format_name))
+        for document in documents(source.name, recording.rows(), settings, tally):
+            number += 1
+            yield document
+    except RecordingError as error:
+        counts["refused", str(error)] += 1
+        counts["dropped_files", "refused"] += 1
+        return
     counts.update({("dropped", reason): count for reason, count in tally.dropped.items()})
     for unit, count in (("files", 1), ("documents", number), ("lines", tally.rows)):
         counts[f"{unit}_read",] += count
-        counts["formats", reader.name, unit] += count
+        counts["formats", recording.format, unit] += count
     if not number:
         counts["dropped_files", "without danmaku"] += 1
 

@@ -22,12 +22,12 @@ import numpy as np
 import tensorflow as tf
 
 from service.model_directory import ModelDirectory, open_model_directory
+from service.recordings import open_recording
 from training.bert.losses import METRICS, Features, losses
 from training.bert.model import variable_shapes
 from training.corpus.clean import Sieve, clean
 from training.corpus.files import SPLITS, kept_counts, read_text, text_files, write_document
 from training.corpus.overlap import Overlap, distinct_lines, overlap, write_unseen
-from training.corpus.readers import plain_text, reader_of
 from training.examples.records import evaluation_batches
 from training.examples.sentence_pairs import make_shards
 from training.examples.settings import ExampleSettings
@@ -139,7 +139,7 @@ def clean_texts(paths: list[Path], vocab: Path, opened: ModelDirectory, work: Pa
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"invalid corpus: {path} does not exist; expected a folder or a file of danmaku")
-        if path.is_dir() or reader_of(path) is not plain_text.READER:
+        if path.is_dir() or open_recording(path).format != "text":
             clean(paths, work, vocab=vocab, heldout=0)
             return work / "train.txt"
     sieve = Sieve(opened.tokenizer)

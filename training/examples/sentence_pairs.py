@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from service.recordings.documents import Document
 from service.tokenizer import Tokenizer
 from training.corpus.files import read_text
-from training.corpus.readers.base import Document
 from training.examples.masking import mask_tokens
 from training.examples.settings import ExampleSettings, Vocabulary
 from training.examples.words import CONTINUES, tokenize_words

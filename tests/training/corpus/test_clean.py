@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from service.recordings import Options
 from service.tokenizer import SPECIAL_TOKENS
 from training.corpus.clean import clean
 from training.corpus.files import SPLITS, Shard, Source, one_line, read, read_text, split_of, text_files
-from training.corpus.readers.base import ReaderSettings
 
 SAMPLES = Path(__file__).parents[2] / "data"
 WHEN = "2019-01-01 00:00:00"
@@ -171,7 +171,7 @@ def test_every_row_of_every_format_is_kept_or_dropped_for_a_reason(tmp_path: Pat
     """A folder with all of them; what cannot hold danmaku is counted, too."""
     shutil.copytree(SAMPLES / "formats", tmp_path / "in")
     (tmp_path / "in/notes.xml").write_text("<notes><to>nobody</to></notes>", encoding="utf-8")
-    settings = ReaderSettings(time_field="ts")
+    settings = Options(time_column="ts")
     report: Any = clean([tmp_path / "in"], tmp_path / "out", vocab=spelling, settings=settings)
     kept = sum(report["kept"][split].get("lines", 0) for split in SPLITS)
     assert report["lines_read"] == kept + sum(report["dropped"].values())
@@ -246,7 +246,7 @@ def test_an_error_in_another_process_is_the_error_here(tmp_path: Path, vocab: Pa
 
 def test_memory_does_not_grow_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three times the danmaku in one file, of which at most a thousand are a document here."""
-    monkeypatch.setattr("training.corpus.readers.base.MAX_LINES", 1000)
+    monkeypatch.setattr("service.recordings.documents.MAX_LINES", 1000)
     rows = {
         "csv": "草草草,1,2019-01-01 00:00:00\n",
         "txt": "草草草\n",
@@ -261,7 +261,7 @@ def test_memory_does_not_grow_with_a_file(tmp_path: Path, monkeypatch: pytest.Mo
             path.write_text(("<i>" if suffix == "xml" else "") + row * size, encoding="utf-8")
             tracemalloc.start()
             counts: Any = Counter()
-            number = sum(len(doc.lines) for doc in read(Source("a", path, 0), None, ReaderSettings(), counts))
+            number = sum(len(doc.lines) for doc in read(Source("a", path, 0), None, Options(), counts))
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
             assert number == size

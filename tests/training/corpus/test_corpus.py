@@ -48,7 +48,7 @@ def test_a_second_file_of_the_same_video_is_left_out_and_counted(tmp_path: Path)
     """The first wins; a file that two of the paths reach is no duplicate."""
     first = write(tmp_path / "a" / "7.csv")
     write(tmp_path / "b" / "7.csv")
-    sources, duplicates = find_sources([tmp_path])
+    sources, duplicates, _ = find_sources([tmp_path])
     assert ([source.path for source in sources], duplicates) == ([first], 1)
     assert find_sources([tmp_path / "a", first])[1] == 0
 
@@ -58,7 +58,7 @@ def test_days_of_two_rooms_are_two_documents(tmp_path: Path) -> None:
     for room in ("1000", "1001"):
         write(tmp_path / room / "2021-1-13.txt")
     for paths in ([tmp_path], [tmp_path / "1000", tmp_path / "1001"]):
-        sources, duplicates = find_sources(paths)
+        sources, duplicates, _ = find_sources(paths)
         assert ({source.name for source in sources}, duplicates) == ({"1000/2021-1-13", "1001/2021-1-13"}, 0)
 
 
@@ -66,7 +66,7 @@ def test_of_one_recording_in_several_formats_the_fullest_is_taken(tmp_path: Path
     """Subtitles leave out what would have overlapped."""
     for suffix in (".ass", ".xml", ".txt"):
         write(tmp_path / f"stream{suffix}")
-    sources, duplicates = find_sources([tmp_path])
+    sources, duplicates, _ = find_sources([tmp_path])
     assert ([source.path.suffix for source in sources], duplicates) == ([".xml"], 2)
 
 
@@ -90,12 +90,12 @@ def test_a_name_that_is_not_utf8_is_a_name(tmp_path: Path) -> None:
 
 def test_a_path_without_danmaku_is_an_error_that_names_it(tmp_path: Path) -> None:
     """A misspelt folder must not become an empty corpus."""
-    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
+    with pytest.raises(ValueError, match=r"nowhere does not exist"):
         find_sources([tmp_path / "nowhere"])
-    with pytest.raises(FileNotFoundError, match=r"no .*\.xml.* file under .*: expected a file per video or stream"):
+    with pytest.raises(ValueError, match=r"no recording under .*: expected files that end in \.xml"):
         find_sources([tmp_path])
     write(tmp_path / "a.csv")
-    with pytest.raises(FileNotFoundError, match=r"no \.ass file under"):
+    with pytest.raises(ValueError, match=r"no recording under"):
         find_sources([tmp_path], "ass")
 
 
@@ -107,7 +107,7 @@ def test_shards_one_after_another_are_the_whole(tmp_path: Path, count: int) -> N
     for number in range(9):
         write(tmp_path / "b" / f"{number}.csv")
     shards = [find_sources([tmp_path], shard=Shard(index, count)) for index in range(count)]
-    whole, duplicates = find_sources([tmp_path])
+    whole, duplicates, _ = find_sources([tmp_path])
     assert [source for sources, _ in shards for source in sources] == whole
     assert sum(number for _, number in shards) == duplicates == 9
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.recordings.documents import Document
 from service.tokenizer import Tokenizer
-from training.corpus.readers.base import Document
 from training.examples.sentence_pairs import group_documents, make_examples, make_shards, sentence_pairs
 from training.examples.settings import ExampleSettings, Vocabulary
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from reading import lines, read, written
 
-from training.corpus.readers.base import ReaderSettings, name_of
+from service.recordings import Options, name_of
 
 
 def d(text: str, p: str = "1.0,1,25,16777215,1584268892,0,a16fe0dd,2995") -> str:
@@ -42,17 +42,17 @@ class TestCsv:
         found, tally = read(written(tmp_path / "1.csv", "\n".join(rows)))
         assert ([doc.lines for doc in found], tally.rows, tally.dropped) == ([["草"]], 4, {"malformed row": 3})
 
-    def test_bytes_that_are_not_utf8_spoil_one_character_only(self, tmp_path: Path) -> None:
-        """The rest of the video is still read."""
+    def test_bytes_that_are_not_utf8_spoil_one_line_only(self, tmp_path: Path) -> None:
+        """The rest of the video is still read; the line with them is not text."""
         rows = b"a\xffb,1,2019-01-01 00:00:00\nc,2,2019-01-01 00:00:00\n"
-        assert lines(tmp_path / "1.csv", rows) == ["a\ufffdb", "c"]
+        assert lines(tmp_path / "1.csv", rows) == ["c"]
 
 
 class TestDayFile:
     @pytest.mark.parametrize(("gap_s", "expected"), [(59.0, 2), (61.0, 1)])
     def test_the_gap_that_splits_can_be_chosen(self, tmp_path: Path, gap_s: float, expected: int) -> None:
         path = written(tmp_path / "2019-5-12.txt", "TIME9:59ONLINE1\n草\nTIME10:0ONLINE1\n草\n")
-        assert len(read(path, ReaderSettings(session_gap_s=gap_s))[0]) == expected
+        assert len(read(path, Options(session_gap_s=gap_s))[0]) == expected
 
     def test_a_silence_of_viewers_alone_splits_nothing(self, tmp_path: Path) -> None:
         """The count goes on every minute: the stream is on."""
@@ -140,13 +140,13 @@ class TestJsonLines:
 
     def test_fields_are_those_that_are_named(self, tmp_path: Path) -> None:
         """A named document is sorted; its name is what the split goes by, whatever file it stands in."""
-        settings = ReaderSettings(text_field="msg", time_field="at", document_field="room")
+        settings = Options(text_column="msg", time_column="at", document_field="room")
         found, _ = read(written(tmp_path / "a.jsonl", self.ROWS), settings)
         assert [(doc.lines, doc.source) for doc in found] == [(["a", "b"], "x"), (["c"], "7")]
 
-    @pytest.mark.parametrize("field", ["text_field", "time_field", "document_field"])
+    @pytest.mark.parametrize("field", ["text_column", "time_column", "document_field"])
     def test_a_field_that_is_not_there_is_an_error_that_names_those_that_are(self, tmp_path: Path, field: str) -> None:
-        settings = ReaderSettings(**{"text_field": "msg", field: "nope"})  # type: ignore[arg-type]
+        settings = Options(**{"text_column": "msg", field: "nope"})  # type: ignore[arg-type]
         with pytest.raises(
             ValueError, match=f"no object has a field 'nope'; .* 'msg', 'at', 'room': .*--{field.replace('_', '-')}"
         ):

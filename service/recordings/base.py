@@ -1,0 +1,112 @@
+"""What a reader of recordings gives: rows, each of them one danmaku or the reason why there is none.
+
+Names, numbers and hashes of the people who wrote danmaku end in the readers: a `Row` has no place for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from service.errors import ConfigurationError
+
+MAX_ROW = 1 << 20  # characters
+HEAD_BYTES = 1 << 16  # of a file, by which its format is recognised
+MAX_VIDEO_S = 31 * 24 * 3600.0  # no video is longer; Bilibili keeps milliseconds in 31 bits, which is 25 days
+
+MALFORMED = "malformed row"
+NOT_TEXT = "not text"
+SCRIPT = "script (mode 7, 8 or 9)"
+SUBTITLE = "subtitle or script (pool 1 or 2)"
+OTHER = "other message"
+UNREADABLE = (MALFORMED, NOT_TEXT)  # drops of what may have been danmaku; all others are something else
+
+
+class RecordingError(ConfigurationError, ValueError):
+    """A file that is refused as a whole; the message says why, and what would be read."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What cannot be told from the files; None where a file decides."""
+
+    format: str | None = None
+    encoding: str | None = None
+    text_column: str | None = None  # CSV: name or number from 1; JSON: field
+    time_column: str | None = None  # … seconds into the video, or the time of posting
+    document_field: str | None = None  # JSON: the field with the name of the video or stream
+    session_gap_s: float = 600.0  # live: a longer silence ends a document
+    keep_items: bool = False  # rows also have what `POST /collections/NAME/danmaku` takes, where a file has it
+
+    def __post_init__(self) -> None:
+        if not self.session_gap_s > 0:
+            raise ValueError(f"invalid session_gap_s: {self.session_gap_s}; expected more than 0")
+
+
+class Row(NamedTuple):
+    """One danmaku, or what was in the place of one."""
+
+    text: str | None  # None: not a danmaku
+    reason: str = MALFORMED  # … because
+    seconds: float | None = None  # into the video
+    posted: float | str | None = None  # Unix time, or a date as the file has it: see `times.unix_time`
+    clock_s: float | None = None  # live: a leap of this clock ends a document
+    document: str = ""  # a change of this name does, too
+    item: dict[str, Any] | None = None  # with `keep_items`
+
+
+TOO_LONG = Row(None, "longer than a MiB")
+NOT_TEXT_ROW = Row(None, NOT_TEXT)
+MALFORMED_ROW = Row(None)
+
+
+class Parser(Protocol):
+    """Reads one format, fed with decoded text that may be cut anywhere. `close` is called once, at the end."""
+
+    def feed(self, text: str) -> Iterator[Row]: ...
+    def close(self) -> Iterator[Row]: ...
+
+
+class LineParser:
+    r"""The base of parsers of lines, which implement `line`.
+
+    Only \n ends a line: str.splitlines would also cut at the exotic separators that viewers paste.
+    """
+
+    def __init__(self, undecodable: re.Pattern[str] | None = None) -> None:
+        """`undecodable` finds what stands for bytes that were not text; None if there were none."""
+        self._undecodable = undecodable
+        self._rest = ""
+        self._is_too_long = False
+
+    def feed(self, text: str) -> Iterator[Row]:
+        *lines, self._rest = (self._rest + text).split("\n")
+        if self._is_too_long and lines:
+            self._is_too_long = False
+            del lines[0]  # the end of the line that was reported
+        undecodable, line_rows = self._undecodable, self.line
+        for line in lines:
+            if undecodable is not None and undecodable.search(line):
+                yield NOT_TEXT_ROW
+            else:
+                yield from line_rows(line[:-1] if line.endswith("\r") else line)
+        if len(self._rest) >= MAX_ROW:
+            self._rest = ""
+            if not self._is_too_long:
+                self._is_too_long = True
+                yield TOO_LONG
+
+    def close(self) -> Iterator[Row]:
+        if self._rest:
+            yield from self.feed("\n")
+
+    def line(self, line: str) -> Iterator[Row] | tuple[Row, ...]:
+        """The rows of one line, which has no end of line."""
+        raise NotImplementedError
+
+
+def is_most(count: int, lines: list[str]) -> bool:
+    """Whether so many are more than half of the lines that are not blank."""
+    return count * 2 > sum(1 for line in lines if line.strip())

@@ -1,0 +1,302 @@
+"""What a file is, and what danmaku are in it.
+
+A format is recognised by what is certain, in this order:
+
+1. `--format`, if it is given.
+2. How the file begins: markup, the first section of ASS, an array of JSON.
+3. What most of its first lines are: JSON objects, counts of viewers (one suffices), rows of recorded danmaku.
+4. Its suffix: a .csv has a header, or is refused; a .xml, .ass or .json that does not begin as one is refused.
+5. What is left is plain text, unless it is a README or a list of packages.
+
+The file is read once to find its encoding and what kind of its format it is, and a second time for its danmaku; so it
+is refused before the first one is given, and memory does not grow with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from service.recordings import ass, day_file, segments, tables
+from service.recordings.base import HEAD_BYTES, Options, Parser, RecordingError, Row, is_most
+from service.recordings.danmaku_xml import DanmakuXml, is_live
+from service.recordings.decoding import Encoding, decode, detect, detect_head
+from service.recordings.json_rows import JsonArray, JsonLines, JsonRow, is_array, load
+from service.recordings.plain_text import PlainText
+
+# In the order of the better source, where one recording lies there in several formats.
+FORMATS = ("xml", "segment", "json", "jsonl", "day", "csv", "ass", "text")
+SUFFIXES = {
+    ".xml": "xml",
+    ".so": "segment",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".ass": "ass",
+    ".txt": "text",
+}
+READ = "expected XML of Bilibili or a recorder, ASS, JSON, CSV, a day file, a segment, or a danmaku a line in .txt"
+MARKUP = re.compile(r"<[?!/a-zA-Z]")
+DANMAKU_TAG = re.compile(r"<d\s[^<>]*\bp=|<i>|<i\s")
+HTML = re.compile(r"<!doctype\s+html|<html[\s>]", re.IGNORECASE)
+NOT_DANMAKU = re.compile(
+    r"readme.*|licen[cs]e.*|copying.*|changelog.*|contributing.*|requirements.*|constraints.*|.*stop_?-?words.*|vocab.*|"
+    r".*停用词.*",
+    re.IGNORECASE,
+)
+PACKAGE = re.compile(r"\s*(#.*|-[a-z]\s.*|--[a-z-]+.*|[A-Za-z0-9][\w.\[\],-]*\s*([=~<>!]=|@\s).*)")
+LAST_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file that was recognised. Its rows are read from the file, as often as they are asked for."""
+
+    path: Path
+    format: str
+    encoding: Encoding
+    options: Options
+    head: str
+    is_live: bool = False  # XML: the clocks of the recording and of posting run together
+    is_quoted: bool = False  # CSV without a header
+    is_numbered: bool = False  # a day file with the writers' numbers
+
+    def rows(self) -> Iterator[Row]:
+        """Everything in the file that is a danmaku, or the reason why it is not, in the order of the file."""
+        with self.path.open("rb") as source:
+            yield from self.rows_from(source)
+
+    def rows_from(self, source: BinaryIO) -> Iterator[Row]:
+        """The same, from a file that the caller opened and may ask how far it was read."""
+        if self.format == "segment":
+            yield from segments.rows(segments.parse(source.read(segments.MAX_BYTES)) or [])
+            return
+        parser = self.parser()
+        for text in decode(source, self.encoding):
+            yield from parser.feed(text)
+        yield from parser.close()
+
+    def parser(self) -> Parser:
+        return _parser(self, self.encoding.undecodable)
+
+    @property
+    def name(self) -> str:
+        return name_of(self.path)
+
+
+def open_recording(path: Path, options: Options | None = None) -> Recording:
+    """Recognises a file. Raises RecordingError with the reason if it is not read, OSError if it cannot be."""
+    options = options or Options()
+    with path.open("rb") as source:
+        start = source.read(HEAD_BYTES)
+        if _is_segment(path, start, options) and _is_whole_segment(path, source):
+            return Recording(path, "segment", Encoding("utf-8", True), options, "")
+        source.seek(0)
+        encoding = detect(str(path), source, options.encoding)
+        head, is_whole = _head(decode(source, encoding))
+        format = options.format or recognise(str(path), head, path.suffix.lower(), options, is_whole=is_whole)
+        found = Recording(path, format, encoding, options, head)
+        if format == "xml":
+            return Recording(path, format, encoding, options, head, is_live=is_live(decode(source, encoding)))
+        if format == "day":
+            numbered = day_file.is_numbered(_lines(head), _last_line(source, encoding))
+            return Recording(path, format, encoding, options, head, is_numbered=numbered)
+        if format == "csv" and not tables.is_quoted_throughout(_lines(head)):
+            quoted = tables.recognises(_lines(head)) and tables.is_quoted(_whole_lines(decode(source, encoding)))
+            found = Recording(path, format, encoding, options, head, is_quoted=quoted)
+        elif format == "csv":
+            found = Recording(path, format, encoding, options, head, is_quoted=True)
+        found.parser()  # refuses columns that cannot be told apart
+        return found
+
+
+class RecordingFeed:
+    """Reads a recording as it comes: what is not whole yet waits for the next bytes.
+
+    It is recognised by its first line, so that the first danmaku does not wait for others; or, begun in the middle of a
+    file, by that file's `head`.
+    """
+
+    def __init__(self, name: str, options: Options | None = None, head: bytes = b"") -> None:
+        self._path, self._options = Path(name), options or Options()
+        self._pending = b""
+        self._parser: Parser | None = None
+        if head:
+            self._open(head, is_whole=False)
+
+    def feed(self, chunk: bytes, *, is_last: bool = False) -> Iterator[Row]:
+        """Raises RecordingError if what comes is not read."""
+        if self._parser is None:
+            self._pending += chunk
+            if not self._pending or not (is_last or b"\n" in self._pending or len(self._pending) >= HEAD_BYTES // 16):
+                return
+            self._open(self._pending, is_whole=is_last)
+            chunk, self._pending = self._pending, b""
+        if self._parser is None:
+            return
+        yield from self._parser.feed(self._decoder.decode(chunk, is_last))
+        if is_last:
+            yield from self._parser.close()
+
+    def _open(self, head: bytes, *, is_whole: bool) -> None:
+        encoding = detect_head(str(self._path), head, self._options.encoding)
+        text = head.decode(encoding.name, "replace")
+        if not text.strip("\ufeff \r\n\t") and not is_whole:
+            return
+        format = self._options.format or recognise(
+            str(self._path), text, self._path.suffix.lower(), self._options, is_whole=is_whole
+        )
+        recording = Recording(
+            self._path,
+            format,
+            encoding,
+            self._options,
+            text,
+            is_quoted=format == "csv" and (tables.is_quoted_throughout(_lines(text)) or tables.is_quoted(_lines(text))),
+            is_numbered=format == "day" and day_file.is_numbered(_lines(text), ""),
+        )
+        self._decoder = encoding.decoder()
+        self._parser = recording.parser()
+
+
+def recognise(name: str, head: str, suffix: str, options: Options, *, is_whole: bool) -> str:
+    """The format of a text that begins so; `is_whole` if nothing follows. Raises RecordingError with the reason."""
+    lines = _lines(head, is_whole=is_whole)
+    start = head.lstrip("\ufeff \t\r\n")
+    expected = SUFFIXES.get(suffix)
+    if not start:
+        return expected or "text"
+    if MARKUP.match(start) and (found := _markup(name, start, lines, expected)):
+        return found
+    if ass.recognises(start):
+        return "ass"
+    if is_array(start):
+        return "json"
+    values = [value for line in lines if (value := load(line)) is not None]
+    is_objects = is_most(sum(isinstance(value, dict) for value in values), lines)
+    if is_objects or (expected in ("json", "jsonl") and is_most(len(values), lines)):
+        _refuse_unknown_objects(name, values, options)
+        return "jsonl"
+    if day_file.recognises(lines):
+        return "day"
+    if tables.recognises(lines) or (expected in (None, "text", "csv") and tables.is_table(lines)):
+        return "csv"
+    if expected == "csv" or options.text_column is not None:
+        return "csv"
+    if expected in ("xml", "ass", "json", "jsonl", "segment"):
+        raise RecordingError(f"{name} does not hold what its name says; {READ}; or say what it is with --format")
+    _refuse_other_text(name, lines)
+    return "text"
+
+
+def name_of(path: Path) -> str:
+    """What a file is known by, wherever the corpus lies.
+
+    The name of a CSV file is a video's number. Other names are dates and titles, or the same in the folder of every
+    video: there the folder belongs to the name. Files of one folder that differ in their suffix only are one recording.
+    """
+    folder = path.absolute().parent.name
+    is_number = path.suffix.lower() == ".csv" and any(map(str.isdigit, path.stem)) and not VIDEO.fullmatch(folder)
+    return path.stem if is_number else f"{folder}/{path.stem}"
+
+
+VIDEO = re.compile(r"BV[0-9A-Za-z]{10}|av\d+", re.IGNORECASE)
+
+
+def _parser(recording: Recording, undecodable: re.Pattern[str] | None) -> Parser:
+    name, options, head = str(recording.path), recording.options, _lines(recording.head)
+    match recording.format:
+        case "xml":
+            return DanmakuXml(name, undecodable, is_live=recording.is_live)
+        case "ass":
+            return ass.Ass(undecodable)
+        case "json":
+            return JsonArray(name, undecodable, options)
+        case "jsonl":
+            return JsonLines(name, undecodable, options)
+        case "day":
+            return day_file.DayFile(undecodable, is_numbered=recording.is_numbered)
+        case "csv":
+            is_recorded = recording.is_quoted or tables.recognises(head) or not any(line.strip() for line in head)
+            if options.text_column is None and is_recorded and not recording.is_quoted:
+                return tables.RecordedCsv(undecodable)
+            return tables.open_table(name, head, undecodable, options, is_recorded=recording.is_quoted)
+        case "text":
+            return PlainText(recording.name, undecodable)
+    raise RecordingError(f"{name} is not a {recording.format}; {READ}")
+
+
+def _markup(name: str, start: str, lines: list[str], expected: str | None) -> str | None:
+    """The format of what begins with a tag; None for a text whose first danmaku does."""
+    if HTML.match(start):
+        raise RecordingError(f"{name} is a page of HTML, not a recording; {READ}")
+    if expected == "xml" or start.startswith("<?xml") or DANMAKU_TAG.search(start):
+        return "xml"
+    if is_most(sum(1 for line in lines if line.lstrip().startswith("<")), lines):
+        raise RecordingError(f"{name} is markup without danmaku; {READ}")
+    return None
+
+
+def _refuse_unknown_objects(name: str, values: list[object], options: Options) -> None:
+    """Raises RecordingError if none of the first objects is a danmaku, nor anything else that a recorder writes."""
+    reader = JsonRow(name, options)
+    for value in values:
+        for _ in reader.rows(value):
+            pass
+    if options.text_column is None and options.time_column is None and options.document_field is None:
+        reader.close()
+
+
+def _refuse_other_text(name: str, lines: list[str]) -> None:
+    path = Path(name)
+    hint = "if it is danmaku, say so with --format text"
+    if NOT_DANMAKU.fullmatch(path.name):
+        raise RecordingError(f"{name} is not a recording by its name; {hint}")
+    if is_most(sum(1 for line in lines if PACKAGE.fullmatch(line)), lines):
+        raise RecordingError(f"{name} is a list of packages; {hint}")
+
+
+def _is_segment(path: Path, start: bytes, options: Options) -> bool:
+    return options.format == "segment" or (options.format is None and start[:1] == b"\n" and b"\x00" not in start[:1])
+
+
+def _is_whole_segment(path: Path, source: BinaryIO) -> bool:
+    source.seek(0)
+    content = source.read(segments.MAX_BYTES + 1)
+    return len(content) <= segments.MAX_BYTES and segments.parse(content) is not None
+
+
+def _head(parts: Iterator[str]) -> tuple[str, bool]:
+    """The first HEAD_BYTES characters, and whether that is all."""
+    head = ""
+    for part in parts:
+        head += part
+        if len(head) > HEAD_BYTES:
+            return head[:HEAD_BYTES], False
+    return head, True
+
+
+def _lines(head: str, *, is_whole: bool = False) -> list[str]:
+    """The lines of a head, of which the last may be cut."""
+    lines = [line.removesuffix("\r") for line in head.removeprefix("\ufeff").split("\n")]
+    return lines if is_whole or len(head) < HEAD_BYTES or len(lines) == 1 else lines[:-1]
+
+
+def _whole_lines(parts: Iterable[str]) -> Iterator[str]:
+    """Lines, of which those of an open quote at the beginning are one."""
+    rest = ""
+    for part in parts:
+        *lines, rest = (rest + part).split("\n")
+        for line in lines:
+            yield line.removesuffix("\r")
+    yield rest
+
+
+def _last_line(source: BinaryIO, encoding: Encoding) -> str:
+    source.seek(max(0, source.seek(0, 2) - LAST_BYTES))
+    return source.read().decode(encoding.name, "replace").rstrip().rpartition("\n")[2]
