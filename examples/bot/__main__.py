@@ -21,6 +21,7 @@ EXAMPLE = """example:
   tail -f danmaku.txt | python -m examples.bot -
   python -m examples.bot room:21452505
 """
+START_TIMEOUT_S = 3.0  # for a gateway to be there
 TIMEOUT_S = 10.0  # of a call, before the view is told
 
 
@@ -33,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         script = read_script(parsed.script) if parsed.script else []
         asyncio.run(follow(parsed, script))
         return 0
-    except (SourceError, GatewayError, OSError) as error:
+    except GatewayError as error:
+        hint = f"; is a gateway running at {parsed.url}? `make serve` starts one" if error.is_passing else ""
+        print(f"bot: {error}{hint}", file=sys.stderr)
+        return 1
+    except (SourceError, OSError) as error:
         print(f"bot: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -84,6 +89,8 @@ async def follow(parsed: argparse.Namespace, script: list[tuple[str, str]]) -> N
         copy_score=parsed.copy_score,
     )
     source = await open_source(parsed.source, parsed.speed)
+    async with AsyncClient(parsed.url, os.environ.get("DANMAKU_API_KEY"), timeout_s=START_TIMEOUT_S) as client:
+        await client.info()
     async with AsyncClient(parsed.url, os.environ.get("DANMAKU_API_KEY"), timeout_s=TIMEOUT_S) as client:
         with open_view(is_plain=parsed.plain) as view:
             bot = Bot(client, settings, view)

@@ -48,8 +48,10 @@ class Bot:
         self.counts = Counts()
 
     async def run(self, source: AsyncIterator[Said]) -> None:
-        """Until the source ends. Raises SourceError, and GatewayError for what waiting does not mend."""
-        await self._patiently(self._make_collection)  # before the first line comes
+        """Until the source ends. Raises SourceError, and GatewayError for a gateway that is not there at the start, or
+        for what waiting does not mend.
+        """
+        await self._make_collection()  # before the first line comes; a gateway that is not there yet ends it
         reading = asyncio.create_task(self._read(source))
         try:
             while batch := await self._next_batch():

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .lines import Line, Reader
+from service.recordings import RecordingError, open_recording
+from service.recordings.recording import READ
+
+from .lines import Line, Reader, lines_of
 
 POLL_S = 0.1
 CHUNK_BYTES = 1 << 16
-HEAD_BYTES = 4096
+HEAD_BYTES = 1 << 16
 
 
 class SourceError(Exception):
@@ -43,12 +46,24 @@ async def open_source(source: str, speed: float | None) -> AsyncIterator[Said]:
         return standard_input()
     if source.startswith("room:"):
         return room(source.removeprefix("room:"))
-    return follow(Path(source)) if speed is None else replay(await recording(Path(source)), speed)
+    return follow(open_tail(Path(source))) if speed is None else replay(await recording(Path(source)), speed)
 
 
-async def follow(path: Path) -> AsyncIterator[Said]:
-    """As `tail -F`: what is added from now on, also to another file that takes the name. Waits for a file to appear."""
-    with closing(Tail(path)) as tail:
+def open_tail(path: Path) -> Tail:
+    """Raises SourceError if there is no such file, or if it is not a recording: nothing would ever come."""
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "does not exist"
+        raise SourceError(
+            f"{path} {what}: expected one that a recorder is writing, - for standard input, or room:NUMBER"
+        )
+    tail = Tail(path)
+    tail.read()  # opens the file
+    return tail
+
+
+async def follow(tail: Tail) -> AsyncIterator[Said]:
+    """As `tail -F`: what is added from now on, also to another file that takes the name."""
+    with closing(tail):
         while True:
             lines = await asyncio.to_thread(tail.read)
             for line in lines:
@@ -60,7 +75,7 @@ async def follow(path: Path) -> AsyncIterator[Said]:
 class Tail:
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._reader = Reader()
+        self._reader = Reader(str(path))
         self._file: BinaryIO | None = None
         self._is_first = path.exists()  # a file that appears later is read from its beginning
 
@@ -77,14 +92,16 @@ class Tail:
                 return []
             self.close()
             lines = list(self._reader.feed(b"", is_last=True))  # the last one of a file may have no end
-            self._file, self._reader = self._path.open("rb", buffering=0), Reader()
+            self._file, self._reader = self._path.open("rb", buffering=0), Reader(str(self._path))
             if self._is_first:
-                self._reader = Reader(head=self._file.read(HEAD_BYTES))
+                self._reader = Reader(str(self._path), head=self._file.read(HEAD_BYTES))
                 self._file.seek(0, os.SEEK_END)
                 self._is_first = False
             return lines
         except OSError as error:
             raise SourceError(f"{self._path} cannot be read: {error.strerror}") from None
+        except RecordingError as error:
+            raise SourceError(str(error)) from None
 
     def _is_another(self) -> bool:
         """Whether another file has the name, or this one was begun anew."""
@@ -106,24 +123,30 @@ async def standard_input() -> AsyncIterator[Said]:
 
     threading.Thread(target=read, daemon=True).start()
     reader = Reader()
-    while chunk := await chunks.get():
-        for line in reader.feed(chunk):
+    try:
+        while chunk := await chunks.get():
+            for line in reader.feed(chunk):
+                yield _now(line)
+        for line in reader.feed(b"", is_last=True):
             yield _now(line)
-    for line in reader.feed(b"", is_last=True):
-        yield _now(line)
+    except RecordingError as error:
+        raise SourceError(str(error)) from None
 
 
 async def recording(path: Path) -> list[tuple[float, str]]:
     """Its lines, in order of their times."""
     try:
-        content = await asyncio.to_thread(path.read_bytes)
+        lines = await asyncio.to_thread(lambda: list(lines_of(open_recording(path).rows())))
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
-    lines = list(Reader().feed(content, is_last=True))
+    except RecordingError as error:
+        raise SourceError(str(error)) from None
+    if not lines:
+        raise SourceError(f"{path} holds no danmaku; {READ}")
     timed = sorted((line.at_s, place, line.text) for place, line in enumerate(lines) if line.at_s is not None)
     if not timed:
         raise SourceError(
-            f"{path}: {len(lines)} danmaku, none with a time to replay it by. XML has, NDJSON needs `time` or `ts`. "
+            f"{path}: {len(lines)} danmaku, none with a time to replay it by. XML has, JSON needs `time` or `ts`. "
             "Without --speed they are taken as they come"
         )
     return [(at_s, text) for at_s, _, text in timed]

@@ -134,7 +134,16 @@ def _parse_item(content: object) -> Entry | DanmakuError:
         size = len(orjson.dumps(body.metadata))
     except TypeError as error:  # numbers beyond 64 bits, or hundreds of levels
         return InvalidRequest(f"invalid metadata: cannot be stored as JSON: {error}")
+    if inexact := [field for field, value in body.metadata.items() if isinstance(value, float) and _is_rounded(value)]:
+        return InvalidRequest(
+            f"invalid metadata.{inexact[0]}: a number of more than 64 bits is not kept exactly; expected a string"
+        )
     if size > MAX_METADATA_BYTES:
         return InvalidRequest(f"invalid metadata: {size} bytes of JSON; expected at most {MAX_METADATA_BYTES}")
     expires_at = body.expires_at if body.ttl_s is None else time.time() + body.ttl_s
     return Entry(body.text, body.id, body.metadata, expires_at, body.count)
+
+
+def _is_rounded(number: float) -> bool:
+    """Whether a number may have been an integer that JSON readers turn into the nearest float64."""
+    return number >= 2**64 or number <= -(2**63)

@@ -86,6 +86,9 @@ class LineParser:
         if self._is_too_long and lines:
             self._is_too_long = False
             del lines[0]  # the end of the line that was reported
+        if lines and len(lines[0]) >= MAX_ROW:
+            del lines[0]
+            yield TOO_LONG
         undecodable, line_rows = self._undecodable, self.line
         for line in lines:
             if undecodable is not None and undecodable.search(line):

@@ -77,7 +77,7 @@ def detect(name: str, source: BinaryIO, wanted: str | None) -> Encoding:
         return Encoding("utf-8", False)
     if guessed := _guess(sample):
         return Encoding(guessed, _is_clean(source, guessed))
-    _refuse_mostly_undecodable(name, sample, "utf-8")
+    _refuse_mostly_undecodable(name, head, "utf-8")
     return Encoding("utf-8", False)
 
 
@@ -156,7 +156,8 @@ def _decodes(sample: bytes, encoding: str) -> bool:
 
 def _refuse_binary(name: str, head: bytes) -> None:
     controls = len(head) - len(head.translate(None, CONTROLS))
-    if controls > 8 + NEVER_TEXT * len(head) or head[:1] == b"\x00" or (controls and not _is_mostly_text(head)):
+    is_markup = head.lstrip()[:1] == b"<"  # of which recorders take out what XML forbids
+    if not is_markup and controls > 2 + NEVER_TEXT * len(head) or (controls and not _is_mostly_text(head)):
         raise RecordingError(f"{name} is not text; {EXPECTED}")
 
 

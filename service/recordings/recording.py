@@ -107,7 +107,7 @@ def open_recording(path: Path, options: Options | None = None) -> Recording:
             numbered = day_file.is_numbered(_lines(head), _last_line(source, encoding))
             return Recording(path, format, encoding, options, head, is_numbered=numbered)
         if format == "csv" and not tables.is_quoted_throughout(_lines(head)):
-            quoted = tables.recognises(_lines(head)) and tables.is_quoted(_whole_lines(decode(source, encoding)))
+            quoted = tables.is_recorded(_lines(head)) and tables.is_quoted(_whole_lines(decode(source, encoding)))
             found = Recording(path, format, encoding, options, head, is_quoted=quoted)
         elif format == "csv":
             found = Recording(path, format, encoding, options, head, is_quoted=True)
@@ -126,6 +126,8 @@ class RecordingFeed:
         self._path, self._options = Path(name), options or Options()
         self._pending = b""
         self._parser: Parser | None = None
+        self.format: str | None = None  # until it is recognised
+        self.encoding: Encoding | None = None
         if head:
             self._open(head, is_whole=False)
 
@@ -160,6 +162,7 @@ class RecordingFeed:
             is_quoted=format == "csv" and (tables.is_quoted_throughout(_lines(text)) or tables.is_quoted(_lines(text))),
             is_numbered=format == "day" and day_file.is_numbered(_lines(text), ""),
         )
+        self.format, self.encoding = format, encoding
         self._decoder = encoding.decoder()
         self._parser = recording.parser()
 
@@ -222,8 +225,9 @@ def _parser(recording: Recording, undecodable: re.Pattern[str] | None) -> Parser
         case "day":
             return day_file.DayFile(undecodable, is_numbered=recording.is_numbered)
         case "csv":
-            is_recorded = recording.is_quoted or tables.recognises(head) or not any(line.strip() for line in head)
-            if options.text_column is None and is_recorded and not recording.is_quoted:
+            is_empty = not any(line.strip() for line in head)
+            is_plain = not recording.is_quoted and not tables.is_table(head) and tables.is_recorded(head)
+            if options.text_column is None and (is_plain or is_empty):
                 return tables.RecordedCsv(undecodable)
             return tables.open_table(name, head, undecodable, options, is_recorded=recording.is_quoted)
         case "text":

@@ -23,6 +23,7 @@ from service.recordings.times import DATE, number, split_time, unix_time
 
 RECORDED = re.compile(rf"(.*),(\d+(?:\.\d+)?),({DATE})", re.DOTALL)
 QUOTED_RECORDED = re.compile(rf'"?(?:.*)"?,"?(\d+(?:\.\d+)?)"?,"?({DATE})"?', re.DOTALL)
+MANY = 3  # rows that cannot be alike by chance
 QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
 DELIMITERS = ",\t;"
 TEXT = ("text", "content", "msg", "message", "danmaku", "danmu", "comment", "弹幕", "弹幕内容", "内容", "文本")
@@ -49,10 +50,17 @@ def recognises(lines: list[str]) -> bool:
     return is_most(sum(1 for line in lines if RECORDED.fullmatch(line)), lines) or is_quoted_throughout(lines)
 
 
+def is_recorded(lines: list[str]) -> bool:
+    """Whether a .csv without a header is recorded danmaku: some lines are, in which nothing else stands."""
+    commas = [match[1].count(",") for line in lines if (match := RECORDED.fullmatch(line))]
+    # As many commas in every text are columns.
+    return bool(commas) and not (len(commas) >= MANY and commas[0] and len(set(commas)) == 1)
+
+
 def is_quoted_throughout(lines: list[str]) -> bool:
     """Whether most lines are recorded danmaku with quotes around more than the text."""
-    rows = [split(line, ",") for line in lines if QUOTED_RECORDED.fullmatch(line)]
-    return is_most(sum(1 for row in rows if _is_recorded(row)), lines)
+    others = [line for line in lines if not RECORDED.fullmatch(line) and QUOTED_RECORDED.fullmatch(line)]
+    return is_most(sum(1 for line in others if _is_recorded(split(line, ","))), lines)
 
 
 def is_quoted(lines: Iterable[str]) -> bool:

@@ -7,25 +7,27 @@
     {"and": [F, …]}  {"or": [F, …]}  {"not": F}
 
 A field that an item lacks, or whose value has another type, matches nothing, so `not` of it matches. Booleans are not
-numbers, and numbers are compared as float64. `{}` matches everything. `parse` turns JSON into a tree; `matches` defines
-its meaning, and every store must give the same answers however it evaluates the tree. Fields are the top-level keys of
-the metadata; `and`, `or` and `not` cannot be field names.
+numbers. Integers of up to 64 bits are compared exactly, as ids of danmaku need, other numbers as float64. `{}` matches
+everything. `parse` turns JSON into a tree; `matches` defines its meaning, and every store must give the same answers
+however it evaluates the tree. Fields are the top-level keys of the metadata; `and`, `or` and `not` cannot be field
+names.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from service.errors import InvalidRequest
 
 MAX_DEPTH = 16
 MAX_CONDITIONS = 256  # values in one filter: each may be compared with every item
 
-Value = str | float | bool  # numbers are float64
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # the integers that JSON is stored with
+
+Value = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,10 @@ class OneOf:
 @dataclass(frozen=True, slots=True)
 class Between:
     field: str
-    gt: float = -math.inf  # the bounds themselves do not match …
-    lt: float = math.inf
-    gte: float = -math.inf  # … these do
-    lte: float = math.inf
+    gt: int | float = -math.inf  # the bounds themselves do not match …
+    lt: int | float = math.inf
+    gte: int | float = -math.inf  # … these do
+    lte: int | float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,10 @@ def matches(filter: Filter, metadata: Mapping[str, Any]) -> bool:
     match filter:
         case OneOf(field, values):
             value = filterable(metadata.get(field))
-            return value is not None and any(type(value) is type(each) and value == each for each in values)
+            return value is not None and any(_kind(value) is _kind(each) and value == each for each in values)
         case Between(field):
             value = filterable(metadata.get(field))
-            return isinstance(value, float) and filter.gt < value < filter.lt and filter.gte <= value <= filter.lte
+            return is_number(value) and filter.gt < value < filter.lt and filter.gte <= value <= filter.lte
         case And(parts):
             return all(matches(part, metadata) for part in parts)
         case Or(parts):
@@ -82,7 +84,18 @@ def filterable(value: Any) -> Value | None:
     """Returns a metadata value as filters compare it, or None if they ignore it."""
     if isinstance(value, str | bool):
         return value
-    return float(value) if isinstance(value, int | float) and abs(value) <= sys.float_info.max else None
+    if isinstance(value, int):
+        return value if MIN_INTEGER <= value <= MAX_INTEGER else None
+    return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Tells whether filters compare the value as a number: a boolean is not one."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _kind(value: Value) -> type:
+    return float if is_number(value) else type(value)
 
 
 def parse(source: Any) -> Filter:
@@ -130,13 +143,20 @@ def parse(source: Any) -> Filter:
 
 def _value(source: Any, place: str) -> Value:
     if (value := filterable(source)) is None:
-        raise InvalidRequest(f"{place}: expected a string, a number or a boolean, not {_quote(source)}")
+        raise InvalidRequest(
+            f"{place}: expected a string, a number or a boolean, not {_quote(source)}{_explain_size(source)}"
+        )
     return value
 
 
-def _number(source: Any, place: str) -> float:
+def _explain_size(source: Any) -> str:
+    is_integer = isinstance(source, int) and not isinstance(source, bool)
+    return "; integers of more than 64 bits are kept as strings" if is_integer else ""
+
+
+def _number(source: Any, place: str) -> int | float:
     value = filterable(source)
-    if not isinstance(value, float):
+    if not is_number(value):
         raise InvalidRequest(f"{place}: expected a number, not {_quote(source)}")
     return value
 

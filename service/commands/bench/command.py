@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from service.commands.recording_flags import add_recording_flags, recording_options
 from service.errors import ConfigurationError
 from service.event_loop import run_until_complete
 
@@ -30,7 +32,7 @@ BUSY_SHARE = 0.9  # of a core; above this the generator may have been slower tha
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="FILE", type=Path, help="one danmaku per line, UTF-8")
+    parser.add_argument("input", metavar="FILE", type=Path, help="a recording, or one danmaku per line")
     parser.add_argument(
         "--url",
         default="http://127.0.0.1:8000",
@@ -52,6 +54,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout-s", type=_positive(float), default=30.0, help="time limit of a request [30]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_recording_flags(parser, encoding_flag="--file-encoding")
 
 
 def _positive(kind: type[int] | type[float]) -> Any:
@@ -66,10 +69,12 @@ def _positive(kind: type[int] | type[float]) -> Any:
 
 def run(parsed: argparse.Namespace) -> int:
     from service.commands.bench.replay import replay
+    from service.recordings.lines import open_lines
 
     if parsed.json and not parsed.json.parent.is_dir():
         raise ConfigurationError(f"invalid --json: the directory {parsed.json.parent} does not exist")
-    with parsed.input.open("rb") as source:
+    source, read = open_lines(parsed.input, recording_options(parsed))
+    with source:
         result, hit_rate = run_until_complete(replay(source, parsed, os.environ.get("DANMAKU_API_KEY")))
     if not result.requests:
         raise ConfigurationError(f"{parsed.input} is empty; expected one danmaku per line")
@@ -77,7 +82,11 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.json:
         _write_json(parsed.json, figures)
     print(_format_report(figures))
-    return 0 if figures["answered"] else 1
+    if read and read.dropped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in read.dropped.most_common())
+        print(f"danmaku bench: not danmaku, and left out: {reasons}", file=sys.stderr)
+    is_whole = parsed.lenient or not (read and read.unreadable)
+    return 0 if figures["answered"] and is_whole else 1
 
 
 def _figures(result: Result, hit_rate: float | None, parsed: argparse.Namespace) -> dict[str, Any]:

@@ -8,8 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from service.commands.recording_flags import add_recording_flags, recording_options
+from service.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from danmaku_client import Client
@@ -58,9 +62,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                 type=Path,
                 nargs="+",
                 metavar="FILE|FOLDER",
-                help="one danmaku per line; .ndjson: a text or an object per line; .csv: with a header that names "
-                "`text`, whose other columns become metadata, or recorded danmaku (text,seconds,posted at)",
+                help="recordings (docs/recordings.md); JSON lines with the route's fields; a table whose header names "
+                "`text`, whose other columns become metadata",
             )
+            add_recording_flags(command)
             command.add_argument("--skip", type=int, default=0, metavar="ROWS", help="rows that are loaded already [0]")
         if action == "export":
             command.add_argument(
@@ -83,8 +88,7 @@ def run(parsed: argparse.Namespace) -> int:
     key = os.environ.get("DANMAKU_API_KEY")  # a flag would show in the list of processes
     timeout_s = LONG_TIMEOUT_S if parsed.action in ("load", "rebuild") else TIMEOUT_S
     with Client(parsed.url, key, timeout_s=timeout_s) as client:
-        ACTIONS[parsed.action](client, parsed)
-    return 0
+        return ACTIONS[parsed.action](client, parsed) or 0
 
 
 def _list(client: Client, parsed: argparse.Namespace) -> None:
@@ -96,12 +100,24 @@ def _create(client: Client, parsed: argparse.Namespace) -> None:
     client.create(parsed.name)
 
 
-def _load(client: Client, parsed: argparse.Namespace) -> None:
+def _load(client: Client, parsed: argparse.Namespace) -> int:
+    from service.commands.collections.files import look_at
     from service.commands.collections.transfer import Loaded, load
+    from service.recordings.recording import READ
 
+    options = recording_options(parsed, keep_items=True)
+    files = look_at(parsed.paths, options)
+    for reason in files.left_out:
+        print(f"danmaku collections: left out: {reason}", file=sys.stderr)
+    if files.refused and not parsed.lenient:
+        raise ConfigurationError(
+            f"{'; '.join(files.refused[:10])}. Nothing was loaded; --lenient loads the files that can be read"
+        )
+    for reason in files.refused:
+        print(f"danmaku collections: refused: {reason}", file=sys.stderr)
     done = Loaded(rows=parsed.skip)
     try:
-        load(client, parsed.name, parsed.paths, done, quiet=not sys.stderr.isatty())
+        load(client, parsed.name, files, options, done, quiet=not sys.stderr.isatty())
     except BaseException:
         if done.rows > parsed.skip:
             print(
@@ -111,8 +127,16 @@ def _load(client: Client, parsed: argparse.Namespace) -> None:
         raise
     for reason in done.reasons:
         print(f"danmaku collections: refused: {reason}", file=sys.stderr)
-    print(f"{parsed.name}: {done.rows:,} rows; {done.added:,} added, {done.replaced:,} there already, ", end="")
-    print(f"{done.refused:,} refused")
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in done.left_out.most_common())
+    print(
+        f"{parsed.name}: {done.rows - parsed.skip:,} rows; {done.added:,} added, {done.replaced:,} there already, "
+        f"{done.repeated:,} repeated, {done.refused:,} refused, {done.left_out.total():,} not danmaku"
+        + (f" ({left_out})" if left_out else "")
+    )
+    if not done.added + done.replaced:
+        print(f"danmaku collections: nothing was loaded; {READ}", file=sys.stderr)
+        return 1
+    return 1 if done.refused and not parsed.lenient else 0
 
 
 def _export(client: Client, parsed: argparse.Namespace) -> None:
@@ -143,7 +167,7 @@ def _drop(client: Client, parsed: argparse.Namespace) -> None:
     client.drop(parsed.name)
 
 
-ACTIONS = {
+ACTIONS: dict[str, Callable[[Client, argparse.Namespace], int | None]] = {
     "list": _list,
     "create": _create,
     "load": _load,

@@ -1,114 +1,75 @@
-"""Files of danmaku that go into a collection: what stands in each, by the end of its name.
+"""Recordings as items of a collection.
 
-    .ndjson .jsonl   a JSON string or object a line, as `POST /collections/NAME/danmaku` takes them
-    .csv             with a header that names `text`; or recorded danmaku, `text,seconds,posted at`, where commas in the
-                     text are not quoted, and of which seconds and posted_at become metadata
-    any other        a danmaku a line
+A danmaku becomes an item with `seconds` into the video and `posted_at`, a Unix time in seconds, in its metadata, where
+the recording has them. Two kinds of files say more: JSON with the fields that `POST /collections/NAME/danmaku` takes,
+and tables with a column `text`, whose other columns become metadata, those about writers apart.
 
-A row is an item or the reason why it is none, so that a line that cannot be read costs nobody the rest. Recordings with
-people in them (XML and the like) are `danmaku-train clean`'s to read.
+Files are looked at before the first item is sent, so that one that is refused leaves nothing behind.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import orjson
-
-from service.errors import ConfigurationError
-
-SUFFIXES = (".txt", ".csv", ".ndjson", ".jsonl")  # what of a folder is read
-MAX_LINE_BYTES = 2**20
-NUMBERS = ("count", "ttl_s", "expires_at")  # columns that, as id and text, are not metadata
+from service.recordings import UNREADABLE, Options, RecordingError, open_recording
+from service.recordings.base import Row as Danmaku
+from service.recordings.folders import find_files, without_copies
+from service.recordings.times import unix_time
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     path: Path
-    line: int  # from 1
+    number: int  # from 1, of what is or might have been a danmaku
     item: str | dict[str, Any] | None
-    error: str = ""
+    error: str = ""  # why there is no item
+    is_unreadable: bool = False  # it may have been a danmaku
 
 
-def files_in(paths: Sequence[Path]) -> list[Path]:
-    """The files, and those of the folders in order of their names. Raises ConfigurationError if there is none."""
-    found = []
-    for path in paths:
-        if not path.exists():
-            raise ConfigurationError(f"{path} does not exist")
-        inside = [each for each in sorted(path.rglob("*")) if each.suffix.lower() in SUFFIXES and each.is_file()]
-        if path.is_dir() and not inside:
-            raise ConfigurationError(f"{path} holds no file that ends in {', '.join(SUFFIXES)}")
-        found += inside if path.is_dir() else [path]
-    return found
+@dataclass
+class Files:
+    paths: list[Path] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)  # with the reason
+    left_out: list[str] = field(default_factory=list)  # with the reason
 
 
-def rows_of(path: Path, source: BinaryIO) -> Iterator[Row]:
-    """Raises ConfigurationError at a line that is longer than any danmaku."""
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        head = source.readline(MAX_LINE_BYTES).decode("utf-8-sig", "replace")
-        source.seek(0)
-        columns = [column.strip().lower() for column in next(csv.reader([head]), [])]
-        if "text" in columns:
-            yield from _table(path, source, columns)
-            return
-    read = {".ndjson": orjson.loads, ".jsonl": orjson.loads, ".csv": _recorded}.get(suffix, bytes.decode)
-    number = 0
-    while line := source.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if len(line) > MAX_LINE_BYTES:
-            raise ConfigurationError(f"{path}: line {number} is longer than {MAX_LINE_BYTES} bytes")
+def look_at(paths: Sequence[Path], options: Options) -> Files:
+    """The files that are read, those that are refused, and those of folders that are not recordings.
+
+    Raises RecordingError if no file is read.
+    """
+    found = find_files(paths, options)
+    once = without_copies(found.files)
+    files = Files(left_out=[f"{path}: {reason}" for path, reason in (*found.left_out, *once.left_out)])
+    for path in once.files:
         try:
-            yield Row(path, number, read(line.rstrip(b"\r\n")))
-        except ValueError as error:
-            yield Row(path, number, None, str(error))
+            open_recording(path, options)
+        except RecordingError as error:
+            files.refused.append(str(error))
+        else:
+            files.paths.append(path)
+    if not files.paths:
+        raise RecordingError("; ".join(files.refused[:10]))
+    return files
 
 
-def _recorded(line: bytes) -> dict[str, Any]:
-    try:
-        text, seconds, posted_at = line.decode().rsplit(",", 2)
-        return {"text": text, "metadata": {"seconds": float(seconds), "posted_at": posted_at}}
-    except ValueError:
-        raise ValueError("expected text,seconds,posted at; or a header that names a column `text`") from None
+def rows_of(path: Path, options: Options) -> Iterator[tuple[Row, int]]:
+    """The rows of a file, and how many of its bytes were read by then."""
+    recording = open_recording(path, options)
+    with path.open("rb") as source:
+        for number, row in enumerate(recording.rows_from(source), 1):
+            if row.text is None:
+                yield Row(path, number, None, row.reason, row.reason in UNREADABLE), source.tell()
+            else:
+                yield Row(path, number, row.item or _item(row)), source.tell()
 
 
-def _table(path: Path, source: BinaryIO, columns: Sequence[str]) -> Iterator[Row]:
-    text = io.TextIOWrapper(source, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text)
-    next(reader)
-    line = reader.line_num + 1
-    for values in reader:
-        yield _row(path, line, columns, values)
-        line = reader.line_num + 1
-    text.detach()
-
-
-def _row(path: Path, line: int, columns: Sequence[str], values: Sequence[str]) -> Row:
-    if len(values) != len(columns):
-        return Row(path, line, None, f"{len(values)} columns, where the header has {len(columns)}")
-    try:
-        "".join(values).encode()
-    except UnicodeEncodeError:
-        return Row(path, line, None, "the row is not UTF-8")
-    row = {column: value for column, value in zip(columns, values, strict=True) if value}
-    item: dict[str, Any] = {"text": row.pop("text", "")}
-    if "id" in row:
-        item["id"] = row.pop("id")
-    for column, value in row.items():
-        (item if column in NUMBERS else item.setdefault("metadata", {}))[column] = _number(value)
-    return Row(path, line, item)
-
-
-def _number(value: str) -> str | int | float:
-    """A number where it is written as JSON writes it, so that a filter can compare it: "007" stays a text."""
-    try:
-        number = orjson.loads(value)
-    except ValueError:
-        return value
-    return number if isinstance(number, int | float) and not isinstance(number, bool) else value
+def _item(row: Danmaku) -> str | dict[str, Any]:
+    assert row.text is not None
+    posted_at = None if row.posted is None else unix_time(row.posted)
+    metadata = {"seconds": row.seconds, "posted_at": posted_at}
+    given = {name: value for name, value in metadata.items() if value is not None}
+    return {"text": row.text, "metadata": given} if given else row.text

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.commands.flags import add_settings, given_settings
+from service.commands.recording_flags import add_recording_flags, recording_options
 from service.errors import ConfigurationError
 from service.settings import Settings
 
@@ -35,7 +35,7 @@ SETTINGS = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="FILE", help="one danmaku per line, UTF-8; - reads standard input")
+    parser.add_argument("input", metavar="FILE", help="a recording, or one danmaku per line; - reads standard input")
     parser.add_argument(
         "--output",
         type=Path,
@@ -50,6 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--normalize", action="store_true", help="scale every vector to length 1")
     parser.add_argument("--quiet", action="store_true", help="no progress bar (never shown without a terminal)")
+    add_recording_flags(parser)
     add_settings(parser.add_argument_group("without --url"), SETTINGS)
 
 
@@ -57,6 +58,7 @@ def run(parsed: argparse.Namespace) -> int:
     from service.commands.embed.file import embed_file, open_gateway, open_model
     from service.commands.embed.outputs import open_output
     from service.event_loop import run_until_complete
+    from service.recordings.lines import open_lines, open_pipe
 
     output, given = open_output(parsed.output), given_settings(parsed)
     if parsed.url and given:
@@ -65,14 +67,21 @@ def run(parsed: argparse.Namespace) -> int:
     options = {"normalize": parsed.normalize}
     embedder = open_gateway(parsed.url, **options) if parsed.url else open_model(Settings(**given), **options)
     try:
-        with nullcontext(sys.stdin.buffer) if parsed.input == "-" else open(parsed.input, "rb") as source:
+        if parsed.input == "-":
+            source, read = open_pipe(sys.stdin.buffer, "standard input", recording_options(parsed))
+        else:
+            source, read = open_lines(Path(parsed.input), recording_options(parsed))
+        with source:
             work = embed_file(source, parsed.output, output, embedder, **options, quiet=parsed.quiet)
             progress = run_until_complete(work)
     except KeyboardInterrupt:
         print("danmaku embed: stopped; run the same command to resume", file=sys.stderr)
         return 130
     print(_format_summary(progress, parsed.output))
-    return 0
+    if read and read.dropped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in read.dropped.most_common())
+        print(f"danmaku embed: not danmaku, and left out: {reasons}", file=sys.stderr)
+    return 1 if read and read.unreadable and not parsed.lenient else 0
 
 
 def _format_summary(progress: Progress, path: Path) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -171,7 +170,7 @@ async def _embed_block(embed: EmbedTexts, block: Block) -> EmbedResponse:
 
 def _count_lines(source: BinaryIO) -> int | None:
     """Counts the lines of a regular file without moving its position; returns None for a pipe."""
-    if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+    if not source.seekable():
         return None
     position = source.tell()
     source.seek(0)

@@ -3,10 +3,10 @@
 Redis skips an item that lacks any field named in an expression, wherever the field stands. It treats `3` and `"3"` as
 equal, and its strings have no escapes. So each field of an item is stored as a token, a hash of name, type and value,
 in a list that every item has: `"token" in .t` is always true or false, and no text of a filter becomes part of an
-expression. Numbers are stored a second time, for bounds.
+expression. Tokens of integers are exact. Numbers are stored a second time, for bounds, as float64, which Redis compares.
 
 An expression never excludes an item that its filter matches. It may match more where bounds stand inside `or` or `not`,
-since an item may lack the number, so the items found are checked against the filter itself.
+since an item may lack the number, and where a bound is beyond 2^53, so the items found are checked against the filter itself.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from typing import Any
 
 import orjson
 
-from service.stores.filters import And, Between, Filter, Not, OneOf, Or, Value, filterable
+from service.stores.filters import And, Between, Filter, Not, OneOf, Or, Value, filterable, is_number
 
 NEVER = 1e15  # when items without an end expire, Unix time: millions of years ahead
+EXACT = 2.0**53  # below, every integer is a float64
 MAX_DIGITS = 200  # of a number in an expression: Redis refuses 256
 
 
 def build_attributes(metadata: Mapping[str, Any], expires_at: float | None) -> bytes:
     fields = {field: value for field, raw in metadata.items() if (value := filterable(raw)) is not None}
-    numbers = {_number_key(field): value for field, value in fields.items() if isinstance(value, float)}
+    numbers = {_number_key(field): float(value) for field, value in fields.items() if is_number(value)}
     tokens = [_token(field, value) for field, value in fields.items()]
     return orjson.dumps({"t": tokens, "e": NEVER if expires_at is None else expires_at} | numbers)
 
@@ -47,8 +48,9 @@ def _flatten(filter: Filter | None) -> list[Filter]:
 
 def _write_bounds(filter: Between) -> str:
     """Returns the bounds that Redis can read. It skips items without the number, as the filter does."""
-    bounds = ((">", filter.gt), ("<", filter.lt), (">=", filter.gte), ("<=", filter.lte))
-    written = ((sign, f"{Decimal(repr(bound)):f}") for sign, bound in bounds if math.isfinite(bound))
+    bounds = ((">", float(filter.gt)), ("<", float(filter.lt)), (">=", float(filter.gte)), ("<=", float(filter.lte)))
+    exact = ((sign if abs(bound) < EXACT else f"{sign[0]}=", bound) for sign, bound in bounds if math.isfinite(bound))
+    written = ((sign, f"{Decimal(repr(bound)):f}") for sign, bound in exact)
     number = _number_key(filter.field)
     return " and ".join(f".{number} {sign} {digits}" for sign, digits in written if len(digits) < MAX_DIGITS)
 
@@ -75,7 +77,9 @@ def _join(word: str, parts: list[str]) -> str:
 
 def _token(field: str, value: Value) -> str:
     """Returns the token of a field's value. Equal numbers share one: 3 and 3.0, 0.0 and -0.0."""
-    literal = repr(value + 0.0) if isinstance(value, float) else repr(value)
+    if is_number(value) and value == float(value):  # Python compares the two exactly
+        value = float(value) + 0.0
+    literal = repr(value)
     return _hash(f"{len(field)}:{field}{literal}")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from service.stores.filters import And, Between, Filter, Not, OneOf, Or, filterable
+from service.stores.filters import And, Between, Filter, Not, OneOf, Or, filterable, is_number
 
 NEITHER = -1
 
@@ -23,12 +23,19 @@ class Column:
 
     def __init__(self, capacity: int) -> None:
         self.numbers = np.full(capacity, math.nan)
+        # What float64 leaves of an integer beyond 2^53, at most 1,024; None while no row has such an integer.
+        self.rests: np.ndarray | None = None
         self.codes = np.full(capacity, NEITHER, np.int32)
         self.code_of: dict[str | bool, int] = {}
 
     def set(self, position: int, value: Any) -> None:
         value = filterable(value)
-        self.numbers[position] = value if isinstance(value, float) else math.nan
+        number, rest = _split(value) if is_number(value) else (math.nan, 0)
+        self.numbers[position] = number
+        if rest and self.rests is None:
+            self.rests = np.zeros(len(self.numbers), np.int16)
+        if self.rests is not None:
+            self.rests[position] = rest
         # No string equals a boolean, so both share one dictionary.
         if isinstance(value, str | bool):
             self.codes[position] = self.code_of.setdefault(value, len(self.code_of))
@@ -39,6 +46,9 @@ class Column:
         """Copies the values at these positions into a new column of `capacity` rows."""
         column = Column(capacity)
         column.numbers[: len(positions)] = self.numbers[positions]
+        if self.rests is not None:
+            column.rests = np.zeros(capacity, np.int16)
+            column.rests[: len(positions)] = self.rests[positions]
         column.codes[: len(positions)] = self.codes[positions]
         column.code_of = dict(self.code_of)
         return column
@@ -60,20 +70,24 @@ def evaluate(filter: Filter, columns: Mapping[str, Column], rows: np.ndarray | s
     match filter:
         case OneOf(field, values):
             column = columns[field]
-            numbers = [value for value in values if isinstance(value, float)]
-            coded = [value for value in values if not isinstance(value, float)]
+            numbers = [value for value in values if is_number(value)]
+            coded = [value for value in values if isinstance(value, str | bool)]
             codes = [column.code_of[value] for value in coded if value in column.code_of]
-            kept = _is_in(column.numbers[rows], numbers)
+            kept = _equals_one_of(column, rows, numbers)
             kept |= _is_in(column.codes[rows], codes)
             return kept
         case Between(field):
-            present = columns[field].numbers[rows]  # comparing with NaN is false
-            kept = np.ones(count, bool)
+            column = columns[field]
+            kept = np.logical_not(np.isnan(column.numbers[rows]))
             if filter.gt > -math.inf:
-                kept &= present > filter.gt
+                kept &= _is_above(column, rows, filter.gt)
             if filter.lt < math.inf:
-                kept &= present < filter.lt
-            return kept & (present >= filter.gte) & (present <= filter.lte)
+                kept &= ~_is_above(column, rows, filter.lt, or_equal=True)
+            if filter.gte > -math.inf:
+                kept &= _is_above(column, rows, filter.gte, or_equal=True)
+            if filter.lte < math.inf:
+                kept &= ~_is_above(column, rows, filter.lte)
+            return np.asarray(kept)
         case And(parts):
             kept = np.ones(count, bool)
             for part in parts:
@@ -88,6 +102,37 @@ def evaluate(filter: Filter, columns: Mapping[str, Column], rows: np.ndarray | s
             kept = evaluate(part, columns, rows, count)
             np.logical_not(kept, out=kept)
             return kept
+
+
+def _split(number: int | float) -> tuple[float, int]:
+    """The nearest float64, and what it leaves: numbers are ordered as these pairs are."""
+    nearest = float(number)
+    return nearest, number - int(nearest) if isinstance(number, int) else 0
+
+
+def _equals_one_of(column: Column, rows: np.ndarray | slice, wanted: list[int | float]) -> np.ndarray:
+    pairs = [_split(number) for number in wanted]
+    kept = _is_in(column.numbers[rows], [number for number, _ in pairs])
+    if column.rests is None and not any(rest for _, rest in pairs):
+        return kept
+    places = np.flatnonzero(kept)  # of few rows, mostly: those that are equal as float64
+    numbers = column.numbers[rows][places]
+    rests = np.zeros(len(places), np.int16) if column.rests is None else column.rests[rows][places]
+    is_equal = np.zeros(len(places), bool)
+    for number, rest in pairs:
+        is_equal |= (numbers == number) & (rests == rest)
+    kept[places] = is_equal
+    return kept
+
+
+def _is_above(column: Column, rows: np.ndarray | slice, bound: int | float, *, or_equal: bool = False) -> np.ndarray:
+    """Which numbers are above a bound; comparisons with NaN are false."""
+    numbers = column.numbers[rows]
+    nearest, rest = _split(bound)
+    if column.rests is None and not rest:
+        return np.asarray(numbers >= nearest if or_equal else numbers > nearest)
+    rests = np.zeros(len(numbers), np.int16) if column.rests is None else column.rests[rows]
+    return np.asarray((numbers > nearest) | ((numbers == nearest) & (rests >= rest if or_equal else rests > rest)))
 
 
 def _is_in(values: np.ndarray, wanted: list[Any]) -> np.ndarray:

@@ -11,7 +11,10 @@ from service.stores.filters import filterable, matches, parse
 from service.stores.sqlite.columns import Column, evaluate, list_fields
 
 FIELDS = ("room", "name", "mixed")
-VALUES: list[Any] = [0, 1, 2, 2.5, -1, 1e300, 10**400, float("nan"), True, False, "", "1", "草", None, [1], {"in": [1]}]
+BIG = 32447933084336131  # a danmaku's id: its neighbours are the same float64
+BIGS: list[Any] = [BIG, BIG + 1, BIG + 2, float(BIG), 2**53, 2**53 + 1, -BIG, 2**64 - 1]
+OTHERS: list[Any] = [0, 1, 2, 2.5, -1, 1e300, 10**400, float("nan"), True, False, "", "1", "草", None, [1], {"in": [1]}]
+VALUES = BIGS + OTHERS
 
 
 def any_filter(chance: random.Random, depth: int = 0) -> Any:
@@ -24,7 +27,7 @@ def any_filter(chance: random.Random, depth: int = 0) -> Any:
         return {field: {"in": chance.sample(plain, chance.randrange(4))}}
     if kind == "between":
         bounds = chance.sample(["gt", "gte", "lt", "lte"], chance.randrange(1, 3))
-        return {field: {bound: chance.choice([0, 1, 2, 2.5]) for bound in bounds}}
+        return {field: {bound: chance.choice([0, 1, 2, 2.5, *BIGS]) for bound in bounds}}
     if kind == "not":
         return {"not": any_filter(chance, depth + 1)}
     return {kind: [any_filter(chance, depth + 1) for _ in range(chance.randrange(1, 4))]}
