@@ -56,5 +56,5 @@ def _row(line: str, columns: list[str]) -> Row:
         if not colon and values.get("effect", "").startswith("Banner"):
             return MALFORMED_ROW  # whatever it is, it may be a name
         text = text if colon else name
-    seconds = 3600 * int(start[1]) + 60 * int(start[2]) + float(start[3])
+    seconds = round(3600 * int(start[1]) + 60 * int(start[2]) + float(start[3]), 3)
     return Row(text, seconds=seconds, clock_s=seconds)

@@ -63,7 +63,7 @@ class Recording:
     options: Options
     head: str
     is_live: bool = False  # XML: the clocks of the recording and of posting run together
-    is_quoted: bool = False  # CSV without a header
+    is_quoted: bool | None = False  # CSV without a header; None where the rows are still to come
     is_numbered: bool = False  # a day file with the writers' numbers
 
     def rows(self) -> Iterator[Row]:
@@ -148,6 +148,8 @@ class RecordingFeed:
     def _open(self, head: bytes, *, is_whole: bool) -> None:
         encoding = detect_head(str(self._path), head, self._options.encoding)
         text = head.decode(encoding.name, "replace")
+        if not is_whole and "\n" in text:
+            text = text[: text.rindex("\n") + 1]  # without a line that is cut
         if not text.strip("\ufeff \r\n\t") and not is_whole:
             return
         format = self._options.format or recognise(
@@ -159,7 +161,7 @@ class RecordingFeed:
             encoding,
             self._options,
             text,
-            is_quoted=format == "csv" and (tables.is_quoted_throughout(_lines(text)) or tables.is_quoted(_lines(text))),
+            is_quoted=tables.is_quoted_throughout(_lines(text)) or None,
             is_numbered=format == "day" and day_file.is_numbered(_lines(text), ""),
         )
         self.format, self.encoding = format, encoding
@@ -228,8 +230,8 @@ def _parser(recording: Recording, undecodable: re.Pattern[str] | None) -> Parser
             is_empty = not any(line.strip() for line in head)
             is_plain = not recording.is_quoted and not tables.is_table(head) and tables.is_recorded(head)
             if options.text_column is None and (is_plain or is_empty):
-                return tables.RecordedCsv(undecodable)
-            return tables.open_table(name, head, undecodable, options, is_recorded=recording.is_quoted)
+                return tables.RecordedCsv(undecodable, is_quoted=recording.is_quoted)
+            return tables.open_table(name, head, undecodable, options, is_recorded=bool(recording.is_quoted))
         case "text":
             return PlainText(recording.name, undecodable)
     raise RecordingError(f"{name} is not a {recording.format}; {READ}")

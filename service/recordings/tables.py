@@ -78,13 +78,24 @@ def is_quoted(lines: Iterable[str]) -> bool:
 
 
 class RecordedCsv(LineParser):
-    """Recorded danmaku of which nothing is quoted."""
+    """Recorded danmaku of which nothing is quoted, as far as is known: None is decided by the first that may be."""
+
+    def __init__(self, undecodable: re.Pattern[str] | None, *, is_quoted: bool | None = False) -> None:
+        super().__init__(undecodable)
+        self._is_quoted = is_quoted
 
     def line(self, line: str) -> tuple[Row, ...]:
         if match := RECORDED.fullmatch(line):
             text, seconds, posted = match.groups()
+            if self._is_quoted is not False:
+                text = self._unquote(text, line)
             return (Row(text, MALFORMED, float(seconds), posted),)
         return (MALFORMED_ROW,) if line.strip() else ()
+
+    def _unquote(self, text: str, line: str) -> str:
+        if self._is_quoted is None and ('"' in text or "," in text):
+            self._is_quoted = is_quoted([line])
+        return text[1:-1].replace('""', '"') if self._is_quoted and QUOTED.fullmatch(text) else text
 
 
 class Table(LineParser):
