@@ -92,6 +92,8 @@ def open_pipe(source: BinaryIO, name: str, options: Options | None = None) -> tu
     head = source.read(HEAD_BYTES)
     feed = RecordingFeed(name, options)
     begun = list(feed.feed(head, is_last=len(head) < HEAD_BYTES))
+    if feed.format is None:
+        _first_danmaku(name, iter(begun), Counter())
     if feed.format in (None, "text"):
         if feed.encoding is None or feed.encoding.name.startswith("utf-8"):
             parts: Iterator[bytes] = chain([head.removeprefix(codecs.BOM_UTF8)], _chunks(source))

@@ -191,7 +191,7 @@ def recognise(name: str, head: str, suffix: str, options: Options, *, is_whole: 
         return "day"
     if tables.recognises(lines) or (expected in (None, "text", "csv") and tables.is_table(lines)):
         return "csv"
-    if expected == "csv" or options.text_column is not None:
+    if expected == "csv" or tables.has_column(lines, options.text_column):
         return "csv"
     if expected in ("xml", "ass", "json", "jsonl", "segment"):
         raise RecordingError(f"{name} does not hold what its name says; {READ}; or say what it is with --format")
@@ -229,7 +229,7 @@ def _parser(recording: Recording, undecodable: re.Pattern[str] | None) -> Parser
         case "csv":
             is_empty = not any(line.strip() for line in head)
             is_plain = not recording.is_quoted and not tables.is_table(head) and tables.is_recorded(head)
-            if options.text_column is None and (is_plain or is_empty):
+            if (is_plain or is_empty) and not tables.has_column(head, options.text_column):
                 return tables.RecordedCsv(undecodable, is_quoted=recording.is_quoted)
             return tables.open_table(name, head, undecodable, options, is_recorded=bool(recording.is_quoted))
         case "text":

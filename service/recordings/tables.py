@@ -174,6 +174,15 @@ def is_table(head: list[str]) -> bool:
     return False
 
 
+def has_column(head: list[str], wanted: str | None) -> bool:
+    """Whether a column that was named is one of the first line's: JSON in the same folder may be what was meant."""
+    first_line = next((line for line in head if line.strip()), "")
+    return wanted is not None and any(
+        len(cells) > 1 and (wanted.isdecimal() or wanted in (cell.strip() for cell in cells))
+        for cells in (split(first_line, delimiter) for delimiter in DELIMITERS)
+    )
+
+
 class _Columns:
     def __init__(
         self,

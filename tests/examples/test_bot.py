@@ -159,6 +159,8 @@ def test_the_command_reads_a_pipe(gateway: str) -> None:
         (["room:1", "--speed", "60"], 2, "--speed replays a file"),
         (["-", "--script", "{}/script.tsv"], 1, "pair 1 has 1 parts"),
         (["{}/none", "--speed", "1"], 1, "cannot be read"),
+        (["{}/none"], 1, "does not exist"),
+        (["{}/chat.ndjson", "--url", "http://127.0.0.1:9"], 1, "`make serve` starts one"),
         (["{}/chat.ndjson", "--speed", "0"], 2, "--speed: expected a number above 0"),
     ],
 )
@@ -166,6 +168,7 @@ def test_the_command_says_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], code: int, why: str
 ) -> None:
     (tmp_path / "script.tsv").write_text("heard and said\n", encoding="utf-8")
+    (tmp_path / "chat.ndjson").write_text('{"text": "草", "time": 1}\n', encoding="utf-8")
 
     assert main([flag.format(tmp_path) for flag in flags]) == code
     told = capsys.readouterr().err

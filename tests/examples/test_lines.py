@@ -12,7 +12,7 @@ FORMATS = Path(__file__).parents[1] / "data" / "formats"
 
 
 def lines(*chunks: bytes, head: bytes = b"") -> list[Line]:
-    reader = Reader(head)
+    reader = Reader(head=head)
     return [line for chunk in chunks for line in reader.feed(chunk)] + list(reader.feed(b"", is_last=True))
 
 
@@ -46,9 +46,9 @@ def test_scripts_and_subtitles_of_a_video_are_none() -> None:
 
 
 def test_json_may_be_texts_or_objects() -> None:
-    content = '"草"\n{"text": "awsl", "time": 2}\n{"gift": "辣条"}\n{"text": 3}\n{"text": "half", \n'
+    content = '{"text": "awsl", "time": 2}\n"草"\n{"gift": "辣条"}\n{"text": 3}\n{"text": "half", \n'
 
-    assert lines(content.encode()) == [Line("草"), Line("awsl", 2)]
+    assert lines(content.encode()) == [Line("awsl", 2), Line("草")]
 
 
 def test_the_csv_of_a_video_is_read() -> None:

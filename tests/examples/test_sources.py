@@ -57,13 +57,15 @@ def test_a_file_is_followed_from_where_it_is(tmp_path: Path) -> None:
     tail.close()
 
 
-async def test_a_recording_that_is_still_to_begin_is_waited_for(tmp_path: Path) -> None:
+async def test_a_recording_that_has_just_begun_is_followed(tmp_path: Path) -> None:
+    """Nothing stands in it yet, so what it is shows later."""
     path = tmp_path / "room.xml"
+    path.touch()
     source = await open_source(str(path), None)
     first = asyncio.ensure_future(anext(source))
     await asyncio.sleep(0)
     draft = tmp_path / "draft"
-    draft.write_text('<?xml version="1.0"?><i><d p="1,1,25,0,0,0,a,1">来了</d>', encoding="utf-8")
+    draft.write_text('<?xml version="1.0"?>\n<i><d p="1,1,25,0,0,0,a,1">来了</d>', encoding="utf-8")
     os.replace(draft, path)
     async with asyncio.timeout(60):
         assert (await first).text == "来了"
@@ -87,11 +89,17 @@ async def test_a_recording_is_replayed_in_its_order_at_a_speed(tmp_path: Path) -
     [
         ("plain.txt", 60.0, "plain.txt: 1 danmaku, none with a time"),
         ("missing.txt", 60.0, "missing.txt cannot be read: No such file"),
+        ("missing.txt", None, "missing.txt does not exist; expected a recording"),
+        ("page.html", None, "page.html is a page of HTML"),
+        ("picture.png", None, "picture.png is not text"),
+        ("picture.png", 60.0, "picture.png is not text"),
         ("room:mea", None, "room:mea is no room"),
     ],
 )
 async def test_a_source_that_gives_nothing_says_why(tmp_path: Path, source: str, speed: float | None, why: str) -> None:
     (tmp_path / "plain.txt").write_text("草\n", encoding="utf-8")
+    (tmp_path / "page.html").write_text("<!doctype html><p>x</p>", encoding="utf-8")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01")
     source = source if source.startswith("room:") else str(tmp_path / source)
 
     with pytest.raises(SourceError, match=why):

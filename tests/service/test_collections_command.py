@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -50,13 +51,17 @@ def test_files_are_loaded_and_a_collection_is_exported(tiny_model: Path, tmp_pat
     first, second = tmp_path / "first.ndjson", tmp_path / "second.ndjson"
     with serving("--collections", f"sqlite://{tmp_path}/c", model=f"onnx://{tiny_model}") as (http, _):
         url = ("--url", str(http.base_url))
-        loaded = danmaku("load", "room", str(tmp_path / "files"), str(more), *url)
-        assert loaded.stdout == "room: 1,507 rows; 4 added, 1 there already, 3 refused\n"
-        assert "1.csv, line 2: expected text,seconds" in loaded.stderr
-        assert "2.txt, line 3: " in loaded.stderr and "more.ndjson, line 2: " in loaded.stderr
-        skipped = danmaku("load", "room", str(tmp_path / "files"), str(more), "--skip", "1505", *url)
-        assert skipped.stdout == "room: 1,507 rows; 0 added, 1 there already, 1 refused\n"
-        assert danmaku("export", "room", "--output", str(first), *url).stdout == f"{first}: 4 danmaku\n"
+        paths = [str(path) for path in (tmp_path / "files", tmp_path / "files" / "2.txt", more)]
+        loaded = danmaku("load", "room", *paths, *url)
+        rows, *parts, not_danmaku = map(int, re.findall(r"\d+", loaded.stdout.replace(",", "")))
+        assert (rows, sum(parts), not_danmaku, parts[0], parts[-1]) == (1506, 1506, 0, 5, 1), loaded.stdout
+        assert "1.csv, row 2: malformed row" in loaded.stderr
+        assert "2.txt: plain text beside recordings" in loaded.stderr
+        assert loaded.returncode == 1  # a row was refused, and --lenient was not said
+        skipped = danmaku("load", "room", *paths, "--skip", "1504", *url)
+        told = "room: 2 rows; 0 added, 2 there already, 0 repeated, 0 refused, 0 not danmaku\n"
+        assert (skipped.stdout, skipped.returncode) == (told, 0)
+        assert danmaku("export", "room", "--output", str(first), *url).stdout == f"{first}: 5 danmaku\n"
         assert "exists already" in danmaku("export", "room", "--output", str(first), *url).stderr
         danmaku("load", "copy", str(first), *url)
         danmaku("export", "copy", "--output", str(second), *url)
@@ -66,7 +71,7 @@ def test_files_are_loaded_and_a_collection_is_exported(tiny_model: Path, tmp_pat
         assert "nowhere does not exist" in danmaku("load", "room", "nowhere", *url).stderr
 
     items = {item["text"]: item for item in map(json.loads, first.read_text(encoding="utf-8").splitlines())}
-    assert {text: item["count"] for text, item in items.items()} == {"草": 2, "晚安": 1, "哈": 1500, "好": 4}
+    assert {text: item["count"] for text, item in items.items()} == {"草": 2, "晚安": 1, "哈": 1500, "好": 4, "了": 2}
     assert (items["好"]["id"], items["好"]["metadata"], items["草"]["metadata"]) == ("x", {"room": 3}, {})
     assert sorted(first.read_bytes().splitlines()) == sorted(second.read_bytes().splitlines())
     assert not list(tmp_path.glob("*.part"))

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from service.recordings import Options
+from service.recordings import Options, Recording
 from service.tokenizer import SPECIAL_TOKENS
+from training.corpus import files
 from training.corpus.clean import clean
 from training.corpus.files import SPLITS, Shard, Source, one_line, read, read_text, split_of, text_files
 
@@ -125,9 +126,15 @@ def test_a_clean_that_fails_in_the_middle_changes_nothing(
     assert set(before) == {"train.txt", "heldout.txt", "vocab.txt", "report.json"}
     other = tmp_path / "other.txt"
     other.write_text("\n".join([*SPECIAL_TOKENS, "草"]) + "\n", encoding="utf-8")
-    second.unlink()
-    second.mkdir()  # a name that ends in .csv and cannot be read as a file
-    with pytest.raises(IsADirectoryError):
+    opened = files.open_recording
+
+    def fail_at_the_second(path: Path, options: Options) -> Recording:
+        if path == second:
+            raise OSError("the disk is broken")
+        return opened(path, options)
+
+    monkeypatch.setattr(files, "open_recording", fail_at_the_second)
+    with pytest.raises(OSError, match="the disk is broken"):
         clean([tmp_path / "in"], tmp_path / "out", vocab=other, heldout=0)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
@@ -186,8 +193,8 @@ def test_every_row_of_every_format_is_kept_or_dropped_for_a_reason(tmp_path: Pat
 
 def test_a_named_file_that_nobody_can_read_is_an_error_with_the_reason(tmp_path: Path, vocab: Path) -> None:
     path = tmp_path / "video.flv"
-    path.write_bytes(b"FLV")
-    with pytest.raises(ValueError, match="no danmaku left .*of no known format"):
+    path.write_bytes(b"FLV\x01\x05\x00\x00\x00\x09")
+    with pytest.raises(ValueError, match="no danmaku left .*video.flv is not text"):
         clean([path], tmp_path / "out", vocab=vocab)
 
 
@@ -234,14 +241,15 @@ def test_sessions_of_one_day_stand_on_one_side_of_the_split(tmp_path: Path, voca
     assert not train & heldout
 
 
-def test_an_error_in_another_process_is_the_error_here(tmp_path: Path, vocab: Path) -> None:
+def test_a_file_that_another_process_refuses_is_named(tmp_path: Path, vocab: Path) -> None:
     """With the file's name, and without scraps."""
     for number in range(501):
         write(tmp_path / f"in/{number}.csv", "草")
-    (tmp_path / "in/bad.jsonl").write_text('{"msg": "草"}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"bad\.jsonl: no object has a field 'text'"):
-        clean([tmp_path / "in"], tmp_path / "out", vocab=vocab, jobs=2)
-    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "in/bad.jsonl").write_text('{"gift": "草"}\n', encoding="utf-8")
+    report: Any = clean([tmp_path / "in"], tmp_path / "out", vocab=vocab, jobs=2)
+    (refused,) = report["refused_files"]
+    assert "bad.jsonl: no object has a field 'text'; the first has 'gift'" in refused
+    assert report["dropped_files"] == {"refused": 1} and report["kept"]["train"]["lines"] > 0
 
 
 def test_memory_does_not_grow_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
