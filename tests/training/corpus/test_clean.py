@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+import training.corpus.files as corpus_files
 from service.recordings import Options, Recording
 from service.tokenizer import SPECIAL_TOKENS
-from training.corpus import files
 from training.corpus.clean import clean
 from training.corpus.files import SPLITS, Shard, Source, one_line, read, read_text, split_of, text_files
 
@@ -126,14 +126,14 @@ def test_a_clean_that_fails_in_the_middle_changes_nothing(
     assert set(before) == {"train.txt", "heldout.txt", "vocab.txt", "report.json"}
     other = tmp_path / "other.txt"
     other.write_text("\n".join([*SPECIAL_TOKENS, "草"]) + "\n", encoding="utf-8")
-    opened = files.open_recording
+    opened = corpus_files.open_recording
 
     def fail_at_the_second(path: Path, options: Options) -> Recording:
         if path == second:
             raise OSError("the disk is broken")
         return opened(path, options)
 
-    monkeypatch.setattr(files, "open_recording", fail_at_the_second)
+    monkeypatch.setattr(corpus_files, "open_recording", fail_at_the_second)
     with pytest.raises(OSError, match="the disk is broken"):
         clean([tmp_path / "in"], tmp_path / "out", vocab=other, heldout=0)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
