@@ -53,9 +53,10 @@ def test_json_may_be_texts_or_objects() -> None:
 
 def test_the_csv_of_a_video_is_read() -> None:
     """Its texts may hold commas, and some rows are pieces of scripts."""
-    content = "{var a,\n草,12.5,2019-05-01 12:00:00\n来了,来了,3,2019-05-01 12:00:01\r\n}catch(e),\n"
+    rows = "草,12.5,2019-05-01 12:00:00\n来了,来了,3,2019-05-01 12:00:01\r\n好听,4,2019-05-01 12:00:02\n"
 
-    assert lines(content.encode()) == [Line("草", 12.5), Line("来了,来了", 3.0)]
+    expected = [Line("草", 12.5), Line("来了,来了", 3.0), Line("好听", 4.0)]
+    assert lines(f"{{var a,\n{rows}}}catch(e),\n".encode()) == expected
 
 
 def test_plain_lines_have_no_time() -> None:

@@ -66,8 +66,9 @@ def test_of_one_recording_in_several_formats_the_fullest_is_taken(tmp_path: Path
     """Subtitles leave out what would have overlapped."""
     for suffix in (".ass", ".xml", ".txt"):
         write(tmp_path / f"stream{suffix}")
-    sources, duplicates, _ = find_sources([tmp_path])
-    assert ([source.path.suffix for source in sources], duplicates) == ([".xml"], 2)
+    sources, duplicates, left_out = find_sources([tmp_path])
+    assert ([source.path.suffix for source in sources], duplicates) == ([".xml"], 1)
+    assert [path.suffix for path, _ in left_out] == [".txt"]
 
 
 def test_only_files_that_can_hold_danmaku_are_looked_at(tmp_path: Path) -> None:
