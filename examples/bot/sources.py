@@ -53,11 +53,13 @@ def open_tail(path: Path) -> Tail:
     """Raises SourceError if there is no such file, or if it is not a recording: nothing would ever come."""
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
-        raise SourceError(
-            f"{path} {what}: expected one that a recorder is writing, - for standard input, or room:NUMBER"
-        )
+        raise SourceError(f"{path} {what}; expected a recording, - for standard input, or room:NUMBER")
     tail = Tail(path)
-    tail.read()  # opens the file
+    try:
+        tail.read()  # opens the file
+    except SourceError:
+        tail.close()
+        raise
     return tail
 
 

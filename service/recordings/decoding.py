@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from service.recordings.base import HEAD_BYTES, RecordingError
 
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 16
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),

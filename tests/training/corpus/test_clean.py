@@ -182,7 +182,9 @@ def test_every_row_of_every_format_is_kept_or_dropped_for_a_reason(tmp_path: Pat
     report: Any = clean([tmp_path / "in"], tmp_path / "out", vocab=spelling, settings=settings)
     kept = sum(report["kept"][split].get("lines", 0) for split in SPLITS)
     assert report["lines_read"] == kept + sum(report["dropped"].values())
-    assert set(report["formats"]) == {"xml", "jsonl", "day", "csv", "ass", "text"}
+    assert set(report["formats"]) == {"xml", "jsonl", "day", "csv", "ass"}
+    (left_out,) = report["left_out_files"]
+    assert "danmaku_text_pure.txt: plain text beside recordings" in left_out
     for unit in ("files", "documents", "lines"):
         assert sum(counts.get(unit, 0) for counts in report["formats"].values()) == report[f"{unit}_read"]
     assert report["dropped_files"]["without danmaku"] == 1
@@ -249,7 +251,7 @@ def test_a_file_that_another_process_refuses_is_named(tmp_path: Path, vocab: Pat
     report: Any = clean([tmp_path / "in"], tmp_path / "out", vocab=vocab, jobs=2)
     (refused,) = report["refused_files"]
     assert "bad.jsonl: no object has a field 'text'; the first has 'gift'" in refused
-    assert report["dropped_files"] == {"refused": 1} and report["kept"]["train"]["lines"] > 0
+    assert report["dropped_files"]["refused"] == 1 and report["kept"]["train"]["lines"] > 0
 
 
 def test_memory_does_not_grow_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
