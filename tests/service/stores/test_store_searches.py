@@ -194,3 +194,28 @@ async def test_an_item_that_is_replaced_is_always_found(store: Store) -> None:
         assert ids(await nearest(store, towards(0))) == ["a"]
     stop.set()
     await replacing
+
+
+BIG = 32447933084336131  # a danmaku's id; as float64 it equals its neighbours
+
+
+@pytest.mark.parametrize(
+    ("source", "meant"),
+    [
+        ({"dmid": BIG}, "a"),
+        ({"dmid": {"in": [BIG + 2, 5]}}, "c"),
+        ({"dmid": {"gt": BIG}}, "bc"),
+        ({"dmid": {"gte": BIG + 1, "lt": BIG + 2}}, "b"),
+        ({"not": {"dmid": BIG + 1}}, "acd"),
+        ({"dmid": 2**64 - 1}, ""),
+        ({"dmid": 5.0}, "d"),
+    ],
+)
+async def test_ids_of_danmaku_are_compared_exactly(store: Store, source: Any, meant: str) -> None:
+    """Found, and deleted, is that danmaku and not the one that was posted after it."""
+    numbers = {"a": BIG, "b": BIG + 1, "c": BIG + 2, "d": 5}
+    await store.put(C, [item(id, metadata={"dmid": number}) for id, number in numbers.items()])
+
+    assert {*ids(await nearest(store, towards(0), filter=parse(source)))} == {*meant}
+    assert await store.delete_where(C, parse(source)) == len(meant)
+    assert {*await everything(store)} == {*numbers} - {*meant}
