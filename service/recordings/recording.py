@@ -191,7 +191,7 @@ def recognise(name: str, head: str, suffix: str, options: Options, *, is_whole: 
         return "day"
     if tables.recognises(lines) or (expected in (None, "text", "csv") and tables.is_table(lines)):
         return "csv"
-    if expected == "csv" or tables.has_column(lines, options.text_column):
+    if expected == "csv" or tables.has_column(lines, options.text_column) or tables.is_columns(lines):
         return "csv"
     if expected in ("xml", "ass", "json", "jsonl", "segment"):
         raise RecordingError(f"{name} does not hold what its name says; {READ}; or say what it is with --format")

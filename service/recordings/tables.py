@@ -174,6 +174,14 @@ def is_table(head: list[str]) -> bool:
     return False
 
 
+def is_columns(lines: list[str]) -> bool:
+    """Whether a text without a name is columns: as many in every line, one of which is a number everywhere."""
+    rows = [split(line, ",") for line in lines if line.strip()]
+    if len(rows) < 2 or len(rows[0]) < 3 or len({len(row) for row in rows}) > 1:
+        return False
+    return any(all(number(cell) is not None for cell in column) for column in zip(*rows, strict=True))
+
+
 def has_column(head: list[str], wanted: str | None) -> bool:
     """Whether a column that was named is one of the first line's: JSON in the same folder may be what was meant."""
     first_line = next((line for line in head if line.strip()), "")

@@ -113,6 +113,7 @@ GARBAGE: dict[str, tuple[str, bytes, str]] = {
         "".join(f"u{n},草,1.5,2019-05-12 13:31:10\n" for n in range(4)).encode(),
         "which column",
     ),
+    "columns called text": ("a.txt", "某人甲,12.5,草\n某人乙,13.5,晚安\n".encode(), "which column"),
     "markup": ("a.txt", b"<p>x</p>\n<p>y</p>\n", "markup without danmaku"),
     "an entity": (
         "lol.xml",
