@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,7 +49,8 @@ NOT_DANMAKU = re.compile(
     r".*停用词.*",
     re.IGNORECASE,
 )
-PACKAGE = re.compile(r"\s*(#.*|-[a-z]\s.*|--[a-z-]+.*|[A-Za-z0-9][\w.\[\],-]*\s*([=~<>!]=|@\s).*)")
+PACKAGE = re.compile(r"[A-Za-z0-9][\w.\[\],-]*\s*([=~<>!]=|@\s).*")
+VIDEO = re.compile(r"BV[0-9A-Za-z]{10}|av\d+", re.IGNORECASE)
 LAST_BYTES = 1024
 
 
@@ -101,16 +102,16 @@ def open_recording(path: Path, options: Options | None = None) -> Recording:
         head, is_whole = _head(decode(source, encoding))
         format = options.format or recognise(str(path), head, path.suffix.lower(), options, is_whole=is_whole)
         found = Recording(path, format, encoding, options, head)
-        if format == "xml":
-            return Recording(path, format, encoding, options, head, is_live=is_live(decode(source, encoding)))
-        if format == "day":
-            numbered = day_file.is_numbered(_lines(head), _last_line(source, encoding))
-            return Recording(path, format, encoding, options, head, is_numbered=numbered)
-        if format == "csv" and not tables.is_quoted_throughout(_lines(head)):
-            quoted = tables.is_recorded(_lines(head)) and tables.is_quoted(_whole_lines(decode(source, encoding)))
-            found = Recording(path, format, encoding, options, head, is_quoted=quoted)
-        elif format == "csv":
-            found = Recording(path, format, encoding, options, head, is_quoted=True)
+        match format:
+            case "xml":
+                found = replace(found, is_live=is_live(decode(source, encoding)))
+            case "day":
+                found = replace(found, is_numbered=day_file.is_numbered(_lines(head), _last_line(source, encoding)))
+            case "csv":
+                is_quoted = tables.is_quoted_throughout(_lines(head)) or (
+                    tables.is_recorded(_lines(head)) and tables.is_quoted(_all_lines(decode(source, encoding)))
+                )
+                found = replace(found, is_quoted=is_quoted)
         found.parser()  # refuses columns that cannot be told apart
         return found
 
@@ -210,9 +211,6 @@ def name_of(path: Path) -> str:
     return path.stem if is_number else f"{folder}/{path.stem}"
 
 
-VIDEO = re.compile(r"BV[0-9A-Za-z]{10}|av\d+", re.IGNORECASE)
-
-
 def _parser(recording: Recording, undecodable: re.Pattern[str] | None) -> Parser:
     name, options, head = str(recording.path), recording.options, _lines(recording.head)
     match recording.format:
@@ -268,7 +266,8 @@ def _refuse_other_text(name: str, lines: list[str]) -> None:
 
 
 def _is_segment(path: Path, start: bytes, options: Options) -> bool:
-    return options.format == "segment" or (options.format is None and start[:1] == b"\n" and b"\x00" not in start[:1])
+    is_other = SUFFIXES.get(path.suffix.lower(), "segment") != "segment"
+    return options.format == "segment" or (options.format is None and start[:1] == b"\n" and not is_other)
 
 
 def _is_whole_segment(path: Path, source: BinaryIO) -> bool:
@@ -293,8 +292,7 @@ def _lines(head: str, *, is_whole: bool = False) -> list[str]:
     return lines if is_whole or len(head) < HEAD_BYTES or len(lines) == 1 else lines[:-1]
 
 
-def _whole_lines(parts: Iterable[str]) -> Iterator[str]:
-    """Lines, of which those of an open quote at the beginning are one."""
+def _all_lines(parts: Iterable[str]) -> Iterator[str]:
     rest = ""
     for part in parts:
         *lines, rest = (rest + part).split("\n")
