@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 from service.errors import ConfigurationError
 
 MAX_ROW = 1 << 20  # characters
-HEAD_BYTES = 1 << 16  # of a file, by which its format is recognised
+HEAD_BYTES = 1 << 16  # of a file, by which its format is recognised …
+HEAD_LINES = 64  # … and of these, what most of them are
 MAX_VIDEO_S = 31 * 24 * 3600.0  # no video is longer; Bilibili keeps milliseconds in 31 bits, which is 25 days
 
 MALFORMED = "malformed row"
@@ -89,12 +90,7 @@ class LineParser:
         if lines and len(lines[0]) >= MAX_ROW:
             del lines[0]
             yield TOO_LONG
-        undecodable, line_rows = self._undecodable, self.line
-        for line in lines:
-            if undecodable is not None and undecodable.search(line):
-                yield NOT_TEXT_ROW
-            else:
-                yield from line_rows(line[:-1] if line.endswith("\r") else line)
+        yield from self.lines(lines)
         if len(self._rest) >= MAX_ROW:
             self._rest = ""
             if not self._is_too_long:
@@ -104,6 +100,15 @@ class LineParser:
     def close(self) -> Iterator[Row]:
         if self._rest:
             yield from self.feed("\n")
+
+    def lines(self, lines: list[str]) -> Iterator[Row]:
+        """The rows of whole lines."""
+        undecodable, line_rows = self._undecodable, self.line
+        for line in lines:
+            if undecodable is not None and undecodable.search(line):
+                yield NOT_TEXT_ROW
+            else:
+                yield from line_rows(line[:-1] if line.endswith("\r") else line)
 
     def line(self, line: str) -> Iterator[Row] | tuple[Row, ...]:
         """The rows of one line, which has no end of line."""

@@ -19,6 +19,7 @@ import re
 from service.recordings.base import MALFORMED_ROW, LineParser, Row, is_most
 
 ONLINE = re.compile(r"TIME(\d{1,2}):(\d{1,2})ONLINE\d+")
+ANY_ONLINE = re.compile(r"^TIME\d{1,2}:\d{1,2}ONLINE\d+\r?$", re.MULTILINE)
 V2 = re.compile(r"(\d{13}):\d+:(.*)", re.DOTALL)
 V1 = re.compile(r"\d+:(.*)", re.DOTALL)
 MAYBE_A_PERSON = re.compile(r"\d{4,}:")  # 12:30 is a time of day
@@ -28,11 +29,11 @@ DAY_S = 24 * 3600
 UTC_8_S = 8 * 3600
 
 
-def recognises(lines: list[str]) -> bool:
+def recognises(head: str, lines: list[str]) -> bool:
     """One count of viewers suffices."""
-    return any(ONLINE.fullmatch(line) for line in lines) or is_most(
-        sum(1 for line in lines if V2.fullmatch(line)), lines
-    )
+    if ANY_ONLINE.search(head):
+        return True
+    return is_most(sum(1 for line in lines if V2.fullmatch(line)), lines)
 
 
 def is_numbered(head: list[str], last_line: str) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from service.recordings import ass, day_file, segments, tables
-from service.recordings.base import HEAD_BYTES, Options, Parser, RecordingError, Row, is_most
+from service.recordings.base import HEAD_BYTES, HEAD_LINES, Options, Parser, RecordingError, Row, is_most
 from service.recordings.danmaku_xml import DanmakuXml, is_live
 from service.recordings.decoding import Encoding, decode, detect, detect_head
 from service.recordings.json_rows import JsonArray, JsonLines, JsonRow, is_array, load
@@ -109,10 +109,12 @@ def open_recording(path: Path, options: Options | None = None) -> Recording:
                 found = replace(found, is_numbered=day_file.is_numbered(_lines(head), _last_line(source, encoding)))
             case "csv":
                 is_quoted = tables.is_quoted_throughout(_lines(head)) or (
-                    tables.is_recorded(_lines(head)) and tables.is_quoted(_all_lines(decode(source, encoding)))
+                    any('"' in part for part in decode(source, encoding))
+                    and tables.is_recorded(_lines(head))
+                    and tables.is_quoted(_all_lines(decode(source, encoding)))
                 )
                 found = replace(found, is_quoted=is_quoted)
-        found.parser()  # refuses columns that cannot be told apart
+                found.parser()  # refuses columns that cannot be told apart
         return found
 
 
@@ -188,7 +190,7 @@ def recognise(name: str, head: str, suffix: str, options: Options, *, is_whole: 
     if is_objects or (expected in ("json", "jsonl") and is_most(len(values), lines)):
         _refuse_unknown_objects(name, values, options)
         return "jsonl"
-    if day_file.recognises(lines):
+    if day_file.recognises(head, lines):
         return "day"
     if tables.recognises(lines) or (expected in (None, "text", "csv") and tables.is_table(lines)):
         return "csv"
@@ -288,8 +290,10 @@ def _head(parts: Iterator[str]) -> tuple[str, bool]:
 
 def _lines(head: str, *, is_whole: bool = False) -> list[str]:
     """The lines of a head, of which the last may be cut."""
-    lines = [line.removesuffix("\r") for line in head.removeprefix("\ufeff").split("\n")]
-    return lines if is_whole or len(head) < HEAD_BYTES or len(lines) == 1 else lines[:-1]
+    lines = head.removeprefix("\ufeff").split("\n", HEAD_LINES)
+    if len(lines) > HEAD_LINES or (len(head) >= HEAD_BYTES and not is_whole and len(lines) > 1):
+        del lines[-1]
+    return [line.removesuffix("\r") for line in lines]
 
 
 def _all_lines(parts: Iterable[str]) -> Iterator[str]:

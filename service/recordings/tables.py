@@ -59,7 +59,8 @@ def is_recorded(lines: list[str]) -> bool:
 
 def is_quoted_throughout(lines: list[str]) -> bool:
     """Whether most lines are recorded danmaku with quotes around more than the text."""
-    others = [line for line in lines if not RECORDED.fullmatch(line) and QUOTED_RECORDED.fullmatch(line)]
+    quoted = [line for line in lines if '"' in line]
+    others = [line for line in quoted if not RECORDED.fullmatch(line) and QUOTED_RECORDED.fullmatch(line)]
     return is_most(sum(1 for line in others if _is_recorded(split(line, ","))), lines)
 
 
@@ -67,8 +68,10 @@ def is_quoted(lines: Iterable[str]) -> bool:
     """Whether all texts of recorded danmaku that need quotes have them, and no others; and some do."""
     has_quotes = False
     for line in lines:
+        if '"' not in line and line.count(",") <= 2:
+            continue
         match = RECORDED.fullmatch(line)
-        if match is None or not ('"' in match[1] or "," in match[1]):
+        if match is None:
             continue
         text = match[1]
         if not QUOTED.fullmatch(text) or not ("," in text or '""' in text[1:-1] or "\n" in text):
@@ -83,6 +86,18 @@ class RecordedCsv(LineParser):
     def __init__(self, undecodable: re.Pattern[str] | None, *, is_quoted: bool | None = False) -> None:
         super().__init__(undecodable)
         self._is_quoted = is_quoted
+
+    def lines(self, lines: list[str]) -> Iterator[Row]:
+        if self._undecodable is not None or self._is_quoted is not False:
+            yield from super().lines(lines)
+            return
+        match_row = RECORDED.fullmatch  # most of what there is to read comes by this way
+        for line in lines:
+            if match := match_row(line[:-1] if line.endswith("\r") else line):
+                text, seconds, posted = match.groups()
+                yield Row(text, MALFORMED, float(seconds), posted)
+            elif line.strip():
+                yield MALFORMED_ROW
 
     def line(self, line: str) -> tuple[Row, ...]:
         if match := RECORDED.fullmatch(line):
