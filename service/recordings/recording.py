@@ -103,6 +103,8 @@ def open_recording(path: Path, options: Options | None = None) -> Recording:
         format = options.format or recognise(str(path), head, path.suffix.lower(), options, is_whole=is_whole)
         found = Recording(path, format, encoding, options, head)
         match format:
+            case "segment":
+                raise RecordingError(f"{path} is not a protobuf segment; {READ}")
             case "xml":
                 found = replace(found, is_live=is_live(decode(source, encoding)))
             case "day":
