@@ -3,10 +3,12 @@
 Redis skips an item that lacks any field named in an expression, wherever the field stands. It treats `3` and `"3"` as
 equal, and its strings have no escapes. So each field of an item is stored as a token, a hash of name, type and value,
 in a list that every item has: `"token" in .t` is always true or false, and no text of a filter becomes part of an
-expression. Tokens of integers are exact. Numbers are stored a second time, for bounds, as float64, which Redis compares.
+expression. Tokens of integers are exact. Numbers are stored a second time, for bounds, as the float64 that Redis
+compares.
 
 An expression never excludes an item that its filter matches. It may match more where bounds stand inside `or` or `not`,
-since an item may lack the number, and where a bound is beyond 2^53, so the items found are checked against the filter itself.
+since an item may lack the number, and where a bound is beyond 2^53, so the items found are checked against the filter
+itself.
 """
 
 from __future__ import annotations
