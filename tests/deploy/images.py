@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from service import cli
+from service.commands import check, serve, worker
 from service.commands.flags import given_settings
 from service.settings import Settings
-from service.worker.flags import encoder_options, faults
+from service.worker.flags import encoder_options, find_faults
 
 ROOT = Path(__file__).parents[2]
 PREFIX = "danmaku-embedding-"  # of the images' names, before their target
@@ -68,7 +69,7 @@ def stages() -> dict[str, Stage]:
 def understand(words: Sequence[str], variables: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the command line read `words`; it stops short of doing what they say. Raises SystemExit or AssertionError."""
 
-    def serve(parsed: object) -> int:
+    def check_settings(parsed: object) -> int:
         with monkeypatch.context() as outside:
             for name, value in variables.items():
                 if name.startswith("DANMAKU_"):
@@ -78,19 +79,16 @@ def understand(words: Sequence[str], variables: Mapping[str, str], monkeypatch: 
         assert settings.api_key_hashes or settings.allow_anonymous, "it would not start: it has no API keys"
         return 0
 
-    def worker(parsed: object) -> int:
-        assert faults(parsed) == []  # type: ignore[arg-type]
+    def check_worker_flags(parsed: object) -> int:
+        assert find_faults(parsed) == []  # type: ignore[arg-type]
         encoder_options(parsed)  # type: ignore[arg-type]
         return 0
 
     program, *arguments = words
     assert program == "danmaku"
     with monkeypatch.context() as patch:
-        for name, stand_in in {
-            "_serve": serve,
-            "_worker": worker,
-            "_check": lambda _: 0,
-            "_classic": lambda _: 0,
-        }.items():
-            patch.setattr(cli, name, stand_in)
+        patch.setattr(serve, "run", check_settings)
+        patch.setattr(worker, "run", check_worker_flags)
+        patch.setattr(check, "run", lambda _: 0)
+        patch.setattr(worker, "run_classic", lambda _: 0)
         assert cli.main(arguments) == 0

@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.api.playground import web
+from service.api.playground import read_web
 
 WEB = Path(__file__).parents[2] / "service" / "web"
-OURS = [name for name in web() if not name.startswith("vendor/")]
-LIBRARIES = [name for name in web() if name.startswith("vendor/")]
+OURS = [name for name in read_web() if not name.startswith("vendor/")]
+LIBRARIES = [name for name in read_web() if name.startswith("vendor/")]
 
 
 async def test_the_page_may_fetch_from_here_alone_and_run_nothing_written_into_it(client: httpx.AsyncClient) -> None:
@@ -28,7 +28,7 @@ async def test_the_page_may_fetch_from_here_alone_and_run_nothing_written_into_i
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_file_of_ours_names_no_other_host(name: str) -> None:
-    text = web()[name].body.decode()
+    text = read_web()[name].body.decode()
 
     assert set(re.findall(r"https?://[^\s\"'`)]+", text)) <= {"http://www.w3.org/2000/svg"}
 
@@ -37,11 +37,11 @@ async def test_everything_that_the_page_names_is_there(client: httpx.AsyncClient
     page = (await client.get("/")).text
     named = re.findall(r"(?:src|href)=\"(static/[^\"]+)\"", page)
     imported = [
-        f"static/{name}" for script in OURS for name in re.findall(r'from "\./(.+?)"', web()[script].body.decode())
+        f"static/{name}" for script in OURS for name in re.findall(r'from "\./(.+?)"', read_web()[script].body.decode())
     ]
 
     assert named and imported
-    assert {f"static/{name}" for name in web()} - {"static/index.html"} == {*named, *imported}
+    assert {f"static/{name}" for name in read_web()} - {"static/index.html"} == {*named, *imported}
     for path in named:
         assert (await client.get(f"/{path}")).status_code == 200
 
@@ -59,7 +59,7 @@ async def test_a_file_is_sent_once(client: httpx.AsyncClient, path: str) -> None
     assert (first.headers["cache-control"] == "no-cache") == ("vendor" not in path)
 
 
-@pytest.mark.parametrize("name", web())
+@pytest.mark.parametrize("name", read_web())
 async def test_a_file_comes_packed_to_who_can_unpack_it(client: httpx.AsyncClient, name: str) -> None:
     path = "/" if name == "index.html" else f"/static/{name}"
     packed = await client.get(path, headers={"Accept-Encoding": "gzip"})
@@ -85,18 +85,18 @@ def test_the_libraries_are_those_that_their_packages_hold() -> None:
     )
 
     assert {f"vendor/{name}": checksum for name, checksum in rows} == {
-        name: hashlib.sha256(web()[name].body).hexdigest() for name in LIBRARIES
+        name: hashlib.sha256(read_web()[name].body).hexdigest() for name in LIBRARIES
     }
     assert (WEB / "vendor" / "LICENSES.txt").read_text("utf-8").count("Permission is hereby granted") == len(rows)
 
 
 def test_both_languages_have_every_word() -> None:
-    text = web()["words.js"].body.decode()
+    text = read_web()["words.js"].body.decode()
     chinese, english = (
         re.findall(r"^ {4,6}(\w+): ", part, re.M) for part in re.split(r"^  (?:zh|en): \{$", text, flags=re.M)[1:]
     )
-    page = web()["index.html"].body.decode()
-    asked = {word for script in OURS for word in re.findall(r'\bsay\(\s*"(\w+)"', web()[script].body.decode())}
+    page = read_web()["index.html"].body.decode()
+    asked = {word for script in OURS for word in re.findall(r'\bsay\(\s*"(\w+)"', read_web()[script].body.decode())}
 
     assert chinese == english
     assert {*re.findall(r'data-(?:t|label|placeholder)="(\w+)"', page), *asked} <= set(chinese)
