@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(follow(parsed, script))
         return 0
     except GatewayError as error:
-        hint = f"; is a gateway running at {parsed.url}? `make serve` starts one" if error.is_passing else ""
+        hint = f"; is a gateway running at {parsed.url}? `make serve` starts one" if error.is_transient else ""
         print(f"bot: {error}{hint}", file=sys.stderr)
         return 1
     except (SourceError, OSError) as error:
