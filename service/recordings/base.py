@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 from service.errors import ConfigurationError
 
 MAX_ROW = 1 << 20  # characters
-HEAD_BYTES = 1 << 16  # of a file, by which its format is recognised …
+HEAD_BYTES = 1 << 16  # of a file, by which its encoding is recognised …
+HEAD_CHARACTERS = 1 << 14  # … and its format
 HEAD_LINES = 64  # … and of these, what most of them are
 MAX_VIDEO_S = 31 * 24 * 3600.0  # no video is longer; Bilibili keeps milliseconds in 31 bits, which is 25 days
 

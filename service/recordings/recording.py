@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from service.recordings import ass, day_file, segments, tables
-from service.recordings.base import HEAD_BYTES, HEAD_LINES, Options, Parser, RecordingError, Row, is_most
+from service.recordings.base import (
+    HEAD_BYTES,
+    HEAD_CHARACTERS,
+    HEAD_LINES,
+    Options,
+    Parser,
+    RecordingError,
+    Row,
+    is_most,
+)
 from service.recordings.danmaku_xml import DanmakuXml, is_live
 from service.recordings.decoding import Encoding, decode, detect, detect_head
 from service.recordings.json_rows import JsonArray, JsonLines, JsonRow, is_array, load
@@ -183,7 +192,7 @@ def recognise(name: str, head: str, suffix: str, options: Options, *, is_whole: 
         return expected or "text"
     if MARKUP.match(start) and (found := _markup(name, start, lines, expected)):
         return found
-    if ass.recognises(start):
+    if ass.recognises(start) or (expected == "ass" and any(line.startswith("Dialogue:") for line in lines)):
         return "ass"
     if is_array(start):
         return "json"
@@ -196,10 +205,10 @@ def recognise(name: str, head: str, suffix: str, options: Options, *, is_whole: 
         return "day"
     if tables.recognises(lines) or (expected in (None, "text", "csv") and tables.is_table(lines)):
         return "csv"
-    if expected == "csv" or tables.has_column(lines, options.text_column) or tables.is_columns(lines):
-        return "csv"
     if expected in ("xml", "ass", "json", "jsonl", "segment"):
         raise RecordingError(f"{name} does not hold what its name says; {READ}; or say what it is with --format")
+    if expected == "csv" or tables.has_column(lines, options.text_column) or tables.is_columns(lines):
+        return "csv"
     _refuse_other_text(name, lines)
     return "text"
 
@@ -281,19 +290,19 @@ def _is_whole_segment(path: Path, source: BinaryIO) -> bool:
 
 
 def _head(parts: Iterator[str]) -> tuple[str, bool]:
-    """The first HEAD_BYTES characters, and whether that is all."""
+    """The first HEAD_CHARACTERS, and whether that is all."""
     head = ""
     for part in parts:
         head += part
-        if len(head) > HEAD_BYTES:
-            return head[:HEAD_BYTES], False
+        if len(head) > HEAD_CHARACTERS:
+            return head[:HEAD_CHARACTERS], False
     return head, True
 
 
 def _lines(head: str, *, is_whole: bool = False) -> list[str]:
     """The lines of a head, of which the last may be cut."""
     lines = head.removeprefix("\ufeff").split("\n", HEAD_LINES)
-    if len(lines) > HEAD_LINES or (len(head) >= HEAD_BYTES and not is_whole and len(lines) > 1):
+    if len(lines) > HEAD_LINES or (len(head) >= HEAD_CHARACTERS and not is_whole and len(lines) > 1):
         del lines[-1]
     return [line.removesuffix("\r") for line in lines]
 
