@@ -16,8 +16,10 @@ from service.api.body import read_body
 from service.api.caller import Caller
 from service.api.responses import ERRORS, PlainRoute
 from service.api.schemas import EncodeFailure, EncodeRequest, EncodeResponse
+from service.api.shape import LONG_BYTES, check_shape
 from service.api.state import State, get_state
 from service.errors import ClientGone, DanmakuError, NoVector
+from service.tasks import run_in_thread_if
 
 router = APIRouter(tags=["bert-serving-server's shape"], route_class=PlainRoute)
 
@@ -50,7 +52,8 @@ async def encode(request: Request) -> Response:
 
 async def _encode(request: Request, state: State, body: bytes) -> Response:
     caller = Caller(request)
-    request_id, texts = wire_http.read_request(body)
+    check_shape(body, "the body")
+    request_id, texts = await run_in_thread_if(len(body) > LONG_BYTES, lambda: wire_http.read_request(body))
     plain = [text for text in texts if isinstance(text, str)]
     if len(plain) < len(texts):
         raise ValueError("is_tokenized works with workers only, because a gateway caches texts; send texts")

@@ -26,13 +26,14 @@ from service.api.body import receive_hang_up, slices
 from service.api.caller import Caller
 from service.api.headers import NDJSON
 from service.api.responses import error_content, json_line
-from service.api.schemas import StreamLine, StreamOptions, explain_error
+from service.api.schemas import MAX_ERRORS, StreamLine, StreamOptions, explain_error
+from service.api.shape import LONG_BYTES, check_shape
 from service.api.state import get_state
 from service.api.vectors import format_vectors
 from service.embedder import Embeddings
 from service.errors import ClientGone, DanmakuError, InternalError, ModelChanged, Stalled
 from service.log import current_request
-from service.tasks import retry_overloaded, run_until_first
+from service.tasks import retry_overloaded, run_in_thread_if, run_until_first
 
 log = logging.getLogger("danmaku")
 
@@ -148,7 +149,8 @@ class EmbedStream(Response):
 
     async def _embed(self, first: int, lines: Sequence[bytes]) -> list[bytes]:
         """Returns the answer to lines, the first of which has index `first`, in pieces of whole lines."""
-        read = [_parse_line(line) for line in lines]
+        is_long = sum(map(len, lines)) > LONG_BYTES
+        read = await run_in_thread_if(is_long, lambda: [_parse_line(line) for line in lines])
         texts = [line.text for line in read if isinstance(line, StreamLine)]
         embeddings = await retry_overloaded(lambda: self._caller.wait(self._state.embedder.embed(texts)))
         if embeddings.model.fingerprint != self._model.fingerprint:
@@ -183,9 +185,12 @@ class EmbedStream(Response):
 
 def _parse_line(line: bytes) -> StreamLine | DanmakuError:
     try:
+        check_shape(line, "the line", max_values=MAX_ERRORS)
         return StreamLine.model_validate_json(line)
     except ValidationError as error:
         return explain_error(error, "the line")
+    except DanmakuError as error:
+        return error
 
 
 async def _drop(receive: Receive) -> None:
