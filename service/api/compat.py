@@ -6,9 +6,9 @@ genuine ones, except those that are not the caller's fault: they keep their stat
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, Request, Response
 
 from service import wire, wire_http
@@ -16,9 +16,10 @@ from service.api.body import read_body
 from service.api.caller import Caller
 from service.api.responses import ERRORS, PlainRoute
 from service.api.schemas import EncodeFailure, EncodeRequest, EncodeResponse
-from service.api.shape import LONG_BYTES, check_shape
 from service.api.state import State, get_state
+from service.api.vectors import vectors_response
 from service.errors import ClientGone, DanmakuError, NoVector
+from service.shape import LONG_BYTES, check_shape
 from service.tasks import run_in_thread_if
 
 router = APIRouter(tags=["bert-serving-server's shape"], route_class=PlainRoute)
@@ -62,7 +63,7 @@ async def _encode(request: Request, state: State, body: bytes) -> Response:
     embeddings = await caller.wait(state.embedder.embed(plain))
     if embeddings.errors:
         raise NoVector(embeddings.errors[0], "texts")
-    return _json(await asyncio.to_thread(wire_http.write_vectors, request_id, embeddings.vectors))
+    return vectors_response({"id": orjson.Fragment(request_id)}, "result", embeddings, {"status": 200})
 
 
 @router.get("/status/server", responses={status: ERRORS[status] for status in (401, 503)})

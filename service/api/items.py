@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.api.body import read_body, slices
 from service.api.caller import Caller
 from service.api.schemas import MAX_ERRORS, explain_error
-from service.api.shape import LONG_BYTES, MAX_METADATA_LEVELS, count_levels, parse_json
 from service.api.state import State
 from service.collections.collections import Entry
 from service.errors import DanmakuError, InvalidRequest, TextError
 from service.log import current_request
+from service.shape import LONG_BYTES, MAX_METADATA_LEVELS, count_levels, parse_json
 from service.tasks import retry_overloaded, run_in_thread_if
 
 SLICE_LINES = 1024

@@ -22,14 +22,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from service.api.body import read_body
-from service.api.shape import LONG_BYTES, parse_json
 from service.errors import DanmakuError, InvalidRequest, MalformedRequest
+from service.shape import LONG_BYTES, parse_json
 from service.tasks import run_in_thread_if
 
 TEXT_LIST = {"type": "array", "items": {"type": "string"}}
 MAX_ERRORS = 100  # in one body; making more of them would take seconds
 MAX_EXPLANATION = 200  # characters of what a caller sent that an error repeats
-
 
 
 class FirstError(FailFast):

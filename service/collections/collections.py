@@ -193,6 +193,7 @@ class Collections:
         self._metrics.collections.set(len(infos))
         self._metrics.collection_items.set(sum(info.count for info in infos))
         self._metrics.collection_bytes.set(sum(info.bytes for info in infos))
+        self._metrics.collection_damaged.set(self.store.damaged)
 
     def _gate(self, name: str) -> Gate:
         return self._gates.setdefault(check_name(name), Gate())

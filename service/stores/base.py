@@ -71,6 +71,10 @@ class Store(Protocol):
     StoreUnavailable if the store is closing or cannot be reached.
     """
 
+    @property
+    def damaged(self) -> int:
+        """Items that are left out of searches because they are damaged in storage."""
+
     async def create(self, name: str, *, dim: int, fingerprint: str, shards: int | None = None) -> CollectionInfo:
         """Creates an empty collection, or returns the existing one.
 

@@ -106,6 +106,8 @@ class RedisStore:
     `sweep_every_s`: the pause between two sweeps of expired items. For the limits of exact search see `Shard`.
     """
 
+    damaged = 0
+
     def __init__(
         self,
         url: str,

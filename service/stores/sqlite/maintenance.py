@@ -29,6 +29,7 @@ class OpenCollection:
 
     def __init__(self, stored: database.StoredCollection, index: Index, directory: Path, tuning: Tuning) -> None:
         self.stored, self.index, self._tuning = stored, index, tuning
+        self.damaged = 0  # items in the database that the index leaves out
         self.snapshot = directory / f"{stored.number}.graph"
         self._saved: tuple[Graph | None, int] = (None, 0)  # what the snapshot holds, and how many of its rows
         self._save_after = 0.0
@@ -44,7 +45,11 @@ class OpenCollection:
     ) -> OpenCollection:
         """Builds the index from the database, using the snapshot as far as there is one."""
         collection = cls(stored, Index(stored.dim, changing, tuning), directory, tuning)
-        rows = database.read_rows(connection, stored.number, stored.dim)
+        rows, damaged = database.read_rows(connection, stored.number, stored.dim)
+        if damaged:
+            collection.damaged = len(damaged)
+            named = ", ".join(map(repr, list(damaged.values())[: database.MAX_NAMED]))
+            log.error("%d damaged danmaku of collection %s are left out: %s", len(damaged), stored.name, named)
         try:
             graph, known = Graph.load(collection.snapshot, stored.dim)
             collection.index = Index.restore(changing, graph, known, rows, tuning)
