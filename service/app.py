@@ -37,6 +37,7 @@ from service.embedder import open_embedder
 from service.encoders.base import Encoder
 from service.errors import ConfigurationError, DanmakuError, NotFound
 from service.log import AccessLog
+from service.memory import Memory
 from service.metrics import Metrics
 from service.settings import Settings
 from service.status import Status
@@ -117,7 +118,8 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         app.add_middleware(GZipMiddleware, compresslevel=settings.gzip_level)
     if tracing:
         app.add_middleware(TraceRequests, tracer=tracing.tracer)
-    app.add_middleware(Observe, metrics=metrics, access_log=access_log)
+    memory = Memory(settings.max_held_bytes, metrics)
+    app.add_middleware(Observe, metrics=metrics, memory=memory, access_log=access_log)
     return app
 
 

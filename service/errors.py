@@ -22,6 +22,7 @@ DanmakuError
 │   ├── EncoderFailure    503  the operator: a model call failed
 │   ├── ModelGone         503  nobody: another model has taken over; the embedder uses that one
 │   └── ModelChanged      503  the caller: the model changed in the middle of a stream; send it again
+├── MemoryFull            503  the caller: retry after Retry-After; the operator: add memory and raise max_held_bytes
 ├── StoreUnavailable      503  the operator: collections are closing or cannot be reached
 ├── OutOfTime             504  the caller: allow more time, or send fewer texts; the operator: add capacity
 ├── Stalled               504  the caller: read a stream's answer while sending
@@ -142,6 +143,12 @@ class ModelGone(EncoderUnavailable):
 
 class ModelChanged(EncoderUnavailable):
     error_type = "model_changed"
+
+
+class MemoryFull(DanmakuError):
+    status, error_type = 503, "memory_full"
+    retry_after_s = 1
+    headers = MappingProxyType({"Connection": "close"})  # the rest of the body is not read
 
 
 class OutOfTime(DanmakuError):

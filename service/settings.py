@@ -129,6 +129,13 @@ class Settings(BaseSettings):
         description="Maximum size of a request's body after unpacking gzip, or of a line in a stream; beyond that, "
         "413.",
     )
+    max_held_bytes: int = Field(
+        256 * 2**20,
+        ge=1,
+        description="Memory that all requests in progress may hold together: bodies, what is made of them, and answers "
+        "not yet read; beyond that, 503. Raise it with the memory of the machine, to at least four times "
+        "max_body_bytes.",
+    )
     gzip_level: int = Field(
         0,
         ge=0,
@@ -197,7 +204,12 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _one_request_fits_the_queue(self) -> Settings:
+    def _one_request_fits(self) -> Settings:
+        if self.max_held_bytes < 4 * self.max_body_bytes:
+            raise ValueError(
+                f"invalid max_held_bytes {self.max_held_bytes}: expected at least 4 times max_body_bytes "
+                f"{self.max_body_bytes}, because the values of a body take about three times its size"
+            )
         if self.max_request_texts > self.max_queue_texts:
             raise ValueError(
                 f"invalid max_request_texts {self.max_request_texts}: expected at most max_queue_texts "

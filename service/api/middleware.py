@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.responses import error_response
 from service.errors import ClientGone, DanmakuError, InternalError, OutOfTime
 from service.log import AccessLog, RequestRecord, current_request
+from service.memory import Memory
 from service.metrics import Metrics, name_route
 
 log = logging.getLogger("danmaku")
@@ -30,15 +31,15 @@ class Observe:
     One layer for all of this, because every layer costs. It is the outermost, so it sees every answer.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, access_log: AccessLog | None) -> None:
-        self._app, self._metrics, self._access_log = app, metrics, access_log
+    def __init__(self, app: ASGIApp, metrics: Metrics, memory: Memory, access_log: AccessLog | None) -> None:
+        self._app, self._metrics, self._memory, self._access_log = app, metrics, memory, access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         started = time.perf_counter()
         request_id = _choose_id(scope["headers"])
-        record = RequestRecord(request_id.decode())
+        record = RequestRecord(request_id.decode(), memory=self._memory)
         token = current_request.set(record)
         status: int | None = None  # stays None if the caller hung up before there was an answer
         has_failed = False
@@ -88,6 +89,8 @@ class Observe:
                         "client": client[0] if client else None,
                     }
                 )
+            if record.held_bytes:
+                self._memory.release(record.held_bytes)
             current_request.reset(token)
 
 

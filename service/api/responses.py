@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.pieces import send_response
 from service.api.schemas import ErrorBody
 from service.errors import DanmakuError, InvalidRequest, MethodNotAllowed, NotFound
 
@@ -26,7 +27,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         415: "A `Content-Encoding` other than gzip.",
         422: "Valid JSON, but not what this route expects.",
         429: "Too much work is waiting; `Retry-After` says when to retry.",
-        503: "No encoder is available; `Retry-After` says when to retry.",
+        503: "No encoder is available, or no memory is left; `Retry-After` says when to retry.",
         504: "Out of time: `X-Timeout-Ms`, or the gateway's own limit.",
     }.items()
 }
@@ -52,7 +53,7 @@ class PlainRoute(APIRoute):
         if scope["method"] not in (self.methods or ()):
             return await super().handle(scope, receive, send)  # which says what is allowed
         response: Response = await self.endpoint(Request(scope, receive, send))
-        await response(scope, receive, send)
+        await send_response(response, scope, receive, send)
 
 
 class PlainRoutes:
@@ -72,7 +73,7 @@ class PlainRoutes:
         if endpoint is None:
             return await self._app(scope, receive, send)
         response = await endpoint(Request(scope, receive, send))
-        await response(scope, receive, send)
+        await send_response(response, scope, receive, send)
 
 
 def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -73,7 +73,7 @@ async def test_an_old_store_with_deep_metadata_serves_the_others(client_of: Clie
     async with client_of(settings) as http:
         await http.put("/collections/room")
         await http.post("/collections/room/danmaku", json=[{"text": "aa", "id": "deep"}, {"text": "ab", "id": "other"}])
-    with contextlib.closing(sqlite3.connect(next(Path(settings.collections[9:]).glob("*.db")))) as database:
+    with contextlib.closing(sqlite3.connect(f"{settings.collections[9:]}/collections.db")) as database:
         number = database.execute("SELECT number FROM collections WHERE name = 'room'").fetchone()[0]
         database.execute(f"UPDATE items_{number} SET metadata = ? WHERE id = 'deep'", (nested(250),))
         database.commit()
