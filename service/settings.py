@@ -39,8 +39,16 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    for number, host in enumerate(hosts, 1):
+        if host != "*" and not re.fullmatch("[A-Za-z0-9.-]+", host):
+            raise ValueError(f"invalid host {number}: expected embed.example.com, without a port, or *")
+    return tuple(host.lower() for host in hosts)
+
+
 # Separated by spaces or commas.
 KeyHashes = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words), AfterValidator(_check_key_hashes)]
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words), AfterValidator(_check_hosts)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words), AfterValidator(_check_origins)]
 
 
@@ -67,6 +75,12 @@ class Settings(BaseSettings):
         (),
         description="Origins of web pages whose scripts may use the gateway, such as https://example.com, separated "
         "by spaces or commas; * allows any.",
+    )
+    allowed_hosts: Hosts = Field(
+        (),
+        description="Host names that requests may be for, such as embed.example.com, separated by spaces or commas; * "
+        "allows any. Addresses and names without a dot are always allowed, and without this setting any host is if "
+        "there are API keys. It keeps web pages from posing as the gateway's own by DNS rebinding.",
     )
     encoder: str = Field(
         "onnx://models/danmaku-bert-mini",

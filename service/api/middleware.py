@@ -22,6 +22,7 @@ log = logging.getLogger("danmaku")
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 PROCESS, NUMBERS = secrets.token_hex(4).encode(), itertools.count(1)  # parts of an id: cheaper than random bytes
+NOSNIFF = (b"x-content-type-options", b"nosniff")  # so that no browser takes JSON for a page
 PROBES = ("/healthz", "/readyz", "/metrics")  # requested every few seconds: logged only when something is wrong
 
 
@@ -55,7 +56,7 @@ class Observe:
             nonlocal status, bytes_out
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", request_id)]}
+                message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", request_id), NOSNIFF]}
             else:
                 bytes_out += len(message.get("body", b""))
             await send(message)

@@ -74,7 +74,6 @@ def _make_file(body: bytes, kind: str, is_library: bool) -> File:
         # no-cache: a browser has to ask whether the file has changed
         "Cache-Control": "public, max-age=31536000, immutable" if is_library else "no-cache",
         "Vary": "Accept-Encoding",
-        "X-Content-Type-Options": "nosniff",
     }
     if kind == TYPES["html"]:
         headers |= {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}

@@ -24,7 +24,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         401: "The API key is missing or invalid.",
         408: "The body was late.",
         413: "Too many texts, or too large a body.",
-        415: "A `Content-Encoding` other than gzip.",
+        415: "A `Content-Encoding` other than gzip, or a change whose `Content-Type` is not JSON.",
         422: "Valid JSON, but not what this route expects.",
         429: "Too much work is waiting; `Retry-After` says when to retry.",
         503: "No encoder is available, or no memory is left; `Retry-After` says when to retry.",

@@ -55,7 +55,9 @@ def create_http(worker: Worker, *, max_connect: int, cors: str) -> Starlette:
     ]
     return Starlette(
         routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in routes],
-        middleware=[Middleware(CORSMiddleware, allow_origins=[cors], allow_methods=["*"], allow_headers=["*"])],
+        middleware=[Middleware(CORSMiddleware, allow_origins=[cors], allow_methods=["*"], allow_headers=["*"])]
+        if cors
+        else [],
     )
 
 

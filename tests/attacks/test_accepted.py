@@ -18,6 +18,7 @@ from service.stores.base import Item
 from service.stores.filters import parse
 from service.stores.sqlite.store import SqliteStore
 
+JSON = {"content-type": "application/json"}
 DEPTHS = [1, 31, 32, 60, 100, 248, 249, 250, 251, 252, 253, 260, 1000, 100_000]
 
 
@@ -37,7 +38,7 @@ async def test_metadata_that_was_added_is_in_every_answer(client_of: ClientOf, s
         added = []
         for levels in DEPTHS:
             body = b'[{"text":"aa","id":"%d","metadata":%b}]' % (levels, nested(levels))
-            answer = await http.post("/collections/room/danmaku", content=body)
+            answer = await http.post("/collections/room/danmaku", content=body, headers=JSON)
             assert answer.status_code in (200, 422)
             if answer.status_code == 200 and answer.json()["added"]:
                 added.append(str(levels))
@@ -57,7 +58,7 @@ async def test_a_deep_filter_is_invalid(client_of: ClientOf, settings: Settings,
         await http.put("/collections/room")
         for filter in (nested(levels), b'{"not":' * levels + b"{}" + b"}" * levels):
             body = b'{"filter":%b%b}' % (filter, b',"query":"aa","collection":"room"' if route == "/similar" else b"")
-            answer = await http.post(route, content=body)
+            answer = await http.post(route, content=body, headers=JSON)
 
             assert (answer.status_code, answer.json()["error_type"]) == (422, "invalid_request")
 
@@ -66,7 +67,7 @@ async def test_a_deep_filter_is_invalid(client_of: ClientOf, settings: Settings,
 async def test_a_deep_body_is_the_callers_fault(client_of: ClientOf, route: str) -> None:
     async with client_of(Settings()) as http:
         for body in (b"[" * 1000 + b"]" * 1000, b"[" * 1_000_000, b'{"id":' + nested(900) + b',"texts":["aa"]}'):
-            assert (await http.post(route, content=body)).status_code in (400, 413, 422)
+            assert (await http.post(route, content=body, headers=JSON)).status_code in (400, 413, 422)
 
 
 async def test_an_old_store_with_deep_metadata_serves_the_others(client_of: ClientOf, settings: Settings) -> None:
