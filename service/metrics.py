@@ -169,6 +169,18 @@ class Metrics(BatcherMetrics):
             "danmaku_refused_bytes", "Memory that requests were refused because of the limit.", registry=registry
         )
 
+        self.connections = Gauge("danmaku_connections", "Open connections.", registry=registry)
+        self.connections_limit = Gauge(
+            "danmaku_connections_limit", "Maximum of open connections; beyond it, idle ones are closed.", registry=registry
+        )
+        dropped = Counter(
+            "danmaku_connections_dropped",
+            "Connections closed for others, by what they did; refused: no other could be closed.",
+            ["stage"],
+            registry=registry,
+        )
+        self.connections_dropped = {stage: dropped.labels(stage) for stage in ("idle", "receiving", "refused")}
+
         self.queue_limit_texts = Gauge(
             "danmaku_queue_limit_texts", "Size of the queue; beyond it, requests are refused.", registry=registry
         )

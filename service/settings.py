@@ -61,6 +61,19 @@ class Settings(BaseSettings):
         description="Address to listen on. 0.0.0.0 makes the gateway reachable from other machines.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one and logs it.")
+    ops_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port for /healthz, /readyz and /metrics alone, so that no number of other connections keeps probes "
+        "out. The main port has them, too.",
+    )
+    max_connections: int = Field(
+        2048,
+        ge=1,
+        description="Maximum open connections; beyond that, the oldest without a request is closed for a new one. The "
+        "gateway raises its limit of descriptors to this, and lowers this to what the system allows.",
+    )
     api_key_hashes: KeyHashes = Field(
         (),
         description="SHA-256 hashes in hex of the valid API keys, separated by spaces or commas. Without any, no key "
