@@ -19,12 +19,8 @@ from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import orjson
-
-if TYPE_CHECKING:
-    from service.memory import Memory
 
 log = logging.getLogger("danmaku")
 
@@ -42,8 +38,6 @@ class RequestRecord:
     id: str
     texts: int | None = None  # None if the request was refused before its texts were counted
     is_stream: bool = False
-    memory: Memory | None = None
-    held_bytes: int = 0  # counted by `memory`
 
 
 current_request: ContextVar[RequestRecord | None] = ContextVar("current_request", default=None)

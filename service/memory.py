@@ -13,9 +13,10 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 from service.errors import MemoryFull
-from service.log import current_request
 from service.metrics import Metrics
 
 log = logging.getLogger("danmaku")
@@ -56,19 +57,28 @@ class Memory:
             threading.Thread(target=_return_free_memory, name="return memory").start()
 
 
+@dataclass(slots=True)
+class Hold:
+    """What one request holds."""
+
+    memory: Memory
+    held_bytes: int = 0
+
+
+current_hold: ContextVar[Hold | None] = ContextVar("current_hold", default=None)
+
+
 def hold_bytes(count: int) -> None:
     """Counts bytes that the current request holds until it is done, or until `release_bytes`. Raises MemoryFull."""
-    record = current_request.get()
-    if record and record.memory:
-        record.memory.take(count)
-        record.held_bytes += count
+    if hold := current_hold.get():
+        hold.memory.take(count)
+        hold.held_bytes += count
 
 
 def release_bytes(count: int) -> None:
-    record = current_request.get()
-    if record and record.memory:
-        record.memory.release(count)
-        record.held_bytes -= count
+    if hold := current_hold.get():
+        hold.memory.release(count)
+        hold.held_bytes -= count
 
 
 async def wait_for_bytes(count: int, *, timeout_s: float) -> None:

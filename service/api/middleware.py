@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.responses import error_response
 from service.errors import ClientGone, DanmakuError, InternalError, OutOfTime
 from service.log import AccessLog, RequestRecord, current_request
-from service.memory import Memory
+from service.memory import Hold, Memory, current_hold
 from service.metrics import Metrics, name_route
 
 log = logging.getLogger("danmaku")
@@ -40,8 +40,8 @@ class Observe:
             return await self._app(scope, receive, send)
         started = time.perf_counter()
         request_id = _choose_id(scope["headers"])
-        record = RequestRecord(request_id.decode(), memory=self._memory)
-        token = current_request.set(record)
+        record, hold = RequestRecord(request_id.decode()), Hold(self._memory)
+        token, hold_token = current_request.set(record), current_hold.set(hold)
         status: int | None = None  # stays None if the caller hung up before there was an answer
         has_failed = False
         bytes_in = bytes_out = 0
@@ -90,8 +90,9 @@ class Observe:
                         "client": client[0] if client else None,
                     }
                 )
-            if record.held_bytes:
-                self._memory.release(record.held_bytes)
+            if hold.held_bytes:
+                self._memory.release(hold.held_bytes)
+            current_hold.reset(hold_token)
             current_request.reset(token)
 
 
