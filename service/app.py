@@ -82,7 +82,13 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
                 store = opened
             else:
                 stack.push_async_callback(opened.close)
-                store = Collections(opened, embedder, metrics)
+                store = Collections(
+                    opened,
+                    embedder,
+                    metrics,
+                    max_collections=settings.max_collections,
+                    max_items=settings.max_collection_items,
+                )
                 stack.push_async_callback(_cancel, asyncio.create_task(keep_default(store), name="default collection"))
             status = Status({"http_port": settings.port}, {})
             app.state.danmaku = State(settings, metrics, embedder, status, store)

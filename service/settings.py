@@ -177,6 +177,18 @@ class Settings(BaseSettings):
         "relative to the working directory); redis://HOST:6379/0, a Redis 8 or a cluster that several gateways share; "
         "none disables them. If the default directory is not usable, collections are disabled.",
     )
+    max_collections: int = Field(
+        1000,
+        ge=1,
+        description="Maximum collections; beyond that, creating one is answered 507. Each takes time at the start and "
+        "in /collections.",
+    )
+    max_collection_items: int = Field(
+        5_000_000,
+        ge=1,
+        description="Maximum danmaku in one collection; beyond that, adding is answered 507. A danmaku takes about 0.6 "
+        "KB of memory with 256 dimensions in the embedded store, so lower it to what the machine has.",
+    )
     cache: str = Field(
         "memory://",
         description="Where vectors are cached: memory:// in this process; redis://HOST:6379/0 in a Redis that several "

@@ -87,6 +87,9 @@ class Store(Protocol):
     async def list(self) -> Sequence[CollectionInfo]:
         """Returns all collections, including internal ones, sorted by name."""
 
+    async def count_collections(self) -> int:
+        """Returns the number of collections, including internal ones, without measuring any."""
+
     async def describe(self, name: str) -> CollectionInfo: ...
 
     async def fingerprint(self, name: str) -> str:

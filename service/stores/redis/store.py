@@ -179,6 +179,9 @@ class RedisStore:
                     gone, record = record, await self._connection.call("HGET", TABLE, name)
         return infos
 
+    async def count_collections(self) -> int:
+        return int(await self._connection.call("HLEN", TABLE))
+
     async def describe(self, name: str) -> CollectionInfo:
         self._known.pop(name, None)
         return await self._run_on(name, self._measure)

@@ -213,6 +213,10 @@ class SqliteStore:
 
         return await self._read(read)
 
+    async def count_collections(self) -> int:
+        self._check_open()
+        return len(self._collections)
+
     async def describe(self, name: str) -> CollectionInfo:
         return await self._read(lambda connection: self._describe(connection, name, self._collection(name)))
 
@@ -313,11 +317,10 @@ class SqliteStore:
 
     def _describe(self, connection: sqlite3.Connection, name: str, collection: OpenCollection) -> CollectionInfo:
         stored, count = collection.stored, collection.index.count
-        row_bytes = 2 * stored.dim + database.estimate_row_bytes(connection, stored.number)
-        snapshot_bytes = collection.snapshot.stat().st_size if collection.snapshot.exists() else 0
-        return CollectionInfo(
-            name, count, stored.dim, stored.fingerprint, int(count * row_bytes) + snapshot_bytes, stored.created_at
-        )
+        if not collection.is_estimated(count):
+            collection.keep_estimate(count, 2 * stored.dim + database.estimate_row_bytes(connection, stored.number))
+        size = int(count * collection.row_bytes) + collection.snapshot_bytes
+        return CollectionInfo(name, count, stored.dim, stored.fingerprint, size, stored.created_at)
 
     async def _ensure_columns(self, name: str, filter: Filter) -> None:
         """Reads the fields that are filtered for the first time: 0.2 s for 100,000 items.
