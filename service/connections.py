@@ -99,5 +99,3 @@ def limit_connections(wanted: int) -> int:
             log.warning("The limit of descriptors, %d, allows %d connections, not %d.", soft, limit, wanted)
             return limit
     return wanted
-
-

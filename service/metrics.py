@@ -171,7 +171,9 @@ class Metrics(BatcherMetrics):
 
         self.connections = Gauge("danmaku_connections", "Open connections.", registry=registry)
         self.connections_limit = Gauge(
-            "danmaku_connections_limit", "Maximum of open connections; beyond it, idle ones are closed.", registry=registry
+            "danmaku_connections_limit",
+            "Maximum of open connections; beyond it, idle ones are closed.",
+            registry=registry,
         )
         dropped = Counter(
             "danmaku_connections_dropped",

@@ -65,8 +65,8 @@ class Settings(BaseSettings):
         None,
         ge=0,
         le=65535,
-        description="Port for /healthz, /readyz and /metrics alone, so that no number of other connections keeps probes "
-        "out. The main port has them, too.",
+        description="Port for /healthz, /readyz and /metrics alone, so that no number of other connections keeps "
+        "probes out. The main port has them, too.",
     )
     max_connections: int = Field(
         2048,

@@ -1,13 +1,13 @@
 """A cache in Redis (6 or newer), shared by gateways and kept across restarts.
 
-Redis may be slow, full, gone, hold damaged values, or answer anything else: each is a miss and a metric, never an error, and costs little
-time: 5 ms and 20 µs per text. Three ideas ensure that:
+Redis may be slow, full, gone, hold damaged values, or answer anything else: each is a miss and a metric, never an
+error, and costs little time: 5 ms and 20 µs per text. Three ideas ensure that:
 
 * A look-up has a deadline, which depends only on the number of texts: see `lookups.py`.
 * After a period of nothing but failures a circuit breaker opens, and Redis is left alone, each time for longer.
 * Vectors are written in the background from a bounded queue; those that do not fit are not written.
 
-A value contains its length and a checksum, so a damaged one is a miss, too.
+A value contains its length and a checksum, so a damaged one is a miss, too; so is a vector that no model makes.
 """
 
 from __future__ import annotations
@@ -185,7 +185,6 @@ class RedisCache:
                         return np.frombuffer(numbers, "<f2").astype("<f4").tobytes()
         self._metrics.redis_errors["damaged"].inc()
         return None
-
 
     def _select_finite(self, vectors: dict[str, bytes]) -> dict[str, bytes]:
         """Returns the vectors that have only finite numbers: no model makes others."""

@@ -24,7 +24,7 @@ DEPTHS = [1, 31, 32, 60, 100, 248, 249, 250, 251, 252, 253, 260, 1000, 100_000]
 
 def nested(levels: int) -> bytes:
     """Metadata, as JSON, of that many levels of lists and objects."""
-    return b'{"b":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
+    return b'{"b":' + b"[" * (levels - 1) + b"1" + b"]" * (levels - 1) + b"}"
 
 
 @pytest.fixture

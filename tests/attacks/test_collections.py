@@ -86,7 +86,9 @@ async def test_changes_while_fields_are_read_are_in_them(tmp_path: Path) -> None
     vector = np.ones(DIM, np.float32) / 2
     try:
         search = asyncio.create_task(store.search("large", vector[None], top_k=1, filter=parse({"room": 5})))
-        await store.put("large", [Item("0", "text", vector, {"room": 1000}), Item("new", "text", vector, {"room": 2000})])
+        await store.put(
+            "large", [Item("0", "text", vector, {"room": 1000}), Item("new", "text", vector, {"room": 2000})]
+        )
         await store.delete("large", ["5"])
         await search
         for room, expected in ((1000, ["0"]), (2000, ["new"])):
@@ -111,7 +113,9 @@ async def test_there_is_a_maximum_of_collections_and_of_items(client_of: ClientO
         texts = [f"text {n}" for n in range(5)]
         assert (await http.post("/collections/room0/danmaku", json=texts)).json()["added"] == 5
         assert (await http.post("/collections/room0/danmaku", json=["one more"])).status_code == 507
-        await http.delete("/collections/room0/danmaku/" + (await http.get("/collections/room0/danmaku")).json()["danmaku"][0]["id"])
+        await http.delete(
+            "/collections/room0/danmaku/" + (await http.get("/collections/room0/danmaku")).json()["danmaku"][0]["id"]
+        )
         assert (await http.post("/collections/room0/danmaku", json=["one more"])).status_code == 200
 
 

@@ -34,9 +34,7 @@ class Fake:
         self.is_dropped = True
 
 
-def test_the_oldest_idle_connection_is_closed_for_a_new_one(
-    metrics: Metrics, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_oldest_idle_connection_is_closed_for_a_new_one(metrics: Metrics, caplog: pytest.LogCaptureFixture) -> None:
     opened, (first, second, third, fourth) = Connections(3, metrics), [Fake() for _ in range(4)]
     assert all(opened.admit(each) for each in (first, second, third))
     opened.move(first, Stage.ANSWERING)

@@ -99,7 +99,8 @@ async def test_another_host_is_refused(http: httpx.AsyncClient, host: str) -> No
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1:8000", "[::1]:8000", "LOCALHOST", "a.localhost", "gateway:8000", "10.1.2.3", "embed.example.com"]
+    "host",
+    ["127.0.0.1:8000", "[::1]:8000", "LOCALHOST", "a.localhost", "gateway:8000", "10.1.2.3", "embed.example.com"],
 )
 async def test_its_own_hosts_are_not(http: httpx.AsyncClient, host: str) -> None:
     assert (await http.get("/collections", headers={"host": host})).status_code == 200
