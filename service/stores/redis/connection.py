@@ -98,7 +98,7 @@ class Connection:
         }
         try:
             server = redis.asyncio.Redis.from_url(self._url, **settings)
-            server.connection_pool.make_connection()  # checks the options of the URL
+            server.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # checks the URL's options
         except (ValueError, TypeError, RedisError):  # the message may quote the URL, which may contain a password
             raise ConfigurationError(
                 "invalid URL of the collections: expected redis://:PASSWORD@HOST:6379/0, with / and @ in the password "
