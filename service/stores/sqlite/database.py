@@ -166,7 +166,8 @@ def put(connection: sqlite3.Connection, collection: int, dim: int, items: Sequen
             number, text, count, expires_at = old
             is_live = _end_of(expires_at) > now
             replaced += is_live
-            if is_live and text == item.text and isinstance(count, int):
+            is_sound = isinstance(count, int) and isinstance(expires_at, int | float | None)
+            if is_live and text == item.text and is_sound:  # the index has no damaged row to update
                 item = replace(item, count=item.count + count)
                 (vector,) = connection.execute(
                     f"SELECT vector FROM vectors_{collection} WHERE number = ?", (number,)
