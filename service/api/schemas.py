@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -24,7 +25,6 @@ from pydantic_core import PydanticCustomError
 from service.api.body import read_body
 from service.errors import DanmakuError, InvalidRequest, MalformedRequest
 from service.shape import LONG_BYTES, parse_json
-from service.tasks import run_in_thread_if
 
 TEXT_LIST = {"type": "array", "items": {"type": "string"}}
 MAX_ERRORS = 100  # in one body; making more of them would take seconds
@@ -54,7 +54,7 @@ class Body(BaseModel):
         values, and what `read_body` raises.
         """
         body = await read_body(request)
-        return await run_in_thread_if(len(body) > LONG_BYTES, lambda: cls.parse(body))
+        return await asyncio.to_thread(cls.parse, body) if len(body) > LONG_BYTES else cls.parse(body)
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
