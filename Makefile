@@ -41,6 +41,10 @@ test: lint ## lint, then run all tests
 	@tests/prometheus.sh >/dev/null || echo "tests that need it will be skipped"
 	$(BIN)/pytest -n 2 --dist loadfile
 
+.PHONY: attack
+attack: .venv/.dev ## everything hostile that the tests know, ten times as much of it as in `make test`: minutes
+	ATTACKS=10 $(BIN)/pytest -s tests/attacks
+
 lint: .venv/.dev ## run ruff, mypy and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

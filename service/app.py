@@ -19,6 +19,7 @@ from service.api import (
     collection,
     collection_map,
     compat,
+    docs,
     embed,
     openai,
     ops,
@@ -29,6 +30,7 @@ from service.api import (
 from service.api.body import ReceiveBody
 from service.api.keys import require_keys
 from service.api.middleware import AnswerErrors, Observe
+from service.api.pages import RefuseForeignPages
 from service.api.responses import PlainRoutes, raise_http_error
 from service.api.state import State
 from service.collections.collections import Collections
@@ -37,6 +39,7 @@ from service.embedder import open_embedder
 from service.encoders.base import Encoder
 from service.errors import ConfigurationError, DanmakuError, NotFound
 from service.log import AccessLog
+from service.memory import Memory
 from service.metrics import Metrics
 from service.settings import Settings
 from service.status import Status
@@ -79,7 +82,13 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
                 store = opened
             else:
                 stack.push_async_callback(opened.close)
-                store = Collections(opened, embedder, metrics)
+                store = Collections(
+                    opened,
+                    embedder,
+                    metrics,
+                    max_collections=settings.max_collections,
+                    max_items=settings.max_collection_items,
+                )
                 stack.push_async_callback(_cancel, asyncio.create_task(keep_default(store), name="default collection"))
             status = Status({"http_port": settings.port}, {})
             app.state.danmaku = State(settings, metrics, embedder, status, store)
@@ -87,14 +96,16 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
 
     # FastAPIOffline serves the files of /docs itself; plain FastAPI's page loads them from another host.
     app: FastAPI = FastAPIOffline(
+        docs_url=None,  # see api/docs.py
         redoc_url=None,
+        redirect_slashes=False,  # it would redirect to the Host that was sent
         title="danmaku embedding",
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
         routes=[
             route
-            for part in (embed, similar, collection, collection_map, openai, compat, tokenize, ops, playground)
+            for part in (embed, similar, collection, collection_map, openai, compat, tokenize, ops, playground, docs)
             for route in part.router.routes
         ],
     )
@@ -104,6 +115,8 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     app.add_middleware(ReceiveBody, timeout_s=settings.receive_timeout_s)
     if settings.api_key_hashes:
         require_keys(app, settings.api_key_hashes)
+    hosts = None if settings.api_key_hashes and not settings.allowed_hosts else settings.allowed_hosts
+    app.add_middleware(RefuseForeignPages, hosts=hosts, origins=settings.cors_origins)
     app.add_middleware(AnswerErrors)
     if settings.cors_origins:  # around the keys: before a browser sends a key it asks, without one, whether it may
         app.add_middleware(
@@ -117,7 +130,8 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         app.add_middleware(GZipMiddleware, compresslevel=settings.gzip_level)
     if tracing:
         app.add_middleware(TraceRequests, tracer=tracing.tracer)
-    app.add_middleware(Observe, metrics=metrics, access_log=access_log)
+    memory = Memory(settings.max_held_bytes, metrics)
+    app.add_middleware(Observe, metrics=metrics, memory=memory, access_log=access_log)
     return app
 
 

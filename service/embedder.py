@@ -114,7 +114,7 @@ class Embedder:
             is_long, lambda: [model.normalize(text) if len(text) <= longest else "" for text in texts]
         )
         unique = list(dict.fromkeys(key for key in keys if key))
-        vectors = await self._cache.get_many(model.fingerprint, unique)
+        vectors = await self._cache.get_many(model.fingerprint, unique, vector_bytes=4 * model.dim)
         encoded = 0
         if missing := [key for key in unique if key not in vectors]:
             prepared = await run_in_thread_if(is_long, lambda: model.prepare(missing))

@@ -4,6 +4,7 @@ DanmakuError
 ├── MalformedRequest      400  the caller: the body is not JSON
 │   └── DamagedBody       400  the caller: the body is not valid gzip
 ├── Unauthorized          401  the caller: send a valid API key
+├── ForeignOrigin         403  the caller: a page of another site; the operator: name it in cors_origins
 ├── NotFound              404  the caller: no such route, model, collection or danmaku
 │   └── NoVocabulary      404  nobody: the encoder does not reveal its vocabulary
 ├── MethodNotAllowed      405  the caller: the route exists for other methods
@@ -13,6 +14,8 @@ DanmakuError
 │   └── FingerprintMismatch 409  the caller: the collection belongs to another model; rebuild it
 ├── TooLarge              413  the caller: send fewer texts, or a smaller body
 ├── UnknownEncoding       415  the caller: use gzip or no Content-Encoding
+├── UnknownContentType    415  the caller: say that the body is JSON or NDJSON
+├── UnknownHost           421  the caller: use the gateway's address; the operator: name the host in allowed_hosts
 ├── InvalidRequest        422  the caller: valid JSON, but not what the route expects
 │   └── NoVector          422  the caller: a text has no vector, and the answer's format cannot say so per text
 ├── Overloaded            429  the caller: retry after Retry-After; the operator: add capacity
@@ -22,6 +25,7 @@ DanmakuError
 │   ├── EncoderFailure    503  the operator: a model call failed
 │   ├── ModelGone         503  nobody: another model has taken over; the embedder uses that one
 │   └── ModelChanged      503  the caller: the model changed in the middle of a stream; send it again
+├── MemoryFull            503  the caller: retry after Retry-After; the operator: add memory and raise max_held_bytes
 ├── StoreUnavailable      503  the operator: collections are closing or cannot be reached
 ├── OutOfTime             504  the caller: allow more time, or send fewer texts; the operator: add capacity
 ├── Stalled               504  the caller: read a stream's answer while sending
@@ -62,6 +66,10 @@ class Unauthorized(DanmakuError):
     headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
 
 
+class ForeignOrigin(DanmakuError):
+    status, error_type = 403, "foreign_origin"
+
+
 class NotFound(DanmakuError):
     status, error_type = 404, "not_found"
 
@@ -97,6 +105,14 @@ class TooLarge(DanmakuError):
 
 class UnknownEncoding(DanmakuError):
     status, error_type = 415, "unknown_encoding"
+
+
+class UnknownContentType(DanmakuError):
+    status, error_type = 415, "unknown_content_type"
+
+
+class UnknownHost(DanmakuError):
+    status, error_type = 421, "unknown_host"
 
 
 class InvalidRequest(DanmakuError):
@@ -142,6 +158,12 @@ class ModelGone(EncoderUnavailable):
 
 class ModelChanged(EncoderUnavailable):
     error_type = "model_changed"
+
+
+class MemoryFull(DanmakuError):
+    status, error_type = 503, "memory_full"
+    retry_after_s = 1
+    headers = MappingProxyType({"Connection": "close"})  # the rest of the body is not read
 
 
 class OutOfTime(DanmakuError):

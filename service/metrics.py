@@ -159,6 +159,30 @@ class Metrics(BatcherMetrics):
         self.cache_bytes = Gauge("danmaku_cache_bytes", "Memory used by the cache.", registry=registry)
         self.cache_texts = Gauge("danmaku_cache_texts", "Texts in the memory cache.", registry=registry)
 
+        self.held_bytes = Gauge(
+            "danmaku_held_bytes", "Memory held by large requests and answers in progress.", registry=registry
+        )
+        self.held_limit_bytes = Gauge(
+            "danmaku_held_limit_bytes", "Limit of held memory; beyond it, requests are refused.", registry=registry
+        )
+        self.refused_bytes = Counter(
+            "danmaku_refused_bytes", "Memory that requests were refused because of the limit.", registry=registry
+        )
+
+        self.connections = Gauge("danmaku_connections", "Open connections.", registry=registry)
+        self.connections_limit = Gauge(
+            "danmaku_connections_limit",
+            "Maximum of open connections; beyond it, idle ones are closed.",
+            registry=registry,
+        )
+        dropped = Counter(
+            "danmaku_connections_dropped",
+            "Connections closed for others, by what they did; refused: no other could be closed.",
+            ["stage"],
+            registry=registry,
+        )
+        self.connections_dropped = {stage: dropped.labels(stage) for stage in ("idle", "receiving", "refused")}
+
         self.queue_limit_texts = Gauge(
             "danmaku_queue_limit_texts", "Size of the queue; beyond it, requests are refused.", registry=registry
         )
@@ -185,6 +209,11 @@ class Metrics(BatcherMetrics):
         )
         self.collections = Gauge("danmaku_collections", "Number of collections.", registry=registry)
         self.collection_items = Gauge("danmaku_collection_items", "Danmaku in all collections.", registry=registry)
+        self.collection_damaged = Gauge(
+            "danmaku_collection_damaged_items",
+            "Danmaku left out of collections because they are damaged on the disk.",
+            registry=registry,
+        )
         self.collection_bytes = Gauge("danmaku_collection_bytes", "Bytes used by collections.", registry=registry)
 
 

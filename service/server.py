@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -19,11 +20,16 @@ from typing import Any
 import orjson
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.api.ops import OperationOnly
+from service.connections import Connections, Stage, limit_connections
+from service.metrics import Metrics
 from service.settings import Settings
 
 MAX_HEAD_BYTES = 64 * 1024
+MAX_OPERATION_CONNECTIONS = 64
 STUCK_READER_S = 60.0
 # Longer than clients keep an idle connection (httpx 5 s, aiohttp 15, Go 90), so that the client closes it first and no
 # request is lost.
@@ -34,9 +40,15 @@ class Connection(HttpToolsProtocol):
     """A client's connection, which is closed if a head is late or too large, or if answers are not read."""
 
     def __init__(
-        self, *arguments: Any, head_timeout_s: float, stuck_reader_s: float = STUCK_READER_S, **settings: Any
+        self,
+        *arguments: Any,
+        head_timeout_s: float,
+        connections_open: Connections,
+        stuck_reader_s: float = STUCK_READER_S,
+        **settings: Any,
     ) -> None:
         super().__init__(*arguments, **settings)
+        self._open = connections_open
         self._head_timeout_s, self._stuck_reader_s = head_timeout_s, stuck_reader_s
         self._head_timer: asyncio.TimerHandle | None = None
         self._read_timer: asyncio.TimerHandle | None = None
@@ -45,7 +57,10 @@ class Connection(HttpToolsProtocol):
     # uvicorn narrows asyncio's BaseTransport in the same way.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait_for_head()
+        if self._open.admit(self):
+            self._wait_for_head()
+        else:
+            self._refuse(503, "too_many_connections", f"too many connections: expected at most {self._open.limit}")
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -61,6 +76,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = 0
+        self._open.move(self, Stage.RECEIVING)
 
     def on_headers_complete(self) -> None:
         self._head_bytes = None
@@ -72,8 +88,20 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self.scope["is_whole"] = True  # type: ignore[typeddict-unknown-key]  # ours, for `ReceiveBody`
         super().on_message_complete()
+        is_answered = self.cycle is None or self.cycle.response_complete  # before its body had come
+        self._open.move(self, Stage.IDLE if is_answered else Stage.ANSWERING)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle is None or self.cycle.response_complete:  # no other request has come with this one
+            self._open.move(self, Stage.IDLE)
+
+    def drop(self) -> None:
+        """Closes the connection for another one, without an answer."""
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._open.remove(self)
         for timer in (self._head_timer, self._read_timer):
             if timer:
                 timer.cancel()
@@ -153,17 +181,52 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+class OperationServer(uvicorn.Server):
+    """Serves the probes and metrics on a port of their own, so that no other connection keeps them out."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # the gateway's own server does
+
+
+@asynccontextmanager
+async def serve_operation(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    """Serves the probes and metrics on `ops_port`, if there is one, until the context ends."""
+    if settings.ops_port is None:
+        yield
+        return
+    metrics = app.state.danmaku.metrics
+    connections = Connections(MAX_OPERATION_CONNECTIONS, metrics)
+    server = OperationServer(_configure(OperationOnly(app), settings, settings.ops_port, connections))
+    serving = asyncio.create_task(server.serve(), name="probes and metrics")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
 def create_server(app: FastAPI, settings: Settings) -> Server:
-    config = uvicorn.Config(
+    metrics: Metrics = app.state.danmaku.metrics
+    connections = Connections(limit_connections(settings.max_connections), metrics)
+    metrics.connections.set_function(lambda: len(connections))
+    metrics.connections_limit.set(connections.limit)
+    config = _configure(app, settings, settings.port, connections)
+    return Server(config, drain_s=settings.drain_s, on_stop=lambda: setattr(app.state.danmaku, "is_stopping", True))
+
+
+def _configure(app: ASGIApp, settings: Settings, port: int, connections: Connections) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         host=settings.host,
-        port=settings.port,
+        port=port,
         # uvicorn accepts a class or, despite its type, any callable that makes its objects.
-        http=partial(Connection, head_timeout_s=settings.receive_timeout_s),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            Connection, head_timeout_s=settings.receive_timeout_s, connections_open=connections
+        ),
         lifespan="off",
         log_config=None,  # see service/log.py
         access_log=False,  # ours also has the id, the number of texts and the outcome
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
-    return Server(config, drain_s=settings.drain_s, on_stop=lambda: setattr(app.state.danmaku, "is_stopping", True))

@@ -39,8 +39,16 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    for number, host in enumerate(hosts, 1):
+        if host != "*" and not re.fullmatch("[A-Za-z0-9.-]+", host):
+            raise ValueError(f"invalid host {number}: expected embed.example.com, without a port, or *")
+    return tuple(host.lower() for host in hosts)
+
+
 # Separated by spaces or commas.
 KeyHashes = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words), AfterValidator(_check_key_hashes)]
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words), AfterValidator(_check_hosts)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words), AfterValidator(_check_origins)]
 
 
@@ -53,6 +61,19 @@ class Settings(BaseSettings):
         description="Address to listen on. 0.0.0.0 makes the gateway reachable from other machines.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one and logs it.")
+    ops_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port for /healthz, /readyz and /metrics alone, so that no number of other connections keeps "
+        "probes out. The main port has them, too.",
+    )
+    max_connections: int = Field(
+        2048,
+        ge=1,
+        description="Maximum open connections; beyond that, the oldest without a request is closed for a new one. The "
+        "gateway raises its limit of descriptors to this, and lowers this to what the system allows.",
+    )
     api_key_hashes: KeyHashes = Field(
         (),
         description="SHA-256 hashes in hex of the valid API keys, separated by spaces or commas. Without any, no key "
@@ -67,6 +88,12 @@ class Settings(BaseSettings):
         (),
         description="Origins of web pages whose scripts may use the gateway, such as https://example.com, separated "
         "by spaces or commas; * allows any.",
+    )
+    allowed_hosts: Hosts = Field(
+        (),
+        description="Host names that requests may be for, such as embed.example.com, separated by spaces or commas; * "
+        "allows any. Addresses and names without a dot are always allowed, and without this setting any host is if "
+        "there are API keys. It keeps web pages from posing as the gateway's own by DNS rebinding.",
     )
     encoder: str = Field(
         "onnx://models/danmaku-bert-mini",
@@ -129,6 +156,13 @@ class Settings(BaseSettings):
         description="Maximum size of a request's body after unpacking gzip, or of a line in a stream; beyond that, "
         "413.",
     )
+    max_held_bytes: int = Field(
+        256 * 2**20,
+        ge=1,
+        description="Memory that all requests in progress may hold together: bodies, what is made of them, and answers "
+        "not yet read; beyond that, 503. Raise it with the memory of the machine, to at least four times "
+        "max_body_bytes.",
+    )
     gzip_level: int = Field(
         0,
         ge=0,
@@ -142,6 +176,18 @@ class Settings(BaseSettings):
         description="Where collections are stored: sqlite:///DIRECTORY for one gateway (sqlite://DIRECTORY is "
         "relative to the working directory); redis://HOST:6379/0, a Redis 8 or a cluster that several gateways share; "
         "none disables them. If the default directory is not usable, collections are disabled.",
+    )
+    max_collections: int = Field(
+        1000,
+        ge=1,
+        description="Maximum collections; beyond that, creating one is answered 507. Each takes time at the start and "
+        "in /collections.",
+    )
+    max_collection_items: int = Field(
+        5_000_000,
+        ge=1,
+        description="Maximum danmaku in one collection; beyond that, adding is answered 507. A danmaku takes about 0.6 "
+        "KB of memory with 256 dimensions in the embedded store, so lower it to what the machine has.",
     )
     cache: str = Field(
         "memory://",
@@ -197,7 +243,12 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _one_request_fits_the_queue(self) -> Settings:
+    def _one_request_fits(self) -> Settings:
+        if self.max_held_bytes < 4 * self.max_body_bytes:
+            raise ValueError(
+                f"invalid max_held_bytes {self.max_held_bytes}: expected at least 4 times max_body_bytes "
+                f"{self.max_body_bytes}, because the values of a body take about three times its size"
+            )
         if self.max_request_texts > self.max_queue_texts:
             raise ValueError(
                 f"invalid max_request_texts {self.max_request_texts}: expected at most max_queue_texts "

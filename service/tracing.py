@@ -95,9 +95,11 @@ class TracedCache:
         self._cache, self._tracer = cache, tracer
         self.set_many, self.close = cache.set_many, cache.close
 
-    async def get_many(self, fingerprint: str, texts: Sequence[str]) -> dict[str, bytes]:
+    async def get_many(
+        self, fingerprint: str, texts: Sequence[str], *, vector_bytes: int | None = None
+    ) -> dict[str, bytes]:
         with self._tracer.start_as_current_span("cache", attributes={"danmaku.texts": len(texts)}) as span:
-            found = await self._cache.get_many(fingerprint, texts)
+            found = await self._cache.get_many(fingerprint, texts, vector_bytes=vector_bytes)
             span.set_attribute("danmaku.found", len(found))
             return found
 

@@ -18,7 +18,8 @@ HEAD = """# HTTP
 Every route of the gateway. Made by `make docs` from its OpenAPI document, which a running one shows at `/docs`
 and gives at `/openapi.json`; the answers are those of the bundled model, and `…` stands for what was left out.
 
-Bodies are JSON, whatever `Content-Type` says, but for streams (`application/x-ndjson`); they may come with
+Bodies are JSON, or NDJSON if `Content-Type` is `application/x-ndjson`. Changes of collections need one of these
+types, `curl --json` or `-H 'Content-Type: application/json'`; others take any. Bodies may come with
 `Content-Encoding: gzip`. Any request may have the headers `Authorization: Bearer KEY` or `X-API-Key: KEY`,
 `X-Timeout-Ms` (how long the caller waits) and `X-Request-ID` (comes back, and stands in the logs).
 """
@@ -41,7 +42,7 @@ EXAMPLES = {
     ],
     "PUT /collections/{name}": [f"{PUT}/collections/room"],
     "POST /collections/{name}/danmaku": [
-        f"""{GET}/collections/room/danmaku -d '["草", {{"text": "晚安", "id": "n1", "metadata": {{"room": 3}}, """
+        f"""{GET}/collections/room/danmaku --json '["草", {{"text": "晚安", "id": "n1", "metadata": {{"room": 3}}, """
         """"ttl_s": 600}, ""]'""",
         f"""{GET}/similar -d '{{"query": "草", "collection": "room", "top_k": 1}}'""",
         f"""{GET}/similar -d '{{"query": "草", "collection": "room", "filter": {{"room": 3}}}}'""",
@@ -55,7 +56,7 @@ EXAMPLES = {
     "GET /collections/{name}/danmaku/{id}": [f"{GET}/collections/room/danmaku/n1"],
     "DELETE /collections/{name}/danmaku/{id}": [f"{DELETE}/collections/room/danmaku/n1"],
     "POST /collections/{name}/delete": [
-        f"""{GET}/collections/room/delete -d '{{"filter": {{"room": {{"in": [3, 4]}}}}}}'"""
+        f"""{GET}/collections/room/delete --json '{{"filter": {{"room": {{"in": [3, 4]}}}}}}'"""
     ],
     "POST /collections/{name}/rebuild": ["curl -s -X POST 127.0.0.1:8000/collections/room/rebuild"],
     "DELETE /collections/{name}": [f"{DELETE}/collections/room"],

@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator
 from itertools import takewhile
+from typing import NoReturn
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,22 +20,27 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.headers import find_header
 from service.api.state import get_state
 from service.errors import BodyTimeout, ClientGone, DamagedBody, TooLarge, UnknownEncoding
+from service.memory import SMALL_BYTES, hold_bytes, release_bytes
 
 PIECE_BYTES = 64 * 2**10
 GZIP = zlib.MAX_WBITS + 16  # zlib's way to say: with gzip's header and checksum
 MIN_BODY_BYTES_PER_S = 4096
+PARSED_TIMES = 2  # the memory of a body's parsed values, in bodies
+MAX_EMPTY_BYTES = 64 * 2**10  # of gzip that unpack to nothing
+MAX_PACKED_TIMES = 32  # gzip may be larger than what it unpacks to: a member around each line of a log is
 
 
 async def read_body(request: Request) -> bytes:
     """Returns the whole body: in less than half the time of starlette's `Request.body`.
 
-    Raises TooLarge over max_body_bytes, ClientGone if the caller hangs up in the middle, and what `ReceiveBody` says.
+    Raises TooLarge over max_body_bytes, MemoryFull if requests hold too much together, ClientGone if the caller hangs
+    up in the middle, and what `ReceiveBody` says.
     """
     max_bytes = get_state(request).settings.max_body_bytes
     length = find_header(request.scope, b"content-length")
     if length is not None and int(length) > max_bytes:  # the HTTP server has checked that it is a number
         raise _too_large(max_bytes)
-    pieces, size, more = [], 0, True
+    pieces, size, held, more = [], 0, 0, True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
@@ -44,15 +50,20 @@ async def read_body(request: Request) -> bytes:
         size += len(piece)
         if size > max_bytes:
             raise _too_large(max_bytes)
+        if size - held > SMALL_BYTES:
+            hold_bytes(size - held)
+            held = size
+    if size > SMALL_BYTES:
+        hold_bytes(PARSED_TIMES * size)
     return b"".join(pieces)
 
 
 async def slices(receive: Receive, *, max_lines: int, max_line_bytes: int) -> AsyncIterator[tuple[int, list[bytes]]]:
     """Yields the lines of a body as they arrive, without blank ones, each time with the index of the first.
 
-    Raises TooLarge after the lines that precede a line over the limit, and ClientGone.
+    Raises TooLarge after the lines that precede a line over the limit, MemoryFull and ClientGone.
     """
-    index, rest, more = 0, bytearray(), True
+    index, rest, held, more = 0, bytearray(), 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -63,12 +74,18 @@ async def slices(receive: Receive, *, max_lines: int, max_line_bytes: int) -> As
             whole[0] = bytes(rest) + whole[0]
             rest.clear()
         rest += last
+        if len(rest) - held > SMALL_BYTES:
+            hold_bytes(PARSED_TIMES * (len(rest) - held))
+            held = len(rest)
         if not more:
             whole.append(bytes(rest))
         lines = [line for line in whole if line and not line.isspace()]
         short = list(takewhile(lambda line: len(line) <= max_line_bytes, lines))
         for at in range(0, len(short), max_lines):
             yield index + at, short[at : at + max_lines]
+        if held and whole:
+            release_bytes(PARSED_TIMES * held)
+            held = 0
         index += len(short)
         if len(short) < len(lines) or len(rest) > max_line_bytes:
             raise TooLarge(
@@ -149,6 +166,7 @@ class _Gunzip:
         self._is_open = False  # inside a member: gzip is one or several members, one after the other
         self._is_full = False  # the last piece was, so there may be more without more input
         self._is_read = False
+        self._packed_bytes = self._unpacked_bytes = 0
 
     async def receive(self) -> Message:
         while self._packed or self._is_full or self._more_packed:
@@ -161,6 +179,10 @@ class _Gunzip:
             if message["type"] != "http.request":
                 return message
             self._packed, self._more_packed = message.get("body", b""), message.get("more_body", False)
+            self._packed_bytes += len(self._packed)
+            if self._packed_bytes > MAX_EMPTY_BYTES + MAX_PACKED_TIMES * self._unpacked_bytes:
+                self._fail(f"{self._packed_bytes} bytes unpack to {self._unpacked_bytes}")
+            await asyncio.sleep(0)
         if self._is_read:
             return await self._receive()  # the end of the connection
         self._is_read = True
@@ -171,13 +193,21 @@ class _Gunzip:
     def _unpack_piece(self) -> bytes:
         if not self._is_open:
             self._inflate, self._is_open = zlib.decompressobj(GZIP), True
+            self._member_bytes = 0
         try:
             piece = self._inflate.decompress(self._packed, PIECE_BYTES)
         except zlib.error as error:
-            self._packed, self._is_full, self._more_packed = b"", False, False  # the rest cannot be read
-            self._is_open, self._is_read = False, True
-            raise DamagedBody(f"invalid gzip in the body: {error}") from None
+            self._fail(str(error))
         self._is_open = not self._inflate.eof
+        self._member_bytes += len(piece)
+        self._unpacked_bytes += len(piece)
+        if self._inflate.eof and not self._member_bytes:
+            self._fail("a member is empty")
         self._is_full = self._is_open and len(piece) == PIECE_BYTES
         self._packed = self._inflate.unconsumed_tail if self._is_open else self._inflate.unused_data
         return piece
+
+    def _fail(self, reason: str) -> NoReturn:
+        self._packed, self._is_full, self._more_packed = b"", False, False  # the rest cannot be read
+        self._is_open, self._is_read = False, True
+        raise DamagedBody(f"invalid gzip in the body: {reason}")

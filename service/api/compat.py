@@ -6,9 +6,9 @@ genuine ones, except those that are not the caller's fault: they keep their stat
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, Request, Response
 
 from service import wire, wire_http
@@ -17,7 +17,10 @@ from service.api.caller import Caller
 from service.api.responses import ERRORS, PlainRoute
 from service.api.schemas import EncodeFailure, EncodeRequest, EncodeResponse
 from service.api.state import State, get_state
+from service.api.vectors import vectors_response
 from service.errors import ClientGone, DanmakuError, NoVector
+from service.shape import LONG_BYTES, check_shape
+from service.tasks import run_in_thread_if
 
 router = APIRouter(tags=["bert-serving-server's shape"], route_class=PlainRoute)
 
@@ -50,7 +53,8 @@ async def encode(request: Request) -> Response:
 
 async def _encode(request: Request, state: State, body: bytes) -> Response:
     caller = Caller(request)
-    request_id, texts = wire_http.read_request(body)
+    check_shape(body, "the body")
+    request_id, texts = await run_in_thread_if(len(body) > LONG_BYTES, lambda: wire_http.read_request(body))
     plain = [text for text in texts if isinstance(text, str)]
     if len(plain) < len(texts):
         raise ValueError("is_tokenized works with workers only, because a gateway caches texts; send texts")
@@ -59,7 +63,7 @@ async def _encode(request: Request, state: State, body: bytes) -> Response:
     embeddings = await caller.wait(state.embedder.embed(plain))
     if embeddings.errors:
         raise NoVector(embeddings.errors[0], "texts")
-    return _json(await asyncio.to_thread(wire_http.write_vectors, request_id, embeddings.vectors))
+    return vectors_response({"id": orjson.Fragment(request_id)}, "result", embeddings, {"status": 200})
 
 
 @router.get("/status/server", responses={status: ERRORS[status] for status in (401, 503)})

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from service.api.caller import Caller
 from service.api.headers import NDJSON, find_header, is_ndjson
-from service.api.responses import ERRORS, PlainRoute, json_response
+from service.api.pieces import PIECE_BYTES, PiecedResponse
+from service.api.responses import ERRORS, PlainRoute
 from service.api.schemas import EmbedRequest, EmbedResponse
 from service.api.state import get_state
 from service.api.stream import OPENAPI, EmbedStream
-from service.api.vectors import format_vectors
+from service.api.vectors import vectors_response
+from service.embedder import Embeddings
 from service.vectors import unit
 
 NPY = "application/x-npy"
@@ -55,22 +59,30 @@ async def embed(request: Request) -> Response:
     if NPY.encode() in (find_header(request.scope, b"accept") or b""):
         truncated = str(len(embeddings.truncated))
         headers = {"X-Danmaku-Fingerprint": embeddings.model.fingerprint, "X-Danmaku-Truncated": truncated}
-        vectors = unit(embeddings.vectors) if body.normalize else embeddings.vectors
-        return Response(_to_npy(vectors), headers=headers, media_type=NPY)
+        return _to_npy(embeddings, normalize=body.normalize, headers=headers)
     model = embeddings.model
-    return json_response(
-        {
-            "model": model.name,
-            "fingerprint": model.fingerprint,
-            "dim": model.dim,
-            "embeddings": format_vectors(embeddings, normalize=body.normalize, in_base64=body.encoding == "base64"),
-            "truncated": embeddings.truncated,
-            "errors": embeddings.errors,
-        }
+    return vectors_response(
+        {"model": model.name, "fingerprint": model.fingerprint, "dim": model.dim},
+        "embeddings",
+        embeddings,
+        {"truncated": embeddings.truncated, "errors": embeddings.errors},
+        normalize=body.normalize,
+        in_base64=body.encoding == "base64",
     )
 
 
-def _to_npy(vectors: np.ndarray) -> bytes:
+def _to_npy(embeddings: Embeddings, *, normalize: bool, headers: dict[str, str]) -> Response:
+    """Returns the matrix of vectors in NumPy's format, in pieces."""
+    count, dim = len(embeddings.rows), embeddings.model.dim
     file = io.BytesIO()
-    np.save(file, vectors)
-    return file.getvalue()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (count, dim)})
+    head = file.getvalue()
+
+    def pieces() -> Iterator[bytes]:
+        yield head
+        step = max(1, PIECE_BYTES // (4 * dim))
+        for start in range(0, count, step):
+            vectors = replace(embeddings, rows=embeddings.rows[start : start + step]).vectors
+            yield (unit(vectors) if normalize else vectors).tobytes()
+
+    return PiecedResponse(pieces(), NPY, headers | {"Content-Length": str(len(head) + 4 * count * dim)})

@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.api.body import read_body, slices
 from service.api.caller import Caller
-from service.api.schemas import explain_error
+from service.api.schemas import MAX_ERRORS, explain_error
 from service.api.state import State
 from service.collections.collections import Entry
-from service.errors import DanmakuError, InvalidRequest, MalformedRequest, TextError
+from service.errors import DanmakuError, InvalidRequest, TextError
 from service.log import current_request
-from service.tasks import retry_overloaded
+from service.shape import LONG_BYTES, MAX_METADATA_LEVELS, count_levels, parse_json
+from service.tasks import retry_overloaded, run_in_thread_if
 
 SLICE_LINES = 1024
 MAX_REASONS = 100  # in an answer; all refused items are counted
@@ -70,15 +71,14 @@ class Report:
 async def add_list(request: Request, caller: Caller, state: State, name: str) -> Report:
     """Adds a JSON list. Raises MalformedRequest, InvalidRequest or TooLarge, and what `Collections.add` raises."""
     body = await read_body(request)
-    try:
-        content = orjson.loads(body)
-    except ValueError as error:
-        raise MalformedRequest(f"invalid JSON in the body: {error}") from None
+    is_long = len(body) > LONG_BYTES
+    content = await run_in_thread_if(is_long, lambda: parse_json(body, "the body"))
     if not isinstance(content, list):
         raise InvalidRequest("invalid body: expected a list of texts or of objects with a text, or lines of NDJSON")
     state.accept_texts(len(content))
+    entries = await run_in_thread_if(is_long, lambda: [_parse_item(each) for each in content])
     report = Report()
-    await caller.wait(_add(state, name, report, 0, [_parse_item(each) for each in content]))
+    await caller.wait(_add(state, name, report, 0, entries))
     return report
 
 
@@ -89,7 +89,8 @@ async def add_stream(request: Request, caller: Caller, state: State, name: str) 
     max_lines = min(SLICE_LINES, state.settings.max_request_texts)
     try:
         async for index, lines in slices(request.receive, max_lines=max_lines, max_line_bytes=limit):
-            entries = [_parse_line(line) for line in lines]
+            is_long = sum(map(len, lines)) > LONG_BYTES
+            entries = await run_in_thread_if(is_long, lambda: [_parse_line(line) for line in lines])  # noqa: B023  # awaited
             await retry_overloaded(lambda: caller.wait(_add(state, name, report, index, entries)))  # noqa: B023  # awaited
             done = index + len(lines)
             if record := current_request.get():
@@ -116,14 +117,16 @@ async def _add(state: State, name: str, report: Report, first: int, items: Seque
 
 def _parse_line(line: bytes) -> Entry | DanmakuError:
     try:
-        return _parse_item(orjson.loads(line))
-    except ValueError as error:
-        return MalformedRequest(f"invalid JSON in the line: {error}")
+        return _parse_item(parse_json(line, "the line"))
+    except DanmakuError as error:
+        return error
 
 
 def _parse_item(content: object) -> Entry | DanmakuError:
     if isinstance(content, str):
         return Entry(content)
+    if isinstance(content, dict) and len(content) > MAX_ERRORS:
+        return InvalidRequest(f"invalid danmaku: {len(content)} fields; GET /docs shows which are expected")
     try:
         body = DanmakuBody.model_validate(content)
     except ValidationError as error:
@@ -132,7 +135,7 @@ def _parse_item(content: object) -> Entry | DanmakuError:
         return InvalidRequest("invalid ttl_s and expires_at: expected at most one of them")
     try:
         size = len(orjson.dumps(body.metadata))
-    except TypeError as error:  # numbers beyond 64 bits, or hundreds of levels
+    except TypeError as error:  # numbers beyond 64 bits
         return InvalidRequest(f"invalid metadata: cannot be stored as JSON: {error}")
     if inexact := [field for field, value in body.metadata.items() if isinstance(value, float) and _is_rounded(value)]:
         return InvalidRequest(
@@ -140,6 +143,10 @@ def _parse_item(content: object) -> Entry | DanmakuError:
         )
     if size > MAX_METADATA_BYTES:
         return InvalidRequest(f"invalid metadata: {size} bytes of JSON; expected at most {MAX_METADATA_BYTES}")
+    if (levels := count_levels(body.metadata)) > MAX_METADATA_LEVELS:
+        return InvalidRequest(
+            f"invalid metadata: {levels} levels of lists and objects; expected at most {MAX_METADATA_LEVELS}"
+        )
     expires_at = body.expires_at if body.ttl_s is None else time.time() + body.ttl_s
     return Entry(body.text, body.id, body.metadata, expires_at, body.count)
 

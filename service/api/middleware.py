@@ -15,12 +15,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.responses import error_response
 from service.errors import ClientGone, DanmakuError, InternalError, OutOfTime
 from service.log import AccessLog, RequestRecord, current_request
+from service.memory import Hold, Memory, current_hold
 from service.metrics import Metrics, name_route
 
 log = logging.getLogger("danmaku")
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 PROCESS, NUMBERS = secrets.token_hex(4).encode(), itertools.count(1)  # parts of an id: cheaper than random bytes
+NOSNIFF = (b"x-content-type-options", b"nosniff")  # so that no browser takes JSON for a page
 PROBES = ("/healthz", "/readyz", "/metrics")  # requested every few seconds: logged only when something is wrong
 
 
@@ -30,16 +32,16 @@ class Observe:
     One layer for all of this, because every layer costs. It is the outermost, so it sees every answer.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, access_log: AccessLog | None) -> None:
-        self._app, self._metrics, self._access_log = app, metrics, access_log
+    def __init__(self, app: ASGIApp, metrics: Metrics, memory: Memory, access_log: AccessLog | None) -> None:
+        self._app, self._metrics, self._memory, self._access_log = app, metrics, memory, access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         started = time.perf_counter()
         request_id = _choose_id(scope["headers"])
-        record = RequestRecord(request_id.decode())
-        token = current_request.set(record)
+        record, hold = RequestRecord(request_id.decode()), Hold(self._memory)
+        token, hold_token = current_request.set(record), current_hold.set(hold)
         status: int | None = None  # stays None if the caller hung up before there was an answer
         has_failed = False
         bytes_in = bytes_out = 0
@@ -54,7 +56,7 @@ class Observe:
             nonlocal status, bytes_out
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", request_id)]}
+                message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", request_id), NOSNIFF]}
             else:
                 bytes_out += len(message.get("body", b""))
             await send(message)
@@ -88,6 +90,9 @@ class Observe:
                         "client": client[0] if client else None,
                     }
                 )
+            if hold.held_bytes:
+                self._memory.release(hold.held_bytes)
+            current_hold.reset(hold_token)
             current_request.reset(token)
 
 

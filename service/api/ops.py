@@ -6,12 +6,15 @@ from contextlib import suppress
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
-from service.api.responses import ERRORS, PlainRoute, json_response
+from service.api.responses import ERRORS, PlainRoute, error_response, json_response
 from service.api.state import get_state
 from service.collections.collections import Collections
-from service.errors import EncoderUnavailable, StoreUnavailable
+from service.errors import EncoderUnavailable, NotFound, StoreUnavailable
+
+OPERATION_PATHS = ("/healthz", "/readyz", "/metrics")
 
 router = APIRouter(tags=["operation"], route_class=PlainRoute)
 
@@ -67,3 +70,16 @@ async def metrics(request: Request) -> Response:
         model = state.embedder.model
         state.metrics.show_model(model.name, model.fingerprint, model.dim)
     return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+class OperationOnly:
+    """ASGI application that answers the probes and metrics of another one, and nothing else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPERATION_PATHS:
+            error = NotFound(f"no route {scope['path']} on this port; it has {', '.join(OPERATION_PATHS)}")
+            return await error_response(error)(scope, receive, send)
+        await self._app(scope, receive, send)

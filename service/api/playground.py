@@ -18,10 +18,10 @@ from importlib.resources.abc import Traversable
 from fastapi import APIRouter, Request, Response
 
 from service.api.caller import Caller
-from service.api.responses import PlainRoute, json_response
+from service.api.responses import PlainRoute
 from service.api.schemas import EmbedRequest
 from service.api.state import get_state
-from service.api.vectors import format_vectors
+from service.api.vectors import vectors_response
 from service.errors import NotFound
 
 POLICY = "; ".join(
@@ -74,7 +74,6 @@ def _make_file(body: bytes, kind: str, is_library: bool) -> File:
         # no-cache: a browser has to ask whether the file has changed
         "Cache-Control": "public, max-age=31536000, immutable" if is_library else "no-cache",
         "Vary": "Accept-Encoding",
-        "X-Content-Type-Options": "nosniff",
     }
     if kind == TYPES["html"]:
         headers |= {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
@@ -111,13 +110,10 @@ async def embed(request: Request) -> Response:
     started = time.perf_counter()
     embeddings = await caller.wait(state.embedder.embed(body.texts))
     seconds = time.perf_counter() - started
-    return json_response(
-        {
-            "model": embeddings.model.name,
-            "fingerprint": embeddings.model.fingerprint,
-            "embeddings": format_vectors(embeddings, normalize=body.normalize),
-            "errors": embeddings.errors,
-            "is_cached": not embeddings.encoded,
-            "seconds": seconds,
-        }
+    return vectors_response(
+        {"model": embeddings.model.name, "fingerprint": embeddings.model.fingerprint},
+        "embeddings",
+        embeddings,
+        {"errors": embeddings.errors, "is_cached": not embeddings.encoded, "seconds": seconds},
+        normalize=body.normalize,
     )

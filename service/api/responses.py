@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.pieces import send_response
 from service.api.schemas import ErrorBody
 from service.errors import DanmakuError, InvalidRequest, MethodNotAllowed, NotFound
 
@@ -21,12 +22,14 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "The body is not JSON, or its gzip is damaged.",
         401: "The API key is missing or invalid.",
+        403: "The page of another site sent the request, which `--cors-origins` does not name.",
         408: "The body was late.",
         413: "Too many texts, or too large a body.",
-        415: "A `Content-Encoding` other than gzip.",
+        415: "A `Content-Encoding` other than gzip, or a change whose `Content-Type` is not JSON.",
+        421: "The `Host` is unknown; `--allowed-hosts` names others.",
         422: "Valid JSON, but not what this route expects.",
         429: "Too much work is waiting; `Retry-After` says when to retry.",
-        503: "No encoder is available; `Retry-After` says when to retry.",
+        503: "No encoder is available, or no memory is left; `Retry-After` says when to retry.",
         504: "Out of time: `X-Timeout-Ms`, or the gateway's own limit.",
     }.items()
 }
@@ -52,7 +55,7 @@ class PlainRoute(APIRoute):
         if scope["method"] not in (self.methods or ()):
             return await super().handle(scope, receive, send)  # which says what is allowed
         response: Response = await self.endpoint(Request(scope, receive, send))
-        await response(scope, receive, send)
+        await send_response(response, scope, receive, send)
 
 
 class PlainRoutes:
@@ -72,7 +75,7 @@ class PlainRoutes:
         if endpoint is None:
             return await self._app(scope, receive, send)
         response = await endpoint(Request(scope, receive, send))
-        await response(scope, receive, send)
+        await send_response(response, scope, receive, send)
 
 
 def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

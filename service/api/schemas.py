@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-import orjson
 from fastapi import Request
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     ValidationError,
     WithJsonSchema,
@@ -23,8 +24,21 @@ from pydantic_core import PydanticCustomError
 
 from service.api.body import read_body
 from service.errors import DanmakuError, InvalidRequest, MalformedRequest
+from service.shape import LONG_BYTES, parse_json
 
 TEXT_LIST = {"type": "array", "items": {"type": "string"}}
+MAX_ERRORS = 100  # in one body; making more of them would take seconds
+MAX_EXPLANATION = 200  # characters of what a caller sent that an error repeats
+
+
+class FirstError(FailFast):
+    """Refuses a list at its first wrong value; unlike pydantic's class, it can stand in `Texts | None`."""
+
+    __hash__ = object.__hash__
+
+
+Texts = Annotated[list[str], FirstError()]
+Numbers = Annotated[list[float], FirstError()]
 
 
 class Body(BaseModel):
@@ -36,13 +50,20 @@ class Body(BaseModel):
     async def read(cls, request: Request) -> Self:
         """Reads and parses the body.
 
-        Raises MalformedRequest for invalid JSON, InvalidRequest for JSON of another shape, and what `read_body` raises.
+        Raises MalformedRequest for invalid JSON, InvalidRequest for JSON of another shape, TooLarge for too many
+        values, and what `read_body` raises.
         """
         body = await read_body(request)
+        return await asyncio.to_thread(cls.parse, body) if len(body) > LONG_BYTES else cls.parse(body)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Returns what `read` returns, of a body that has been read."""
+        content = parse_json(body, "the body")
+        if isinstance(content, dict) and len(content) > MAX_ERRORS:
+            raise InvalidRequest(f"invalid body: {len(content)} fields; GET /docs shows which are expected")
         try:
-            return cls.model_validate(orjson.loads(body))  # in half the time of `model_validate_json`
-        except orjson.JSONDecodeError as error:
-            raise MalformedRequest(f"invalid JSON in the body: {error}") from None
+            return cls.model_validate(content)  # in half the time of `model_validate_json`
         except ValidationError as error:
             raise explain_error(error, "the body") from None
 
@@ -56,11 +77,18 @@ class Body(BaseModel):
 
 def explain_error(error: ValidationError, whole: str) -> DanmakuError:
     """Returns the error to answer: what is invalid in `whole`, and where."""
+    name = whole.removeprefix("the ")
+    if error.error_count() > MAX_ERRORS:
+        return InvalidRequest(f"invalid {name}: {error.error_count()} errors; GET /docs shows what is expected")
     fault = error.errors(include_url=False, include_input=False)[0]
     if fault["type"] == "json_invalid":
         return MalformedRequest(f"invalid JSON in {whole}: {fault['ctx']['error']}")
-    place = ".".join(map(str, fault["loc"])) or whole.removeprefix("the ")
-    return InvalidRequest(f"invalid {place}: {fault['msg']}")
+    place = ".".join(map(str, fault["loc"])) or name
+    return InvalidRequest(f"invalid {_shorten(place)}: {_shorten(fault['msg'])}")
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_EXPLANATION else f"{text[:MAX_EXPLANATION]}…"
 
 
 def _or_list(schema: dict[str, Any]) -> None:
@@ -74,7 +102,7 @@ class EmbedRequest(Body):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_or_list)
 
-    texts: list[str] = Field(examples=[["草", "awsl"]])
+    texts: Texts = Field(examples=[["草", "awsl"]])
     normalize: bool = Field(False, description="Scale every vector to length 1.")
     encoding: Literal["float", "base64"] = Field(
         "float", description="base64: each vector as little-endian float32, less than half the size."
@@ -134,6 +162,7 @@ class EmbedResponse(BaseModel):
 
 Queries = Annotated[
     list[str],
+    FirstError(),
     BeforeValidator(lambda query: [query] if isinstance(query, str) else query),
     WithJsonSchema({"anyOf": [{"type": "string"}, TEXT_LIST]}),
 ]
@@ -146,12 +175,12 @@ class SimilarRequest(Body):
     """Ranks `candidates`, or searches a `collection`."""
 
     query: Queries | None = Field(None, examples=["阿夸"], description="A text, or a list of them.")
-    candidates: list[str] | None = Field(None, examples=[["aqua", "晚安"]])
+    candidates: Texts | None = Field(None, examples=[["aqua", "晚安"]])
     collection: str | None = Field(None, description="Its name; searched by `query`, `id` or `vector`.")
     id: str | None = Field(
         None, description="Finds what is most similar to this item of the collection, without the item itself."
     )
-    vector: list[float] | None = Field(None, min_length=1, description="A vector of the same fingerprint.")
+    vector: Numbers | None = Field(None, min_length=1, description="A vector of the same fingerprint.")
     top_k: int | None = Field(
         None,
         ge=1,
@@ -215,6 +244,7 @@ def _refuse_tokens(value: Any) -> Any:
 class OpenAIRequest(Body):
     input: Annotated[
         list[str],
+        FirstError(),
         Field(min_length=1),
         BeforeValidator(_refuse_tokens),
         WithJsonSchema({"anyOf": [{"type": "string"}, {**TEXT_LIST, "minItems": 1}]}),
@@ -263,7 +293,7 @@ class EncodeRequest(Body):
     model_config = ConfigDict(extra="allow")
 
     id: Any = Field(examples=[123], description="Returned in the answer.")
-    texts: list[str] = Field(examples=[["草", "awsl"]], min_length=1)
+    texts: Texts = Field(examples=[["草", "awsl"]], min_length=1)
     is_tokenized: Literal[False] = Field(False, description="Only workers accept lists of tokens.")
 
 
@@ -280,7 +310,7 @@ class EncodeFailure(BaseModel):
 
 
 class TokenizeRequest(Body):
-    texts: list[str] = Field(examples=[["阿夸awsl😂"]])
+    texts: Texts = Field(examples=[["阿夸awsl😂"]])
 
 
 class UnknownWord(BaseModel):

@@ -7,15 +7,19 @@ from typing import Any
 from fastapi import Response
 
 from service.api.caller import Caller
+from service.api.pieces import NUMBER_BYTES, json_list
 from service.api.responses import json_response
 from service.api.schemas import SimilarRequest
 from service.api.state import State
 from service.collections.collections import check_name
 from service.errors import TooLarge
+from service.memory import SMALL_BYTES, hold_bytes
 from service.stores.base import Match
 from service.stores.filters import parse
 
 TOP_K = 10
+MATCH_BYTES = 400  # of JSON for a match without a vector, about
+MATCHES_PER_PIECE = 200
 MAX_MATCHES = 100_000  # in one answer, about 20 MB
 MAX_MATCHES_WITH_VECTORS = 5_000
 
@@ -46,16 +50,25 @@ async def search(caller: Caller, state: State, body: SimilarRequest) -> Response
     else:
         work = collections.search_texts(name, body.query or [], **options)
     found = await caller.wait(work)
-    results = [
-        ({} if query is None else {"query": query}) | {"matches": [_format_match(match) for match in matches]}
-        for query, matches in zip(queries, found.matches, strict=True)
-    ]
+    counts = sum(map(len, found.matches))
+    if counts * (MATCH_BYTES + (NUMBER_BYTES * found.model.dim if body.with_vectors else 0)) > SMALL_BYTES:
+        hold_bytes(counts * (MATCH_BYTES + (4 * found.model.dim if body.with_vectors else 0)))
     errors = [
         {"field": "query", "index": error.index, "error": error.error, "error_type": error.error_type}
         for error in found.errors
     ]
     model = found.model
-    return json_response({"model": model.name, "fingerprint": model.fingerprint, "results": results, "errors": errors})
+
+    def make(start: int, stop: int) -> list[object]:
+        return [
+            ({} if query is None else {"query": query}) | {"matches": [_format_match(match) for match in matches]}
+            for query, matches in zip(queries[start:stop], found.matches[start:stop], strict=True)
+        ]
+
+    before: dict[str, object] = {"model": model.name, "fingerprint": model.fingerprint}
+    if counts <= MATCHES_PER_PIECE:
+        return json_response({**before, "results": make(0, len(queries)), "errors": errors})
+    return json_list(before, "results", len(queries), make, {"errors": errors}, per_piece=1)
 
 
 def _format_match(match: Match) -> dict[str, object]:

@@ -12,9 +12,12 @@ from service.collections.map_cache import Maps
 from service.embedder import Embedder
 from service.errors import DanmakuError, TooLarge
 from service.log import current_request
+from service.memory import SMALL_BYTES, hold_bytes
 from service.metrics import Metrics
 from service.settings import Settings
 from service.status import Status
+
+TEXT_BYTES = 256  # objects around a text
 
 
 @dataclass
@@ -41,12 +44,17 @@ class State:
         return self.store
 
     def accept_texts(self, count: int) -> None:
-        """Notes the number of texts for the log. Raises TooLarge if one request may not bring that many."""
+        """Notes the number of texts for the log, and counts the memory for them and their vectors.
+
+        Raises TooLarge if one request may not bring that many, MemoryFull, and EncoderUnavailable if no model is known.
+        """
         if record := current_request.get():
             record.texts = count
         limit = self.settings.max_request_texts
         if count > limit:
             raise TooLarge(f"too many texts: {count} in one request; expected at most {limit}, so split the list")
+        if (needed := count * (4 * self.embedder.model.dim + TEXT_BYTES)) > SMALL_BYTES:
+            hold_bytes(needed)
 
 
 def get_state(request: Request) -> State:

@@ -25,14 +25,17 @@ from starlette.types import Receive, Scope, Send
 from service.api.body import receive_hang_up, slices
 from service.api.caller import Caller
 from service.api.headers import NDJSON
+from service.api.pieces import NUMBER_BYTES
 from service.api.responses import error_content, json_line
-from service.api.schemas import StreamLine, StreamOptions, explain_error
+from service.api.schemas import MAX_ERRORS, StreamLine, StreamOptions, explain_error
 from service.api.state import get_state
 from service.api.vectors import format_vectors
 from service.embedder import Embeddings
 from service.errors import ClientGone, DanmakuError, InternalError, ModelChanged, Stalled
 from service.log import current_request
-from service.tasks import retry_overloaded, run_until_first
+from service.memory import release_bytes, wait_for_bytes
+from service.shape import LONG_BYTES, check_shape
+from service.tasks import retry_overloaded, run_in_thread_if, run_until_first
 
 log = logging.getLogger("danmaku")
 
@@ -72,8 +75,8 @@ class EmbedStream(Response):
         self._model = state.embedder.model
         self._slice_lines = min(SLICE_LINES, state.settings.max_request_texts)
         self._room = asyncio.Semaphore(SLICES_AT_A_TIME)
-        self._slices: asyncio.Queue[asyncio.Task[list[bytes]] | None] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[list[bytes]]] = set()
+        self._slices: asyncio.Queue[asyncio.Task[tuple[list[bytes], int]] | None] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[tuple[list[bytes], int]]] = set()
         self._fault: DanmakuError | None = None  # in the body
         self._is_read = False
         self._sending: asyncio.Future[None] | None = None
@@ -123,8 +126,10 @@ class EmbedStream(Response):
         model = self._model
         await self._put(send, json_line({"model": model.name, "fingerprint": model.fingerprint, "dim": model.dim}))
         while task := await self._slices.get():
-            for piece in await task:
+            pieces, held = await task
+            for piece in pieces:
                 await self._put(send, piece)
+            release_bytes(held)
             self._room.release()
         if self._fault:
             raise self._fault
@@ -146,9 +151,16 @@ class EmbedStream(Response):
             await self._sending
         await send({"type": "http.response.body", "body": json_line(error_content(error))})
 
-    async def _embed(self, first: int, lines: Sequence[bytes]) -> list[bytes]:
-        """Returns the answer to lines, the first of which has index `first`, in pieces of whole lines."""
-        read = [_parse_line(line) for line in lines]
+    async def _embed(self, first: int, lines: Sequence[bytes]) -> tuple[list[bytes], int]:
+        """Returns the answer to lines, the first of which has index `first`, in pieces of whole lines.
+
+        Also returns the bytes that are held for it, to be released when it has been sent.
+        """
+        size = sum(map(len, lines))
+        is_long = size > LONG_BYTES
+        held = size + len(lines) * self._model.dim * NUMBER_BYTES
+        await wait_for_bytes(held, timeout_s=self._caller.timeout_s)
+        read = await run_in_thread_if(is_long, lambda: [_parse_line(line) for line in lines])
         texts = [line.text for line in read if isinstance(line, StreamLine)]
         embeddings = await retry_overloaded(lambda: self._caller.wait(self._state.embedder.embed(texts)))
         if embeddings.model.fingerprint != self._model.fingerprint:
@@ -168,7 +180,7 @@ class EmbedStream(Response):
                 pieces[-1] += json_line({"index": index, "embedding": None, **error_content(line)})
             if len(pieces[-1]) > PIECE_BYTES:
                 pieces.append(bytearray())
-        return [bytes(piece) for piece in pieces]
+        return [bytes(piece) for piece in pieces], held
 
     def _describe(self, embeddings: Embeddings) -> list[dict[str, object]]:
         in_base64 = self._options.encoding == "base64"
@@ -183,9 +195,12 @@ class EmbedStream(Response):
 
 def _parse_line(line: bytes) -> StreamLine | DanmakuError:
     try:
+        check_shape(line, "the line", max_values=MAX_ERRORS)
         return StreamLine.model_validate_json(line)
     except ValidationError as error:
         return explain_error(error, "the line")
+    except DanmakuError as error:
+        return error
 
 
 async def _drop(receive: Receive) -> None:

@@ -25,7 +25,9 @@ class MemoryCache:
         self._entries: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._bytes = 0
 
-    async def get_many(self, fingerprint: str, texts: Sequence[str]) -> dict[str, bytes]:
+    async def get_many(
+        self, fingerprint: str, texts: Sequence[str], *, vector_bytes: int | None = None
+    ) -> dict[str, bytes]:
         found = {}
         for text in texts:
             key = (fingerprint, text)

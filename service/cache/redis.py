@@ -1,13 +1,13 @@
 """A cache in Redis (6 or newer), shared by gateways and kept across restarts.
 
-Redis may be slow, full, gone, or hold damaged values: each is a miss and a metric, never an error, and costs little
-time: 5 ms and 20 µs per text. Three ideas ensure that:
+Redis may be slow, full, gone, hold damaged values, or answer anything else: each is a miss and a metric, never an
+error, and costs little time: 5 ms and 20 µs per text. Three ideas ensure that:
 
 * A look-up has a deadline, which depends only on the number of texts: see `lookups.py`.
 * After a period of nothing but failures a circuit breaker opens, and Redis is left alone, each time for longer.
 * Vectors are written in the background from a bounded queue; those that do not fit are not written.
 
-A value contains its length and a checksum, so a damaged one is a miss, too.
+A value contains its length and a checksum, so a damaged one is a miss, too; so is a vector that no model makes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import InvalidResponse, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.cache.lookups import Lookups
@@ -37,6 +37,7 @@ from service.metrics import Metrics
 log = logging.getLogger("danmaku")
 
 HEADER = struct.Struct("<2sII")  # number format, bytes of the numbers, CRC-32C of them
+NUMBER_BYTES = {b"f4": 4, b"f2": 2}
 FORMATS = {"float32": b"f4", "float16": b"f2"}  # numpy's names, always little-endian
 LOOKUP_TICKS, TEXTS_PER_TICK = 5, 50  # an MGET may take 5 ticks, and one more for every 50 texts: see `lookups.py`
 SOCKET_TIMEOUT_S = 1.0
@@ -71,12 +72,12 @@ class RedisCache:
                 socket_connect_timeout=SOCKET_TIMEOUT_S,
                 retry=Retry(NoBackoff(), 0),
             )
-        except ValueError:  # its message may quote the URL, which may contain a password
+            connections = [pool.make_connection() for _ in range(CONNECTIONS)]  # type: ignore[no-untyped-call]  # redis-py has no types here
+        except (ValueError, TypeError, RedisError):  # the message may quote the URL, which may contain a password
             raise ConfigurationError(
                 "invalid cache URL: expected redis://:PASSWORD@HOST:6379/0, with / and @ in the password written as "
-                "%2F and %40"
+                "%2F and %40, and only redis-py's options after ?"
             ) from None
-        connections = [pool.make_connection() for _ in range(CONNECTIONS)]  # type: ignore[no-untyped-call]  # redis-py has no types here
         self._lookups = [Lookups(connection) for connection in connections]
         self._redis = redis.asyncio.Redis.from_pool(pool)  # for writing
         self._metrics, self._ttl_s = metrics, ttl_s
@@ -86,7 +87,9 @@ class RedisCache:
         self._to_write: asyncio.Queue[tuple[str, Mapping[str, bytes]]] = asyncio.Queue(MAX_WAITING_BATCHES)
         self._writer: asyncio.Task[None] | None = None
 
-    async def get_many(self, fingerprint: str, texts: Sequence[str]) -> dict[str, bytes]:
+    async def get_many(
+        self, fingerprint: str, texts: Sequence[str], *, vector_bytes: int | None = None
+    ) -> dict[str, bytes]:
         if not self._breaker.allows():
             self._metrics.redis_lookups["skipped"].inc(len(texts))
             return {}
@@ -97,9 +100,14 @@ class RedisCache:
                 command = (b"MGET", *_keys(fingerprint, part))
                 least_busy = min(self._lookups, key=attrgetter("pending"))
                 values = await least_busy.ask(command, ticks=self.lookup_ticks + len(part) // TEXTS_PER_TICK)
-                for text, value in zip(part, values, strict=True):
-                    if value is not None and (vector := self._unpack(value)) is not None:
-                        found[text] = vector
+                if not isinstance(values, list) or len(values) != len(part):
+                    raise InvalidResponse(f"sent {len(part)} keys, got {_describe(values)} back")
+                vectors = {
+                    text: vector
+                    for text, value in zip(part, values, strict=True)
+                    if value is not None and (vector := self._unpack(value, vector_bytes)) is not None
+                }
+                found |= self._select_finite(vectors)
             self._breaker.record_success()
         except (RedisError, OSError, TimeoutError) as error:
             # A late answer is not a success, or every request would wait for a slow Redis.
@@ -163,18 +171,28 @@ class RedisCache:
         numbers = np.frombuffer(vector, "<f4").astype("<f2").tobytes() if self._code == b"f2" else vector
         return HEADER.pack(self._code, len(numbers), google_crc32c.value(numbers)) + numbers
 
-    def _unpack(self, value: bytes | str) -> bytes | None:
-        """Returns the vector in a value, or None if the value is damaged."""
+    def _unpack(self, value: object, vector_bytes: int | None) -> bytes | None:
+        """Returns the vector in a value, or None if the value is damaged or has another length."""
         if isinstance(value, bytes) and len(value) > HEADER.size:
             code, length, checksum = HEADER.unpack_from(value)
             numbers = value[HEADER.size :]
             if len(numbers) == length and google_crc32c.value(numbers) == checksum:
-                if code == b"f4":
-                    return numbers
-                if code == b"f2":
-                    return np.frombuffer(numbers, "<f2").astype("<f4").tobytes()
+                expected = length if vector_bytes is None else vector_bytes // 4 * NUMBER_BYTES.get(code, 0)
+                if length == expected and length % NUMBER_BYTES.get(code, 1) == 0:
+                    if code == b"f4":
+                        return numbers
+                    if code == b"f2":
+                        return np.frombuffer(numbers, "<f2").astype("<f4").tobytes()
         self._metrics.redis_errors["damaged"].inc()
         return None
+
+    def _select_finite(self, vectors: dict[str, bytes]) -> dict[str, bytes]:
+        """Returns the vectors that have only finite numbers: no model makes others."""
+        if np.isfinite(np.frombuffer(b"".join(vectors.values()), "<f4")).all():
+            return vectors
+        finite = {text: each for text, each in vectors.items() if np.isfinite(np.frombuffer(each, "<f4")).all()}
+        self._metrics.redis_errors["damaged"].inc(len(vectors) - len(finite))
+        return finite
 
 
 class _Breaker:
@@ -220,6 +238,10 @@ class _Breaker:
         self._open_until = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         self._metrics.redis_breaker_open.set(1)
+
+
+def _describe(values: object) -> str:
+    return f"{len(values)} values" if isinstance(values, list) else f"a {type(values).__name__}"
 
 
 def _keys(fingerprint: str, texts: Sequence[str]) -> list[bytes]:

@@ -16,10 +16,12 @@ class TieredCache:
     def __init__(self, near: Cache, far: Cache) -> None:
         self._near, self._far = near, far
 
-    async def get_many(self, fingerprint: str, texts: Sequence[str]) -> dict[str, bytes]:
+    async def get_many(
+        self, fingerprint: str, texts: Sequence[str], *, vector_bytes: int | None = None
+    ) -> dict[str, bytes]:
         found = await self._near.get_many(fingerprint, texts)
         if missing := [text for text in texts if text not in found]:
-            fetched = await self._far.get_many(fingerprint, missing)
+            fetched = await self._far.get_many(fingerprint, missing, vector_bytes=vector_bytes)
             if fetched:
                 await self._near.set_many(fingerprint, fetched)
                 found |= fetched

@@ -11,6 +11,7 @@ reason and never affects the others of its request. Users' names contain no dot;
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -24,12 +25,14 @@ import numpy as np
 from service.collections.rebuilding import Gate, Progress, name_aside, rebuild
 from service.embedder import Embedder
 from service.encoders.model import Model
-from service.errors import FingerprintMismatch, InvalidRequest, ModelChanged, NotFound, TextError
+from service.errors import FingerprintMismatch, InvalidRequest, ModelChanged, NotFound, StorageFull, TextError
 from service.metrics import Metrics
 from service.stores.base import CollectionInfo, Item, Match, Page, Store
 from service.stores.filters import Filter
 from service.vectors import unit
 
+MEASURE_EVERY_S = 1.0
+COUNT_EVERY_S = 10.0
 NAME = re.compile("[a-z0-9_-]{1,64}")
 
 
@@ -78,9 +81,21 @@ class Collections:
     name.
     """
 
-    def __init__(self, store: Store, embedder: Embedder, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: Store,
+        embedder: Embedder,
+        metrics: Metrics,
+        *,
+        max_collections: int | None = None,
+        max_items: int | None = None,
+    ) -> None:
+        """`max_items` is the maximum of one collection; about, where several gateways share a store."""
         self.store = store
         self._embedder, self._metrics = embedder, metrics
+        self._max_collections, self._max_items = max_collections, max_items
+        self._counts: dict[str, tuple[int, float]] = {}  # of items, at most, and when that was known for sure
+        self._measured_at = -MEASURE_EVERY_S
         self._gates: WeakValueDictionary[str, Gate] = WeakValueDictionary()  # those in use
 
     async def list(self) -> list[CollectionInfo]:
@@ -89,9 +104,16 @@ class Collections:
     async def create(self, name: str) -> CollectionInfo:
         """Creates an empty collection for the model's vectors, or returns the existing one.
 
-        Raises CollectionExists if the existing one belongs to another model.
+        Raises CollectionExists if the existing one belongs to another model, StorageFull if there are too many.
         """
         model = self._embedder.model
+        if self._max_collections is not None and await self.store.count_collections() >= self._max_collections:
+            try:
+                await self.store.fingerprint(check_name(name))
+            except NotFound:
+                raise StorageFull(
+                    f"too many collections: there are max_collections {self._max_collections}; drop one first"
+                ) from None
         return await self.store.create(check_name(name), dim=model.dim, fingerprint=model.fingerprint)
 
     async def describe(self, name: str) -> CollectionInfo:
@@ -102,6 +124,7 @@ class Collections:
             await self.store.drop(name)
             with suppress(NotFound):
                 await self.store.drop(name_aside(name))  # of an unfinished rebuild
+        self._counts.pop(name, None)
 
     async def check(self, name: str) -> None:
         """Raises NotFound or FingerprintMismatch if `add` would."""
@@ -127,6 +150,7 @@ class Collections:
         _check_unchanged(model, embeddings.model)
         async with self._gate(name).shared():
             await self._check_fingerprint(name, model)  # it may have been rebuilt meanwhile
+            await self._check_room(name, len(items))
             changes = await self.store.put(name, items)
         return Added(changes.added, changes.replaced, embeddings.errors)
 
@@ -188,11 +212,30 @@ class Collections:
         return rebuild(self.store, self._embedder, name, self._gate(name))
 
     async def measure(self) -> None:
-        """Updates the metrics of sizes."""
+        """Updates the metrics of sizes, unless that was done a moment ago: anybody may ask for metrics, often."""
+        if time.monotonic() < self._measured_at + MEASURE_EVERY_S:
+            return
+        self._measured_at = time.monotonic()
         infos = await self.list()
         self._metrics.collections.set(len(infos))
         self._metrics.collection_items.set(sum(info.count for info in infos))
         self._metrics.collection_bytes.set(sum(info.bytes for info in infos))
+        self._metrics.collection_damaged.set(self.store.damaged)
+
+    async def _check_room(self, name: str, adding: int) -> None:
+        """Raises StorageFull if a collection would have more than `max_items`, expired ones included."""
+        if self._max_items is None:
+            return
+        now = time.monotonic()
+        count, known_at = self._counts.get(name, (0, -math.inf))
+        if count + adding > self._max_items or now > known_at + COUNT_EVERY_S:
+            count, known_at = (await self.store.describe(name)).count, now
+        if count + adding > self._max_items:
+            raise StorageFull(
+                f"too many danmaku in {name}: it has {count}, {adding} more are coming, and max_collection_items is "
+                f"{self._max_items}; nothing of this change was stored"
+            )
+        self._counts[name] = count + adding, known_at
 
     def _gate(self, name: str) -> Gate:
         return self._gates.setdefault(check_name(name), Gate())

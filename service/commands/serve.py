@@ -31,7 +31,7 @@ async def _serve(settings: Settings) -> int:
     from service.api.keys import check_host
     from service.app import create_app
     from service.log import configure
-    from service.server import create_server
+    from service.server import create_server, serve_operation
 
     check_host(settings.host, has_keys=bool(settings.api_key_hashes), allow_anonymous=settings.allow_anonymous)
     configure(settings.log_format)
@@ -42,5 +42,6 @@ async def _serve(settings: Settings) -> int:
         # uvicorn finishes open requests on these signals and raises them again afterwards, when we are closing already.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        await server.serve()
+        async with serve_operation(app, settings):
+            await server.serve()
     return 0

@@ -71,6 +71,10 @@ class Store(Protocol):
     StoreUnavailable if the store is closing or cannot be reached.
     """
 
+    @property
+    def damaged(self) -> int:
+        """Items that are left out of searches because they are damaged in storage."""
+
     async def create(self, name: str, *, dim: int, fingerprint: str, shards: int | None = None) -> CollectionInfo:
         """Creates an empty collection, or returns the existing one.
 
@@ -82,6 +86,9 @@ class Store(Protocol):
 
     async def list(self) -> Sequence[CollectionInfo]:
         """Returns all collections, including internal ones, sorted by name."""
+
+    async def count_collections(self) -> int:
+        """Returns the number of collections, including internal ones, without measuring any."""
 
     async def describe(self, name: str) -> CollectionInfo: ...
 

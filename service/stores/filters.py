@@ -16,6 +16,7 @@ names.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -23,7 +24,10 @@ from typing import Any, TypeGuard
 from service.errors import InvalidRequest
 
 MAX_DEPTH = 16
-MAX_CONDITIONS = 256  # values in one filter: each may be compared with every item
+MAX_CONDITIONS = 256  # values in one filter, and objects: each may be compared with every item
+MAX_FIELDS = 16  # the first filter over a field reads it from every item
+QUOTE = reprlib.Repr()
+QUOTE.maxstring = QUOTE.maxother = MAX_QUOTE = 60
 
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # the integers that JSON is stored with
 
@@ -100,14 +104,19 @@ def _kind(value: Value) -> type:
 
 def parse(source: Any) -> Filter:
     """Parses JSON into a filter. Raises InvalidRequest, which says what is wrong where, and what is expected."""
-    conditions = 0
+    conditions = objects = 0
+    fields: set[str] = set()
 
     def node(source: Any, place: str, depth: int) -> Filter:
+        nonlocal objects
+        objects += 1
+        if objects > MAX_CONDITIONS:
+            raise InvalidRequest(f"{place}: more than {MAX_CONDITIONS} objects in one filter")
         if not isinstance(source, dict):
             raise InvalidRequest(f'{place}: expected an object such as {{"room": 3}}, not {_quote(source)}')
         if depth > MAX_DEPTH:
             raise InvalidRequest(f"{place}: more than {MAX_DEPTH} levels of and, or, not")
-        parts = tuple(part(key, value, f"{place}.{key}", depth + 1) for key, value in source.items())
+        parts = tuple(part(key, value, f"{place}.{key[:MAX_QUOTE]}", depth + 1) for key, value in source.items())
         return parts[0] if len(parts) == 1 else And(parts)
 
     def part(key: str, value: Any, place: str, depth: int) -> Filter:
@@ -126,6 +135,9 @@ def parse(source: Any) -> Filter:
         conditions += max(1, len(values)) if isinstance(values, list) else 1
         if conditions > MAX_CONDITIONS:
             raise InvalidRequest(f"{place}: more than {MAX_CONDITIONS} values in one filter")
+        fields.add(field)
+        if len(fields) > MAX_FIELDS:
+            raise InvalidRequest(f"{place}: more than {MAX_FIELDS} different fields in one filter")
         if not isinstance(value, dict):
             return OneOf(field, (_value(value, place),))
         if list(value) == ["in"]:
@@ -164,5 +176,5 @@ def _number(source: Any, place: str) -> int | float:
 def _quote(source: Any) -> str:
     if source is None:
         return "null"
-    text = repr(source)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    text = QUOTE.repr(source)
+    return text if len(text) <= MAX_QUOTE else f"{text[:MAX_QUOTE]}…"

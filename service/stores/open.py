@@ -23,4 +23,6 @@ async def open_store(url: str) -> Store:
         from service.stores.redis.store import RedisStore
 
         return await RedisStore.open(url)
-    raise ConfigurationError(f"invalid store of collections {url!r}; expected sqlite:///PATH or redis://HOST:6379/0")
+    # The rest is not shown: it may contain a password.
+    name = f" {scheme}://" if scheme.isalpha() and rest else ""
+    raise ConfigurationError(f"invalid store of collections{name}; expected sqlite:///PATH or redis://HOST:6379/0")

@@ -69,7 +69,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     serving.add_argument("-http_port", type=int, help="for /encode and /status/server over HTTP")
     serving.add_argument("-http_max_connect", type=int, default=10, help="concurrent HTTP requests [%(default)s]")
     serving.add_argument("-metrics_port", type=int, help="for Prometheus' /metrics; monitoring/ expects 9101")
-    serving.add_argument("-cors", default="*", help="Access-Control-Allow-Origin of HTTP responses [%(default)s]")
+    serving.add_argument(
+        "-cors", default="", help="Access-Control-Allow-Origin of HTTP responses [none: no web page may read them]"
+    )
     serving.add_argument(
         "-num_worker",
         type=int,

@@ -23,18 +23,43 @@ from service.metrics import WorkerMetrics
 from service.wire_http import CLIENT
 from service.worker.server import Worker
 
+BODY_TIMEOUT_S = 20.0
+MAX_RECEIVED_BYTES = 256 * 2**20  # of all bodies that are not whole
+
 
 def create_http(worker: Worker, *, max_connect: int, cors: str) -> Starlette:
-    busy = 0
+    busy = received_bytes = 0
+
+    async def read_body(request: Request) -> bytes:
+        """Reads a body, which takes no other request's place until it is whole. Raises ValueError and Overloaded."""
+        nonlocal received_bytes
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                async for part in request.stream():
+                    body += part
+                    received_bytes += len(part)
+                    if len(body) > wire.MAX_MESSAGE_BYTES:
+                        raise ValueError(f"invalid body: larger than {wire.MAX_MESSAGE_BYTES} bytes; send fewer texts")
+                    if received_bytes > MAX_RECEIVED_BYTES:
+                        raise Overloaded("too many bodies are being received; retry later", 1)
+        except TimeoutError:
+            raise ValueError(f"late body: expected within {BODY_TIMEOUT_S:g} s") from None
+        finally:
+            received_bytes -= len(body)
+        return bytes(body)
 
     async def encode(request: Request) -> Response:
         nonlocal busy
+        try:
+            body = await read_body(request)
+        except (ValueError, Overloaded) as error:
+            return _failure_response(error, 503 if isinstance(error, Overloaded) else 400)
         if busy >= max_connect:
             return _failure_response(Overloaded(f"{max_connect} requests are in progress; retry later", 1), 503)
         busy += 1
         try:
-            body = await _read_body(request)
-            request_id, texts = wire_http.read_request(body)
+            request_id, texts = await asyncio.to_thread(wire_http.read_request, body)
             vectors, _ = await worker.encode(texts, len(body))
             return _json_response(await asyncio.to_thread(wire_http.write_vectors, request_id, vectors))
         except (ValueError, RecursionError, DanmakuError) as error:
@@ -55,7 +80,9 @@ def create_http(worker: Worker, *, max_connect: int, cors: str) -> Starlette:
     ]
     return Starlette(
         routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in routes],
-        middleware=[Middleware(CORSMiddleware, allow_origins=[cors], allow_methods=["*"], allow_headers=["*"])],
+        middleware=[Middleware(CORSMiddleware, allow_origins=[cors], allow_methods=["*"], allow_headers=["*"])]
+        if cors
+        else [],
     )
 
 
@@ -64,15 +91,6 @@ def create_exporter(metrics: WorkerMetrics) -> Starlette:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(routes=[Route("/metrics", text)])
-
-
-async def _read_body(request: Request) -> bytes:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > wire.MAX_MESSAGE_BYTES:
-            raise ValueError(f"invalid body: larger than {wire.MAX_MESSAGE_BYTES} bytes; send fewer texts")
-    return bytes(body)
 
 
 def _json_response(content: bytes) -> Response:

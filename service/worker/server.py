@@ -5,8 +5,9 @@
                  └─ a command ──▶ answer from status    └ merges all clients, short requests first
 
 No message may crash this process or leak memory: a malformed one is counted and, if its frames name the sender,
-answered with an error. The memory of the requests in progress is limited; beyond the limit nothing more is read, and
-ZMQ holds the senders back.
+answered with an error. The memory of the requests in progress is limited; beyond the limit they wait as they came, and
+beyond another one they are refused. Reading never stops, so a question about the status is always answered at once.
+Answers that nobody reads are limited in bytes, too, because ZMQ counts only messages.
 
 XPUB shows every subscription before it takes effect, which fixes two faults of the protocol. Topics end with a zero
 byte, so no client receives the answers of another (see `wire`). And an answer waits for its client's subscription,
@@ -19,11 +20,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 import zmq
 import zmq.asyncio
 
@@ -40,7 +42,14 @@ log = logging.getLogger("danmaku")
 
 MAX_HELD_BYTES = 512 * 2**20  # for requests and the vectors of their answers
 REQUEST_OVERHEAD_BYTES = 16 * 2**10  # for a request's tasks and futures
-MAX_UNREAD_ANSWERS = 10_000  # per client; ZMQ drops further ones
+MAX_WAITING_BYTES = 64 * 2**20  # of requests that wait for such memory; further ones are refused
+MAX_WAITING_REQUESTS = 10_000
+MAX_UNREAD_ANSWERS = 2_000  # per connection; ZMQ drops further ones
+SMALL_ANSWER_BYTES = 4 * 2**10  # less than this is counted by ZMQ alone
+MAX_UNREAD_BYTES_PER_CLIENT = 64 * 2**20  # sent and not yet read; further answers are dropped
+MAX_UNREAD_BYTES = 256 * 2**20
+STUCK_READER_MS = 60_000  # a connection that takes nothing for so long is closed
+LOG_EVERY_S = 60.0
 SLICE_TEXTS = 2048  # texts of a long list that are encoded, and sorted by length, together
 MAX_SLICES_IN_PROGRESS = 2  # per list: the second is ready when the encoder is done with the first
 MAX_LISTS_IN_PROGRESS = 8
@@ -79,7 +88,11 @@ class Worker:
         self._lists = asyncio.Semaphore(MAX_LISTS_IN_PROGRESS)
         self.in_progress = 0  # requests for vectors that are not answered yet
         self._held_bytes = 0
-        self._has_room = asyncio.Condition()
+        self._waiting: deque[tuple[wire.EncodeRequest, int]] = deque()  # with the memory that each needs
+        self._waiting_bytes = 0
+        self._unread = UnreadAnswers()
+        self._vocab: bytes | None = None  # JSON, which takes longer to make than to send
+        self._logged_at = -LOG_EVERY_S
         self._subscriptions: Counter[bytes] = Counter()
         self._subscribed = asyncio.Condition()
         self._unclaimed = 0
@@ -95,6 +108,8 @@ class Worker:
         self._publisher.setsockopt(zmq.XPUB_MANUAL, 1)
         self._publisher.sndhwm = MAX_UNREAD_ANSWERS
         self._publisher.maxmsgsize = wire.MAX_MESSAGE_BYTES
+        self._publisher.copy_threshold = SMALL_ANSWER_BYTES
+        self._publisher.setsockopt(zmq.TCP_MAXRT, STUCK_READER_MS)
         try:
             self._publisher.bind(f"tcp://{self._bind}:{self._port_out}")
             self._requests.bind(f"tcp://{self._bind}:{self._port}")
@@ -113,7 +128,7 @@ class Worker:
         reading.cancel()
         await asyncio.wait([reading])
         self._requests.close(linger=0)
-        if self._answers:
+        while self._answers:  # one that ends may start one that waits
             await asyncio.wait(self._answers)
         subscriptions.cancel()
         await asyncio.wait([subscriptions])
@@ -157,7 +172,8 @@ class Worker:
                 raise failures.exceptions[0] from None
         done = [task.result() for task in tasks]
         rows = [row for slice_rows, _ in done for row in slice_rows]
-        return self._assemble(rows), [t for _, tokens in done for t in tokens or ()] if self._show_tokens else None
+        vectors = await asyncio.to_thread(self._assemble, rows)
+        return vectors, [t for _, tokens in done for t in tokens or ()] if self._show_tokens else None
 
     async def _encode_slice(self, texts: wire.Texts, size: int) -> tuple[list[np.ndarray], list[list[str]] | None]:
         prepared = await run_in_thread_if(size > SMALL_BODY_BYTES, lambda: self._prepare(texts))
@@ -201,9 +217,21 @@ class Worker:
                 message = f"too many texts in one request for this worker's memory: {request.count}; send fewer"
                 self._start(self._fail(request.client, request.request_id, message, "too_large"))
                 continue
-            async with self._has_room:
-                while self._held_bytes + cost > MAX_HELD_BYTES:
-                    await self._has_room.wait()
+            self._waiting.append((request, cost))
+            self._waiting_bytes += len(request.body)
+            self._start_waiting()
+            if self._waiting_bytes > MAX_WAITING_BYTES or len(self._waiting) > MAX_WAITING_REQUESTS:
+                request, _ = self._waiting.pop()
+                self._waiting_bytes -= len(request.body)
+                self._metrics.requests["failed"].inc()
+                message = "too much work is waiting for this worker's memory; retry later"
+                self._start(self._fail(request.client, request.request_id, message, "overloaded"))
+
+    def _start_waiting(self) -> None:
+        """Starts the requests that wait, in their order, while there is memory for them."""
+        while self._waiting and self._held_bytes + self._waiting[0][1] <= MAX_HELD_BYTES:
+            request, cost = self._waiting.popleft()
+            self._waiting_bytes -= len(request.body)
             self._held_bytes += cost
             self.in_progress += 1
             self._start(self._answer(request, cost))
@@ -243,8 +271,7 @@ class Worker:
             self._held_bytes -= cost
             self._metrics.requests[outcome].inc()
             self._metrics.request_seconds.observe(time.monotonic() - started)
-            async with self._has_room:
-                self._has_room.notify()
+            self._start_waiting()
 
     async def _refuse(self, error: wire.WireError) -> None:
         self._status.refused["answered" if error.request_id else "ignored"] += 1
@@ -262,17 +289,24 @@ class Worker:
         if command.name == wire.TERMINATION:
             if self._allow_terminate:
                 self._terminated.set()
-            else:
+            elif time.monotonic() > self._logged_at + LOG_EVERY_S:
+                self._logged_at = time.monotonic()
                 log.warning("Ignored a client's TERMINATION; -allow_terminate would permit it.")
             return
-        await self._publish(wire.write_json(command.client, command.request_id, self._describe(command)))
+        frames = wire.write_json(command.client, command.request_id, {})
+        frames[1] = self._describe_vocab() if command.name == wire.SHOW_VOCAB else orjson.dumps(self._describe(command))
+        await self._publish(frames)
+
+    def _describe_vocab(self) -> bytes:
+        if self._vocab is None:
+            # SHOW_CONFIG has the flag -max_seq_len, which may be NONE.
+            content = {"vocab": self._encoder.inputs.vocab, "max_seq_len": self._encoder.model.max_seq_len}
+            self._vocab = orjson.dumps(content)
+        return self._vocab
 
     def _describe(self, command: wire.Command) -> dict[str, Any]:
         if command.name == wire.SHOW_CONFIG:
             return self._status.config(command.client)
-        if command.name == wire.SHOW_VOCAB:
-            # SHOW_CONFIG has the flag -max_seq_len, which may be NONE.
-            return {"vocab": self._encoder.inputs.vocab, "max_seq_len": self._encoder.model.max_seq_len}
         return self.describe_status(command.client)
 
     async def _publish(self, frames: Sequence[bytes | memoryview]) -> bool:
@@ -280,8 +314,18 @@ class Worker:
         if not await self._has_listener(bytes(frames[0])):
             self._status.refused["unclaimed"] += 1
             return False
-        with contextlib.suppress(zmq.Again):  # the client has MAX_UNREAD_ANSWERS waiting
-            await self._publisher.send_multipart(frames, copy=False)
+        topic, size = bytes(frames[0]), sum(map(_count_bytes, frames))
+        if size <= SMALL_ANSWER_BYTES:
+            with contextlib.suppress(zmq.Again):  # the client has MAX_UNREAD_ANSWERS waiting
+                await self._publisher.send_multipart(frames)
+        elif self._unread.has_room(topic):
+            with contextlib.suppress(zmq.Again):
+                tracker = await self._publisher.send_multipart(frames, copy=False, track=True)
+                assert tracker is not None  # because it was asked for
+                self._unread.add(topic, size, tracker)
+        else:
+            self._status.refused["unread"] += 1
+            return False
         return True
 
     async def _has_listener(self, topic: bytes) -> bool:
@@ -314,6 +358,34 @@ class Worker:
                 self._subscriptions[topic] -= 1
                 if self._subscriptions[topic] <= 0:
                     del self._subscriptions[topic]
+
+
+class UnreadAnswers:
+    """The large answers that were sent and that ZMQ still holds, because their clients have not read them."""
+
+    def __init__(self) -> None:
+        self._by_topic: dict[bytes, deque[tuple[zmq.MessageTracker, int]]] = {}
+
+    def has_room(self, topic: bytes) -> bool:
+        """Returns whether another answer may be sent to a client."""
+        totals = {each: self._count(each) for each in list(self._by_topic)}
+        return totals.get(topic, 0) < MAX_UNREAD_BYTES_PER_CLIENT and sum(totals.values()) < MAX_UNREAD_BYTES
+
+    def add(self, topic: bytes, size: int, tracker: zmq.MessageTracker) -> None:
+        self._by_topic.setdefault(topic, deque()).append((tracker, size))
+
+    def _count(self, topic: bytes) -> int:
+        """Returns the bytes of a client's unread answers, after forgetting those that have been read."""
+        answers = self._by_topic[topic]
+        while answers and answers[0][0].done:
+            answers.popleft()
+        if not answers:
+            del self._by_topic[topic]
+        return sum(size for _, size in answers)
+
+
+def _count_bytes(frame: bytes | memoryview) -> int:
+    return frame.nbytes if isinstance(frame, memoryview) else len(frame)
 
 
 def _parse_subscription(message: bytes) -> tuple[int, bytes]:

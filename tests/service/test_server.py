@@ -17,6 +17,8 @@ import uvicorn
 from processes import serving
 from starlette.types import Receive, Scope, Send
 
+from service.connections import Connections
+from service.metrics import Metrics
 from service.server import MAX_HEAD_BYTES, STUCK_READER_S, Connection
 
 HEAD = b"POST /embed HTTP/1.1\r\nHost: x\r\n"
@@ -36,15 +38,23 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 @asynccontextmanager
 async def listening(
-    head_timeout_s: float = 0.3, stuck_reader_s: float = STUCK_READER_S
+    head_timeout_s: float = 0.3, stuck_reader_s: float = STUCK_READER_S, max_connections: int = 10_000
 ) -> AsyncIterator[tuple[int, set[Connection]]]:
     """A port with `Connection` behind it, in this process; the connections that are open."""
     config = uvicorn.Config(echo, log_config=None, access_log=False, timeout_keep_alive=1, interface="asgi3")
     config.load()
+    opened = Connections(max_connections, Metrics())
     state = uvicorn.server.ServerState()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Connection(config, state, {}, head_timeout_s=head_timeout_s, stuck_reader_s=stuck_reader_s),
+        lambda: Connection(
+            config,
+            state,
+            {},
+            head_timeout_s=head_timeout_s,
+            connections_open=opened,
+            stuck_reader_s=stuck_reader_s,
+        ),
         "127.0.0.1",
         0,
     )

@@ -98,8 +98,12 @@ class Connection:
         }
         try:
             server = redis.asyncio.Redis.from_url(self._url, **settings)
-        except ValueError as error:
-            raise ConfigurationError(f"invalid URL of the collections: {error}") from None
+            server.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # checks the URL's options
+        except (ValueError, TypeError, RedisError):  # the message may quote the URL, which may contain a password
+            raise ConfigurationError(
+                "invalid URL of the collections: expected redis://:PASSWORD@HOST:6379/0, with / and @ in the password "
+                "written as %2F and %40, and only redis-py's options after ?"
+            ) from None
         async with AsyncExitStack() as stack:
             stack.push_async_callback(server.aclose)
             facts = await server.info()

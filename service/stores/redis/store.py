@@ -106,6 +106,8 @@ class RedisStore:
     `sweep_every_s`: the pause between two sweeps of expired items. For the limits of exact search see `Shard`.
     """
 
+    damaged = 0
+
     def __init__(
         self,
         url: str,
@@ -176,6 +178,9 @@ class RedisStore:
                 except Gone:  # dropped or replaced meanwhile
                     gone, record = record, await self._connection.call("HGET", TABLE, name)
         return infos
+
+    async def count_collections(self) -> int:
+        return int(await self._connection.call("HLEN", TABLE))
 
     async def describe(self, name: str) -> CollectionInfo:
         self._known.pop(name, None)

@@ -8,7 +8,8 @@ filter means; `evaluate` gives the same answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from array import array
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from service.stores.filters import And, Between, Filter, Not, OneOf, Or, filterable, is_number
 
 NEITHER = -1
+STOP_EVERY_ROWS = 256
 
 
 class Column:
@@ -52,6 +54,63 @@ class Column:
         column.codes[: len(positions)] = self.codes[positions]
         column.code_of = dict(self.code_of)
         return column
+
+    def scatter(self, sources: np.ndarray, positions: np.ndarray, capacity: int) -> Column:
+        """Copies the values at `sources` to `positions` of a new column of `capacity` rows."""
+        column = Column(capacity)
+        column.numbers[positions] = self.numbers[sources]
+        if self.rests is not None:
+            column.rests = np.zeros(capacity, np.int16)
+            column.rests[positions] = self.rests[sources]
+        column.codes[positions] = self.codes[sources]
+        column.code_of = dict(self.code_of)
+        return column
+
+
+class ColumnBuild:
+    """Columns of newly filtered fields while they are read from the database, which changes meanwhile.
+
+    `read` takes the rows as the database has them, in one thread; `changed` holds the later values of rows that were
+    written after the build began, and overrides them.
+    """
+
+    def __init__(self, fields: Iterable[str]) -> None:
+        self.fields = sorted(fields)
+        self.changed: dict[int, list[Any]] = {}  # by row number: the values of `fields`
+        self._row_numbers = array("q")
+        self._columns = [Column(0) for _ in self.fields]  # in the order in which rows are read
+
+    def read(self, rows: Iterable[tuple[int, Mapping[str, Any]]], should_stop: Callable[[], bool]) -> bool:
+        """Reads the number and metadata of every row; returns False if it was stopped."""
+        capacity = 0
+        for position, (number, metadata) in enumerate(rows):
+            if position % STOP_EVERY_ROWS == 0 and should_stop():
+                return False
+            if position == capacity:
+                capacity = max(1024, 2 * capacity)
+                self._columns = [column.select(np.arange(position), capacity) for column in self._columns]
+            self._row_numbers.append(number)
+            for field, column in zip(self.fields, self._columns, strict=True):
+                column.set(position, metadata.get(field))
+        return True
+
+    def record(self, number: int, metadata: Mapping[str, Any]) -> None:
+        self.changed[number] = [metadata.get(field) for field in self.fields]
+
+    def to_columns(
+        self, locate: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], capacity: int
+    ) -> dict[str, Column]:
+        """Returns the columns by field. `locate` returns which of some rows are present, and the positions of those."""
+        is_present, positions = locate(np.array(self._row_numbers, np.int64))
+        (sources,) = np.nonzero(is_present)
+        is_changed_present, changed_positions = locate(np.array(list(self.changed), np.int64))
+        changed = [values for values, present in zip(self.changed.values(), is_changed_present, strict=True) if present]
+        columns = {}
+        for index, field in enumerate(self.fields):
+            column = columns[field] = self._columns[index].scatter(sources, positions, capacity)
+            for position, values in zip(changed_positions.tolist(), changed, strict=True):
+                column.set(position, values[index])
+        return columns
 
 
 def list_fields(filter: Filter) -> set[str]:

@@ -12,11 +12,13 @@ The functions here work on one connection and know nothing of threads.
 
 from __future__ import annotations
 
+import logging
 import math
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,16 @@ import numpy as np
 import orjson
 
 from service.errors import ConfigurationError
+from service.shape import count_levels
 from service.stores.base import Changes, Item, merge_items
 from service.stores.sqlite.index import Metadata, RowBatch
 
+log = logging.getLogger("danmaku")
+
 VERSION = 1
 ROWS_AT_A_TIME = 500  # per statement, and per step of removal
+MAX_READABLE_LEVELS = 128  # of metadata: deeper ones, which older versions stored, no answer can hold
+MAX_NAMED = 10  # damaged rows that the log names
 # FULL: a commit is on the disk when it returns, so it survives a power cut, not only the end of this process.
 # Concurrent writers share a commit and its wait.
 PRAGMAS = """
@@ -104,7 +111,24 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 
 def list_collections(connection: sqlite3.Connection) -> list[StoredCollection]:
     query = "SELECT number, name, dim, fingerprint, created_at FROM collections WHERE name IS NOT NULL"
-    return [StoredCollection(*row) for row in connection.execute(query)]
+    found = []
+    for row in connection.execute(query):
+        stored = StoredCollection(*row)
+        if _is_sound(stored):
+            found.append(stored)
+        else:
+            log.error("Collection %r is damaged in the database and left out: %r.", stored.name, row)
+    return found
+
+
+def _is_sound(stored: StoredCollection) -> bool:
+    return (
+        isinstance(stored.name, str)
+        and isinstance(stored.dim, int)
+        and stored.dim > 0
+        and isinstance(stored.fingerprint, str)
+        and isinstance(stored.created_at, int | float)
+    )
 
 
 def create_collection(connection: sqlite3.Connection, name: str, dim: int, fingerprint: str) -> StoredCollection:
@@ -140,13 +164,14 @@ def put(connection: sqlite3.Connection, collection: int, dim: int, items: Sequen
         old = connection.execute(query, (item.id,)).fetchone()
         if old is not None:
             number, text, count, expires_at = old
-            is_live = expires_at is None or expires_at > now
+            is_live = _end_of(expires_at) > now
             replaced += is_live
-            if is_live and text == item.text:
+            is_sound = isinstance(count, int) and isinstance(expires_at, int | float | None)
+            if is_live and text == item.text and is_sound:  # the index has no damaged row to update
                 item = replace(item, count=item.count + count)
                 (vector,) = connection.execute(
                     f"SELECT vector FROM vectors_{collection} WHERE number = ?", (number,)
-                ).fetchone()
+                ).fetchone() or (None,)
                 if vector == halves[position].tobytes():
                     update = f"UPDATE items_{collection} SET metadata = ?, expires_at = ?, count = ? WHERE number = ?"
                     connection.execute(update, (orjson.dumps(item.metadata), item.expires_at, item.count, number))
@@ -174,7 +199,7 @@ def put(connection: sqlite3.Connection, collection: int, dim: int, items: Sequen
 
 
 def _end_of(expires_at: float | None) -> float:
-    return math.inf if expires_at is None else expires_at
+    return expires_at if isinstance(expires_at, int | float) else math.inf
 
 
 def find_numbers(connection: sqlite3.Connection, collection: int, ids: Iterable[str]) -> tuple[list[int], int]:
@@ -182,7 +207,7 @@ def find_numbers(connection: sqlite3.Connection, collection: int, ids: Iterable[
     now = time.time()
     query = f"SELECT number, expires_at FROM items_{collection} WHERE id IN ({{}})"
     rows = list(_select_in_steps(connection, query, list(dict.fromkeys(ids))))
-    return [number for number, _ in rows], sum(end is None or end > now for _, end in rows)
+    return [number for number, _ in rows], sum(_end_of(end) > now for _, end in rows)
 
 
 def find_expired(connection: sqlite3.Connection, collection: int) -> list[int]:
@@ -253,24 +278,54 @@ def read_page(
     return [_to_item(row) for row in connection.execute(query, (after, time.time(), limit))]
 
 
-def read_rows(connection: sqlite3.Connection, collection: int, dim: int) -> RowBatch:
-    """Reads all rows of a collection, without metadata, to build an index."""
+def find_damaged(connection: sqlite3.Connection, collection: int, dim: int) -> dict[int, str]:
+    """Returns the rows, by number, that no index can hold, and their ids: a vector is missing or has another length."""
+    query = (
+        f"SELECT i.number, i.id FROM items_{collection} i LEFT JOIN vectors_{collection} v USING (number) "
+        "WHERE typeof(v.vector) != 'blob' OR length(v.vector) != ? OR typeof(i.expires_at) = 'text' "
+        "OR typeof(i.expires_at) = 'blob' OR typeof(i.id) != 'text' OR typeof(i.text) != 'text'"
+    )
+    return {number: str(id) for number, id in connection.execute(query, (2 * dim,))}
+
+
+def read_rows(connection: sqlite3.Connection, collection: int, dim: int) -> tuple[RowBatch, dict[int, str]]:
+    """Reads all rows of a collection, without metadata, to build an index; also returns the damaged ones, left out."""
+    damaged = find_damaged(connection, collection, dim)
     numbers, ends = [], []
     for number, end in connection.execute(f"SELECT number, expires_at FROM items_{collection} ORDER BY number"):
-        numbers.append(number)
-        ends.append(_end_of(end))
+        if number not in damaged:
+            numbers.append(number)
+            ends.append(_end_of(end))
     vectors = np.empty((len(numbers), dim), np.float16)
-    stored = connection.execute(f"SELECT vector FROM vectors_{collection} ORDER BY number")
+    # Joined, because a vector without an item would shift all that follow.
+    stored = connection.execute(
+        f"SELECT i.number, v.vector FROM items_{collection} i JOIN vectors_{collection} v USING (number) "
+        "ORDER BY i.number"
+    )
+    sound = (vector for number, vector in stored if number not in damaged)
     for start in range(0, len(numbers), ROWS_AT_A_TIME):
-        part = b"".join(vector for (vector,) in stored.fetchmany(ROWS_AT_A_TIME))
+        part = b"".join(islice(sound, ROWS_AT_A_TIME))
         vectors[start : start + ROWS_AT_A_TIME] = np.frombuffer(part, "<f2").reshape(-1, dim)
-    return RowBatch(np.array(numbers, np.int64), vectors, np.array(ends, np.float64), [])
+    return RowBatch(np.array(numbers, np.int64), vectors, np.array(ends, np.float64), []), damaged
 
 
 def iterate_metadata(connection: sqlite3.Connection, collection: int) -> Iterator[tuple[int, Metadata]]:
     """Yields the number and metadata of every row."""
     for number, metadata in connection.execute(f"SELECT number, metadata FROM items_{collection}"):
-        yield number, orjson.loads(metadata)
+        yield number, _read_metadata(metadata)
+
+
+def _read_metadata(stored: Any) -> Metadata:
+    """Returns stored metadata, or none if they are damaged or too deep for an answer: the item can still be found."""
+    try:
+        metadata = orjson.loads(stored)
+    except (ValueError, TypeError):
+        return {}
+    if not isinstance(metadata, dict):
+        return {}
+    # Each level takes two bytes, so most need no counting.
+    is_deep = len(stored) > 2 * MAX_READABLE_LEVELS and count_levels(metadata) > MAX_READABLE_LEVELS
+    return {} if is_deep else metadata
 
 
 def estimate_row_bytes(connection: sqlite3.Connection, collection: int) -> float:
@@ -295,6 +350,14 @@ def _join_tables(collection: int, with_vectors: bool) -> str:
 
 
 def _to_item(row: tuple[Any, ...]) -> Item:
+    """Returns the item of a row, which may be damaged: then it can at least be seen, replaced and deleted."""
     _, id, text, metadata, expires_at, count, vector = row
-    numbers = None if vector is None else np.frombuffer(vector, "<f2").astype(np.float32)
-    return Item(id, text, numbers, orjson.loads(metadata), expires_at, count)
+    is_readable = isinstance(vector, bytes) and len(vector) % 2 == 0
+    return Item(
+        str(id),
+        str(text),
+        np.frombuffer(vector, "<f2").astype(np.float32) if is_readable else None,
+        _read_metadata(metadata),
+        expires_at if isinstance(expires_at, int | float) else None,
+        count if isinstance(count, int) else 1,
+    )

@@ -17,7 +17,7 @@ started.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -26,7 +26,7 @@ import numkong
 import numpy as np
 
 from service.stores.filters import Filter
-from service.stores.sqlite.columns import Column, evaluate, list_fields
+from service.stores.sqlite.columns import Column, ColumnBuild, evaluate, list_fields
 from service.stores.sqlite.graph import PIECE, Graph
 from service.stores.sqlite.tuning import Tuning
 
@@ -81,6 +81,16 @@ class RowArrays:
     def locate(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         """Returns the positions of rows by number; all of them must be present."""
         return np.searchsorted(self.numbers[: self.size], numbers)
+
+    def locate_present(self, numbers: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns which of the rows are present, bool [n], and the positions of those."""
+        wanted = np.asarray(numbers, np.int64)
+        present = self.numbers[: self.size]
+        if not self.size:
+            return np.zeros(len(wanted), bool), np.zeros(0, np.int64)
+        positions = np.minimum(np.searchsorted(present, wanted), self.size - 1)
+        is_present = present[positions] == wanted
+        return is_present, positions[is_present]
 
     def select(self, positions: np.ndarray) -> RowArrays:
         """Copies the rows at these positions. Removed ones stay removed."""
@@ -148,6 +158,7 @@ class Index:
     def __init__(self, dim: int, changing: Lock, tuning: Tuning | None = None) -> None:
         self.dim, self._changing, self._tuning = dim, changing, tuning or Tuning()
         self._state = RowArrays(dim, 0), Graph(dim)
+        self._builds: list[ColumnBuild] = []
 
     @classmethod
     def restore(
@@ -187,10 +198,14 @@ class Index:
 
     def add(self, batch: RowBatch) -> None:
         self._state[0].append(batch)
+        for build in self._builds:
+            for number, metadata in zip(batch.numbers.tolist(), batch.metadata, strict=True):
+                build.record(number, metadata)
 
     def remove(self, numbers: Sequence[int]) -> None:
+        """Removes rows; damaged ones were never added."""
         rows, _ = self._state
-        positions = rows.locate(numbers)
+        _, positions = rows.locate_present(numbers)
         positions = positions[rows.gone_at[positions] == NOT_GONE]
         rows.gone_at[positions] = rows.size
         rows.gone += len(positions)
@@ -199,6 +214,8 @@ class Index:
         """Changes when a row expires and its metadata; its vector stays."""
         rows, _ = self._state
         (position,) = rows.locate([number])
+        for build in self._builds:
+            build.record(number, metadata)
         rows.ends[position] = end
         for field, column in rows.columns.items():
             column.set(int(position), metadata.get(field))
@@ -206,23 +223,19 @@ class Index:
     def missing_columns(self, filter: Filter) -> set[str]:
         return list_fields(filter) - self._state[0].columns.keys()
 
-    def add_columns(self, fields: set[str], metadata: Iterable[tuple[int, Metadata]]) -> None:
-        """Adds columns for newly filtered fields, from the number and metadata of every row."""
-        rows, _ = self._state
-        values: dict[str, list[Any]] = {field: [] for field in fields}
-        numbers = []
-        for number, row_metadata in metadata:
-            numbers.append(number)
-            for field, field_values in values.items():
-                field_values.append(row_metadata.get(field))
-        positions = rows.locate(numbers).tolist()
-        columns = list(rows.columns.items())
-        for field, field_values in values.items():
-            column = Column(len(rows.numbers))
-            for position, value in zip(positions, field_values, strict=True):
-                column.set(position, value)
-            columns.append((field, column))
-        rows.columns = dict(columns[-max(MAX_COLUMNS, len(fields)) :])
+    def begin_columns(self, fields: set[str]) -> ColumnBuild:
+        """Begins to build columns for newly filtered fields: until `end_columns`, changes are recorded in the build."""
+        build = ColumnBuild(fields)
+        self._builds.append(build)
+        return build
+
+    def end_columns(self, build: ColumnBuild, *, is_complete: bool) -> None:
+        """Adds the columns if all rows have been read."""
+        self._builds.remove(build)
+        if is_complete:
+            rows, _ = self._state
+            columns = rows.columns | build.to_columns(rows.locate_present, len(rows.numbers))
+            rows.columns = dict(list(columns.items())[-max(MAX_COLUMNS, len(build.fields)) :])
 
     # Searches: in any thread. They return None if the filter needs columns that are missing.
 

@@ -22,6 +22,7 @@ log = logging.getLogger("danmaku")
 
 LOG_EVERY_S = 10.0
 RETRY_SAVE_AFTER_S = 60.0
+ESTIMATE_SHARE = 0.1  # by which the number of rows may change before their size is estimated again
 
 
 class OpenCollection:
@@ -29,7 +30,11 @@ class OpenCollection:
 
     def __init__(self, stored: database.StoredCollection, index: Index, directory: Path, tuning: Tuning) -> None:
         self.stored, self.index, self._tuning = stored, index, tuning
+        self.damaged = 0  # items in the database that the index leaves out
+        self.row_bytes = 0.0  # on the disk, of one row; an estimate
+        self._estimated_count: int | None = None
         self.snapshot = directory / f"{stored.number}.graph"
+        self.snapshot_bytes = self._measure_snapshot()
         self._saved: tuple[Graph | None, int] = (None, 0)  # what the snapshot holds, and how many of its rows
         self._save_after = 0.0
 
@@ -44,7 +49,11 @@ class OpenCollection:
     ) -> OpenCollection:
         """Builds the index from the database, using the snapshot as far as there is one."""
         collection = cls(stored, Index(stored.dim, changing, tuning), directory, tuning)
-        rows = database.read_rows(connection, stored.number, stored.dim)
+        rows, damaged = database.read_rows(connection, stored.number, stored.dim)
+        if damaged:
+            collection.damaged = len(damaged)
+            named = ", ".join(map(repr, list(damaged.values())[: database.MAX_NAMED]))
+            log.error("%d damaged danmaku of collection %s are left out: %s", len(damaged), stored.name, named)
         try:
             graph, known = Graph.load(collection.snapshot, stored.dim)
             collection.index = Index.restore(changing, graph, known, rows, tuning)
@@ -55,6 +64,20 @@ class OpenCollection:
             log.warning("The snapshot of collection %s is unusable; its graph is rebuilt: %s", stored.name, error)
             collection.index.add(rows)
         return collection
+
+    def is_estimated(self, count: int) -> bool:
+        """Returns whether `row_bytes` was estimated at about this number of rows; asking the database takes longer."""
+        known = self._estimated_count
+        return known is not None and abs(count - known) <= known * ESTIMATE_SHARE
+
+    def keep_estimate(self, count: int, row_bytes: float) -> None:
+        self._estimated_count, self.row_bytes = count, row_bytes
+
+    def _measure_snapshot(self) -> int:
+        try:
+            return self.snapshot.stat().st_size
+        except OSError:  # there is none
+            return 0
 
     def save_if_due(self) -> None:
         graph, numbers = self.index.snapshot()
@@ -74,6 +97,7 @@ class OpenCollection:
             else:
                 self.snapshot.unlink(missing_ok=True)
             self._saved = graph, len(numbers)
+            self.snapshot_bytes = self._measure_snapshot()
         except (OSError, RuntimeError) as error:
             self._save_after = time.monotonic() + RETRY_SAVE_AFTER_S
             log.warning("The snapshot %s could not be written: %s", self.snapshot, error)

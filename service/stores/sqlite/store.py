@@ -65,6 +65,7 @@ class SqliteStore:
         self._reader = threading.local()
         self._connections: set[sqlite3.Connection] = set()
         self._readers = ThreadPoolExecutor(READERS, "read collections")
+        self._column_reader = ThreadPoolExecutor(1, "read columns")
         self._is_open = True
         self._writer = Writer(connection, self._changing, self._tidy)
         self._maintenance = MaintenanceThread(lambda: self._collections.values(), tuning)
@@ -99,6 +100,10 @@ class SqliteStore:
             lock.close()
             raise
 
+    @property
+    def damaged(self) -> int:
+        return sum(collection.damaged for collection in self._collections.values())
+
     async def close(self) -> None:
         if self._is_open:
             self._is_open = False
@@ -110,6 +115,7 @@ class SqliteStore:
         for collection in self._collections.values():
             collection.save()
         self._readers.shutdown()
+        self._column_reader.shutdown()
         for connection in (*self._connections, self._connection):
             connection.close()
         self._lock.close()
@@ -194,7 +200,7 @@ class SqliteStore:
             return count, lambda: collection.index.remove(numbers)
 
         for _ in range(TRIES):
-            await self._read(lambda connection: self._ensure_columns(connection, self._collection(name), filter))
+            await self._ensure_columns(name, filter)
             if (count := await self._write(work)) is not None:
                 return count
         raise StoreUnavailable("too many concurrent filters over different fields")
@@ -206,6 +212,10 @@ class SqliteStore:
             return [self._describe(connection, *entry) for entry in sorted(self._collections.items())]
 
         return await self._read(read)
+
+    async def count_collections(self) -> int:
+        self._check_open()
+        return len(self._collections)
 
     async def describe(self, name: str) -> CollectionInfo:
         return await self._read(lambda connection: self._describe(connection, name, self._collection(name)))
@@ -241,35 +251,33 @@ class SqliteStore:
         filter: Filter | None = None,
         with_vectors: bool = False,
     ) -> Sequence[Sequence[Match]]:
-        def read(connection: sqlite3.Connection) -> Sequence[Sequence[Match]]:
-            matches: Sequence[Sequence[Match]] = []
-            for _ in range(TRIES):
-                collection = self._collection(name)
-                check_dim(name, collection.stored.dim, [queries])
-                if filter:
-                    self._ensure_columns(connection, collection, filter)
-                now = time.time()
-                found = [
-                    collection.index.search(query, top_k=top_k, min_score=min_score, filter=filter, now=now)
-                    for query in queries
-                ]
-                rows = [(numbers.tolist(), scores.tolist()) for numbers, scores in (each for each in found if each)]
-                wanted = {number for numbers, _ in rows for number in numbers}
-                items = database.read_by_number(
-                    connection, collection.stored.number, [*wanted], with_vectors=with_vectors
-                )
-                matches = [
-                    [Match(items[n], score) for n, score in zip(*row, strict=True) if n in items] for row in rows
-                ]
-                if len(items) == len(wanted) and len(rows) == len(queries):
-                    break
-                # Rows were replaced after they had been found, or filters over other fields evicted the columns: try
-                # again as soon as the index has caught up with the database.
-                with self._changing:
-                    pass
-            return matches
+        def read(connection: sqlite3.Connection) -> tuple[Sequence[Sequence[Match]], bool]:
+            collection = self._collection(name)
+            check_dim(name, collection.stored.dim, [queries])
+            now = time.time()
+            found = [
+                collection.index.search(query, top_k=top_k, min_score=min_score, filter=filter, now=now)
+                for query in queries
+            ]
+            rows = [(numbers.tolist(), scores.tolist()) for numbers, scores in (each for each in found if each)]
+            wanted = {number for numbers, _ in rows for number in numbers}
+            items = database.read_by_number(connection, collection.stored.number, [*wanted], with_vectors=with_vectors)
+            matches = [[Match(items[n], score) for n, score in zip(*row, strict=True) if n in items] for row in rows]
+            if len(items) == len(wanted) and len(rows) == len(queries):
+                return matches, True
+            # Rows were replaced after they had been found, or filters over other fields evicted the columns: the next
+            # try begins as soon as the index has caught up with the database.
+            with self._changing:
+                return matches, False
 
-        return await self._read(read)
+        matches: Sequence[Sequence[Match]] = []
+        for _ in range(TRIES):
+            if filter:
+                await self._ensure_columns(name, filter)
+            matches, is_complete = await self._read(read)
+            if is_complete:
+                break
+        return matches
 
     # Parts of the above
 
@@ -309,18 +317,44 @@ class SqliteStore:
 
     def _describe(self, connection: sqlite3.Connection, name: str, collection: OpenCollection) -> CollectionInfo:
         stored, count = collection.stored, collection.index.count
-        row_bytes = 2 * stored.dim + database.estimate_row_bytes(connection, stored.number)
-        snapshot_bytes = collection.snapshot.stat().st_size if collection.snapshot.exists() else 0
-        return CollectionInfo(
-            name, count, stored.dim, stored.fingerprint, int(count * row_bytes) + snapshot_bytes, stored.created_at
-        )
+        if not collection.is_estimated(count):
+            collection.keep_estimate(count, 2 * stored.dim + database.estimate_row_bytes(connection, stored.number))
+        size = int(count * collection.row_bytes) + collection.snapshot_bytes
+        return CollectionInfo(name, count, stored.dim, stored.fingerprint, size, stored.created_at)
 
-    def _ensure_columns(self, connection: sqlite3.Connection, collection: OpenCollection, filter: Filter) -> None:
-        """Reads the fields that are filtered for the first time: 0.2 s for 100,000 items, while changes wait."""
-        if collection.index.missing_columns(filter):
+    async def _ensure_columns(self, name: str, filter: Filter) -> None:
+        """Reads the fields that are filtered for the first time: 0.2 s for 100,000 items.
+
+        One thread does it for all, so other searches keep theirs, and changes do not wait for it. It stops when the
+        caller is cancelled.
+        """
+        self._check_open()
+        if self._collection(name).index.missing_columns(filter):
+            stop = threading.Event()
+            try:
+                await asyncio.get_running_loop().run_in_executor(
+                    self._column_reader,
+                    self._read_in_thread,
+                    lambda connection: self._build_columns(connection, self._collection(name), filter, stop),
+                )
+            finally:
+                stop.set()
+
+    def _build_columns(
+        self, connection: sqlite3.Connection, collection: OpenCollection, filter: Filter, stop: threading.Event
+    ) -> None:
+        index, is_complete = collection.index, False
+        with self._changing:
+            missing = index.missing_columns(filter)
+            if not missing or stop.is_set():
+                return
+            build = index.begin_columns(missing)
+        try:
+            rows = database.iterate_metadata(connection, collection.stored.number)
+            is_complete = build.read(rows, stop.is_set)
+        finally:
             with self._changing:
-                missing = collection.index.missing_columns(filter)
-                collection.index.add_columns(missing, database.iterate_metadata(connection, collection.stored.number))
+                index.end_columns(build, is_complete=is_complete)
 
     def _tidy(self, connection: sqlite3.Connection) -> tuple[bool, Follow]:
         removed = []

@@ -27,6 +27,7 @@ from service.settings import Settings
 from service.stores.base import Item
 from service.stores.open import open_store
 
+JSON = {"content-type": "application/json"}
 NDJSON = {"content-type": "application/x-ndjson"}
 
 
@@ -202,7 +203,7 @@ async def test_a_stream_keeps_what_came_before_its_error(tiny_model: Path, tmp_p
 
 async def test_a_late_answer_is_a_504(http: httpx.AsyncClient) -> None:
     body = json.dumps([{"text": "草" + "哈" * (n % 9) + "好" * (n // 9)} for n in range(200)])
-    answer = await http.post("/collections/room/danmaku", content=body, headers={"X-Timeout-Ms": "1"})
+    answer = await http.post("/collections/room/danmaku", content=body, headers=JSON | {"X-Timeout-Ms": "1"})
     assert (answer.status_code, answer.json()["error_type"]) == (504, "out_of_time")
 
 

@@ -42,6 +42,12 @@ def rows(count: int, *, first: int = 1, seed: int = 0, ends: float = math.inf) -
     return RowBatch(numbers, vectors(count, seed).astype(np.float16), np.full(count, ends), metadata)
 
 
+def build_columns(index: Index, fields: set[str], batch: RowBatch) -> None:
+    build = index.begin_columns(fields)
+    is_complete = build.read(zip(batch.numbers.tolist(), batch.metadata, strict=True), lambda: False)
+    index.end_columns(build, is_complete=is_complete)
+
+
 def filled(*batches: RowBatch) -> Index:
     index = Index(DIM, Lock(), TUNING)
     for batch in batches:
@@ -123,7 +129,7 @@ def test_a_filter_finds_as_many_in_a_graph(source: Any, keep: Any) -> None:
     maintain(index)
     filter = parse(source)
     assert index.search(vectors(1)[0], top_k=1, min_score=None, filter=filter, now=0.0) is None, "columns are missing"
-    index.add_columns(index.missing_columns(filter), zip(batch.numbers.tolist(), batch.metadata, strict=True))
+    build_columns(index, index.missing_columns(filter), batch)
 
     kept = keep(batch.numbers)
     if not kept.any():
@@ -172,7 +178,7 @@ def test_room_is_made_when_most_rows_are_gone() -> None:
     index = filled(batch)
     maintain(index)
     room = parse({"room": 3})
-    index.add_columns({"room"}, zip(batch.numbers.tolist(), batch.metadata, strict=True))
+    build_columns(index, {"room"}, batch)
     index.remove(range(1, 2501))
     maintain(index)
 

@@ -1,0 +1,97 @@
+"""Bounds the memory that all requests hold together: bodies, what is made of them, and answers that nobody has read.
+
+Each limit of a request alone is harmless, and thirty callers who send a body and never finish it, or never read their
+answers, would still take a gigabyte. So what is large is counted, `hold_bytes`, and beyond the limit requests are
+refused until others are done. Small requests are not counted: their number is bounded by that of the connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import threading
+import time
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from service.errors import MemoryFull
+from service.metrics import Metrics
+
+log = logging.getLogger("danmaku")
+
+SMALL_BYTES = 64 * 2**10  # less than this is not worth counting
+WAIT_S = 0.05
+LOG_EVERY_S = 60.0
+
+
+class Memory:
+    """Counts the bytes that requests hold, up to `max_bytes`."""
+
+    def __init__(self, max_bytes: int, metrics: Metrics) -> None:
+        self._max_bytes, self._metrics = max_bytes, metrics
+        self._held_bytes = self._most_bytes = 0
+        self._logged_at = -LOG_EVERY_S
+        metrics.held_bytes.set_function(lambda: self._held_bytes)
+        metrics.held_limit_bytes.set(max_bytes)
+
+    def take(self, count: int) -> None:
+        """Raises MemoryFull if all requests together would hold more than the limit."""
+        if self._held_bytes + count > self._max_bytes:
+            self._metrics.refused_bytes.inc(count)
+            if time.monotonic() > self._logged_at + LOG_EVERY_S:
+                self._logged_at = time.monotonic()
+                log.warning("Requests hold %d bytes of max_held_bytes %d; more are refused.", self._held_bytes, count)
+            raise MemoryFull(
+                f"no memory left: requests in progress hold {self._held_bytes} bytes, this one needs {count} more, and "
+                f"the limit is {self._max_bytes}; retry later, or send less at a time"
+            )
+        self._held_bytes += count
+        self._most_bytes = max(self._most_bytes, self._held_bytes)
+
+    def release(self, count: int) -> None:
+        self._held_bytes -= count
+        if self._most_bytes > self._max_bytes // 4 and self._held_bytes < self._most_bytes // 8:
+            self._most_bytes = self._held_bytes
+            threading.Thread(target=_return_free_memory, name="return memory").start()
+
+
+@dataclass(slots=True)
+class Hold:
+    """What one request holds."""
+
+    memory: Memory
+    held_bytes: int = 0
+
+
+current_hold: ContextVar[Hold | None] = ContextVar("current_hold", default=None)
+
+
+def hold_bytes(count: int) -> None:
+    """Counts bytes that the current request holds until it is done, or until `release_bytes`. Raises MemoryFull."""
+    if hold := current_hold.get():
+        hold.memory.take(count)
+        hold.held_bytes += count
+
+
+def release_bytes(count: int) -> None:
+    if hold := current_hold.get():
+        hold.memory.release(count)
+        hold.held_bytes -= count
+
+
+async def wait_for_bytes(count: int, *, timeout_s: float) -> None:
+    """Waits until the current request may hold the bytes: for streams. Raises MemoryFull after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        with suppress(MemoryFull):
+            return hold_bytes(count)
+        await asyncio.sleep(WAIT_S)
+    hold_bytes(count)
+
+
+def _return_free_memory() -> None:
+    """Gives free memory back to the system: glibc keeps what lies between blocks that are in use."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
