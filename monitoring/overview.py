@@ -139,6 +139,7 @@ def overview() -> builders.Dashboard:
             {
                 "danmaku": "max(danmaku_collection_items{GATEWAYS})",
                 "collections": "max(danmaku_collections{GATEWAYS})",
+                "damaged danmaku": "max(danmaku_collection_damaged_items{GATEWAYS})",
             },
             COUNT,
         ),
@@ -292,6 +293,35 @@ def overview() -> builders.Dashboard:
             COUNT,
             ((1, BAD),),
             width=6,
+        ),
+    )
+    row(
+        it,
+        "Does anybody take too much?",
+        lines(
+            "Memory held by requests",
+            "Bodies, what is made of them, and answers not yet read; beyond the limit, requests are refused with 503.",
+            {
+                "{{instance}}": "danmaku_held_bytes{GATEWAYS}",
+                "limit": "min(danmaku_held_limit_bytes{GATEWAYS})",
+            },
+            BYTES,
+        ),
+        lines(
+            "Memory refused to requests",
+            "Bytes a second that requests needed beyond the limit.",
+            {"{{instance}}": "rate(danmaku_refused_bytes_total{GATEWAYS}[RATE])"},
+            BYTES,
+        ),
+        lines(
+            "Connections",
+            "Those that are open, and those that were closed for others, by what they did.",
+            {
+                "{{instance}}": "danmaku_connections{GATEWAYS}",
+                "limit": "min(danmaku_connections_limit{GATEWAYS})",
+                "closed {{stage}}": "sum by (stage) (increase(danmaku_connections_dropped_total{GATEWAYS}[RATE]))",
+            },
+            COUNT,
         ),
     )
     return row(
