@@ -24,6 +24,7 @@ log = logging.getLogger("danmaku")
 SMALL_BYTES = 64 * 2**10  # less than this is not worth counting
 WAIT_S = 0.05
 LOG_EVERY_S = 60.0
+RETURN_AFTER_S = 2.0
 
 
 class Memory:
@@ -54,7 +55,9 @@ class Memory:
         self._held_bytes -= count
         if self._most_bytes > self._max_bytes // 4 and self._held_bytes < self._most_bytes // 8:
             self._most_bytes = self._held_bytes
-            threading.Thread(target=_return_free_memory, name="return memory").start()
+            timer = threading.Timer(RETURN_AFTER_S, _return_free_memory)  # what was released is free a moment later
+            timer.daemon = True
+            timer.start()
 
 
 @dataclass(slots=True)

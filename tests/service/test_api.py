@@ -132,7 +132,7 @@ async def test_no_texts_give_no_vectors(client: httpx.AsyncClient, body: object)
         ("/embed", '{"texts": ["草"', 400, "malformed_json", "invalid JSON in the body: unexpected end of data"),
         ("/embed", b"\xff\xfe", 400, "malformed_json", "invalid JSON in the body: "),
         ("/embed", '["\\ud800"]', 400, "malformed_json", "invalid JSON in the body: "),
-        ("/embed", "[" * 5000, 400, "malformed_json", "invalid JSON in the body: "),
+        ("/embed", "[" * 5000, 422, "invalid_request", "invalid body: 5000 levels"),
         ("/embed", "{}", 422, "invalid_request", "texts: Field required"),
         ("/embed", "3", 422, "invalid_request", "invalid body: "),
         ("/embed", '{"texts": "草"}', 422, "invalid_request", "texts: "),

@@ -120,7 +120,7 @@ async def test_other_pages_may_not(client: httpx.AsyncClient) -> None:
 async def test_without_the_setting_no_page_may(recording_client: httpx.AsyncClient) -> None:
     answer = await recording_client.post("/embed", json=["草"], headers={"Origin": PAGE})
 
-    assert answer.status_code == 200  # off by default on loopback: no key either
+    assert (answer.status_code, answer.json()["error_type"]) == (403, "foreign_origin")
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 

@@ -94,7 +94,7 @@ async def test_what_is_wrong_with_the_whole_is_said_before_it_begins(
         ("草", "malformed_json", "invalid JSON in the line: "),
         ('{"text": "草"', "malformed_json", "invalid JSON in the line: EOF"),
         ('"\\ud800"', "malformed_json", "invalid JSON in the line: "),
-        ("[" * 5000, "malformed_json", "invalid JSON in the line: "),
+        ("[" * 5000, "too_large", "too many values: 5000 in the line"),
         ("3", "invalid_request", "invalid line: "),
         ('["草"]', "invalid_request", "invalid line: "),
         ('{"txt": "草"}', "invalid_request", "text: Field required"),
