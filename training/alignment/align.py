@@ -186,7 +186,7 @@ def _contrast(
 def _masked_lm(
     params: Params, bert_config: BertConfig, features: Tensors, hidden: tf.Tensor, depth: int
 ) -> dict[str, tf.Tensor]:
-    """Returns loss and accuracy of the danmaku with masks, which come first; `hidden` is the output of `depth` layers."""
+    """Returns loss and accuracy of the danmaku with masks, the first ones; `hidden` is the output of `depth` layers."""
     count = features["masked_lm_ids"].shape[0]
     hidden = model.encode_on(params, bert_config, hidden[:count], features["input_mask"][:count], depth)
     logits = model.masked_lm_logits(params, hidden, features["masked_lm_positions"])
