@@ -122,7 +122,7 @@ def workers() -> builders.Dashboard:
         "What fills up?",
         lines(
             "Queue",
-            "Texts waiting for the model, and in it. A worker refuses none.",
+            "Texts that wait for the model, and texts in it.",
             {
                 "{{instance}}": "danmaku_worker_queue_texts{WORKERS}",
                 "{{instance}}, in the model": "danmaku_worker_in_flight_texts{WORKERS}",
@@ -131,7 +131,7 @@ def workers() -> builders.Dashboard:
         ),
         lines(
             "Memory of requests",
-            "Share of the memory for requests in progress. At 100 % the worker stops reading, and clients wait.",
+            "Share of the memory for requests in progress. At 100 % further requests wait, and some are refused.",
             {"{{instance}}": "danmaku_worker_held_bytes{WORKERS} / danmaku_worker_held_limit_bytes"},
             SHARE,
             ((0.5, WARNING), (0.8, BAD)),
