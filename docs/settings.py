@@ -1,4 +1,4 @@
-"""Writes the table of settings in docs/operations.md anew, from service/settings.py: `make docs`.
+"""Regenerates the table of settings in docs/operations.md from service/settings.py: `make docs`.
 
 What a setting is for stands in one place, its description, which `danmaku serve --help` prints as well.
 """

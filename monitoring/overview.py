@@ -41,7 +41,7 @@ def overview() -> builders.Dashboard:
         "Are users served?",
         number(
             "Gateways ready",
-            "Gateways that answer /readyz with 200. With none, nobody is served.",
+            "Gateways that answer /readyz with 200. With none, no client is served.",
             "sum(danmaku_ready{GATEWAYS})",
             COUNT,
             ((0, BAD), (1, GOOD)),
@@ -63,7 +63,7 @@ def overview() -> builders.Dashboard:
         ),
         number(
             "Requests",
-            "HTTP requests a second, without those of health checks and Prometheus.",
+            "HTTP requests per second, without health checks and Prometheus.",
             "sum(rate(danmaku_requests_total{USERS}[RATE]))",
             REQUESTS_PER_SECOND,
             (),
@@ -71,53 +71,53 @@ def overview() -> builders.Dashboard:
         number(
             "Cache hits",
             "Share of the look-ups that were answered from memory or Redis. It falls when the model changes and when "
-            "Redis is gone.",
+            "Redis is unavailable.",
             f'sum(rate(danmaku_cache_lookups_total{{result="hit", GATEWAYS}}[RATE])) / {LOOK_UPS}',
             SHARE,
             ((0, WARNING), (0.1, GOOD)),
         ),
         number(
             "Models",
-            "Different fingerprints that gateways serve. More than one: a change of model is on its way, or stuck.",
+            "Fingerprints that gateways serve. More than one means that a change of model is in progress or stuck.",
             "count(count by (fingerprint) (danmaku_model_info{GATEWAYS}))",
             COUNT,
             ((2, WARNING),),
         ),
         _budget(
             "Budget spent: availability",
-            "How many times as quickly as allowed the error budget of 30 days is spent: 1 just lasts, 14.4 for an "
-            "hour wakes somebody.",
+            "How much faster than allowed the error budget of 30 days is spent. At 1 it just lasts; 14.4 for an "
+            "hour pages.",
             "danmaku:unanswered:ratio_rate{} / 0.001",
         ),
         _budget(
             "Budget spent: latency",
-            "The same for requests for vectors that took more than 250 ms, of which 1 % are allowed.",
+            "The same for requests for vectors that took more than 250 ms; the budget is 1 %.",
             "danmaku:slow:ratio_rate{} / 0.01",
         ),
     )
     row(
         it,
-        "What do they ask?",
+        "What do clients request?",
         lines(
             "Requests by route",
-            "Health checks and Prometheus left out. A stream counts once, when it ends.",
+            "Without health checks and Prometheus. A stream counts once, when it ends.",
             {"{{route}}": "sum by (route) (rate(danmaku_requests_total{USERS}[RATE])) > 0 or on () vector(0)"},
             REQUESTS_PER_SECOND,
             stacked=True,
         ),
         lines(
             "Requests by outcome",
-            "Those that are invalid are the callers' doing, gone are those who hung up; the rest is ours.",
+            "The client causes invalid and gone (it disconnected). The gateway causes refused, expired and failed.",
             {"{{outcome}}": "sum by (outcome) (rate(danmaku_requests_total{USERS}[RATE]))"},
             REQUESTS_PER_SECOND,
             stacked=True,
         ),
         lines(
             "Texts",
-            "Texts a second: asked for, encoded, and those that the queue refused or that left it since nobody waited "
-            "any more. What is asked and not encoded comes from the cache.",
+            "Texts per second: requested, encoded, refused by a full queue, and expired because nobody waited for "
+            "them. Texts that are requested and not encoded come from the cache.",
             {
-                "asked for": "sum(rate(danmaku_texts_total{GATEWAYS}[RATE]))",
+                "requested": "sum(rate(danmaku_texts_total{GATEWAYS}[RATE]))",
                 "encoded": "sum(rate(danmaku_batch_texts_sum{GATEWAYS}[RATE]))",
                 "refused": "sum(rate(danmaku_refused_texts_total{GATEWAYS}[RATE]))",
                 "expired": "sum(rate(danmaku_expired_texts_total{GATEWAYS}[RATE]))",
@@ -126,7 +126,7 @@ def overview() -> builders.Dashboard:
         ),
         lines(
             "Texts without a vector",
-            "By reason: blank, nothing of it in the vocabulary, too long. And texts whose end was cut off.",
+            "By reason: blank, not in the vocabulary, or too long. Also texts that were truncated.",
             {
                 "{{error_type}}": "sum by (error_type) (rate(danmaku_text_errors_total{GATEWAYS}[RATE]))",
                 "truncated": "sum(rate(danmaku_truncated_texts_total{GATEWAYS}[RATE]))",
@@ -135,7 +135,7 @@ def overview() -> builders.Dashboard:
         ),
         lines(
             "Collections",
-            "Danmaku in all collections, of the gateway that has most: several may share one store.",
+            "Danmaku in all collections of the gateway with the most, because gateways may share a store.",
             {
                 "danmaku": "max(danmaku_collection_items{GATEWAYS})",
                 "collections": "max(danmaku_collections{GATEWAYS})",
@@ -145,7 +145,7 @@ def overview() -> builders.Dashboard:
         ),
         lines(
             "Memory and disk of collections",
-            "What collections take, of the gateway that has most.",
+            "Memory and disk of collections, for the gateway with the most.",
             {"bytes": "max(danmaku_collection_bytes{GATEWAYS})"},
             BYTES,
         ),
@@ -155,19 +155,19 @@ def overview() -> builders.Dashboard:
         "How long do they wait?",
         percentiles(
             "Latency of requests for vectors",
-            "From a request's head to its answer; estimated within the buckets of the heat map. Streams are left out.",
+            "From the request's head to the response, estimated from the buckets of the heat map. Without streams.",
             BUCKETS,
             ((OBJECTIVE_S, WARNING), (1, BAD)),
         ),
         heat(
             "Latency of requests for vectors, heat map",
-            "How many requests took how long. Two bands are usual: what the cache answers, and what is encoded.",
+            "Number of requests by latency. Two bands are usual: cached texts and encoded texts.",
             BUCKETS,
             ((OBJECTIVE_S, WARNING),),
         ),
         lines(
             "Latency by route, p90",
-            "Of routes that are asked.",
+            "For routes with requests.",
             {
                 "{{route}}": "histogram_quantile(0.9, sum by (le, route) "
                 "(rate(danmaku_request_seconds_bucket{USERS}[RATE]))) > 0 or on () vector(0)"
@@ -177,13 +177,13 @@ def overview() -> builders.Dashboard:
         ),
         percentiles(
             "Wait for the encoder",
-            "Of texts that are not in the cache. It grows when more comes than can be encoded, first of long lists.",
+            "For texts that are not cached. It grows when the load exceeds the encoder, first for long lists.",
             "danmaku_queue_seconds_bucket{GATEWAYS}",
             ((OBJECTIVE_S, WARNING), (1, BAD)),
         ),
         percentiles(
             "Model calls",
-            "With workers, from sending a batch to having its vectors.",
+            "With workers, from sending a batch to receiving its vectors.",
             "danmaku_encode_seconds_bucket{GATEWAYS}",
             ((OBJECTIVE_S, WARNING), (1, BAD)),
         ),
@@ -199,15 +199,15 @@ def overview() -> builders.Dashboard:
         "What fills up?",
         lines(
             "Queue",
-            "Share of its room that is taken. From 80 % on a gateway is not ready, at 100 % it refuses requests.",
+            "Share of the queue in use. From 80 % a gateway is not ready; at 100 % it refuses requests.",
             {"{{instance}}": "danmaku_queue_texts{GATEWAYS} / danmaku_queue_limit_texts"},
             SHARE,
             ((0.5, WARNING), (0.8, BAD)),
         ),
         lines(
             "Cores",
-            "Cores that a gateway uses. All but model calls is done by one: a gateway in front of workers is at its "
-            "limit near 1, and wants a second one beside it.",
+            "Cores that a gateway uses. Everything but model calls uses one core, so a gateway in front of workers "
+            "is at its limit near 1: add a second gateway.",
             {
                 "{{instance}}": "rate(process_cpu_seconds_total{GATEWAYS}[RATE])"
                 " * on (job, instance) group_left danmaku_build_info"
@@ -217,7 +217,7 @@ def overview() -> builders.Dashboard:
         ),
         lines(
             "Memory",
-            "Resident memory of a gateway, and what its cache accounts for.",
+            "Resident memory of a gateway, and the part used by its cache.",
             {
                 "{{instance}}": "process_resident_memory_bytes{GATEWAYS}"
                 " * on (job, instance) group_left danmaku_build_info",
@@ -236,7 +236,7 @@ def overview() -> builders.Dashboard:
         ),
         lines(
             "Batch",
-            "Texts and tokens of a model call, on average.",
+            "Average texts and tokens per model call.",
             {
                 "texts": "sum(rate(danmaku_batch_texts_sum{GATEWAYS}[RATE]))"
                 " / sum(rate(danmaku_batch_texts_count{GATEWAYS}[RATE]))",
@@ -247,7 +247,7 @@ def overview() -> builders.Dashboard:
         ),
         lines(
             "Padding",
-            "Share of padding beside the tokens of a call. Little, if texts of like length come together.",
+            "Share of padding in a model call. It is low if texts of similar length arrive together.",
             {
                 "padding": "sum(rate(danmaku_padding_tokens_total{GATEWAYS}[RATE]))"
                 " / (sum(rate(danmaku_padding_tokens_total{GATEWAYS}[RATE]))"
@@ -262,7 +262,7 @@ def overview() -> builders.Dashboard:
         "What does the cache do?",
         lines(
             "Look-ups by result",
-            "In memory, and what memory misses in Redis; skipped while Redis is left alone.",
+            "In memory first, then in Redis; skipped while the circuit breaker is open.",
             {"{{tier}} {{result}}": "sum by (tier, result) (rate(danmaku_cache_lookups_total{GATEWAYS}[RATE]))"},
             PER_SECOND,
             width=6,
@@ -270,7 +270,7 @@ def overview() -> builders.Dashboard:
         ),
         lines(
             "Redis errors",
-            "By kind; and texts whose vectors were not written. A request never fails of it.",
+            "By kind; also texts whose vectors were not written. Requests never fail because of it.",
             {
                 "{{kind}}": "sum by (kind) (rate(danmaku_redis_errors_total{GATEWAYS}[RATE]))",
                 "not written": "sum(rate(danmaku_redis_unwritten_texts_total{GATEWAYS}[RATE]))",
@@ -281,14 +281,14 @@ def overview() -> builders.Dashboard:
         ),
         lines(
             "Texts in memory",
-            "That a gateway's own cache holds; it gives up those that were not asked for longest.",
+            "Texts in a gateway's own cache, which evicts the least recently used.",
             {"{{instance}}": "danmaku_cache_texts{GATEWAYS}"},
             COUNT,
             width=6,
         ),
         lines(
-            "Redis left alone",
-            "It is 1 while the circuit breaker is open after failures.",
+            "Redis circuit breaker",
+            "It is 1 while the circuit breaker is open after failures, and Redis is not used.",
             {"{{instance}}": "danmaku_redis_breaker_open{GATEWAYS}"},
             COUNT,
             ((1, BAD),),
@@ -329,11 +329,11 @@ def overview() -> builders.Dashboard:
         "Which model is it?",
         facts(
             "Models",
-            "What each gateway serves. Vectors of one fingerprint can be compared with one another.",
+            "The model of each gateway. Vectors with the same fingerprint can be compared.",
             ("danmaku_model_info{GATEWAYS}",),
             width=14,
         ),
-        facts("Versions", "Of this software, and of Python.", ("danmaku_build_info{GATEWAYS}",), width=10),
+        facts("Versions", "This software and Python.", ("danmaku_build_info{GATEWAYS}",), width=10),
     )
 
 

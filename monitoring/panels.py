@@ -1,4 +1,4 @@
-"""What the dashboards are made of: pages, rows, and the kinds of panel. Each panel needs a title, a description, a
+"""The parts of dashboards: pages, rows, and the kinds of panel. Each panel needs a title, a description, a
 unit and thresholds: without one of them it tells a number and leaves its reader to guess whether it is a good one.
 
 Expressions are PromQL in which some words in capitals stand for what would otherwise be repeated: see `WORDS`.
@@ -81,7 +81,7 @@ def row(on: builders.Dashboard, title: str, *panels: Builder[dashboard.Panel]) -
 
 
 class Panel(Protocol):
-    """What the SDK's builders of panels have in common."""
+    """The interface that the SDK's builders of panels share."""
 
     def title(self, title: str) -> Self: ...
     def description(self, description: str) -> Self: ...
@@ -136,7 +136,7 @@ def lines(
 
 
 def percentiles(title: str, description: str, buckets: str, steps: Steps = (), *, width: int = 8) -> timeseries.Panel:
-    """Of a histogram in seconds, given its buckets with their selector."""
+    """Draws percentiles of a histogram in seconds, given its buckets with their selector."""
     rates = f"sum by (le) (rate({buckets}[RATE]))"
     expressions = {name: f"histogram_quantile({q}, {rates})" for name, q in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))}
     return lines(title, description, expressions, SECONDS, steps, width=width)

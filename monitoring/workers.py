@@ -29,26 +29,26 @@ def workers() -> builders.Dashboard:
         "What do gateways see?",
         lines(
             "Workers",
-            "Looked for, and ready; of the gateway that sees fewest. The difference is lost, or not up yet.",
+            "Configured and ready workers, for the gateway that sees the fewest. The rest are lost or starting.",
             {"looked for": "max(danmaku_workers_known)", "ready": "min(danmaku_workers_ready)"},
             COUNT,
         ),
         lines(
             "Models among ready workers",
-            "More than one while a model is rolled out. Every answer is of one all the same, which it names.",
+            "More than one while a model is rolled out. Every response still comes from one model and names it.",
             {"{{instance}}": "danmaku_worker_fingerprints"},
             COUNT,
             ((2, WARNING),),
         ),
         percentiles(
             "Round trip",
-            "Of the question whether a worker is there, which does not queue up behind texts.",
+            "Round trip of a ping to a worker, which does not wait behind texts.",
             "danmaku_worker_ping_seconds_bucket",
             ((0.1, WARNING), (1, BAD)),
         ),
         lines(
             "Batches given to a second worker",
-            "Since the first was lost, failed, or took more than two seconds.",
+            "Because the first was lost, failed, or took more than two seconds.",
             {"{{reason}}": "sum by (reason) (rate(danmaku_calls_retried_total[RATE]))"},
             PER_SECOND,
             ((0.1, WARNING), (1, BAD)),
@@ -56,7 +56,7 @@ def workers() -> builders.Dashboard:
         ),
         percentiles(
             "Batches, as gateways see them",
-            "From sending a batch to having its vectors: the worker's own time, its queue and the way.",
+            "From sending a batch to receiving its vectors: the worker's computation, its queue and the network.",
             "danmaku_encode_seconds_bucket",
             ((0.25, WARNING), (1, BAD)),
             width=12,
@@ -67,39 +67,39 @@ def workers() -> builders.Dashboard:
         "How do they do?",
         lines(
             "Texts",
-            "Texts a second that a worker is asked for.",
+            "Texts per second that a worker receives.",
             {"{{instance}}": "rate(danmaku_worker_texts_total{WORKERS}[RATE])"},
             PER_SECOND,
             stacked=True,
         ),
         lines(
             "Requests by outcome",
-            "Those that are invalid are the callers' doing; unclaimed: nobody listened to the answer.",
+            "The client causes invalid. In the case of unclaimed nobody subscribed to the answer.",
             {"{{outcome}}": "sum by (outcome) (rate(danmaku_worker_requests_total{WORKERS}[RATE]))"},
             REQUESTS_PER_SECOND,
             stacked=True,
         ),
         lines(
             "Clients",
-            "That sent texts within three minutes, gateways among them.",
+            "Clients, including gateways, that sent texts within three minutes.",
             {"{{instance}}": "danmaku_worker_active_clients{WORKERS}"},
             COUNT,
         ),
         percentiles(
             "Requests",
-            "From a request's arrival to its answer.",
+            "From the arrival of a request to its answer.",
             "danmaku_worker_request_seconds_bucket{WORKERS}",
             ((0.25, WARNING), (1, BAD)),
         ),
         heat(
             "Model calls, heat map",
-            "How many calls took how long.",
+            "Number of calls by duration.",
             "danmaku_worker_encode_seconds_bucket{WORKERS}",
             ((0.25, WARNING),),
         ),
         percentiles(
             "Wait for the model",
-            "Of a text. It grows when more comes than can be encoded: add workers.",
+            "Waiting time of a text. It grows when the load exceeds the workers: add some.",
             "danmaku_worker_queue_seconds_bucket{WORKERS}",
             ((0.25, WARNING), (1, BAD)),
         ),
@@ -111,7 +111,7 @@ def workers() -> builders.Dashboard:
         ),
         lines(
             "Tokens",
-            "Tokens a second that a worker encodes, padding not counted: the measure of its work.",
+            "Tokens per second that a worker encodes, without padding, which measures its work.",
             {"{{instance}}": "rate(danmaku_worker_batch_tokens_total{WORKERS}[RATE])"},
             PER_SECOND,
             stacked=True,
@@ -122,7 +122,7 @@ def workers() -> builders.Dashboard:
         "What fills up?",
         lines(
             "Queue",
-            "Texts waiting for the model, and in it. A worker refuses none.",
+            "Texts that wait for the model, and texts in it.",
             {
                 "{{instance}}": "danmaku_worker_queue_texts{WORKERS}",
                 "{{instance}}, in the model": "danmaku_worker_in_flight_texts{WORKERS}",
@@ -131,20 +131,20 @@ def workers() -> builders.Dashboard:
         ),
         lines(
             "Memory of requests",
-            "Share of the memory for requests in progress that is taken. At 100 % no more is read, and clients wait.",
+            "Share of the memory for requests in progress. At 100 % further requests wait, and some are refused.",
             {"{{instance}}": "danmaku_worker_held_bytes{WORKERS} / danmaku_worker_held_limit_bytes"},
             SHARE,
             ((0.5, WARNING), (0.8, BAD)),
         ),
         lines(
             "Requests in progress",
-            "Read, and not yet answered.",
+            "Requests that are read and not yet answered.",
             {"{{instance}}": "danmaku_worker_requests_in_progress{WORKERS}"},
             COUNT,
         ),
         lines(
             "Batch",
-            "Texts of a model call, on average.",
+            "Average texts per model call.",
             {
                 "{{instance}}": "rate(danmaku_worker_batch_texts_sum{WORKERS}[RATE])"
                 " / rate(danmaku_worker_batch_texts_count{WORKERS}[RATE])"
@@ -153,7 +153,7 @@ def workers() -> builders.Dashboard:
         ),
         lines(
             "Padding",
-            "Share of padding beside the tokens of a call, which only attention and pooling see.",
+            "Share of padding in a model call; only attention and pooling process it.",
             {
                 "{{instance}}": "rate(danmaku_worker_padding_tokens_total{WORKERS}[RATE])"
                 " / (rate(danmaku_worker_padding_tokens_total{WORKERS}[RATE])"
@@ -164,7 +164,7 @@ def workers() -> builders.Dashboard:
         ),
         lines(
             "Cores",
-            "Cores in use; near the number that the worker has, it is at its limit.",
+            "Cores in use. A worker is at its limit near the number of its cores.",
             {
                 "{{instance}}": "rate(process_cpu_seconds_total{WORKERS}[RATE])"
                 " * on (job, instance) group_left danmaku_worker_build_info"
@@ -175,6 +175,6 @@ def workers() -> builders.Dashboard:
     return row(
         it,
         "Which model is it?",
-        facts("Models", "What each worker has loaded.", ("danmaku_worker_model_info{WORKERS}",), width=14),
-        facts("Versions", "Of this software, and of Python.", ("danmaku_worker_build_info{WORKERS}",), width=10),
+        facts("Models", "The model that each worker has loaded.", ("danmaku_worker_model_info{WORKERS}",), width=14),
+        facts("Versions", "This software and Python.", ("danmaku_worker_build_info{WORKERS}",), width=10),
     )

@@ -62,7 +62,7 @@ class Memory:
 
 @dataclass(slots=True)
 class Hold:
-    """What one request holds."""
+    """Memory held by one request."""
 
     memory: Memory
     held_bytes: int = 0

@@ -25,10 +25,14 @@ from training.cli import main as danmaku_train
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/**/*.md", "*/README.md", "models/*/README.md")
-    for path in ROOT.glob(pattern)
+    {
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("*.md", "docs/**/*.md", "*/README*.md", "models/*/README.md")
+        for path in ROOT.glob(pattern)
+    }
 )
+CHINESE_SUFFIX = ".zh-CN.md"
+TRANSLATIONS = {page: page.replace(CHINESE_SUFFIX, ".md") for page in PAGES if page.endswith(CHINESE_SUFFIX)}
 PROGRAMS = (
     r"(?:[A-Z_]+=\S+ )*(?:sudo )?(?:\.venv[\w-]*/bin/[\w-]+|danmaku(?:-train)?|make|curl|python3?(?:\.\d+)?|pip|git|"
     r"apt-get|cd|docker|kubectl|kustomize|helm|kind|promtool|amtool|redis-(?:cli|server)|bert-serving-start|gcloud|"
@@ -48,6 +52,7 @@ class Command:
 
     @property
     def words(self) -> list[str]:
+        """Splits the command as a shell does, without comments."""
         return shlex.split(self.text, comments=True)
 
 

@@ -140,7 +140,7 @@ class Bot:
             await self._client.create(name)
 
     async def _report(self, at_s: float) -> None:
-        """What the chat is about now; of a silent one there is nothing to say."""
+        """Reports the topics of the chat, unless it is silent."""
         settings, copies = self._settings, list[Copy]()
         if not (lines := self._chat.lines(at_s)):
             return

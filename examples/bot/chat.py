@@ -1,4 +1,4 @@
-"""What vectors are good for in a chat: what it is about now, and which answer a line calls for. No network, no clock.
+"""Finds the topics of a chat and the replies to its lines from their vectors, without network or clock.
 
 Danmaku that mean the same are near each other, but all danmaku have something in common, which makes everything look
 alike. So the mean of all that was said is taken away first; what is left points to what a line is about. Topics are
@@ -34,7 +34,7 @@ class Reply:
 
 
 class Script:
-    """What to say to what: the nearest of `heard` is answered, if it is near enough."""
+    """Pairs of lines and replies: a line gets the reply of the nearest of `heard`, if it is near enough."""
 
     def __init__(self, heard: Sequence[str], says: Sequence[str], vectors: np.ndarray, *, min_score: float) -> None:
         """`vectors` [n, dim] are those of `heard`, of length 1."""
@@ -71,7 +71,7 @@ class Chat:
         return len(self._window)
 
     def topics(self, now_s: float) -> list[Topic]:
-        """What several lines of the last minute are about."""
+        """Returns the topics that several lines of the last minute share, the largest first."""
         if not self.lines(now_s):
             return []
         vector_of = {line: vector for _, line, vector in self._window}

@@ -1,4 +1,4 @@
-"""What a recorder writes, chunk by chunk, as lines: any recording that the service reads, told from its beginning.
+"""Splits what a recorder writes, chunk by chunk, into lines, for any format of recordings; the beginning decides which.
 
 A recorder is still writing, so a chunk may end anywhere, even within a character; what is not whole yet waits for the
 next chunk. What is no danmaku (gifts, scripts) is passed over.

@@ -1,4 +1,4 @@
-"""What the bot has to say of a chat, and of itself."""
+"""The reports of the bot on a chat and on itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class Report:
-    """What the chat is about now."""
+    """The topics of the chat at one moment."""
 
     at_s: float  # since the first line
     lines: int  # in the last minute

@@ -86,7 +86,7 @@ class Tail:
             self._file.close()
 
     def read(self) -> list[Line]:
-        """What has been added; nothing, mostly."""
+        """Returns what has been added to the file since the last call, which is mostly nothing."""
         try:
             if self._file and (chunk := self._file.read(CHUNK_BYTES)):
                 return list(self._reader.feed(chunk))
@@ -106,7 +106,7 @@ class Tail:
             raise SourceError(str(error)) from None
 
     def _is_another(self) -> bool:
-        """Whether another file has the name, or this one was begun anew."""
+        """Returns whether the file was replaced or truncated."""
         if self._file is None:
             return True
         named, opened = self._path.stat(), os.fstat(self._file.fileno())

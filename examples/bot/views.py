@@ -1,4 +1,4 @@
-"""What a terminal shows: lines of text, for a file or a pipe; or a screen that is drawn anew, with the package rich."""
+"""Views for a terminal: lines of text, also for a file or a pipe, or a full screen drawn with the package rich."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader of recordings gives: rows, each of them one danmaku or the reason why there is none.
+"""The rows that readers of recordings yield: each is one danmaku, or the reason why there is none.
 
 Names, numbers and hashes of the people who wrote danmaku end in the readers: a `Row` has no place for them.
 """
@@ -32,7 +32,7 @@ class RecordingError(ConfigurationError, ValueError):
 
 @dataclass(frozen=True)
 class Options:
-    """What cannot be told from the files; None where a file decides."""
+    """Options that files do not determine; None leaves the decision to the file."""
 
     format: str | None = None
     encoding: str | None = None

@@ -30,7 +30,7 @@ class Document:
 
 @dataclass
 class Tally:
-    """What was read: rows, of them dropped by reason; the others are danmaku in documents."""
+    """Counts of the rows read and of those dropped, by reason; all other rows are danmaku in documents."""
 
     rows: int = 0
     dropped: Counter[str] = field(default_factory=Counter)

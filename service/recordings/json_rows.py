@@ -232,7 +232,7 @@ class JsonArray:
             except (ValueError, RecursionError):
                 break
             if end == len(text) and not isinstance(value, dict | list | str):
-                break  # a number may go on
+                break  # a number may continue
             if self._undecodable is not None and self._undecodable.search(text, place, end):
                 yield NOT_TEXT_ROW
             else:

@@ -1,4 +1,4 @@
-"""What a file is, and what danmaku are in it.
+"""Detects the format of a file and reads the danmaku in it.
 
 A format is recognised by what is certain, in this order:
 
@@ -214,7 +214,7 @@ def recognise(name: str, head: str, suffix: str, options: Options, *, is_whole: 
 
 
 def name_of(path: Path) -> str:
-    """What a file is known by, wherever the corpus lies.
+    """Returns the name that identifies a file, independent of where the corpus is stored.
 
     The name of a CSV file is a video's number. Other names are dates and titles, or the same in the folder of every
     video: there the folder belongs to the name. Files of one folder that differ in their suffix only are one recording.

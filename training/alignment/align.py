@@ -186,7 +186,7 @@ def _contrast(
 def _masked_lm(
     params: Params, bert_config: BertConfig, features: Tensors, hidden: tf.Tensor, depth: int
 ) -> dict[str, tf.Tensor]:
-    """Of the danmaku that were read with masks, which are the first; `hidden` is what `depth` layers made of all."""
+    """Returns loss and accuracy of the danmaku with masks, the first ones; `hidden` is the output of `depth` layers."""
     count = features["masked_lm_ids"].shape[0]
     hidden = model.encode_on(params, bert_config, hidden[:count], features["input_mask"][:count], depth)
     logits = model.masked_lm_logits(params, hidden, features["masked_lm_positions"])
@@ -227,7 +227,7 @@ def _prepare(
 def _teacher(
     config: AlignConfig, workdir: Path, opened: ModelDirectory, recordings: list[Path], heldout: float
 ) -> Cooccurrence:
-    """Read and fitted once, and kept in the workdir: a run that goes on begins at once."""
+    """Reads and fits once, and stores the result in the workdir, so a resumed run starts at once."""
     lines_path, path = workdir / moments.FILE, workdir / cooccurrence.FILE
     if not lines_path.exists():
         moments.read_moments(recordings, opened.tokenizer, split="train", heldout=heldout).save(lines_path)

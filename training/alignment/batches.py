@@ -1,4 +1,4 @@
-"""What `align` learns from at each step, by arithmetic: danmaku of one length, and what each is to come near to.
+"""Chooses the batch of each step of `align` by arithmetic: danmaku of one length, and the target of each.
 
 A batch has danmaku of one number of tokens (longer ones: of nearly one), so hardly anything is padding, and length
 cannot tell a right answer from a wrong one. Batch k is a function of (seed, k) alone. Half of it, unless told
@@ -126,7 +126,7 @@ class AlignmentBatches:
 
     @cached_property
     def _lines_by_bucket(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each length the lines, and their weights cumulated."""
+        """Returns the lines of each length and their cumulated weights."""
         lines, teacher = self.teacher.lines, self.teacher
         first, last = teacher.stretches
         texts = lines.text_of

@@ -1,4 +1,4 @@
-"""What is said at the same moments, as vectors: a model of counts that teaches the encoder.
+"""A co-occurrence model of what is said at the same moments, whose vectors teach the encoder.
 
 A danmaku is described by what others wrote within seconds of it: their tokens, pairs of tokens, and, if frequent, the
 whole danmaku. Counted over all its occurrences, weighted by positive pointwise mutual information and reduced to `dim`
@@ -32,7 +32,7 @@ CENTRE_LINES = 4_000  # moments whose mean is the middle of all
 
 @dataclass(frozen=True)
 class CooccurrenceSettings:
-    """What is counted."""
+    """Settings of the counts."""
 
     window_s: float = 5.0
     max_neighbours: int = 20  # on either side
@@ -64,23 +64,23 @@ class Cooccurrence:
 
     @cached_property
     def stretches(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of each line, the moment [first, last): [n] each."""
+        """Returns the moment [first, last) of each line: [n] each."""
         return self.lines.neighbours(self.settings.window_s, self.settings.max_neighbours)
 
     @cached_property
     def centre(self) -> np.ndarray:
-        """What all moments have in common: [d]."""
+        """Returns what all moments have in common: [d]."""
         rng = np.random.default_rng(0)
         some = rng.choice(len(self.lines.text_of), min(CENTRE_LINES, len(self.lines.text_of)), replace=False)
         return np.asarray(self._moments(np.sort(some)).mean(0))
 
     def moments(self, numbers: np.ndarray) -> np.ndarray:
-        """Of the lines of these numbers, what stood around each: [b, d], of length 1, or 0 where nothing did."""
+        """Returns the contexts of the lines of these numbers: [b, d], of length 1, or 0 for an empty context."""
         found = self._moments(numbers)
         return _unit(np.where(found.any(1, keepdims=True), found - self.centre, 0.0))
 
     def targets(self, numbers: np.ndarray) -> np.ndarray:
-        """What the encoder is to learn of the lines: [b, d] float32, of length 1.
+        """Returns the vectors that the encoder learns for the lines: [b, d] float32, of length 1.
 
         The moment, for a rare danmaku; the vector of all occurrences, for a frequent one; between the two, n
         occurrences weigh n against `min_count`.
