@@ -51,7 +51,7 @@ log = logging.getLogger("danmaku")
 NO_COLLECTIONS = ("", "none")
 DESCRIPTION = "Turns danmaku into vectors and finds the danmaku most similar to a given one."
 # Headers of an answer that scripts of other origins may read.
-EXPOSED_HEADERS = ("Retry-After", "X-Request-ID", "X-Danmaku-Fingerprint", "X-Danmaku-Truncated")
+EXPOSED_HEADERS = ("Retry-After", "X-Request-ID", "X-Danmaku-Fingerprint", "X-Danmaku-Truncated", "X-Danmaku-Unknown")
 
 
 def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI:

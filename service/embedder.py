@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +44,9 @@ class Embeddings:
     encoded: int  # distinct texts that were not in the cache and went to the encoder
     truncated: list[int]  # indices of texts that were embedded without their end
     errors: list[TextError]  # in order of index
+    unknown: list[int]  # indices of texts that got a vector although the vocabulary has none of their characters
+    keys: list[str] = field(repr=False)  # the normalised texts
+    lengths: dict[str, int] = field(repr=False)  # by key: tokens of those that were tokenized
 
     @property
     def vectors(self) -> np.ndarray:
@@ -51,6 +54,15 @@ class Embeddings:
         nothing = np.full(self.model.dim, np.nan, "<f4").tobytes()
         rows = b"".join([nothing if row is None else row for row in self.rows])
         return np.frombuffer(rows, "<f4").reshape(len(self.rows), self.model.dim)
+
+    def count_tokens(self) -> int:
+        """Returns how many tokens the model reads of all texts, without [CLS] and [SEP].
+
+        Tokenizes the texts that came from the cache, which takes milliseconds if they are many.
+        """
+        cached = [key for key in dict.fromkeys(self.keys) if key and key not in self.lengths]
+        lengths = self.lengths | {text.text: text.num_tokens for text in self.model.prepare(cached)}
+        return sum(lengths[key] - 2 for key in self.keys if key)
 
 
 class Embedder:
@@ -95,39 +107,58 @@ class Embedder:
         """Why texts sent now would not be embedded, or None."""
         return self.encoder.obstacle or self._batcher.obstacle
 
-    async def embed(self, texts: Sequence[str]) -> Embeddings:
+    async def embed(self, texts: Sequence[str], *, whole: bool = False, accept_unknown: bool = False) -> Embeddings:
         """Returns vectors as the encoder made them, in the order of the texts.
 
+        `whole`: if any text cannot be embedded, none is, and `errors` has the reasons. `accept_unknown`: a text that
+        the vocabulary has no character of gets what the model makes of [UNK], which is not cached.
         Raises Overloaded if the queue has no room for the missing texts, EncoderUnavailable if they cannot be encoded.
         """
         while True:
             model = self.encoder.model
             try:
-                return await self._embed(model, texts)
+                return await self._embed(model, texts, whole, accept_unknown)
             except ModelGone:
                 if self.encoder.model is model:
                     raise
 
-    async def _embed(self, model: Model, texts: Sequence[str]) -> Embeddings:
+    async def _embed(self, model: Model, texts: Sequence[str], whole: bool, accept_unknown: bool) -> Embeddings:
         longest, is_long = self._max_characters, sum(map(len, texts)) > MANY_CHARACTERS
         keys = await run_in_thread_if(
             is_long, lambda: [model.normalize(text) if len(text) <= longest else "" for text in texts]
         )
+        if whole and not all(keys):
+            return self._refuse(model, texts, keys, set())
         unique = list(dict.fromkeys(key for key in keys if key))
         vectors = await self._cache.get_many(model.fingerprint, unique, vector_bytes=4 * model.dim)
         encoded = 0
+        lengths: dict[str, int] = {}
+        unspelled: set[str] = set()
         if missing := [key for key in unique if key not in vectors]:
             prepared = await run_in_thread_if(is_long, lambda: model.prepare(missing))
-            spelled = [text for text in prepared if text.is_spelled]
-            encoded = len(spelled)
-            fresh = await self._batcher.encode(spelled)
-            vectors |= {text.text: vector for text, vector in zip(spelled, fresh, strict=True)}
+            lengths = {text.text: text.num_tokens for text in prepared}
+            unspelled = {text.text for text in prepared if not text.is_spelled}
+            if whole and unspelled and not accept_unknown:
+                return self._refuse(model, texts, keys, unspelled)
+            embeddable = prepared if accept_unknown else [text for text in prepared if text.is_spelled]
+            encoded = len(embeddable)
+            fresh = await self._batcher.encode(embeddable)
+            vectors |= {text.text: vector for text, vector in zip(embeddable, fresh, strict=True)}
         too_long = await run_in_thread_if(is_long, lambda: {key for key in unique if model.truncates(key)})
         rows = [vectors.get(key) for key in keys]
         truncated = [index for index, key in enumerate(keys) if key in too_long and key in vectors] if too_long else []
         errors = [self._explain(index, texts[index], keys[index]) for index, row in enumerate(rows) if row is None]
+        unknown = [index for index, key in enumerate(keys) if key in unspelled and key in vectors] if unspelled else []
         self._count(len(keys), truncated, errors)
-        return Embeddings(model, rows, encoded, truncated, errors)
+        return Embeddings(model, rows, encoded, truncated, errors, unknown, keys, lengths)
+
+    def _refuse(self, model: Model, texts: Sequence[str], keys: list[str], unspelled: set[str]) -> Embeddings:
+        """Returns no vectors, and errors for the texts that are blank, too long or in `unspelled`."""
+        errors = [
+            self._explain(index, texts[index], key) for index, key in enumerate(keys) if not key or key in unspelled
+        ]
+        self._count(len(keys), [], errors)
+        return Embeddings(model, [None] * len(keys), 0, [], errors, [], keys, {})
 
     async def _encode(self, batch: Sequence[Prepared]) -> list[bytes]:
         """Encodes a batch and puts it into the cache at once.
@@ -137,8 +168,10 @@ class Embedder:
         """
         vectors = [vector.tobytes() for vector in await self.encoder.encode(batch)]
         if len(vectors) == len(batch):  # otherwise the batcher raises, and no text gets its neighbour's vector
-            texts = [text.text for text in batch]
-            await self._cache.set_many(batch[0].fingerprint, dict(zip(texts, vectors, strict=True)))  # one model's
+            # What the cache has is embedded for every route, so it has no text of unknown characters.
+            known = {text.text: vector for text, vector in zip(batch, vectors, strict=True) if text.is_spelled}
+            if known:
+                await self._cache.set_many(batch[0].fingerprint, known)  # one model's
         return vectors
 
     def _explain(self, index: int, text: str, key: str) -> TextError:

@@ -51,6 +51,7 @@ class DanmakuError(Exception):
     error_type = "internal"
     retry_after_s: int | None = None
     headers: Mapping[str, str] = MappingProxyType({})  # extra headers of the response
+    param: str | None = None  # the field of the request that is at fault, for OpenAI's clients
 
 
 class MalformedRequest(DanmakuError):
@@ -118,12 +119,16 @@ class UnknownHost(DanmakuError):
 class InvalidRequest(DanmakuError):
     status, error_type = 422, "invalid_request"
 
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
 
 class NoVector(InvalidRequest):
     """A text has no vector, and the response format cannot report errors per text."""
 
     def __init__(self, error: TextError, field: str) -> None:
-        super().__init__(f"{field}.{error.index}: {error.error}")
+        super().__init__(f"{field}.{error.index}: {error.error}", param=f"{field}.{error.index}")
         self.error_type = error.error_type
 
 

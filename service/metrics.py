@@ -37,6 +37,7 @@ ROUTES = (
         "/similar",
         "/v1/embeddings",
         "/v1/models",
+        "/v1/models/{id}",
         "/encode",
         "/status/server",
         "/status/client",
@@ -60,6 +61,8 @@ def name_route(path: str, *, is_stream: bool) -> str:
         path = f"/collections/{{name}}{danmaku}{'/{id}' if item_id else rest}"
     elif path.startswith("/static/"):
         path = "/static"
+    elif path.startswith("/v1/models/"):
+        path = "/v1/models/{id}"
     if is_stream:
         path += STREAM
     return path if path in ROUTES else "other"

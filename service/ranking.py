@@ -40,17 +40,19 @@ async def rank(
     *,
     top_k: int | None,
     min_score: float | None,
+    dimensions: int | None = None,
     max_answer_bytes: int = MAX_ANSWER_BYTES,
 ) -> Ranking:
     """Returns the candidates most similar to each query first; ties keep the order of the candidates.
 
-    A query or candidate that cannot be embedded matches nothing and appears in the errors.
+    A query or candidate that cannot be embedded matches nothing and appears in the errors. `dimensions` compares only
+    the first numbers of each vector.
     Raises TooLarge, before any work, if the answer could be larger than `max_answer_bytes`.
     """
     _check_size(queries, candidates, top_k, max_answer_bytes)
     embeddings = await embedder.embed([*queries, *candidates])
     # In a thread: thousands of queries over thousands of candidates take seconds.
-    matches = await asyncio.to_thread(_rank, embeddings.vectors, len(queries), top_k, min_score)
+    matches = await asyncio.to_thread(_rank, embeddings.vectors[:, :dimensions], len(queries), top_k, min_score)
     query_errors = [error for error in embeddings.errors if error.index < len(queries)]
     candidate_errors = [
         TextError(error.index - len(queries), error.error, error.error_type)

@@ -150,6 +150,11 @@ class Settings(BaseSettings):
         description="Maximum characters of a text; a longer one gets the error `text_too_long` instead of a vector, "
         "and the other texts are not affected. The model cuts texts off anyway, so raising it only costs time.",
     )
+    refuse_unknown: bool = Field(
+        False,
+        description="Refuses lists for /v1/embeddings with a text whose characters are all unknown to the model. By "
+        "default such a text gets the vector of [UNK] there, and the header X-Danmaku-Unknown names it.",
+    )
     max_body_bytes: int = Field(
         16 * 2**20,
         ge=1,

@@ -62,6 +62,7 @@ EXAMPLES = {
     "DELETE /collections/{name}": [f"{DELETE}/collections/room"],
     "POST /v1/embeddings": [f"""{GET}/v1/embeddings -d '{{"input": "草", "model": "danmaku-bert-mini"}}'"""],
     "GET /v1/models": [f"{GET}/v1/models"],
+    "GET /v1/models/{id}": [f"{GET}/v1/models/danmaku-bert-mini"],
     "POST /encode": [f"""{GET}/encode -d '{{"id": 123, "texts": ["草"]}}'"""],
     "GET /status/server": [f"""{GET}/status/server | grep -o '"server_version":"[^"]*"'"""],
     "GET /status/client": [f"{GET}/status/client"],
@@ -188,7 +189,7 @@ def _errors(document: Schema) -> str:
         [
             "## Errors\n",
             'They come as `{"error": "a sentence", "error_type": "overloaded"}`: a person reads `error`, a program',
-            "branches on `error_type` (`service/errors.py` lists them).\n",
+            "branches on `error_type` (`service/errors.py` lists them). Below `/v1` they have OpenAI's shape.\n",
             "| status | |",
             "|---|---|",
             *rows,

@@ -16,9 +16,8 @@ from service.api.responses import ERRORS, PlainRoute
 from service.api.schemas import EmbedRequest, EmbedResponse
 from service.api.state import get_state
 from service.api.stream import OPENAPI, EmbedStream
-from service.api.vectors import vectors_response
+from service.api.vectors import check_dimensions, cut_vectors, vectors_response
 from service.embedder import Embeddings
-from service.vectors import unit
 
 NPY = "application/x-npy"
 
@@ -55,25 +54,27 @@ async def embed(request: Request) -> Response:
     caller, state = Caller(request), get_state(request)
     body = await EmbedRequest.read(request)
     state.accept_texts(len(body.texts))
+    check_dimensions(state.embedder.model, body.dimensions)
     embeddings = await caller.wait(state.embedder.embed(body.texts))
     if NPY.encode() in (find_header(request.scope, b"accept") or b""):
         truncated = str(len(embeddings.truncated))
         headers = {"X-Danmaku-Fingerprint": embeddings.model.fingerprint, "X-Danmaku-Truncated": truncated}
-        return _to_npy(embeddings, normalize=body.normalize, headers=headers)
+        return _to_npy(embeddings, normalize=body.normalize, dimensions=body.dimensions, headers=headers)
     model = embeddings.model
     return vectors_response(
-        {"model": model.name, "fingerprint": model.fingerprint, "dim": model.dim},
+        {"model": model.name, "fingerprint": model.fingerprint, "dim": body.dimensions or model.dim},
         "embeddings",
         embeddings,
         {"truncated": embeddings.truncated, "errors": embeddings.errors},
         normalize=body.normalize,
         in_base64=body.encoding == "base64",
+        dimensions=body.dimensions,
     )
 
 
-def _to_npy(embeddings: Embeddings, *, normalize: bool, headers: dict[str, str]) -> Response:
+def _to_npy(embeddings: Embeddings, *, normalize: bool, dimensions: int | None, headers: dict[str, str]) -> Response:
     """Returns the matrix of vectors in NumPy's format, in pieces."""
-    count, dim = len(embeddings.rows), embeddings.model.dim
+    count, dim = len(embeddings.rows), dimensions or embeddings.model.dim
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (count, dim)})
     head = file.getvalue()
@@ -83,6 +84,6 @@ def _to_npy(embeddings: Embeddings, *, normalize: bool, headers: dict[str, str])
         step = max(1, PIECE_BYTES // (4 * dim))
         for start in range(0, count, step):
             vectors = replace(embeddings, rows=embeddings.rows[start : start + step]).vectors
-            yield (unit(vectors) if normalize else vectors).tobytes()
+            yield cut_vectors(vectors, normalize=normalize, dimensions=dimensions).tobytes()
 
     return PiecedResponse(pieces(), NPY, headers | {"Content-Length": str(len(head) + 4 * count * dim)})

@@ -1,48 +1,52 @@
 """OpenAI's API for its clients: POST /v1/embeddings, GET /v1/models.
 
-The vectors are those of /embed, as the model makes them: not of length 1, unlike OpenAI's. OpenAI's format has no place
-for a text without a vector, so one such text is a 422 for the whole list. Errors have our format: OpenAI's client
-raises by status and keeps the content in `body`, but its exception's text shows only errors in OpenAI's own format.
+As from OpenAI, vectors have length 1, and errors are the objects whose message its clients show; `responses.py` gives
+them to every path below /v1. OpenAI's format has no place for a text without a vector, so a blank text is a 422 for the
+whole list, before anything is encoded. A text of unknown characters gets the vector that the model makes of [UNK], as
+from other servers, and the header X-Danmaku-Unknown names it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
 from service.api.caller import Caller
-from service.api.responses import ERRORS, PlainRoute, json_response
-from service.api.schemas import ErrorBody, OpenAIModels, OpenAIRequest, OpenAIResponse
+from service.api.responses import OPENAI_ERRORS, PlainRoute, json_response
+from service.api.schemas import OpenAIError, OpenAIModel, OpenAIModels, OpenAIRequest, OpenAIResponse
 from service.api.state import get_state
-from service.api.vectors import format_vectors
+from service.api.vectors import check_dimensions, embed_whole, format_vectors, name_unknown
 from service.encoders.model import Model
-from service.errors import InvalidRequest, NotFound, NoVector
+from service.errors import NotFound
 
 router = APIRouter(tags=["OpenAI's shape"], route_class=PlainRoute)
+
+OTHER_MODEL = {"model": OpenAIError, "description": "Another model is served; `GET /v1/models` names it."}
 
 
 @router.post(
     "/v1/embeddings",
     openapi_extra=OpenAIRequest.openapi(),
-    responses={
-        **ERRORS,
-        404: {"model": ErrorBody, "description": "Another model is served; `GET /v1/models` names it."},
-        200: {"model": OpenAIResponse},
-    },
+    responses={**OPENAI_ERRORS, 404: OTHER_MODEL, 200: {"model": OpenAIResponse}},
 )
 async def embeddings(request: Request) -> Response:
-    """Returns the vectors of `POST /embed`, so not of length 1. Accepts texts only, no lists of tokens."""
+    """Returns the vectors of `POST /embed`, scaled to length 1. Accepts texts only, no lists of tokens.
+
+    A blank text is an error for the whole list. A text whose characters are all unknown to the model gets the vector of
+    [UNK]; the header `X-Danmaku-Unknown` has the indices of such texts, at most the first 100. `null` is the default of
+    every field, and unknown fields are ignored. Errors are `{"error": {"message", "type", "param", "code"}}`.
+    """
     caller, state = Caller(request), get_state(request)
     body = await OpenAIRequest.read(request)
     state.accept_texts(len(body.input))
-    _check(body, state.embedder.model)
-    result = await caller.wait(state.embedder.embed(body.input))
-    if result.errors:
-        raise NoVector(result.errors[0], "input")
-    tokens = await asyncio.to_thread(_count_tokens, result.model, body.input)
-    vectors = format_vectors(result, in_base64=body.encoding_format == "base64", dimensions=body.dimensions)
+    _check_name(body.model, state.embedder.model)
+    check_dimensions(state.embedder.model, body.dimensions)
+    result = await caller.wait(embed_whole(state, body.input, "input"))
+    tokens = await asyncio.to_thread(result.count_tokens)
+    vectors = format_vectors(
+        result, normalize=True, in_base64=body.encoding_format == "base64", dimensions=body.dimensions
+    )
     return json_response(
         {
             "object": "list",
@@ -51,28 +55,34 @@ async def embeddings(request: Request) -> Response:
             ],
             "model": result.model.name,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        }
+        },
+        headers=name_unknown(result),
     )
 
 
-@router.get("/v1/models", responses={200: {"model": OpenAIModels}, 401: ERRORS[401], 503: ERRORS[503]})
+@router.get("/v1/models", responses={200: {"model": OpenAIModels}, **{s: OPENAI_ERRORS[s] for s in (401, 503)}})
 async def models(request: Request) -> Response:
     """Lists the one model that is served."""
-    name = get_state(request).embedder.model.name
-    model = {"id": name, "object": "model", "created": 0, "owned_by": "danmaku"}
-    return json_response({"object": "list", "data": [model]})
+    return json_response({"object": "list", "data": [_describe(get_state(request).embedder.model)]})
 
 
-def _check(body: OpenAIRequest, model: Model) -> None:
-    if body.model != model.name:
-        raise NotFound(f"invalid model {body.model!r}: expected {model.name!r}, the one that is served")
-    if body.dimensions and body.dimensions > model.dim:
-        raise InvalidRequest(
-            f"invalid dimensions {body.dimensions}: expected at most the {model.dim} of {model.name!r}"
-        )
+@router.get(
+    "/v1/models/{id}",
+    responses={200: {"model": OpenAIModel}, 404: OTHER_MODEL, **{s: OPENAI_ERRORS[s] for s in (401, 503)}},
+)
+async def model(request: Request) -> Response:
+    """Returns the model of that name, if it is the one that is served."""
+    served = get_state(request).embedder.model
+    _check_name(request.path_params["id"], served)
+    return json_response(_describe(served))
 
 
-def _count_tokens(model: Model, texts: Sequence[str]) -> int:
-    """Returns how many tokens the model reads, without [CLS] and [SEP]."""
-    prepared = model.prepare([model.normalize(text) for text in texts])
-    return sum(text.num_tokens - 2 for text in prepared)
+def _describe(model: Model) -> dict[str, object]:
+    return {"id": model.name, "object": "model", "created": 0, "owned_by": "danmaku"}
+
+
+def _check_name(name: str, model: Model) -> None:
+    if name != model.name:
+        error = NotFound(f"invalid model {name!r}: expected {model.name!r}, the one that is served")
+        error.param = "model"
+        raise error

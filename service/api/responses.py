@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.pieces import send_response
-from service.api.schemas import ErrorBody
+from service.api.schemas import ErrorBody, OpenAIError
 from service.errors import DanmakuError, InvalidRequest, MethodNotAllowed, NotFound
 
 # For the OpenAPI document: what any route that takes texts may answer besides 200.
@@ -39,7 +39,11 @@ ABOUT_COLLECTIONS: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorBody, "description": "The collection belongs to another model, or is being rebuilt."},
     507: {"model": ErrorBody, "description": "The store is full."},
 }
+# The same for routes in OpenAI's shape.
+OPENAI_ERRORS = {status: {**answer, "model": OpenAIError} for status, answer in ERRORS.items()}
 
+OPENAI_PATHS = "/v1/"
+OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -93,11 +97,22 @@ def error_content(error: DanmakuError) -> dict[str, object]:
     return {"error": str(error), "error_type": error.error_type}
 
 
-def error_response(error: DanmakuError) -> Response:
+def openai_error_content(error: DanmakuError) -> dict[str, object]:
+    """Returns the JSON content for an error below /v1, where OpenAI's clients look for its message."""
+    kind = OPENAI_TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
+    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.error_type}}
+
+
+def error_response(error: DanmakuError) -> ASGIApp:
     headers = dict(error.headers)
     if error.retry_after_s:
         headers["Retry-After"] = str(error.retry_after_s)
-    return json_response(error_content(error), error.status, headers)
+
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        describe = openai_error_content if scope["path"].startswith(OPENAI_PATHS) else error_content
+        await json_response(describe(error), error.status, headers)(scope, receive, send)
+
+    return respond
 
 
 async def raise_http_error(request: Request, error: Exception) -> NoReturn:

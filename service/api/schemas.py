@@ -27,6 +27,7 @@ from service.errors import DanmakuError, InvalidRequest, MalformedRequest
 from service.shape import LONG_BYTES, parse_json
 
 TEXT_LIST = {"type": "array", "items": {"type": "string"}}
+DIMENSIONS = "Cuts every vector to its first numbers, before it is scaled; only lengths that the model was trained for."
 MAX_ERRORS = 100  # in one body; making more of them would take seconds
 MAX_EXPLANATION = 200  # characters of what a caller sent that an error repeats
 
@@ -84,7 +85,7 @@ def explain_error(error: ValidationError, whole: str) -> DanmakuError:
     if fault["type"] == "json_invalid":
         return MalformedRequest(f"invalid JSON in {whole}: {fault['ctx']['error']}")
     place = ".".join(map(str, fault["loc"])) or name
-    return InvalidRequest(f"invalid {_shorten(place)}: {_shorten(fault['msg'])}")
+    return InvalidRequest(f"invalid {_shorten(place)}: {_shorten(fault['msg'])}", param=_shorten(place))
 
 
 def _shorten(text: str) -> str:
@@ -107,6 +108,7 @@ class EmbedRequest(Body):
     encoding: Literal["float", "base64"] = Field(
         "float", description="base64: each vector as little-endian float32, less than half the size."
     )
+    dimensions: int | None = Field(None, examples=[64], description=DIMENSIONS)
 
     @model_validator(mode="before")
     @classmethod
@@ -188,6 +190,9 @@ class SimilarRequest(Body):
         f"most {MAX_MATCHES}.",
     )
     min_score: float | None = Field(None, ge=-1, le=1, description="Only matches with at least this score.")
+    dimensions: int | None = Field(
+        None, description="Compares only the first numbers of the vectors of `candidates`, as `POST /embed` cuts them."
+    )
     filter: dict[str, Any] | None = Field(
         None, examples=[{"room": 3}], description="Only items of a collection whose metadata match."
     )
@@ -206,6 +211,8 @@ class SimilarRequest(Body):
             raise PydanticCustomError("one_of", "expected exactly one of `query`, `id` and `vector` for a collection")
         elif (self.top_k or 0) > MAX_MATCHES:
             raise PydanticCustomError("top_k", f"expected top_k of at most {MAX_MATCHES} for a collection")
+        elif self.dimensions is not None:
+            raise PydanticCustomError("dimensions", "`dimensions` needs `candidates`: a collection has whole vectors")
         return self
 
 
@@ -237,11 +244,17 @@ class SimilarResponse(BaseModel):
 def _refuse_tokens(value: Any) -> Any:
     numbers = value if isinstance(value, list) else []
     if any(isinstance(item, int | list) for item in numbers):
-        raise PydanticCustomError("tokens", "expected texts; lists of tokens are of another vocabulary")
+        raise PydanticCustomError(
+            "tokens",
+            "expected texts, not lists of token ids, which are of another vocabulary; with LangChain, pass "
+            "check_embedding_ctx_length=False to OpenAIEmbeddings",
+        )
     return [value] if isinstance(value, str) else value
 
 
 class OpenAIRequest(Body):
+    model_config = ConfigDict(extra="ignore")
+
     input: Annotated[
         list[str],
         FirstError(),
@@ -251,10 +264,14 @@ class OpenAIRequest(Body):
     ] = Field(examples=[["草", "awsl"]], description="A text, or a list of them.")
     model: str = Field(description="The name that `GET /v1/models` returns.")
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(
-        None, ge=1, description="Returns only the first numbers of each vector; useful if the model was trained for it."
-    )
-    user: str | None = Field(None, description="Accepted and ignored.")
+    dimensions: int | None = Field(None, examples=[64], description=DIMENSIONS)
+    user: str | None = Field(None, description="Ignored, as fields are that this list does not have.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, body: Any) -> Any:
+        # Some clients send null for every option that was not set.
+        return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
 
 
 class OpenAIEmbedding(BaseModel):
@@ -280,6 +297,17 @@ class OpenAIModel(BaseModel):
     object: Literal["model"]
     created: int = Field(description="Always 0, because a model directory has no date.")
     owned_by: str
+
+
+class OpenAIErrorContent(BaseModel):
+    message: str = Field(description="A sentence for people.")
+    type: str = Field(description="Who has to act, in OpenAI's words.")
+    param: str | None = Field(description="The field of the request that is at fault.")
+    code: str = Field(description="The `error_type` of other routes.")
+
+
+class OpenAIError(BaseModel):
+    error: OpenAIErrorContent
 
 
 class OpenAIModels(BaseModel):

@@ -9,6 +9,7 @@ from service.api.responses import ABOUT_COLLECTIONS, ERRORS, PlainRoute, json_re
 from service.api.schemas import SimilarRequest, SimilarResponse
 from service.api.search import search
 from service.api.state import get_state
+from service.api.vectors import check_dimensions
 from service.ranking import rank
 
 router = APIRouter(tags=["similarity"], route_class=PlainRoute)
@@ -30,7 +31,15 @@ async def similar(request: Request) -> Response:
         return await search(caller, state, body)
     assert body.query is not None and body.candidates is not None  # the schema guarantees it
     state.accept_texts(len(body.query) + len(body.candidates))
-    work = rank(state.embedder, body.query, body.candidates, top_k=body.top_k, min_score=body.min_score)
+    check_dimensions(state.embedder.model, body.dimensions)
+    work = rank(
+        state.embedder,
+        body.query,
+        body.candidates,
+        top_k=body.top_k,
+        min_score=body.min_score,
+        dimensions=body.dimensions,
+    )
     ranking = await caller.wait(work)
     results = [
         {

@@ -1,4 +1,4 @@
-"""Vectors as JSON has them: numbers, base64, or null."""
+"""Vectors as JSON has them: numbers, base64, or null; and how routes whose format has no null get them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,60 @@ from pybase64 import b64encode_as_string
 
 from service.api.pieces import count_per_piece, json_list
 from service.api.responses import json_response
+from service.api.state import State
 from service.embedder import Embeddings
+from service.encoders.model import Model
+from service.errors import InvalidRequest, NoVector
 from service.vectors import unit
+
+UNKNOWN = "X-Danmaku-Unknown"
+MAX_NAMED = 100  # in a header
+
+
+async def embed_whole(state: State, texts: Sequence[str], field: str) -> Embeddings:
+    """Embeds all texts of `field`, also those of unknown characters unless the settings refuse them.
+
+    Raises NoVector, before anything is encoded, if one cannot be embedded, and what `Embedder.embed` raises.
+    """
+    result = await state.embedder.embed(texts, whole=True, accept_unknown=not state.settings.refuse_unknown)
+    if result.errors:
+        raise NoVector(result.errors[0], field)
+    return result
+
+
+def name_unknown(embeddings: Embeddings) -> dict[str, str]:
+    """Returns the header with the indices of texts that only have unknown characters, at most MAX_NAMED."""
+    return {UNKNOWN: ",".join(map(str, embeddings.unknown[:MAX_NAMED]))} if embeddings.unknown else {}
+
+
+def check_dimensions(model: Model, dimensions: int | None) -> None:
+    """Raises InvalidRequest if the model was not trained for vectors cut to `dimensions`."""
+    if dimensions is not None and dimensions not in model.dimensions:
+        *others, last = map(str, model.dimensions)
+        expected = f"{', '.join(others)} or {last}" if others else last
+        message = f"invalid dimensions {dimensions}: expected {expected}, as {model.name!r} was trained for"
+        raise InvalidRequest(message, param="dimensions")
+
+
+def cut_vectors(vectors: np.ndarray, *, normalize: bool, dimensions: int | None) -> np.ndarray:
+    """Cuts rows [n, dim] to [n, dimensions], then scales them to length 1 if `normalize`.
+
+    Only in this order do cut vectors have length 1.
+    """
+    if dimensions is not None:
+        vectors = vectors[:, :dimensions]
+    return unit(vectors) if normalize else np.ascontiguousarray(vectors)
 
 
 def format_vectors(
     embeddings: Embeddings, *, normalize: bool = False, in_base64: bool = False, dimensions: int | None = None
 ) -> list[object]:
-    """Returns, for orjson, each text's vector or the first `dimensions` numbers of it; None for a text without one."""
+    """Returns, for orjson, each text's vector as `cut_vectors` makes it; None for a text without one."""
     rows = embeddings.rows
     if normalize:
-        units = unit(embeddings.vectors)
+        units = cut_vectors(embeddings.vectors, normalize=True, dimensions=dimensions)
         rows = [None if row is None else vector.tobytes() for row, vector in zip(rows, units, strict=True)]
-    if dimensions:
+    elif dimensions is not None:
         rows = [None if row is None else row[: 4 * dimensions] for row in rows]
     if in_base64:  # made each time: 0.3 µs, while caching it beside the vector would more than halve the cache
         return [None if row is None else b64encode_as_string(row) for row in rows]
@@ -38,15 +79,16 @@ def vectors_response(
     *,
     normalize: bool = False,
     in_base64: bool = False,
+    dimensions: int | None = None,
 ) -> Response:
     """Returns a JSON object with all vectors in the field `name`, between others; in pieces if it is large."""
     count, per_piece = len(embeddings.rows), count_per_piece(embeddings.model.dim)
 
     def make(start: int, stop: int) -> Sequence[object]:
         part = replace(embeddings, rows=embeddings.rows[start:stop])
-        return format_vectors(part, normalize=normalize, in_base64=in_base64)
+        return format_vectors(part, normalize=normalize, in_base64=in_base64, dimensions=dimensions)
 
     if count <= 2 * per_piece:
-        vectors = format_vectors(embeddings, normalize=normalize, in_base64=in_base64)
+        vectors = format_vectors(embeddings, normalize=normalize, in_base64=in_base64, dimensions=dimensions)
         return json_response({**before, name: vectors, **after})
     return json_list(before, name, count, make, after, per_piece=per_piece)

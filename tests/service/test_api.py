@@ -199,7 +199,7 @@ async def test_the_page_of_routes_needs_no_other_host(client: httpx.AsyncClient)
     assert "http://" not in page and "https://" not in page
     assert (await client.get("/static-offline-docs/swagger-ui-bundle.js")).status_code == 200
     assert set(paths) == {
-        *("/embed", "/similar", "/tokenize", "/v1/embeddings", "/v1/models"),
+        *("/embed", "/similar", "/tokenize", "/v1/embeddings", "/v1/models", "/v1/models/{id}"),
         *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku/{id}"),
         *("/collections/{name}/delete", "/collections/{name}/rebuild", "/collections/{name}/map"),
         *("/encode", "/status/server", "/status/client"),
