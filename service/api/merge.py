@@ -114,7 +114,8 @@ class MergeStream(EmbedStream):
             return await asyncio.to_thread(self._merge, first, read, unit(embeddings.vectors)), held
 
     def _merge(self, first: int, read: Sequence[MergeLine | DanmakuError], vectors: np.ndarray) -> list[bytes]:
-        answers, rows = [], iter(vectors)
+        answers: list[Group | dict[str, object]] = []
+        rows = iter(vectors)
         for index, line in enumerate(read, first):
             try:
                 if isinstance(line, DanmakuError):

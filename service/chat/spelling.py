@@ -75,7 +75,7 @@ def fold(plain: str) -> str:
 @lru_cache(SPELLINGS)
 def sound(character: str) -> str:
     """Returns the pinyin of a character, without tone and with near sounds folded; other characters as they are."""
-    (syllable,) = lazy_pinyin(character, errors=lambda other: [other]) or [character]
+    (syllable,) = lazy_pinyin(character) or [character]
     for written, heard in NEAR_SOUNDS:
         if syllable.startswith(written):
             syllable = heard + syllable[len(written) :]

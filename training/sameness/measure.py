@@ -66,14 +66,16 @@ def _measure(
     scores = np.array([score(*pair) for pair in pairs])
     is_same = np.array([pair.relation == "same" for pair, _ in pairs])
     merged = scores >= threshold
+    on_variants, on_opposites = (
+        bootstrap_mean(np.array([score(*pair) >= threshold for pair in group], float))
+        for group in (variants, opposites)
+    )
     return Measured(
         name,
         bootstrap_mean(is_same[merged].astype(float)) if merged.any() else None,
         bootstrap_mean(merged[is_same].astype(float)),
-        *(
-            bootstrap_mean(np.array([score(*pair) >= threshold for pair in group], float))
-            for group in (variants, opposites)
-        ),
+        on_variants,
+        on_opposites,
         bootstrap_auc(scores[is_same], scores[~is_same]),
     )
 
