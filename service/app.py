@@ -21,6 +21,7 @@ from service.api import (
     compat,
     docs,
     embed,
+    merge,
     openai,
     ops,
     playground,
@@ -33,9 +34,10 @@ from service.api.middleware import AnswerErrors, Observe
 from service.api.pages import RefuseForeignPages
 from service.api.responses import PlainRoutes, raise_http_error
 from service.api.state import State
+from service.chat.sameness import open_judge
 from service.collections.collections import Collections
 from service.collections.default import keep_default
-from service.embedder import open_embedder
+from service.embedder import find_model_directory, open_embedder
 from service.encoders.base import Encoder
 from service.errors import ConfigurationError, DanmakuError, NotFound
 from service.log import AccessLog
@@ -75,6 +77,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
             if tracing:
                 stack.enter_context(tracing)
             tracer = tracing.tracer if tracing else None
+            judge = open_judge(None if encoder else find_model_directory(settings))
             embedder = await stack.enter_async_context(open_embedder(settings, metrics, tracer=tracer, encoder=encoder))
             opened = await _open_store(settings)
             store: Collections | DanmakuError
@@ -91,7 +94,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
                 )
                 stack.push_async_callback(_cancel, asyncio.create_task(keep_default(store), name="default collection"))
             status = Status({"http_port": settings.port}, {})
-            app.state.danmaku = State(settings, metrics, embedder, status, store)
+            app.state.danmaku = State(settings, metrics, embedder, status, store, judge)
             yield
 
     # FastAPIOffline serves the files of /docs itself; plain FastAPI's page loads them from another host.
@@ -105,7 +108,10 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         lifespan=lifespan,
         routes=[
             route
-            for part in (embed, similar, collection, collection_map, openai, compat, tokenize, ops, playground, docs)
+            for part in (
+                *(embed, similar, merge, collection, collection_map, openai, compat, tokenize),
+                *(ops, playground, docs),
+            )
             for route in part.router.routes
         ],
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -187,6 +188,14 @@ class Embedder:
         self._metrics.truncated.inc(len(truncated))
         for error in errors:
             self._metrics.text_errors[error.error_type].inc()
+
+
+def find_model_directory(settings: Settings) -> Path | None:
+    """Returns the directory of the model in this process; None if workers encode, or with other layers than usual."""
+    scheme, _, rest = settings.encoder.partition("://")
+    usual = EncoderSettings()
+    is_usual = (settings.pooling_layer, settings.pooling_strategy) == (usual.pooling_layer, usual.pooling_strategy)
+    return Path(rest) if scheme == "onnx" and is_usual else None
 
 
 @asynccontextmanager

@@ -85,6 +85,7 @@ class SimilarMatch:
     score: float  # cosine, −1 to 1
     metadata: dict[str, Any]
     count: int = 1  # in a collection: how often it was added
+    relation: str | None = None  # to the query: same, related or unrelated
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,14 @@ def read_embed_response(body: Any, expected: int) -> EmbedResponse:
 def read_similar_response(body: Any) -> SimilarResponse:
     matches = [
         [
-            SimilarMatch(match["id"], match["text"], match["score"], match["metadata"], match.get("count", 1))
+            SimilarMatch(
+                match["id"],
+                match["text"],
+                match["score"],
+                match["metadata"],
+                match.get("count", 1),
+                match.get("relation"),
+            )
             for match in result["matches"]
         ]
         for result in body["results"]

@@ -55,7 +55,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("source", help="a file that a recorder is writing, - for standard input, or room:NUMBER")
     parser.add_argument("--speed", type=float, metavar="N", help="replay the file N times as fast as it was recorded")
     parser.add_argument("--script", type=Path, metavar="FILE", help="what to reply: heard, tab, said; a pair a line")
-    parser.add_argument("--reply-score", type=float, default=0.85, help="how near a line has to be to one heard [0.85]")
     parser.add_argument("--watch", metavar="LINE", help="count the copies of this line")
     parser.add_argument("--copy-score", type=float, default=0.9, help="how near a copy has to be to it [0.9]")
     parser.add_argument("--collection", default="chat", help="where the lines are kept for a while [chat]")
@@ -84,7 +83,6 @@ async def follow(parsed: argparse.Namespace, script: list[tuple[str, str]]) -> N
         ttl_s=parsed.ttl_s / (parsed.speed or 1),
         report_every_s=parsed.every_s,
         script=script,
-        reply_score=parsed.reply_score,
         watch=parsed.watch,
         copy_score=parsed.copy_score,
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from danmaku_client import AsyncClient, CollectionItem, EmbedResponse, GatewayError
+from danmaku_client import AsyncClient, CollectionItem, EmbedResponse, GatewayError, SimilarMatch
 
 from .chat import Chat, Script
 from .report import Copy, Counts, Report
@@ -24,6 +24,7 @@ from .views import View
 
 MOST_WAITING = 100_000  # lines; then the source has to wait
 MOST_A_BATCH = 256
+NEAREST_HEARD = 3  # lines of the script that may be meant by what is said
 
 T = TypeVar("T")
 
@@ -34,7 +35,6 @@ class Settings:
     ttl_s: float = 600.0  # of this machine's clock
     report_every_s: float = 60.0  # of the stream's
     script: Sequence[tuple[str, str]] = ()  # what is heard, and what to say to it
-    reply_score: float = 0.85
     watch: str | None = None  # a line whose copies are counted
     copy_score: float = 0.9
 
@@ -45,6 +45,7 @@ class Bot:
         self._queue: asyncio.Queue[Said | None] = asyncio.Queue(MOST_WAITING)
         self._failure: Exception | None = None
         self._fingerprint = ""
+        self._script = Script(settings.script)
         self.counts = Counts()
 
     async def run(self, source: AsyncIterator[Said]) -> None:
@@ -91,33 +92,38 @@ class Bot:
 
     async def _take_in(self, batch: Sequence[Said]) -> None:
         texts, ttl_s = [said.text for said in batch], self._settings.ttl_s
-        embedded, _ = await asyncio.gather(  # at once: a text that is on its way is not encoded twice
+        embedded, answers, _ = await asyncio.gather(  # at once: a text that is on its way is not encoded twice
             self._patiently(lambda: self._client.embed(texts, normalize=True)),
+            self._find_heard(texts),
             self._patiently(lambda: self._add([CollectionItem(text, ttl_s=ttl_s) for text in texts])),
         )
         if embedded.fingerprint != self._fingerprint:
-            await self._begin(embedded)
+            self._begin(embedded)
         has_vector = ~np.isnan(embedded.vectors[:, 0])
         self.counts.embedded += int(has_vector.sum())
         self.counts.without_vector += int((~has_vector).sum())
         now = time.monotonic()
-        for said, vector, good in zip(batch, embedded.vectors, has_vector, strict=True):
+        for said, vector, good, heard in zip(batch, embedded.vectors, has_vector, answers, strict=True):
             self.counts.delays_s.append(now - said.came_s)
             while said.at_s >= self._report_at:
                 await self._report(self._report_at)
                 self._report_at += self._settings.report_every_s
             if good:
                 self._chat.add(said.text, said.at_s, vector)
-                if reply := self._script.reply(said.text, said.at_s, vector):
+                if reply := self._script.reply(said.text, said.at_s, heard):
                     self._view.reply(said.at_s - self._first, reply)
 
-    async def _begin(self, embedded: EmbedResponse) -> None:
+    async def _find_heard(self, texts: Sequence[str]) -> list[list[SimilarMatch]]:
+        """Returns for each text the nearest lines of the script, with how they relate to it."""
+        if not self._script.heard:
+            return [[] for _ in texts]
+        found = await self._patiently(lambda: self._client.similar(texts, self._script.heard, top_k=NEAREST_HEARD))
+        return found.matches
+
+    def _begin(self, embedded: EmbedResponse) -> None:
         """With a model: at the start, and when the gateway has another one, whose vectors are not comparable."""
         self._fingerprint = embedded.fingerprint
         self._chat = Chat(embedded.vectors.shape[1])
-        heard, says = [heard for heard, _ in self._settings.script], [says for _, says in self._settings.script]
-        of_script = await self._patiently(lambda: self._client.embed(heard, normalize=True))
-        self._script = Script(heard, says, np.nan_to_num(of_script.vectors), min_score=self._settings.reply_score)
 
     async def _add(self, items: Sequence[CollectionItem]) -> None:
         try:

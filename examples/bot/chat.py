@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from danmaku_client import SimilarMatch
 
 WINDOW_S = 60.0
 SAME_TOPIC = 0.5  # at 0.6 「晚安」 and 「主播晚安」 are two topics, at 0.45 「再来一首」 and 「好听」 one
@@ -34,23 +35,22 @@ class Reply:
 
 
 class Script:
-    """Pairs of lines and replies: a line gets the reply of the nearest of `heard`, if it is near enough."""
+    """Pairs of lines and replies: a line gets the reply of the line that says the same, never of its opposite."""
 
-    def __init__(self, heard: Sequence[str], says: Sequence[str], vectors: np.ndarray, *, min_score: float) -> None:
-        """`vectors` [n, dim] are those of `heard`, of length 1."""
-        self._says, self._vectors, self._min_score = says, vectors, min_score
+    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self.heard, self._says = [heard for heard, _ in pairs], [says for _, says in pairs]
         self._said_at: dict[str, float] = {}
 
-    def reply(self, line: str, at_s: float, vector: np.ndarray) -> Reply | None:
-        if not self._says:
+    def reply(self, line: str, at_s: float, matches: Sequence[SimilarMatch]) -> Reply | None:
+        """Returns the reply to a line, given the lines of `heard` that are nearest to it, by their places."""
+        same = next((match for match in matches if match.relation == "same"), None)
+        if same is None:
             return None
-        scores = self._vectors @ vector
-        nearest = int(scores.argmax())
-        says = self._says[nearest]
-        if scores[nearest] < self._min_score or at_s - self._said_at.get(says, -PAUSE_S) < PAUSE_S:
+        says = self._says[int(same.id)]
+        if at_s - self._said_at.get(says, -PAUSE_S) < PAUSE_S:
             return None
         self._said_at[says] = at_s
-        return Reply(line, says, float(scores[nearest]))
+        return Reply(line, says, same.score)
 
 
 class Chat:

@@ -220,6 +220,10 @@ class MatchBody(BaseModel):
     id: str = Field(description="The candidate's index in the list, or the item's id.")
     text: str
     score: float = Field(description="Cosine similarity, −1 to 1.")
+    relation: Literal["same", "related", "unrelated"] | None = Field(
+        description="How it relates to the query, judged by meaning, spelling, sound and polarity: opposites are "
+        "related. Null after a search by vector, and beyond the first 10,000 matches of an answer."
+    )
     metadata: dict[str, object]
     count: int = Field(1, description="In a collection: how often it was added.")
     vector: list[float] | None = Field(None, description="With `with_vectors`.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from fastapi import Response
@@ -11,17 +13,21 @@ from service.api.pieces import NUMBER_BYTES, json_list
 from service.api.responses import json_response
 from service.api.schemas import SimilarRequest
 from service.api.state import State
+from service.chat.sameness import Relation
 from service.collections.collections import check_name
 from service.errors import TooLarge
 from service.memory import SMALL_BYTES, hold_bytes
 from service.stores.base import Match
 from service.stores.filters import parse
+from service.tasks import run_in_thread_if
 
 TOP_K = 10
 MATCH_BYTES = 400  # of JSON for a match without a vector, about
 MATCHES_PER_PIECE = 200
 MAX_MATCHES = 100_000  # in one answer, about 20 MB
 MAX_MATCHES_WITH_VECTORS = 5_000
+MAX_RELATIONS = 10_000  # in one answer: about half a second of processor time
+FEW_RELATIONS = 20  # judged without a thread
 
 
 async def search(caller: Caller, state: State, body: SimilarRequest) -> Response:
@@ -53,6 +59,11 @@ async def search(caller: Caller, state: State, body: SimilarRequest) -> Response
     counts = sum(map(len, found.matches))
     if counts * (MATCH_BYTES + (NUMBER_BYTES * found.model.dim if body.with_vectors else 0)) > SMALL_BYTES:
         hold_bytes(counts * (MATCH_BYTES + (4 * found.model.dim if body.with_vectors else 0)))
+    asked: list[str] | list[None] = queries
+    if body.id is not None:
+        asked = [(await caller.wait(collections.get(name, body.id))).text]
+    pairs = [[(match.item.text, match.score) for match in matches] for matches in found.matches]
+    relations = await caller.wait(relate(state, asked, pairs))
     errors = [
         {"field": "query", "index": error.index, "error": error.error, "error_type": error.error_type}
         for error in found.errors
@@ -61,8 +72,11 @@ async def search(caller: Caller, state: State, body: SimilarRequest) -> Response
 
     def make(start: int, stop: int) -> list[object]:
         return [
-            ({} if query is None else {"query": query}) | {"matches": [_format_match(match) for match in matches]}
-            for query, matches in zip(queries[start:stop], found.matches[start:stop], strict=True)
+            ({} if query is None else {"query": query})
+            | {"matches": [_format_match(match, relation) for match, relation in zip(matches, related, strict=True)]}
+            for query, matches, related in zip(
+                queries[start:stop], found.matches[start:stop], relations[start:stop], strict=True
+            )
         ]
 
     before: dict[str, object] = {"model": model.name, "fingerprint": model.fingerprint}
@@ -71,7 +85,36 @@ async def search(caller: Caller, state: State, body: SimilarRequest) -> Response
     return json_list(before, "results", len(queries), make, {"errors": errors}, per_piece=1)
 
 
-def _format_match(match: Match) -> dict[str, object]:
+async def relate(
+    state: State, queries: Sequence[str | None], found: Sequence[Sequence[tuple[str, float]]]
+) -> list[list[Relation | None]]:
+    """Returns how each query relates to its matches, given as texts and cosines.
+
+    None without the text of the query, and beyond the first MAX_RELATIONS matches of an answer.
+    """
+    judge, total = state.judge, sum(map(len, found))
+
+    def judge_all() -> list[list[Relation | None]]:
+        left = iter(range(MAX_RELATIONS))
+        return [
+            [
+                None if query is None or not any(True for _ in islice(left, 1)) else judge.judge(query, *match).relation
+                for match in matches
+            ]
+            for query, matches in zip(queries, found, strict=True)
+        ]
+
+    return await run_in_thread_if(total > FEW_RELATIONS, judge_all)
+
+
+def _format_match(match: Match, relation: Relation | None) -> dict[str, object]:
     item = match.item
-    content = {"id": item.id, "text": item.text, "score": match.score, "metadata": item.metadata, "count": item.count}
+    content = {
+        "id": item.id,
+        "text": item.text,
+        "score": match.score,
+        "relation": relation,
+        "metadata": item.metadata,
+        "count": item.count,
+    }
     return content if item.vector is None else content | {"vector": item.vector}

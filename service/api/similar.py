@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from service.api.caller import Caller
 from service.api.responses import ABOUT_COLLECTIONS, ERRORS, PlainRoute, json_response
 from service.api.schemas import SimilarRequest, SimilarResponse
-from service.api.search import search
+from service.api.search import relate, search
 from service.api.state import get_state
 from service.api.vectors import check_dimensions
 from service.ranking import rank
@@ -41,15 +41,23 @@ async def similar(request: Request) -> Response:
         dimensions=body.dimensions,
     )
     ranking = await caller.wait(work)
+    found = [[(body.candidates[match.index], match.score) for match in matches] for matches in ranking.matches]
+    relations = await caller.wait(relate(state, body.query, found))
     results = [
         {
             "query": query,
             "matches": [
-                {"id": str(match.index), "text": body.candidates[match.index], "score": match.score, "metadata": {}}
-                for match in matches
+                {
+                    "id": str(match.index),
+                    "text": body.candidates[match.index],
+                    "score": match.score,
+                    "relation": relation,
+                    "metadata": {},
+                }
+                for match, relation in zip(matches, related, strict=True)
             ],
         }
-        for query, matches in zip(body.query, ranking.matches, strict=True)
+        for query, matches, related in zip(body.query, ranking.matches, relations, strict=True)
     ]
     errors = [
         {"field": field, "index": error.index, "error": error.error, "error_type": error.error_type}

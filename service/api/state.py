@@ -7,6 +7,7 @@ from typing import cast
 
 from fastapi import Request
 
+from service.chat.sameness import Judge
 from service.collections.collections import Collections
 from service.collections.map_cache import Maps
 from service.embedder import Embedder
@@ -27,6 +28,7 @@ class State:
     embedder: Embedder
     status: Status
     store: Collections | DanmakuError  # the error to answer where there are no collections
+    judge: Judge  # for the vectors of this gateway
     maps: Maps = field(default_factory=Maps)
     encode_requests: int = 0  # requests to /encode that are not answered yet
     is_stopping: bool = False

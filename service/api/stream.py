@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 from fastapi import Request, Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from service.api.body import receive_hang_up, slices
@@ -61,6 +61,8 @@ OPENAPI: dict[str, Any] = {
 class EmbedStream(Response):
     """The answer to a stream, which reads and writes at the same time."""
 
+    options_type: type[BaseModel] = StreamOptions  # of the URL's query
+
     def __init__(self, request: Request) -> None:
         """Raises InvalidRequest for invalid options, EncoderUnavailable if no model is known."""
         super().__init__(media_type=NDJSON)
@@ -69,7 +71,7 @@ class EmbedStream(Response):
         if record := current_request.get():
             record.is_stream = True
         try:
-            self._options = StreamOptions.model_validate(dict(request.query_params))
+            self._options = self.options_type.model_validate(dict(request.query_params))
         except ValidationError as error:
             raise explain_error(error, "the query") from None
         self._model = state.embedder.model
@@ -110,7 +112,7 @@ class EmbedStream(Response):
         try:
             async for index, lines in slices(receive, max_lines=self._slice_lines, max_line_bytes=limit):
                 await self._room.acquire()
-                task = asyncio.create_task(self._embed(index, lines), name="slice")
+                task = asyncio.create_task(self._answer_lines(index, lines), name="slice")
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
                 self._slices.put_nowait(task)
@@ -133,6 +135,8 @@ class EmbedStream(Response):
             self._room.release()
         if self._fault:
             raise self._fault
+        for piece in self._answer_end():
+            await self._put(send, piece)
         await send({"type": "http.response.body"})
 
     async def _put(self, send: Send, lines: bytes) -> None:
@@ -151,17 +155,18 @@ class EmbedStream(Response):
             await self._sending
         await send({"type": "http.response.body", "body": json_line(error_content(error))})
 
-    async def _embed(self, first: int, lines: Sequence[bytes]) -> tuple[list[bytes], int]:
-        """Returns the answer to lines, the first of which has index `first`, in pieces of whole lines.
+    def _answer_end(self) -> list[bytes]:
+        """Returns what follows the answers to all lines."""
+        return []
 
-        Also returns the bytes that are held for it, to be released when it has been sent.
-        """
-        size = sum(map(len, lines))
-        is_long = size > LONG_BYTES
-        held = size + len(lines) * self._model.dim * NUMBER_BYTES
+    async def _hold(self, lines: Sequence[bytes]) -> int:
+        """Waits for the memory that lines and their answers need; returns how many bytes are to be released."""
+        held = sum(map(len, lines)) + len(lines) * self._model.dim * NUMBER_BYTES
         await wait_for_bytes(held, timeout_s=self._caller.timeout_s)
-        read = await run_in_thread_if(is_long, lambda: [_parse_line(line) for line in lines])
-        texts = [line.text for line in read if isinstance(line, StreamLine)]
+        return held
+
+    async def _embed(self, texts: Sequence[str], done: int) -> Embeddings:
+        """Embeds the texts of a slice, with which `done` lines are read. Raises ModelChanged."""
         embeddings = await retry_overloaded(lambda: self._caller.wait(self._state.embedder.embed(texts)))
         if embeddings.model.fingerprint != self._model.fingerprint:
             raise ModelChanged(
@@ -169,7 +174,19 @@ class EmbedStream(Response):
                 "are not comparable; send the unanswered lines again"
             )
         if record := current_request.get():
-            record.texts = first + len(lines)
+            record.texts = done
+        return embeddings
+
+    async def _answer_lines(self, first: int, lines: Sequence[bytes]) -> tuple[list[bytes], int]:
+        """Returns the answer to lines, the first of which has index `first`, in pieces of whole lines.
+
+        Also returns the bytes that are held for it, to be released when it has been sent.
+        """
+        held = await self._hold(lines)
+        is_long = sum(map(len, lines)) > LONG_BYTES
+        read = await run_in_thread_if(is_long, lambda: [_parse_line(line) for line in lines])
+        texts = [line.text for line in read if isinstance(line, StreamLine)]
+        embeddings = await self._embed(texts, first + len(lines))
         answers = iter(self._describe(embeddings))
         pieces = [bytearray()]
         for index, line in enumerate(read, first):
@@ -183,6 +200,7 @@ class EmbedStream(Response):
         return [bytes(piece) for piece in pieces], held
 
     def _describe(self, embeddings: Embeddings) -> list[dict[str, object]]:
+        assert isinstance(self._options, StreamOptions)
         in_base64 = self._options.encoding == "base64"
         vectors = format_vectors(embeddings, normalize=self._options.normalize, in_base64=in_base64)
         answers: list[dict[str, object]] = [{"embedding": vector} for vector in vectors]

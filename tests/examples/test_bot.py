@@ -14,7 +14,7 @@ import pytest
 from danmaku_client import AsyncClient
 from processes import ROOT, free_ports, serving
 
-from examples.bot.__main__ import main
+from examples.bot.__main__ import main, read_script
 from examples.bot.bot import Bot, Settings
 from examples.bot.chat import Reply
 from examples.bot.report import Counts, Report
@@ -64,9 +64,7 @@ def gateway(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 async def test_a_chat_is_followed(gateway: str) -> None:
     """Told every minute of the stream and at its end; a minute in which nobody says anything is passed over."""
     view = Recording()
-    settings = Settings(
-        collection="followed", script=[("晚安", "下次见")], reply_score=0.99, watch="草", copy_score=0.99
-    )
+    settings = Settings(collection="followed", script=[("晚安", "下次见")], watch="草", copy_score=0.99)
     lines = [(10.0, "好"), (11, "草"), (12, "草"), (15, " "), (20, "晚安"), (75, "草"), (400, "晚安")]
     async with AsyncClient(gateway) as client:
         bot = Bot(client, settings, view)
@@ -83,6 +81,19 @@ async def test_a_chat_is_followed(gateway: str) -> None:
         (390, "晚安", "下次见"),
     ]
     assert {match.text: match.count for match in kept.matches[0]} == {"草": 3, "好": 1, "晚安": 2}
+
+
+async def test_what_means_the_opposite_is_not_answered(gateway: str) -> None:
+    """By the script as it is shipped, whose lines all have near vectors."""
+    view, script = Recording(), read_script(ROOT / "examples/script.tsv")
+    lines = stream((1, "声音太大了"), (2, "早上好"), (3, "不要再来一首了"), (40, "声音太小了！"), (41, "再来一首"))
+    async with AsyncClient(gateway) as client:
+        await Bot(client, Settings(collection="opposites", script=script), view).run(lines)
+
+    assert [(reply.line, reply.says) for _, reply in view.replies] == [
+        ("声音太小了！", "收到，麦克风这就调大"),
+        ("再来一首", "好，那就再唱一首"),
+    ]
 
 
 async def test_lines_leave_the_collection_after_a_while(gateway: str) -> None:

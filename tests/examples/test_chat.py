@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
+from danmaku_client import SimilarMatch
 
-from examples.bot.chat import Chat, Script
+from examples.bot.chat import Chat, Reply, Script
 
 COMMON = np.array([3.0, 0, 0, 0])  # what all lines have in common
 ABOUT = {name: np.eye(4)[place] for place, name in enumerate(("game", "song", "voice"), 1)}
@@ -58,18 +58,20 @@ def test_a_chat_of_one_wording_is_about_that() -> None:
     assert [(topic.representative, topic.lines) for topic in chat.topics(6)] == [("草", 5)]
 
 
-def test_the_nearest_line_of_a_script_is_answered_if_it_is_near() -> None:
-    script = Script(
-        ["晚上好", "再来一首"], ["晚上好呀", "好的"], np.stack([vector("game"), vector("song")]), min_score=0.95
-    )
-    reply = script.reply("再唱一首", 10, vector("song", aside=0.1))
+def match(place: int, relation: str) -> SimilarMatch:
+    return SimilarMatch(str(place), "", 0.9, {}, relation=relation)
 
-    assert reply and (reply.line, reply.says) == ("再唱一首", "好的") and reply.score == pytest.approx(1, abs=0.01)
-    assert script.reply("听不见", 10, vector("voice")) is None
-    assert script.reply("再来一首", 39, vector("song")) is None  # just said
-    assert script.reply("晚上好", 39, vector("game")) is not None
-    assert script.reply("再来一首", 40, vector("song")) is not None
+
+def test_a_line_that_says_the_same_is_answered_and_a_nearer_one_that_does_not_is_not() -> None:
+    script = Script([("晚上好", "晚上好呀"), ("再来一首", "好的")])
+    reply = script.reply("再唱一首", 10, [match(0, "related"), match(1, "same")])
+
+    assert reply == Reply("再唱一首", "好的", 0.9)
+    assert script.reply("不要再来一首了", 100, [match(1, "related")]) is None
+    assert script.reply("再来一首", 39, [match(1, "same")]) is None  # just said
+    assert script.reply("晚上好", 39, [match(0, "same")]) is not None
+    assert script.reply("再来一首", 40, [match(1, "same")]) is not None
 
 
 def test_a_bot_without_a_script_is_silent() -> None:
-    assert Script([], [], np.zeros((0, 4)), min_score=0).reply("草", 1, vector("game")) is None
+    assert Script([]).reply("草", 1, []) is None

@@ -1,0 +1,163 @@
+"""Whether two danmaku say the same: a calibrated probability, a relation, and the reason.
+
+Evidence is the cosine of the vectors, the characters, the sounds, and what speaks against it (`polarity`). A logistic
+regression weighs it; `danmaku-train sameness` learns the weights of a model from labelled pairs and writes them beside
+it, as `sameness.json`. For a model without that file the evidence is all but the cosine.
+
+Same means that a viewer who reads one with ×2 has read both. Related is what shares its subject, opposites included.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from service.chat.polarity import find_conflict
+from service.chat.spelling import DEGREES, Spelling, overlap, spell
+from service.errors import ModelError
+
+FILE = "sameness.json"
+Relation = Literal["same", "related", "unrelated"]
+Reason = Literal[
+    "spelling", "sound", "meaning", "negation", "antonym", "number", "person", "question", "difference", "strangers"
+]
+# The evidence, in the order of the weights; all from 0 to 1, but the cosine from −1.
+EVIDENCE = (
+    "cosine",
+    "cosine_squared",
+    "spelling",
+    "sound",
+    "characters",
+    "bigrams",
+    "sounds",
+    "added",
+    "replaced",
+    "length",
+    "opposed",
+    "asks",
+)
+WITHOUT_COSINE = EVIDENCE[2:]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Two logistic regressions over the evidence: for the same, and for related or the same."""
+
+    same: Mapping[str, float]  # by the names of the evidence, and `bias`
+    related: Mapping[str, float]
+    same_at: float  # the probability from which two danmaku are the same …
+    related_at: float  # … and from which they are related
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    probability: float  # that both say the same
+    relation: Relation
+    reason: Reason
+
+
+class Judge:
+    """Judges pairs of danmaku by weights."""
+
+    def __init__(self, weights: Weights, *, uses_cosine: bool) -> None:
+        self.weights, self.uses_cosine = weights, uses_cosine
+        names = EVIDENCE if uses_cosine else WITHOUT_COSINE
+        self._same = tuple(weights.same[name] for name in names)
+        self._related = tuple(weights.related[name] for name in names)
+
+    def judge(self, first: str, second: str, cosine: float) -> Judgement:
+        """Returns the judgement of two danmaku; `cosine` is that of their vectors, and NaN if one has none."""
+        one, other = spell(first), spell(second)
+        if one.text == other.text:
+            return Judgement(1.0, "same", "spelling")
+        if math.isnan(cosine):
+            cosine = 0.0
+        evidence, reason = weigh(one, other, cosine)
+        values = evidence if self.uses_cosine else evidence[2:]
+        same = logistic(self.weights.same["bias"] + sum(map(_times, self._same, values)))
+        if same >= self.weights.same_at:
+            return Judgement(same, "same", reason if reason in ("spelling", "sound") else "meaning")
+        related = logistic(self.weights.related["bias"] + sum(map(_times, self._related, values)))
+        if related >= self.weights.related_at:
+            return Judgement(same, "related", reason if reason not in ("spelling", "sound") else "difference")
+        return Judgement(same, "unrelated", "strangers")
+
+
+def weigh(one: Spelling, other: Spelling, cosine: float) -> tuple[tuple[float, ...], Reason]:
+    """Returns the evidence about two danmaku, and what stands out in it."""
+    conflict = find_conflict(one, other)
+    is_equal = one.folded == other.folded
+    sounds_equal = one.sounds == other.sounds
+    added, replaced = compare_ends(one.folded, other.folded)
+    longest = max(len(one.folded), len(other.folded))
+    evidence = (
+        cosine,
+        cosine * abs(cosine),
+        float(is_equal),
+        float(sounds_equal),
+        overlap(one.bag, other.bag),
+        overlap(one.bigrams, other.bigrams),
+        overlap(one.sound_bag, other.sound_bag),
+        added,
+        replaced,
+        min(longest, 20) / 20,
+        float(conflict is not None and conflict != "question"),
+        float(conflict == "question"),
+    )
+    if conflict:
+        return evidence, conflict
+    return evidence, "spelling" if is_equal else "sound" if sounds_equal else "difference"
+
+
+def compare_ends(first: str, second: str) -> tuple[float, float]:
+    """Returns which share of the longer text was added to the other, and which stands in the place of another.
+
+    What both begin and end with is left out; degrees (太, 真, …) are not an addition.
+    """
+    start = 0
+    shortest = min(len(first), len(second))
+    while start < shortest and first[start] == second[start]:
+        start += 1
+    end = 0
+    while end < shortest - start and first[-1 - end] == second[-1 - end]:
+        end += 1
+    middles = [text[start : len(text) - end] for text in (first, second)]
+    few, many = sorted(len(DEGREES.sub("", middle + "x")) - 1 for middle in middles)
+    longest = max(len(first), len(second), 1)
+    return (0.0, many / longest) if few > 0 else (many / longest, 0.0)
+
+
+def logistic(score: float) -> float:
+    return 1 / (1 + math.exp(-max(-60.0, min(60.0, score))))
+
+
+def _times(weight: float, value: float) -> float:
+    return weight * value
+
+
+def open_judge(model_directory: Path | None) -> Judge:
+    """Returns the judge for the model in a directory, or one without cosine. Raises ModelError for a damaged file."""
+    path = model_directory / FILE if model_directory else None
+    if path is None or not path.is_file():
+        return Judge(read_weights(Path(__file__).with_name("without_vectors.json")), uses_cosine=False)
+    return Judge(read_weights(path), uses_cosine=True)
+
+
+def read_weights(path: Path) -> Weights:
+    """Reads what `write_weights` wrote. Raises ModelError that names the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        weights = Weights(**{name: content[name] for name in Weights.__dataclass_fields__})
+        Judge(weights, uses_cosine="cosine" in weights.same)
+        return weights
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} cannot be used: {error!r}; expected what `danmaku-train sameness` writes") from None
+
+
+def write_weights(path: Path, weights: Weights, **about: Any) -> None:
+    """Writes weights, and in the same file what they were learned from."""
+    path.write_text(json.dumps(asdict(weights) | about, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

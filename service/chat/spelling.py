@@ -1,0 +1,96 @@
+"""Spellings of a danmaku: what is left when ways of writing are folded, and how it sounds.
+
+    ２３３３３ → 哈    来了来了！！ → 来了    開播 → 开播    雀食 and 确实 → que si
+
+Folded are case, width, traditional characters, punctuation, repeats, and laughter, applause and praise of any length.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+from opencc import OpenCC
+from pypinyin import lazy_pinyin
+
+MAX_CHARACTERS = 100  # of a text that are compared; a danmaku has at most 100, and the model reads fewer
+SPELLINGS = 50_000  # kept, 1 to 2 KB each
+
+NOT_WORDS = re.compile(r"[\W_]+")
+REPEATS = re.compile(r"([^\d]{1,4}?)\1+")
+LAUGHED = "\ue000"  # a private character in the place of laughter, until it is known whether anything else is left
+LAUGHTER = re.compile(
+    r"(?:[哈嘻]{2,}|(?<![a-z])(?:h{2,}|w{2,}|lol)(?![a-z])|(?<!\d)(?:23{2,}|3{3,})(?!\d)|红红火火|恍恍惚惚|笑死我了|笑死)+"
+)
+APPLAUSE = re.compile(r"(?<!\d)8{3,}(?!\d)|啪{2,}")
+PRAISE = re.compile(r"牛批|牛b|流批|溜批|(?<![a-z])nb(?![a-z])")
+SAME_DIGIT = re.compile(r"(?<!\d)(\d)\1{2,}(?!\d)|(?<!\d)66(?!\d)")
+# Particles at the end, which change the tone alone; 吗 and 嘛 ask.
+PARTICLES = re.compile(r"[啊呀呢哦噢喔啦吧哇哎诶呐咯呗]+$")
+DEGREES = re.compile(r"[太真好超很挺](?=\w)|实在是|非常|特别|有点")
+# Sounds that typing by ear mixes up: retroflex and dental initials, front and back nasal finals.
+NEAR_SOUNDS = (("zh", "z"), ("ch", "c"), ("sh", "s"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spelling:
+    """What is compared of a text."""
+
+    text: str  # without differences of case, width and script
+    folded: str
+    bag: Counter[str]  # of the characters of `folded`
+    bigrams: Counter[str]
+    sounds: str  # of `folded`, a syllable or character a word
+    sound_bag: Counter[str]
+
+
+@lru_cache(SPELLINGS)
+def spell(text: str) -> Spelling:
+    plain = simplify(text[:MAX_CHARACTERS])
+    folded = fold(plain)
+    syllables = [sound(character) for character in folded]
+    bigrams = Counter(map("".join, zip(folded, folded[1:], strict=False)))
+    return Spelling(plain, folded, Counter(folded), bigrams, " ".join(syllables), Counter(syllables))
+
+
+def simplify(text: str) -> str:
+    """Returns the text in lower case, normal width and simplified characters."""
+    return "".join(map(_simplify_character, unicodedata.normalize("NFKC", text).lower()))
+
+
+def fold(plain: str) -> str:
+    """Returns what is left of a simplified text without its ways of writing; for punctuation alone, its first mark."""
+    words = NOT_WORDS.sub("", plain)
+    if not words:
+        return plain.strip()[:1].replace("…", ".").replace("。", ".")
+    words = APPLAUSE.sub("啪", LAUGHTER.sub(LAUGHED, PRAISE.sub("牛逼", words)))
+    words = (words.strip(LAUGHED) or "哈").replace(LAUGHED, "哈")  # laughter about something is left out
+    words = SAME_DIGIT.sub(lambda found: found[0][0], REPEATS.sub(r"\1", words))
+    return PARTICLES.sub("", words) or words
+
+
+@lru_cache(SPELLINGS)
+def sound(character: str) -> str:
+    """Returns the pinyin of a character, without tone and with near sounds folded; other characters as they are."""
+    (syllable,) = lazy_pinyin(character) or [character]
+    for written, heard in NEAR_SOUNDS:
+        if syllable.startswith(written):
+            syllable = heard + syllable[len(written) :]
+    return syllable[:-1] if syllable.endswith("ng") and len(syllable) > 3 else syllable
+
+
+def overlap(first: Counter[str], second: Counter[str]) -> float:
+    """Returns Dice's coefficient of two bags, 0 to 1."""
+    total = first.total() + second.total()
+    return 2 * (first & second).total() / total if total else 0.0
+
+
+@lru_cache(SPELLINGS)
+def _simplify_character(character: str) -> str:
+    return _CONVERTER.convert(character) if "\u4e00" <= character <= "\u9fff" else character
+
+
+_CONVERTER = OpenCC("t2s")

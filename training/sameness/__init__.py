@@ -1,0 +1,1 @@
+"""Learns what makes two danmaku the same, for `service/chat/sameness.py`, and measures how well that judges."""
