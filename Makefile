@@ -4,6 +4,8 @@ PORT ?= $(or $(DANMAKU_PORT),8000)
 # The version of the images, as in k8s/ and docker-compose.yml.
 TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
 CORPUS ?=
+LIVE ?=
+GENERAL ?=
 WORKDIR ?= runs/danmaku-bert-mini
 CONFIG ?= training/configs/chinese-base-v3-8.toml
 LENGTH ?= 64
@@ -65,14 +67,21 @@ docs: .venv/.dev ## regenerate docs/http.md, the settings table, and the output 
 corpus-is-named:
 	@test -n "$(CORPUS)" || { echo "CORPUS is not set; expected make train-mini CORPUS=path/to/danmaku_dataset"; exit 2; }
 
-train-mini: corpus-is-named $(WORKDIR)/examples/examples.json ## retrain the bundled model; CORPUS=DIR with danmaku CSV files
+train-mini: .venv/.teacher corpus-is-named $(WORKDIR)/examples/examples.json ## retrain the bundled model; CORPUS=DIR of videos [LIVE=DIR] [GENERAL=DIR]
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini.toml --workdir $(WORKDIR)
 	$(BIN)/danmaku-train export --workdir $(WORKDIR) --output $(WORKDIR)/masked-lm
-	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-align.toml --model $(WORKDIR)/masked-lm \
+	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-moments.toml --model $(WORKDIR)/masked-lm \
 	  --input $(CORPUS) --workdir $(WORKDIR)/moments
 	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-pairs.toml --model $(WORKDIR)/moments \
 	  --input $(CORPUS) --workdir $(WORKDIR)/pairs
-	$(BIN)/danmaku-train export --workdir $(WORKDIR)/pairs --output models/danmaku-bert-mini
+	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-tasks.toml --heldout 0.1 \
+	  --model $(WORKDIR)/masked-lm $(WORKDIR)/pairs \
+	  --input $(CORPUS) $(LIVE) $(if $(GENERAL),--general $(GENERAL)) --workdir $(WORKDIR)/tasks
+	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-last.toml --heldout 0.1 \
+	  --model $(WORKDIR)/tasks $(WORKDIR)/pairs \
+	  --input $(CORPUS) $(LIVE) $(if $(GENERAL),--general $(GENERAL)) --workdir $(WORKDIR)/last
+	$(BIN)/danmaku-train export --workdir $(WORKDIR)/last --mix $(WORKDIR)/pairs --mix-share 0.3 \
+	  --output models/danmaku-bert-mini
 
 tpu-check: .venv/.dev .venv-tpu/.done ## compile the recipe's step for a TPU v3-8 without having one; CONFIG=FILE, LENGTH=128
 	$(BIN)/danmaku-train tpu-check $(CONFIG) --max-seq-length $(LENGTH)
@@ -134,6 +143,10 @@ check-python:
 	  || echo "some tests need Debian packages: apt-get install $(PACKAGES)"
 	@tests/redis8.sh >/dev/null || echo "tests that need it will be skipped"
 	@tests/prometheus.sh >/dev/null || echo "tests that need it will be skipped"
+	@touch $@
+
+.venv/.teacher: .venv/.dev
+	$(PIP) --editable '.[dev,teacher]'
 	@touch $@
 
 .venv-tpu/.done: training/tpu/requirements.txt

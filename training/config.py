@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 # Settings that may change when a run is resumed: they have no effect on what is learned.
 ANY_TIME = ("steps_per_loop", "save_checkpoints_steps", "log_steps")
+TERMS = ("moment", "pair", "pretraining", "spelling", "relation", "crowding")  # of the loss of `align`
 CHOICES = {
     "optimizer": ("adamw", "lamb"),
     "masks": ("static", "dynamic"),
@@ -115,33 +116,62 @@ class TrainConfig(RunConfig):
 
 @dataclass(frozen=True)
 class AlignConfig(RunConfig):
-    """Contrastive training of a pre-trained model on what is said at the same moments (training/alignment/align.py)."""
+    """Multi-task training of a pre-trained model, so that near vectors mean alike (training/alignment/align.py).
 
-    temperature: float = 0.05  # of the softmax over a batch: lower looks harder at the nearest wrong ones
+    A term of weight 0 is left out of the loss, and its texts are left out of the batch.
+    """
+
+    # Of the softmax over a batch: lower looks harder at the nearest wrong ones. What is said at one moment has so
+    # little in common that a low temperature leads to crowding: cosines shrink until the softmax is soft again.
+    temperature: float = 0.1  # of moments and pairs
+    fine_temperature: float = 0.05  # of spelling and relations
+    dims: tuple[int, ...] = (64, 128, 256)  # each prefix of a vector is to be a vector (Matryoshka)
+    pooling_layer: int = -2  # whose mean over tokens is the vector: bert-as-service's default
+    centred: bool = True  # start from the model whose vectors have their middle at the origin
+    turned: bool = True  # turn the vectors of moments to the model's own coordinates
+
+    # What is said at the same moments: batch_size danmaku of a step.
+    moment_weight: float = 1.0  # of the loss between a danmaku and what is said around it
+    pair_weight: float = 1.0  # of the loss between danmaku of one moment
     window_s: float = 5.0  # what is said within so many seconds is of one moment
     max_neighbours: int = 20  # of a moment, on either side
     min_count: int = 3  # lines with a danmaku, from which all of them together say what it means
-    frequent_share: float = 0.5  # of the examples: danmaku that are frequent in this sense; the rest are any
-    dims: tuple[int, ...] = (64, 128, 256)  # each prefix of a vector is to be a vector (Matryoshka)
-    pooling_layer: int = -2  # whose mean over tokens is the vector: bert-as-service's default
-    masked_lm_weight: float = 0.1  # of the masked-LM loss beside the contrastive one; 0 leaves it out
-    masked_share: float = 0.25  # of a batch's danmaku, read with masks
-    pair_weight: float = 1.0  # of the loss between danmaku of one moment, beside that to the moment itself
+    frequent_share: float = 0.5  # of the danmaku: those that are frequent in this sense; the rest are any
     lines_per_video: int = 2  # of a batch, one after the other: 1 makes no pairs, more also hard negatives
     hard_negative_gap_s: float = 60.0  # how far apart two moments of a video must be to be told apart
+
+    # What remains a language model: masked LM and next sentence, each a loss of its own.
+    pretraining_weight: float = 1.0
+    pretraining_examples: int = 24  # of a step
+    general_share: float = 0.25  # of the examples: general texts, where there are some
+
+    # Variants made by rule come near, opposites made by rule go away.
+    spelling_weight: float = 0.5
+    spelled_texts: int = 32  # of a step, each with a variant and half of them with an opposite
+    opposite_margin: float = 0.3  # how much nearer than its opposite, in cosine, a variant is to be
+
+    # A teacher's general meaning, as relations within a batch.
+    relation_weight: float = 0.0
+    relation_texts: int = 80  # of a step
+    taught_texts: int = 12_000  # general texts whose vectors the teacher makes before the run
+
+    # Strangers spread evenly over the sphere.
+    crowding_weight: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "dims", tuple(self.dims))
-        for name in ("max_neighbours", "min_count", "lines_per_video"):
+        for name in ("max_neighbours", "min_count", "lines_per_video", "spelled_texts", "relation_texts"):
             self._at_least(name, 1)
-        for name in ("window_s", "masked_lm_weight", "pair_weight", "hard_negative_gap_s"):
+        self._at_least("pretraining_examples", 4)
+        for name in ("window_s", "hard_negative_gap_s", "opposite_margin", *(f"{term}_weight" for term in TERMS)):
             self._at_least(name, 0)
-        for name in ("frequent_share", "masked_share"):
+        for name in ("frequent_share", "general_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+        for name in ("temperature", "fine_temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if not self.dims or min(self.dims) < 1 or sorted(set(self.dims)) != [*self.dims]:
             raise ValueError(f"dims is {self.dims}; expected rising numbers of dimensions, such as [64, 128, 256]")
 

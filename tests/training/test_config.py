@@ -82,7 +82,7 @@ def test_a_batch_is_shared_out_evenly_or_not_at_all() -> None:
 
 
 CONFIGS = sorted((REPOSITORY / "training/configs").glob("*.toml"))
-OF_ALIGN = [path for path in CONFIGS if path.stem.endswith(("-align", "-pairs"))]
+OF_ALIGN = [path for path in CONFIGS if path.stem.endswith(("-moments", "-pairs", "-tasks", "-last", "update"))]
 
 
 @pytest.mark.parametrize("path", OF_ALIGN, ids=lambda p: p.stem)

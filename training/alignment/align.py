@@ -1,11 +1,11 @@
-"""Contrastive training after masked LM: danmaku that answer the same thing come near, whatever their words.
+"""Multi-task training after pre-training: near vectors mean alike, and the model stays a language model.
 
-The mean of masked-LM states is crowded in a narrow cone, and near in it is what is worded alike. Here every danmaku is
-drawn to the vector of its moments, what others wrote within seconds of it (`cooccurrence.py`), and away from
-those of danmaku of other videos in the batch (InfoNCE, arXiv 1807.03748). A moment stands still while the encoder
-learns, so only one text of a pair is encoded, and a moment is the mean of dozens of neighbours where a pair is one.
-The first 64 and 128 dimensions are trained as vectors of their own (Matryoshka, arXiv 2205.13147), and a part of
-each batch is read with masks, so that the checkpoint remains a masked LM.
+The mean of masked-LM states is crowded in a narrow cone, and near in it is what is worded alike. Here each danmaku is
+drawn to the vector of its moments, what others wrote within seconds of it (cooccurrence.py), and away from those of
+danmaku of other videos. Moments know neither spelling nor opposites nor anything outside of videos, so three terms are
+added to them: variants and opposites made by rule, a teacher's relations between general texts, and a term against
+crowding (objectives.py). Masked LM and next sentence keep their weight in the loss, on many danmaku in a row, so the
+checkpoint can be handed over as the language model that it was.
 
 What comes out is a plain BERT checkpoint: the vector is the mean over tokens of `pooling_layer`, which is what
 bert-as-service computes unless told otherwise. The loop, what is kept and how it is resumed are those of `train`.
@@ -15,44 +15,63 @@ Left out: more than one device. A danmaku is told apart from the others of its b
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from service.model_directory import BertConfig, ModelDirectory, open_model_directory
-from training.alignment import cooccurrence
-from training.alignment import timed_lines as moments
-from training.alignment.batches import AlignmentBatches, Batch
+from training.alignment import cooccurrence, teacher, timed_lines
+from training.alignment.batches import AlignmentBatches, Batch, padded
+from training.alignment.centring import Weights, centre
 from training.alignment.cooccurrence import Cooccurrence, CooccurrenceSettings
+from training.alignment.general_texts import Texts, read_general
+from training.alignment.objectives import contrast, crowding, mean_over_tokens, relations, spelling
+from training.alignment.pretraining import PretrainingExamples
+from training.alignment.relations import TaughtTexts
 from training.alignment.timed_lines import TimedLines
 from training.bert import checkpoint, loop, model
 from training.bert.loop import MismatchedRun, Ran, RunSteps, State
+from training.bert.losses import loss_sums
 from training.bert.model import Params
 from training.bert.optimizer import OPTIMIZERS, Moments, Tensors, clip, learning_rate
 from training.config import AlignConfig
 from training.corpus.files import find_sources
+from training.examples.settings import ExampleSettings
 from training.files import write_text
 
 NUMBERS = (
     *("loss", "gradient_norm", "moment_loss", "moment_accuracy", "pair_loss", "pair_accuracy"),
-    *("masked_lm_loss", "masked_lm_accuracy"),
+    *("masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss", "next_sentence_accuracy"),
+    *("spelling_loss", "spelling_accuracy", "relation_loss", "relation_error", "crowding_loss", "stranger_cosine"),
 )
+CENTRING_TEXTS, TURNING_TEXTS = 2_000, 4_000
+RELATION_ERROR_WEIGHT = 10.0  # a mean square of cosines is some hundredths, a divergence some tenths
 
 
 def align(
-    config: AlignConfig, workdir: Path, model_directory: Path, recordings: list[Path], *, heldout: float = 0.05
+    config: AlignConfig,
+    workdir: Path,
+    models: list[Path],
+    recordings: list[Path],
+    *,
+    general: list[Path] | None = None,
+    heldout: float = 0.05,
 ) -> Path:
     """Trains until `num_train_steps`, SIGTERM or SIGINT; returns the prefix of the newest checkpoint.
 
-    Learns from the recordings that `clean` does not hold out. Raises MismatchedRun for a workdir of another run.
+    Starts from the mean of the models' weights, and learns from the recordings that `clean` does not hold out, and from
+    `general`, text files with a text a line. Raises MismatchedRun for a workdir of another run, and
+    ModuleNotFoundError if the teacher is asked for and is not installed.
     """
     loop.be_deterministic(config.seed)
     config = config.on(fast_bfloat16=bool(tf.config.list_logical_devices("GPU")))
-    opened = open_model_directory(model_directory, model.variable_shapes)
+    opened = open_mean(models)
     if config.dims[-1] != opened.config.hidden_size:
         raise ValueError(f"the last of dims is {config.dims[-1]}; it must be hidden_size, {opened.config.hidden_size}")
     if not 1 <= -config.pooling_layer <= opened.config.num_hidden_layers:
@@ -60,10 +79,12 @@ def align(
             f"pooling_layer is {config.pooling_layer}; it must be from -1, the last, to "
             f"-{opened.config.num_hidden_layers}, the first"
         )
-    _prepare(config, workdir, opened, recordings, heldout)
-    teacher = _teacher(config, workdir, opened, recordings, heldout)
-    batches = AlignmentBatches(config, teacher, opened.tokenizer, opened.config.max_position_embeddings)
-    state = State.restore(workdir, model.variable_shapes(opened.config), lambda: dict(opened.weights))
+    _prepare(config, workdir, opened, recordings, general or [], heldout)
+    batches = _batches(config, workdir, opened, recordings, general or [], heldout)
+    shapes = model.variable_shapes(opened.config)
+    initial = initial_values(config, opened, batches.teacher.lines)
+    batches = replace(batches, turn=turn_of(config, opened, initial, batches.teacher))
+    state = State.restore(workdir, shapes, lambda: initial)
     coming = batches.batches(state.step)
     try:
         return loop.run("align", config, workdir, state, compile_steps(config, opened.config, state, coming), NUMBERS)
@@ -71,10 +92,77 @@ def align(
         coming.close()
 
 
+def open_mean(models: list[Path]) -> ModelDirectory:
+    """The first of the models, with the mean of the weights of all (arXiv 2203.05482).
+
+    Models of one lineage lie in one basin, so that their mean has the skills of each: what the first stage knows of
+    language and what the second knows of moments. Raises ValueError for models of different shapes or vocabularies.
+    """
+    opened = [open_model_directory(directory, model.variable_shapes) for directory in models]
+    first = opened[0]
+    for directory, other in zip(models, opened, strict=True):
+        if other.config != first.config or other.tokenizer.vocab != first.tokenizer.vocab:
+            raise ValueError(
+                f"invalid --model {directory}: another shape or vocabulary than {models[0]}; expected the same"
+            )
+    if len(opened) == 1:
+        return first
+    weights = {name: np.mean([one.weights[name] for one in opened], axis=0) for name in first.weights}
+    digest = hashlib.sha256("".join(one.digest for one in opened).encode()).hexdigest()
+    return replace(first, weights=weights, digest=digest)
+
+
+def initial_values(config: AlignConfig, opened: ModelDirectory, lines: TimedLines) -> dict[str, np.ndarray]:
+    """The model's weights, whose vectors of distinct danmaku have their middle at the origin if the config asks."""
+    weights = dict(opened.weights)
+    if not config.centred:
+        return weights
+    rng = np.random.default_rng(config.seed)
+    some = rng.choice(len(lines.texts), min(CENTRING_TEXTS, len(lines.texts)), replace=False)
+    middle = _vectors_of(weights, opened, lines, some, config.pooling_layer).mean(0)
+    return centre(weights, opened.config, config.pooling_layer, middle)
+
+
+def turn_of(config: AlignConfig, opened: ModelDirectory, weights: Weights, counted: Cooccurrence) -> np.ndarray | None:
+    """The rotation [d, d] of the vectors of moments that brings them nearest to the model's own; None if not asked for.
+
+    Co-occurrence fixes its vectors up to a rotation. A model that has learned from other counts knows its danmaku
+    already, in coordinates of its own, and would have to forget them first. (P. Schönemann, A generalized solution of
+    the orthogonal Procrustes problem, Psychometrika 31 (1966) 1-10.)
+    """
+    if not config.turned:
+        return None
+    rows = np.argsort(-counted.lines.counts[counted.rows], kind="stable")[:TURNING_TEXTS]
+    ours = _vectors_of(weights, opened, counted.lines, counted.rows[rows], config.pooling_layer)
+    ours /= np.maximum(np.linalg.norm(ours, axis=1, keepdims=True), 1e-9)
+    left, _, right = np.linalg.svd(counted.vectors[rows].T.astype(np.float64) @ ours)
+    return np.asarray(left @ right, np.float32)
+
+
+def _vectors_of(
+    weights: Weights, opened: ModelDirectory, lines: TimedLines, texts: np.ndarray, pooling_layer: int
+) -> np.ndarray:
+    """Vectors of the texts of these numbers: [n, h]."""
+    found = []
+    for part in np.array_split(texts, -(-len(texts) // 250)):
+        batch = padded([lines.ids(text) for text in part], opened.tokenizer, opened.config.max_position_embeddings)
+        ids, mask = tf.constant(batch["input_ids"]), tf.constant(batch["input_mask"])
+        hidden = model.encode(weights, opened.config, ids, mask, tf.zeros_like(ids))[pooling_layer]
+        found.append(mean_over_tokens(hidden, mask).numpy())
+    return np.concatenate(found)
+
+
 def compile_steps(config: AlignConfig, bert_config: BertConfig, state: State, batches: Iterator[Batch]) -> RunSteps:
-    """Steps on the batches to come, which move the variables. A step is compiled for each length of danmaku."""
+    """Steps on the batches to come, which move the variables. One graph serves texts of any length."""
     update = OPTIMIZERS[config.optimizer]
     variables, averages = state.variables, state.moments
+
+    @tf.function(autograph=False, jit_compile=True)  # one pass over the weights instead of a dozen
+    def moved(
+        params: Tensors, before: Moments, found: Tensors, rate: tf.Tensor, step: tf.Tensor
+    ) -> tuple[Tensors, Moments, tf.Tensor]:
+        gradients, norm = clip(found)
+        return (*update(params, before, gradients, rate, step, config.weight_decay_rate), norm)
 
     @tf.function(autograph=False)
     def step_of(features: Tensors, step: tf.Tensor) -> tf.Tensor:
@@ -84,11 +172,10 @@ def compile_steps(config: AlignConfig, bert_config: BertConfig, state: State, ba
             numbers = losses(params, config, bert_config, features, step)
         found = tape.gradient(numbers["loss"], params)
         known = {name: tf.convert_to_tensor(value) for name, value in found.items() if value is not None}
-        gradients, norm = clip(known)
         rate = learning_rate(step + 1, config.learning_rate, config.num_warmup_steps, config.num_train_steps)
         of_known = Moments(*({name: values[name] for name in known} for values in before))
         touched = {name: params[name] for name in known}
-        new, after = update(touched, of_known, gradients, rate, step, config.weight_decay_rate)
+        new, after, norm = moved(touched, of_known, known, rate, step)
         for name in known:
             variables[name].assign(new[name])
             averages.m[name].assign(after.m[name])
@@ -96,18 +183,20 @@ def compile_steps(config: AlignConfig, bert_config: BertConfig, state: State, ba
         numbers["gradient_norm"] = norm
         return tf.stack([numbers[name] for name in NUMBERS])
 
-    compiled: dict[int, Callable[..., tf.Tensor]] = {}
+    graphs: list[tf.types.experimental.ConcreteFunction] = []
 
     def run_steps(first: int, count: int) -> Ran:
         rows, tokens = [], 0
         for step in range(first, first + count):
             batch = next(batches)
             features = {name: tf.constant(values) for name, values in batch.items()}
-            length = features["input_ids"].shape[1]
-            if length not in compiled:
-                compiled[length] = step_of.get_concrete_function(features, tf.TensorSpec([], tf.int32))
-            rows.append(compiled[length](features, tf.constant(step)))
-            tokens += int(batch["input_mask"].sum())
+            if not graphs:
+                specs = {
+                    name: tf.TensorSpec([None] * values.ndim, features[name].dtype) for name, values in batch.items()
+                }
+                graphs.append(step_of.get_concrete_function(specs, tf.TensorSpec([], tf.int32)))
+            rows.append(graphs[0](features, tf.constant(step)))
+            tokens += sum(int(values.sum()) for name, values in batch.items() if name.endswith("input_mask"))
         return Ran(np.stack(rows), tokens)
 
     return run_steps
@@ -116,96 +205,78 @@ def compile_steps(config: AlignConfig, bert_config: BertConfig, state: State, ba
 def losses(
     params: Params, config: AlignConfig, bert_config: BertConfig, features: Tensors, step: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """`loss` and what it is made of, of one batch (training/alignment/batches.py has the shapes)."""
+    """`loss` and what it is made of, of one batch (batches.py has the shapes)."""
     params = model.with_kernels_as(params, tf.as_dtype(config.kernel_dtype))
-    seed = tf.stack([config.seed, step])
     depth = bert_config.num_hidden_layers + 1 + config.pooling_layer
-    ids, mask = features["input_ids"], features["input_mask"]
-    outputs = model.encode(
-        params,
-        replace(bert_config, num_hidden_layers=depth),
-        ids,
-        mask,
-        tf.zeros_like(ids),
-        dropout_seed=seed,
+    shallow = replace(bert_config, num_hidden_layers=depth)
+    seed = tf.stack([config.seed, step])
+
+    def vectors_of(group: str, number: int) -> tf.Tensor:
+        ids, mask = features[f"{group}_input_ids"], features[f"{group}_input_mask"]
+        dropout_seed = tf.random.experimental.stateless_fold_in(seed, number)
+        hidden = model.encode(params, shallow, ids, mask, tf.zeros_like(ids), dropout_seed=dropout_seed)[-1]
+        return mean_over_tokens(hidden, mask)
+
+    found = dict.fromkeys(NUMBERS[:1] + NUMBERS[2:], tf.constant(0.0))
+    vectors = vectors_of("danmaku", 0)  # [b, d]
+    is_wrong, is_pair = features["danmaku_is_wrong"], features["danmaku_is_pair"]
+    itself = tf.eye(tf.shape(vectors)[0], dtype=tf.bool)
+    contrasted = partial(contrast, dims=config.dims, temperature=config.temperature)
+    found["moment_loss"], found["moment_accuracy"] = contrasted(vectors, features["danmaku_targets"], itself, is_wrong)
+    found["pair_loss"], found["pair_accuracy"] = contrasted(vectors, vectors, is_pair, is_wrong)
+    found["crowding_loss"], found["stranger_cosine"] = crowding(vectors, features["danmaku_is_stranger"])
+    if "spelling_input_ids" in features:
+        texts, variants, opposites = tf.split(vectors_of("spelling", 1), 3)
+        found["spelling_loss"], found["spelling_accuracy"] = spelling(
+            texts,
+            variants,
+            opposites,
+            features["spelling_has_opposite"],
+            features["spelling_is_same"],
+            temperature=config.fine_temperature,
+            margin=config.opposite_margin,
+        )
+    if "relations_input_ids" in features:
+        found["relation_loss"], found["relation_error"] = relations(
+            vectors_of("relations", 2), features["relations_taught"], temperature=config.fine_temperature
+        )
+    if "pretraining_input_ids" in features:
+        found |= _pretraining(params, bert_config, features, tf.random.experimental.stateless_fold_in(seed, 3))
+    found["loss"] = (
+        config.moment_weight * found["moment_loss"]
+        + config.pair_weight * found["pair_loss"]
+        + config.crowding_weight * found["crowding_loss"]
+        + config.spelling_weight * found["spelling_loss"]
+        + config.relation_weight * (found["relation_loss"] + RELATION_ERROR_WEIGHT * found["relation_error"])
+        + config.pretraining_weight * (found["masked_lm_loss"] + found["next_sentence_loss"])
     )
-    vectors = mean_over_tokens(outputs[-1], mask)  # [b, d]
-    found = moment_loss(vectors, features["targets"], features["is_wrong"], config)
-    found |= pair_loss(vectors, features["is_pair"], features["is_wrong"], config)
-    found["masked_lm_loss"] = found["masked_lm_accuracy"] = tf.constant(0.0)
-    if "masked_lm_ids" in features:
-        found |= _masked_lm(params, bert_config, features, outputs[-1], depth)
-    weighted = config.pair_weight * found["pair_loss"] + config.masked_lm_weight * found["masked_lm_loss"]
-    found["loss"] = found["moment_loss"] + weighted
     return found
 
 
-def mean_over_tokens(hidden: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """bert-as-service's REDUCE_MEAN: over all tokens, [CLS] and [SEP] too. [b, t, h], [b, t] → [b, h]."""
-    weights = tf.cast(mask, hidden.dtype)[:, :, None]
-    return tf.reduce_sum(hidden * weights, 1) / tf.reduce_sum(weights, 1)
-
-
-def moment_loss(
-    vectors: tf.Tensor, targets: tf.Tensor, is_wrong: tf.Tensor, config: AlignConfig
-) -> dict[str, tf.Tensor]:
-    """InfoNCE of vectors [b, d] with targets [b, d], each its own against the wrong ones [b, b]."""
-    return _contrast("moment", vectors, targets, tf.eye(vectors.shape[0], dtype=tf.bool), is_wrong, config)
-
-
-def pair_loss(vectors: tf.Tensor, is_pair: tf.Tensor, is_wrong: tf.Tensor, config: AlignConfig) -> dict[str, tf.Tensor]:
-    """The same of vectors with each other: those of one moment against the wrong ones."""
-    return _contrast("pair", vectors, vectors, is_pair, is_wrong, config)
-
-
-def _contrast(
-    name: str, ours: tf.Tensor, theirs: tf.Tensor, is_right: tf.Tensor, is_wrong: tf.Tensor, config: AlignConfig
-) -> dict[str, tf.Tensor]:
-    """Mean over the prefixes in `dims`, and over the rows that have a right one; of several, their mean.
-
-    And how often a right one is the nearest.
-    """
-    right, wrong = tf.cast(is_right, tf.float32), tf.cast(is_wrong, tf.float32)
-    counts = tf.reduce_sum(right, 1)  # [b]
-    rows = tf.cast(counts > 0, tf.float32)
-    num_rows = tf.maximum(tf.reduce_sum(rows), 1.0)
-    total = tf.constant(0.0)
-    for dim in config.dims:
-        ours_unit, theirs_unit = (tf.math.l2_normalize(side[:, :dim], -1) for side in (ours, theirs))
-        scores = tf.matmul(ours_unit, theirs_unit, transpose_b=True) / config.temperature  # [b, b]
-        against = tf.reduce_logsumexp(scores + (1.0 - wrong) * model.MASKED_SCORE, 1, keepdims=True)
-        loss = tf.nn.softplus(against - scores) * right  # -log of exp(right) / (exp(right) + sum of exp(wrong))
-        total += tf.reduce_sum(tf.math.divide_no_nan(tf.reduce_sum(loss, 1), counts)) / num_rows
-    nearest_right, nearest_wrong = (
-        tf.reduce_max(scores + (1.0 - those) * model.MASKED_SCORE, 1) for those in (right, wrong)
-    )
-    is_first = tf.cast(nearest_right > nearest_wrong, tf.float32) * rows
-    return {f"{name}_loss": total / len(config.dims), f"{name}_accuracy": tf.reduce_sum(is_first) / num_rows}
-
-
-def _masked_lm(
-    params: Params, bert_config: BertConfig, features: Tensors, hidden: tf.Tensor, depth: int
-) -> dict[str, tf.Tensor]:
-    """Returns loss and accuracy of the danmaku with masks, the first ones; `hidden` is the output of `depth` layers."""
-    count = features["masked_lm_ids"].shape[0]
-    hidden = model.encode_on(params, bert_config, hidden[:count], features["input_mask"][:count], depth)
-    logits = model.masked_lm_logits(params, hidden, features["masked_lm_positions"])
-    weights, wanted = features["masked_lm_weights"], features["masked_lm_ids"]
-    total = tf.reduce_sum(weights)
-    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(wanted, logits)
-    right = tf.cast(tf.argmax(logits, -1, tf.int32) == wanted, tf.float32)
+def _pretraining(params: Params, bert_config: BertConfig, features: Tensors, seed: tf.Tensor) -> Tensors:
+    """Returns the losses and accuracies of BERT's two tasks on the batch's examples, as means."""
+    ours = {name.removeprefix("pretraining_"): values for name, values in features.items() if "pretraining_" in name}
+    sums = loss_sums(params, bert_config, ours, dropout_seed=seed)
+    masked, asked = (tf.reduce_sum(ours[f"{task}_weights"]) for task in ("masked_lm", "next_sentence"))
     return {
-        "masked_lm_loss": tf.reduce_sum(loss * weights) / total,
-        "masked_lm_accuracy": tf.reduce_sum(right * weights) / total,
+        name: tf.math.divide_no_nan(total, masked if name.startswith("masked_lm") else asked)
+        for name, total in sums.items()
     }
 
 
 def _prepare(
-    config: AlignConfig, workdir: Path, opened: ModelDirectory, recordings: list[Path], heldout: float
+    config: AlignConfig,
+    workdir: Path,
+    opened: ModelDirectory,
+    recordings: list[Path],
+    general: list[Path],
+    heldout: float,
 ) -> None:
     """Makes the workdir self-contained, or checks that what it holds is this very run."""
     sources, *_ = find_sources(recordings)
     learned = {"recordings": len(sources), "bytes": sum(source.num_bytes for source in sources), "heldout": heldout}
+    if general:
+        learned["general"] = sum(map(len, read_general(general)))
     description = {"config": asdict(config), "inputs": {"model": opened.digest, **learned}}
     description = json.loads(json.dumps(description))  # as it will be read: tuples are lists
     path = workdir / "run.json"
@@ -213,7 +284,7 @@ def _prepare(
     if checkpoint.latest_step(workdir) is None:
         workdir.mkdir(parents=True, exist_ok=True)
         if old != description:  # what a start that failed has read and counted may be of other recordings
-            for name in (moments.FILE, cooccurrence.FILE):
+            for name in (timed_lines.FILE, cooccurrence.FILE):
                 (workdir / name).unlink(missing_ok=True)
         write_text(workdir / "vocab.txt", "\n".join(opened.tokenizer.vocab) + "\n")
         write_text(workdir / "bert_config.json", opened.config.to_json())
@@ -224,17 +295,31 @@ def _prepare(
         raise MismatchedRun(f"{path} describes another run ({different}): restore what it had, or use a new workdir")
 
 
-def _teacher(
-    config: AlignConfig, workdir: Path, opened: ModelDirectory, recordings: list[Path], heldout: float
-) -> Cooccurrence:
-    """Reads and fits once, and stores the result in the workdir, so a resumed run starts at once."""
-    lines_path, path = workdir / moments.FILE, workdir / cooccurrence.FILE
+def _batches(
+    config: AlignConfig,
+    workdir: Path,
+    opened: ModelDirectory,
+    recordings: list[Path],
+    general: list[Path],
+    heldout: float,
+) -> AlignmentBatches:
+    """Reads, counts and teaches once, and stores the results in the workdir, so a resumed run starts at once."""
+    lines_path, counted_path = workdir / timed_lines.FILE, workdir / cooccurrence.FILE
+    tokenizer = opened.tokenizer
     if not lines_path.exists():
-        moments.read_moments(recordings, opened.tokenizer, split="train", heldout=heldout).save(lines_path)
+        timed_lines.read_moments(recordings, tokenizer, split="train", heldout=heldout).save(lines_path)
     lines = TimedLines.load(lines_path)
-    if not path.exists():
+    if not counted_path.exists():
         settings = CooccurrenceSettings(
             config.window_s, config.max_neighbours, config.min_count, dim=opened.config.hidden_size
         )
-        cooccurrence.save(path, cooccurrence.fit(lines, settings, seed=config.seed))
-    return cooccurrence.load(path, lines)
+        cooccurrence.save(counted_path, cooccurrence.fit(lines, settings, seed=config.seed))
+    counted = cooccurrence.load(counted_path, lines)
+    texts = Texts.of(read_general(general), tokenizer) if general else None
+    taught = None
+    if config.relation_weight:
+        chosen = teacher.choose_texts(lines, general, config.taught_texts)
+        taught = TaughtTexts.of(teacher.teach(workdir / teacher.FOLDER, chosen), tokenizer)
+    example_settings = ExampleSettings(max_seq_length=opened.config.max_position_embeddings)
+    examples = PretrainingExamples(lines, texts, tokenizer, example_settings, config.general_share, config.seed)
+    return AlignmentBatches(config, counted, tokenizer, opened.config.max_position_embeddings, texts, taught, examples)

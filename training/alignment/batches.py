@@ -1,15 +1,21 @@
-"""Chooses the batch of each step of `align` by arithmetic: danmaku of one length, and the target of each.
+"""Chooses the batch of each step of `align` by arithmetic: groups of texts, and the target of each.
 
-A batch has danmaku of one number of tokens (longer ones: of nearly one), so hardly anything is padding, and length
-cannot tell a right answer from a wrong one. Batch k is a function of (seed, k) alone. Half of it, unless told
-otherwise, are danmaku that are frequent, whose meaning all their occurrences tell; the rest are drawn evenly from all
-others, of which most stand there once. Each brings those that follow it in its video and are as long: `lines_per_video`
-in all. What of them is of one moment is a pair; what is far apart is a hard negative.
+    danmaku      of one number of tokens, with the moment that each stands in, and which are wrong answers for which
+    spelling     danmaku and general texts with a variant of each and, where a rule makes one, an opposite
+    relations    texts that the teacher knows, each with some that the teacher finds near, and the teacher's vectors
+    pretraining  masked-LM and next-sentence examples (pretraining.py)
+
+Batch k is a function of (seed, k) alone. Its danmaku have one length (longer ones: nearly one), so hardly anything is
+padding, and length cannot tell a right answer from a wrong one. Half of them, unless told otherwise, are frequent, so
+that all their occurrences tell what they mean; the rest are drawn evenly from all others, of which most stand there
+once. Each brings those that follow it in its video and are as long: `lines_per_video` in all. What of them is of one
+moment is a pair; what is far apart is a hard negative.
 
 Which danmaku of a batch are wrong answers for which: those of other videos, and of the same video only from
 `hard_negative_gap_s` on. Copies and near-copies never are.
 
-Shapes: b danmaku, of which the first q have masks; t tokens, p masked ones; d dimensions.
+Shapes: b danmaku, s texts with variants, r texts that the teacher knows, e examples; t tokens, d dimensions. Every
+group has its own t.
 """
 
 from __future__ import annotations
@@ -23,12 +29,16 @@ import numpy as np
 
 from service.tokenizer import Tokenizer
 from training.alignment.cooccurrence import Cooccurrence
+from training.alignment.general_texts import Texts
+from training.alignment.opposites import opposites
+from training.alignment.pretraining import PretrainingExamples
+from training.alignment.relations import TaughtTexts
+from training.alignment.timed_lines import kind_of
+from training.alignment.variants import Variants
 from training.config import AlignConfig
-from training.examples.masking import mask_tokens, row_keys
-from training.examples.settings import ExampleSettings, Vocabulary
+from training.corpus.files import hash_of
 
 LENGTHS = np.array([*range(3, 17), 18, 20, 22, 24, 28, 32, 40, 48, 64, 96, 128])  # with [CLS] and [SEP]
-MASKED_LM_PROB = 0.15
 READ_AHEAD = 4
 
 Batch = dict[str, np.ndarray]
@@ -42,6 +52,10 @@ class AlignmentBatches:
     teacher: Cooccurrence
     tokenizer: Tokenizer
     max_length: int  # of the model
+    general: Texts | None = None  # for spelling
+    taught: TaughtTexts | None = None
+    pretraining: PretrainingExamples | None = None
+    turn: np.ndarray | None = None  # [d, d], of the targets
 
     def batches(self, first_step: int) -> Generator[Batch, None, None]:
         """Without end, from that step on, made on a thread that reads ahead."""
@@ -58,43 +72,82 @@ class AlignmentBatches:
                     batch.cancel()
 
     def batch(self, step: int) -> Batch:
-        """input_ids, input_mask int32 [b, t]; targets float32 [b, d]; is_wrong and is_pair bool [b, b]; and, of the
+        """Arrays whose names begin with that of their group.
 
-        masked ones, masked_lm_positions, masked_lm_ids int32 [q, p] and masked_lm_weights float32 [q, p].
+        danmaku: input_ids, input_mask int32 [b, t]; targets float32 [b, d]; is_wrong, is_pair, is_stranger bool [b, b].
+        spelling: input_ids, input_mask [3s, t], texts before variants before opposites; has_opposite bool [s]; is_same
+        bool [s, s]. relations: input_ids, input_mask [r, t]; taught float32 [r, e]. A group of weight 0 is left out.
         """
-        rng = np.random.default_rng([self.config.seed, step])
+        config = self.config
+        rng = np.random.default_rng([config.seed, step])
         shares = self._bucket_shares
         bucket = int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))
-        numbers = self._draw(bucket, rng)
-        features = self._tokens(numbers, int(self._lengths[bucket]))
-        if count := self.num_masked:
-            settings = ExampleSettings(
-                max_seq_length=128,  # of no matter here
-                max_predictions_per_seq=max(1, round(MASKED_LM_PROB * (features["input_ids"].shape[1] - 2))),
-                masked_lm_prob=MASKED_LM_PROB,
-            )
-            keys = row_keys(self.config.seed, np.full(count, step), np.arange(count), np.zeros(count, np.int64))
-            hidden = mask_tokens(
-                {name: values[:count] for name, values in features.items()},
-                settings,
-                Vocabulary.of(self.tokenizer),
-                keys,
-            )
-            features["input_ids"] = np.concatenate([hidden["input_ids"], features["input_ids"][count:]])
-            features |= {name: hidden[name] for name in hidden if name.startswith("masked_lm")}
+        numbers = self._draw(bucket, rng, config.batch_size)
+        features = _named("danmaku", self._tokens(numbers, int(self._lengths[bucket])))
         is_wrong, is_pair = self._relations(numbers)
-        return {**features, "targets": self.teacher.targets(numbers), "is_wrong": is_wrong, "is_pair": is_pair}
+        videos, targets = self.teacher.lines.document_of[numbers], self.teacher.targets(numbers)
+        features |= _named(
+            "danmaku",
+            {
+                "targets": targets if self.turn is None else targets @ self.turn,
+                "is_wrong": is_wrong,
+                "is_pair": is_pair,
+                "is_stranger": is_wrong & (videos[:, None] != videos),
+            },
+        )
+        if config.spelling_weight:
+            features |= _named("spelling", self._spelling(np.random.default_rng([config.seed, step, 2])))
+        if config.relation_weight and self.taught:
+            chosen = self.taught.draw(np.random.default_rng([config.seed, step, 3]), config.relation_texts)
+            rows = [self.taught.texts.ids(number) for number in chosen]
+            features |= _named(
+                "relations", padded(rows, self.tokenizer, self.max_length) | {"taught": self.taught.vectors[chosen]}
+            )
+        if config.pretraining_weight and self.pretraining:
+            features |= _named("pretraining", self.pretraining.batch(step, config.pretraining_examples))
+        return features
 
-    @property
-    def num_masked(self) -> int:
-        return round(self.config.masked_share * self.config.batch_size) if self.config.masked_lm_weight else 0
+    def _spelling(self, rng: np.random.Generator) -> Batch:
+        """Half of the texts have an opposite, as far as such texts are found among those drawn."""
+        wanted = self.config.spelled_texts
+        bucket = int(np.searchsorted(self._bucket_shares, rng.random() * self._bucket_shares[-1], side="right"))
+        lines = self.teacher.lines
+        drawn = [lines.texts[lines.text_of[number]] for number in self._draw(bucket, rng, 6 * wanted)]
+        if self.general:  # a third of what is looked at
+            drawn[::3] = [
+                self.general.texts[number] for number in rng.integers(len(self.general.texts), size=2 * wanted)
+            ]
+        found = [(text, made[rng.integers(len(made))] if (made := opposites(text)) else None) for text in drawn]
+        chosen = [pair for pair in found if pair[1]][: wanted // 2]
+        chosen = (chosen + [pair for pair in found if not pair[1]] + found)[:wanted]
+        texts = [text for text, _ in chosen]
+        variants = [self._variant(text, rng) for text in texts]
+        rows = self.tokenizer.ids([*texts, *variants, *(other or text for text, other in chosen)])
+        kinds = np.array([hash_of_kind(text) for text in texts])
+        return {
+            **padded(rows, self.tokenizer, self.max_length),
+            "has_opposite": np.array([other is not None for _, other in chosen]),
+            "is_same": kinds[:, None] == kinds,
+        }
 
-    def _draw(self, bucket: int, rng: np.random.Generator) -> np.ndarray:
+    def _variant(self, text: str, rng: np.random.Generator) -> str:
+        """A variant that the vocabulary can spell; the text itself after a few tries."""
+        for _ in range(3):
+            written = self._variants.write_otherwise(text, rng)
+            if written != text and self.tokenizer.unk_id not in self.tokenizer.ids([written])[0]:
+                return written
+        return text
+
+    @cached_property
+    def _variants(self) -> Variants:
+        return Variants.of_vocabulary(self.tokenizer.vocab)
+
+    def _draw(self, bucket: int, rng: np.random.Generator, count: int) -> np.ndarray:
         """The numbers of the lines: runs of `lines_per_video` that stand together, each from anywhere."""
         numbers, cumulated = self._lines_by_bucket[bucket]
         run = self.config.lines_per_video
-        heads = np.searchsorted(cumulated, rng.random(-(-self.config.batch_size // run)) * cumulated[-1], side="right")
-        places = (heads[:, None] + np.arange(run)).ravel()[: self.config.batch_size] % len(numbers)
+        heads = np.searchsorted(cumulated, rng.random(-(-count // run)) * cumulated[-1], side="right")
+        places = (heads[:, None] + np.arange(run)).ravel()[:count] % len(numbers)
         return np.asarray(numbers[places])
 
     def _tokens(self, numbers: np.ndarray, length: int) -> Batch:
@@ -150,3 +203,24 @@ class AlignmentBatches:
         """Cumulated."""
         totals = np.array([cumulated[-1] if len(cumulated) else 0.0 for _, cumulated in self._lines_by_bucket])
         return np.cumsum(totals)
+
+
+def padded(rows: list[list[int]], tokenizer: Tokenizer, max_length: int) -> Batch:
+    """input_ids and input_mask int32 [n, t] of rows of tokens: [CLS] … [SEP], cut where a row is too long."""
+    length = min(max(map(len, rows)) + 2, max_length)
+    ids = np.full((len(rows), length), tokenizer.pad_id, np.int32)
+    mask = np.zeros((len(rows), length), np.int32)
+    for number, row in enumerate(rows):
+        tokens = [tokenizer.cls_id, *row[: length - 2], tokenizer.sep_id]
+        ids[number, : len(tokens)] = tokens
+        mask[number, : len(tokens)] = 1
+    return {"input_ids": ids, "input_mask": mask}
+
+
+def hash_of_kind(text: str) -> int:
+    """The same number for texts that differ in repeats and marks only."""
+    return hash_of(kind_of(text)) >> 1
+
+
+def _named(group: str, arrays: Batch) -> Batch:
+    return {f"{group}_{name}": values for name, values in arrays.items()}

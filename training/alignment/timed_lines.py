@@ -45,6 +45,10 @@ class TimedLines:
         """How many lines have each text: [m]."""
         return np.bincount(self.text_of, minlength=len(self.texts))
 
+    def ids(self, text: int) -> list[int]:
+        """The tokens of a text, without [CLS] and [SEP]."""
+        return self.tokens[self.starts[text] : self.starts[text + 1]].tolist()
+
     def neighbours(self, window_s: float, most: int) -> tuple[np.ndarray, np.ndarray]:
         """For each line the stretch [first, last) of lines of its document within the window, itself included.
 
@@ -117,7 +121,7 @@ def read_moments(
             "(training/README.md), not the text that `clean` wrote"
         )
     texts = list(known)
-    tokens, starts = _tokenized(tokenizer, texts)
+    tokens, starts = tokenized(tokenizer, texts)
     lines_ = TimedLines(
         texts,
         tokens,
@@ -127,7 +131,7 @@ def read_moments(
         np.array(document_of, np.int32),
         kinds_of(texts),
     )
-    return _only(lines_, _spelled(tokens, starts, tokenizer.unk_id))
+    return _only(lines_, only_spelled(tokens, starts, tokenizer.unk_id))
 
 
 def _documents(sources: list[Source], split: str | None, heldout: float) -> Iterator[tuple[list[str], list[float]]]:
@@ -139,7 +143,7 @@ def _documents(sources: list[Source], split: str | None, heldout: float) -> Iter
             progress.update(1)
 
 
-def _tokenized(tokenizer: Tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def tokenized(tokenizer: Tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     parts: list[np.ndarray] = []
     lengths: list[int] = []
     for start in range(0, len(texts), TEXTS_PER_CALL):
@@ -149,7 +153,7 @@ def _tokenized(tokenizer: Tokenizer, texts: list[str]) -> tuple[np.ndarray, np.n
     return np.concatenate(parts), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _spelled(tokens: np.ndarray, starts: np.ndarray, unk_id: int) -> np.ndarray:
+def only_spelled(tokens: np.ndarray, starts: np.ndarray, unk_id: int) -> np.ndarray:
     """Which texts have tokens, all of them known: bool [m]."""
     unknown = np.concatenate([[0], np.cumsum(tokens == unk_id)])
     return np.asarray((np.diff(starts) > 0) & (unknown[starts[1:]] == unknown[starts[:-1]]))

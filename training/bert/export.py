@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from service.model_directory import open_model_directory
+from service.model_directory import ModelDirectory, open_model_directory
 from training.bert import checkpoint
 from training.bert.model import variable_shapes
 from training.files import write_text
@@ -21,7 +22,9 @@ from training.files import write_text
 MODEL_CARD = "README.md"
 
 
-def export(workdir: Path, output: Path, *, step: int | None = None) -> Path:
+def export(
+    workdir: Path, output: Path, *, step: int | None = None, mix: Path | None = None, mix_share: float = 0.5
+) -> Path:
     """Writes the model of a step (default: the newest) to `output`; returns the prefix of its checkpoint there.
 
     An older model at `output` is replaced, except for its README.md, which a person wrote. Raises FileNotFoundError or
@@ -31,6 +34,8 @@ def export(workdir: Path, output: Path, *, step: int | None = None) -> Path:
     _check_replaceable(output)
     prefix = _find_checkpoint(workdir, step)
     model = open_model_directory(workdir, variable_shapes, prefix=prefix)
+    if mix:
+        model = _mix(model, mix, mix_share)
     for name, values in model.weights.items():
         if not np.isfinite(values).all():
             raise ValueError(f"invalid weights in {prefix}: {name} is not finite; export an earlier step")
@@ -49,6 +54,17 @@ def export(workdir: Path, output: Path, *, step: int | None = None) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return output / prefix.name
+
+
+def _mix(model: ModelDirectory, directory: Path, share: float) -> ModelDirectory:
+    """Returns the mean of the weights of two models of one lineage; the other one has `share` (arXiv 2203.05482)."""
+    other = open_model_directory(directory, variable_shapes)
+    if not 0 <= share <= 1:
+        raise ValueError(f"invalid mix_share: {share}; expected a number from 0 to 1")
+    if other.config != model.config or other.tokenizer.vocab != model.tokenizer.vocab:
+        raise ValueError(f"invalid mix: {directory} has another shape or vocabulary; expected those of the run")
+    weights = {name: (1 - share) * values + share * other.weights[name] for name, values in model.weights.items()}
+    return replace(model, weights={name: values.astype(np.float32) for name, values in weights.items()})
 
 
 def _find_checkpoint(workdir: Path, step: int | None) -> Path:

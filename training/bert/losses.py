@@ -37,11 +37,12 @@ def loss_sums(params: Params, config: BertConfig, features: Features, **encode_o
     labels = features["next_sentence_labels"][:, 0]
     next_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, next_logits)
     next_right = tf.cast(tf.argmax(next_logits, -1, tf.int32) == labels, tf.float32)
+    asked = features.get("next_sentence_weights", tf.ones_like(next_loss))  # [b]; texts without order have 0
     return {
         "masked_lm_accuracy": tf.reduce_sum(right * weights),
         "masked_lm_loss": tf.reduce_sum(loss * weights),
-        "next_sentence_accuracy": tf.reduce_sum(next_right),
-        "next_sentence_loss": tf.reduce_sum(next_loss),
+        "next_sentence_accuracy": tf.reduce_sum(next_right * asked),
+        "next_sentence_loss": tf.reduce_sum(next_loss * asked),
     }
 
 

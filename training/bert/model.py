@@ -72,8 +72,8 @@ def encode(
     With `dropout_seed` (two int32), dropout is on and a function of the seed. Raises ValueError for too many tokens.
     """
     dropout = _Dropout(dropout_seed)
-    length = input_ids.shape[1]
-    if length > config.max_position_embeddings:
+    length = _sizes(input_ids)[1]
+    if isinstance(length, int) and length > config.max_position_embeddings:
         raise ValueError(
             f"invalid input: {length} tokens; expected at most {config.max_position_embeddings}, the model's positions"
         )

@@ -9,10 +9,10 @@ from typing import Any
 from training.arguments import add_config, add_heldout, add_paths, report_end
 
 NAME = "align"
-HELP = "train a model on what is written at the same moments, so that near vectors mean alike"
+HELP = "train a model on several tasks at once, so that near vectors mean alike and it stays a language model"
 EXAMPLE = (
-    "align training/configs/danmaku-bert-mini-align.toml --model models/danmaku-bert-mini --input danmaku_dataset "
-    "--workdir runs/aligned"
+    "align training/configs/danmaku-bert-mini-tasks.toml --model models/danmaku-bert-mini --input danmaku_dataset "
+    "--general general_zh --workdir runs/aligned"
 )
 NEEDS_TENSORFLOW = True
 
@@ -20,15 +20,22 @@ NEEDS_TENSORFLOW = True
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags. Those that `run` does not name are parameters of `align()`."""
     add_config(parser, "temperature=0.1")
-    parser.add_argument(
+    add_paths(
+        parser,
         "--model",
-        dest="model_directory",
-        type=Path,
-        required=True,
+        "models",
+        "pre-trained models of one lineage, or workdirs: starts from their mean",
         metavar="DIR",
-        help="a pre-trained model, or a workdir",
     )
     add_paths(parser, "--input", "recordings", "recordings, as for `clean`, in a format that has times")
+    parser.add_argument(
+        "--general",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="general texts: .txt files with a text a line",
+    )
     add_heldout(parser, "share of the documents to leave out, as in `clean` (%(default)s)")
     parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="the run's own folder; not shared")
 

@@ -63,7 +63,7 @@ def sentence_pairs(
             else:
                 b = _concatenate(lines[split:end])
                 start = end
-            _truncate(a, b, target, rng)
+            truncate(a, b, target, rng)
             yield a, b, is_random_next
 
 
@@ -131,7 +131,7 @@ def _concatenate(lines: Sequence[Line]) -> Line:
     return [token for line in lines for token in line]
 
 
-def _truncate(a: Line, b: Line, target: int, rng: np.random.Generator) -> None:
+def truncate(a: Line, b: Line, target: int, rng: np.random.Generator) -> None:
     """Removes tokens from the front or the back of the longer one, in place, until both have `target` tokens in all."""
     while len(a) + len(b) > target:
         longer = a if len(a) > len(b) else b

@@ -18,12 +18,15 @@ from service.model_directory import open_model_directory
 from training.alignment import align as align_module
 from training.alignment import cooccurrence
 from training.alignment import timed_lines as moments
-from training.alignment.align import align, mean_over_tokens, moment_loss, pair_loss
+from training.alignment.align import NUMBERS, align, initial_values, losses, open_mean
 from training.alignment.batches import AlignmentBatches
+from training.alignment.objectives import mean_over_tokens
+from training.alignment.pretraining import PretrainingExamples
 from training.alignment.timed_lines import TimedLines
 from training.bert import model
 from training.bert.loop import MismatchedRun
-from training.config import AlignConfig
+from training.config import TERMS, AlignConfig
+from training.examples.settings import ExampleSettings
 
 CONFIG = AlignConfig(
     batch_size=8,
@@ -49,7 +52,7 @@ def run(danmaku: Path, models: tuple[Path, Path], tmp_path_factory: pytest.TempP
     workdir = tmp_path_factory.mktemp("aligned")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.alignment.batches.LENGTHS", FEW_LENGTHS)
-        assert align(CONFIG, workdir, models[1], [danmaku], heldout=0.2) == workdir / "model.ckpt-6"
+        assert align(CONFIG, workdir, [models[1]], [danmaku], heldout=0.2) == workdir / "model.ckpt-6"
     return workdir
 
 
@@ -57,7 +60,9 @@ def run(danmaku: Path, models: tuple[Path, Path], tmp_path_factory: pytest.TempP
 def batches_of(run: Path, models: tuple[Path, Path]) -> Callable[[AlignConfig], AlignmentBatches]:
     opened = open_model_directory(models[1], model.variable_shapes)
     teacher = cooccurrence.load(run / cooccurrence.FILE, TimedLines.load(run / moments.FILE))
-    return lambda config: AlignmentBatches(config, teacher, opened.tokenizer, 32)
+    settings = ExampleSettings(max_seq_length=32)
+    examples = PretrainingExamples(teacher.lines, None, opened.tokenizer, settings, general_share=0.0, seed=1)
+    return lambda config: AlignmentBatches(config, teacher, opened.tokenizer, 32, pretraining=examples)
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(
@@ -79,8 +84,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(align_module, "compile_steps", until_a_signal)
         with pytest.raises(KeyboardInterrupt):
-            align(CONFIG, tmp_path, models[1], [danmaku], heldout=0.2)
-    assert align(CONFIG, tmp_path, models[1], [danmaku], heldout=0.2) == tmp_path / "model.ckpt-6"
+            align(CONFIG, tmp_path, [models[1]], [danmaku], heldout=0.2)
+    assert align(CONFIG, tmp_path, [models[1]], [danmaku], heldout=0.2) == tmp_path / "model.ckpt-6"
 
     assert _losses(tmp_path) == _losses(run)
     once, twice = (open_model_directory(workdir, model.variable_shapes).weights for workdir in (run, tmp_path))
@@ -89,10 +94,10 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
 
 
 def test_a_workdir_belongs_to_one_run(run: Path, danmaku: Path, models: tuple[Path, Path]) -> None:
-    with pytest.raises(MismatchedRun, match=r"temperature was 0\.05"):
-        align(replace(CONFIG, temperature=0.1), run, models[1], [danmaku], heldout=0.2)
+    with pytest.raises(MismatchedRun, match=r"temperature was 0\.1"):
+        align(replace(CONFIG, temperature=0.2), run, [models[1]], [danmaku], heldout=0.2)
     with pytest.raises(MismatchedRun, match="the inputs are different"):
-        align(CONFIG, run, models[0], [danmaku], heldout=0.2)
+        align(CONFIG, run, [models[0]], [danmaku], heldout=0.2)
 
 
 @pytest.mark.parametrize(
@@ -108,18 +113,18 @@ def test_what_does_not_fit_the_model_is_refused(
 ) -> None:
     """Before anything is written."""
     with pytest.raises(ValueError, match=message):
-        align(replace(CONFIG, **wrong), tmp_path, models[1], [danmaku], heldout=0.2)  # type: ignore[arg-type]
+        align(replace(CONFIG, **wrong), tmp_path, [models[1]], [danmaku], heldout=0.2)  # type: ignore[arg-type]
     assert not any(tmp_path.iterdir())
 
 
 def test_every_number_of_a_step_is_logged(run: Path) -> None:
     rows = [json.loads(line) for line in (run / "train_log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert {"moment_loss", "moment_accuracy", "pair_loss", "masked_lm_loss", "tokens_per_s"} <= rows[0].keys()
+    assert {*NUMBERS, "tokens_per_s"} <= rows[0].keys()
     for row in rows:
-        assert row["loss"] == pytest.approx(
-            row["moment_loss"] + row["pair_loss"] + 0.1 * row["masked_lm_loss"], rel=1e-5
-        )
+        parts = row["moment_loss"] + row["pair_loss"] + row["masked_lm_loss"] + row["next_sentence_loss"]
+        parts += 0.5 * row["spelling_loss"] + 0.2 * row["crowding_loss"]
+        assert row["loss"] == pytest.approx(parts, rel=1e-5)
 
 
 def test_what_is_trained_is_what_is_served(run: Path) -> None:
@@ -140,19 +145,7 @@ def test_a_batch_follows_from_its_number(batches_of: Callable[[AlignConfig], Ali
     once, again = batches_of(CONFIG).batch(4), batches_of(CONFIG).batch(4)
     for name, values in once.items():
         np.testing.assert_array_equal(values, again[name], err_msg=name)
-    assert not np.array_equal(once["targets"], batches_of(CONFIG).batch(5)["targets"])
-
-
-def test_a_batch_has_masks_in_its_first_part_only(batches_of: Callable[[AlignConfig], AlignmentBatches]) -> None:
-    """Put back, they are the danmaku of a batch without."""
-    hidden = batches_of(CONFIG).batch(2)
-    plain = batches_of(replace(CONFIG, masked_lm_weight=0.0)).batch(2)
-    assert "masked_lm_ids" not in plain and hidden["masked_lm_ids"].shape[0] == 2  # a quarter of 8
-    rows, places = np.nonzero(hidden["masked_lm_weights"])
-    ids = hidden["input_ids"].copy()
-    ids[rows, hidden["masked_lm_positions"][rows, places]] = hidden["masked_lm_ids"][rows, places]
-    np.testing.assert_array_equal(ids, plain["input_ids"])
-    assert set(rows) == {0, 1}
+    assert not np.array_equal(once["danmaku_targets"], batches_of(CONFIG).batch(5)["danmaku_targets"])
 
 
 def test_what_is_wrong_and_what_is_a_pair(batches_of: Callable[[AlignConfig], AlignmentBatches]) -> None:
@@ -177,30 +170,59 @@ def test_what_is_wrong_and_what_is_a_pair(batches_of: Callable[[AlignConfig], Al
     assert is_pair[0, 1] and not is_wrong[0, 1] and not is_pair[0, 2:].any()
 
 
-def test_the_losses_are_those_of_each_prefix_over_what_is_wrong() -> None:
-    """InfoNCE, computed once more by numpy; a row without a pair does not count."""
-    rng = np.random.default_rng(5)
-    vectors, targets = rng.standard_normal((2, 4, 32)).astype(np.float32)
-    wrong = rng.random((4, 4)) < 0.6
-    right = np.zeros((4, 4), bool)
-    right[0, [1, 2]] = right[1, 0] = True
-    wrong &= ~right & ~np.eye(4, dtype=bool)
+def test_the_mean_of_models_is_the_mean_of_their_weights(models: tuple[Path, Path]) -> None:
+    one, other = (open_model_directory(directory, model.variable_shapes) for directory in models)
+    both = open_mean(list(models))
+    for name, value in both.weights.items():
+        np.testing.assert_allclose(value, (one.weights[name] + other.weights[name]) / 2, atol=1e-7)
+    assert both.digest not in (one.digest, other.digest)
 
-    def expected(theirs: np.ndarray, right: np.ndarray) -> float:
-        found = []
-        for dim in CONFIG.dims:
-            ours, others = (v[:, :dim] / np.linalg.norm(v[:, :dim], axis=1, keepdims=True) for v in (vectors, theirs))
-            scores = np.exp(ours @ others.T / CONFIG.temperature)
-            against = (scores * wrong).sum(1, keepdims=True)
-            losses = -np.log(scores / (scores + against))
-            found.append(np.mean([losses[row, right[row]].mean() for row in range(4) if right[row].any()]))
-        return float(np.mean(found))
 
-    of = tf.constant
-    moment = moment_loss(of(vectors), of(targets), of(wrong), CONFIG)
-    assert float(moment["moment_loss"]) == pytest.approx(expected(targets, np.eye(4, dtype=bool)), rel=1e-4)
-    pair = pair_loss(of(vectors), of(right), of(wrong), CONFIG)
-    assert float(pair["pair_loss"]) == pytest.approx(expected(vectors, right), rel=1e-4)
+def test_centring_moves_vectors_and_not_the_language_model(
+    models: tuple[Path, Path], batches_of: Callable[[AlignConfig], AlignmentBatches]
+) -> None:
+    opened = open_model_directory(models[1], model.variable_shapes)
+    lines = batches_of(CONFIG).teacher.lines
+    for pooling_layer in (-1, -2):
+        config = replace(CONFIG, pooling_layer=pooling_layer)
+        centred = initial_values(config, opened, lines)
+        ids = tf.constant([[opened.tokenizer.cls_id, *lines.ids(5), opened.tokenizer.sep_id]])
+        mask, positions = tf.ones_like(ids), tf.constant([[1]])
+        before, after = (
+            model.encode(weights, opened.config, ids, mask, tf.zeros_like(ids)) for weights in (opened.weights, centred)
+        )
+        logits = (
+            [model.masked_lm_logits(weights, hidden, positions), model.next_sentence_logits(weights, hidden)]
+            for weights, hidden in ((opened.weights, before[-1]), (centred, after[-1]))
+        )
+        for ours, theirs in zip(*logits, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        moved = mean_over_tokens(before[pooling_layer] - after[pooling_layer], mask).numpy()[0]
+        again = initial_values(config, replace(opened, weights=centred), lines)
+        beta = f"bert/encoder/layer_{opened.config.num_hidden_layers + pooling_layer}/output/LayerNorm/beta"
+        np.testing.assert_allclose(opened.weights[beta] - centred[beta], moved, atol=1e-5)
+        np.testing.assert_allclose(again[beta], centred[beta], atol=1e-5)  # the middle is the origin already
+
+
+@pytest.mark.parametrize("term", ["spelling", "pretraining", "crowding", "moment", "pair"])
+def test_a_term_lowers_its_own_loss(
+    term: str, models: tuple[Path, Path], batches_of: Callable[[AlignConfig], AlignmentBatches]
+) -> None:
+    """On a tiny model: some steps along the gradient of one term alone, on one batch."""
+    opened = open_model_directory(models[1], model.variable_shapes)
+    weights = {f"{name}_weight": float(name == term) for name in TERMS}
+    config = replace(CONFIG, **weights, kernel_dtype="float32")  # type: ignore[arg-type]
+    features = {name: tf.constant(values) for name, values in batches_of(config).batch(1).items()}
+    variables = {name: tf.Variable(value) for name, value in opened.weights.items()}
+    found = []
+    for _ in range(4):
+        with tf.GradientTape() as tape:
+            loss = losses(variables, config, opened.config, features, tf.constant(0))["loss"]
+        found.append(float(loss))
+        for variable, gradient in zip(variables.values(), tape.gradient(loss, list(variables.values())), strict=True):
+            if gradient is not None:
+                variable.assign_sub(0.02 * tf.convert_to_tensor(gradient))
+    assert found[-1] < found[0]
 
 
 def _losses(workdir: Path) -> list[float]:

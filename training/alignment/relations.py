@@ -1,0 +1,54 @@
+"""Texts that the teacher knows, drawn so that each brings some that the teacher finds near.
+
+Of texts drawn evenly hardly two are alike, and whether two questions ask the same is learned from those that nearly do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.tokenizer import Tokenizer
+from training.alignment.general_texts import Texts
+from training.alignment.teacher import Taught
+
+NEIGHBOURS = 10
+PER_SEED = 3  # neighbours that a text brings
+ROWS_AT_ONCE = 2_000
+
+
+@dataclass(frozen=True)
+class TaughtTexts:
+    """n texts, e dimensions of the teacher."""
+
+    texts: Texts
+    vectors: np.ndarray  # float32 [n, e], centred and of length 1
+    neighbours: np.ndarray  # int32 [n, NEIGHBOURS], the nearest others
+
+    @classmethod
+    def of(cls, taught: Taught, tokenizer: Tokenizer) -> TaughtTexts:
+        texts = Texts.of(taught.texts, tokenizer)
+        vectors = taught.vectors[texts.numbers].astype(np.float32)
+        vectors -= vectors.mean(0)  # the teacher's own vectors are crowded: strangers have 0.8
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        return cls(texts, vectors, _nearest(vectors))
+
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Numbers of distinct texts, at most so many."""
+        seeds = rng.integers(len(self.vectors), size=-(-count // (1 + PER_SEED)))
+        columns = rng.integers(self.neighbours.shape[1], size=(len(seeds), PER_SEED))
+        near = np.take_along_axis(self.neighbours[seeds], columns, 1)
+        drawn = np.concatenate([seeds[:, None], near], 1).ravel()[:count]
+        return np.asarray(np.unique(drawn))
+
+
+def _nearest(vectors: np.ndarray) -> np.ndarray:
+    most = min(NEIGHBOURS, len(vectors) - 1)
+    found = []
+    for start in range(0, len(vectors), ROWS_AT_ONCE):
+        cosines = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
+        rows = np.arange(len(cosines))
+        cosines[rows, start + rows] = -np.inf
+        found.append(np.argpartition(-cosines, most - 1, axis=1)[:, :most].astype(np.int32))
+    return np.concatenate(found)
