@@ -210,8 +210,10 @@ def _masked_crc32c(data: bytes | np.ndarray) -> int:
 
 
 def _map(path: Path) -> np.ndarray:
-    """Maps a file as read-only bytes [size] uint8."""
+    """Maps a file as read-only bytes [size] uint8; reads one that is not local, such as an object of a bucket."""
     try:
+        if not isinstance(path, Path):
+            return np.frombuffer(path.read_bytes(), np.uint8)
         size = path.stat().st_size
         return np.asarray(np.memmap(path, np.uint8, "r")) if size else np.empty(0, np.uint8)  # mmap refuses size 0
     except OSError as error:

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from service.recordings.base import HEAD_BYTES, UNREADABLE, Options, RecordingError, Row
+from service.recordings.base import UNREADABLE, Options, RecordingError, Row
 from service.recordings.decoding import CHUNK_BYTES, decode
 from service.recordings.recording import READ, RecordingFeed, open_recording
 
@@ -88,10 +88,17 @@ def open_lines(path: Path, options: Options | None = None) -> tuple[BinaryIO, Li
 
 
 def open_pipe(source: BinaryIO, name: str, options: Options | None = None) -> tuple[BinaryIO, Lines | None]:
-    """The same of a stream that cannot be read twice, which is recognised by its head."""
-    head = source.read(HEAD_BYTES)
+    """Does the same for a stream that cannot be read twice, and recognises it by what comes first.
+
+    It waits for no more than the first line, so that a stream that is being written is read as it is written.
+    """
     feed = RecordingFeed(name, options)
-    begun = list(feed.feed(head, is_last=len(head) < HEAD_BYTES))
+    head, begun, is_over = b"", list[Row](), False
+    while feed.format is None and not is_over:
+        chunk = _read_some(source)
+        is_over = not chunk
+        head += chunk
+        begun += feed.feed(chunk, is_last=is_over)
     if feed.format is None:
         _first_danmaku(name, iter(begun), Counter())
     if feed.format in (None, "text"):
@@ -105,7 +112,7 @@ def open_pipe(source: BinaryIO, name: str, options: Options | None = None) -> tu
 
     def rows() -> Iterator[Row]:
         yield from begun
-        if len(head) == HEAD_BYTES:
+        if not is_over:
             for chunk in _chunks(source):
                 yield from feed.feed(chunk)
             yield from feed.feed(b"", is_last=True)
@@ -117,8 +124,13 @@ def open_pipe(source: BinaryIO, name: str, options: Options | None = None) -> tu
 
 
 def _chunks(source: BinaryIO) -> Iterator[bytes]:
-    while chunk := source.read(CHUNK_BYTES):
+    while chunk := _read_some(source):
         yield chunk
+
+
+def _read_some(source: BinaryIO) -> bytes:
+    """Returns what has come, without waiting for a whole chunk; nothing at the end."""
+    return cast(io.BufferedReader, source).read1(CHUNK_BYTES)
 
 
 def _encode(rows: Iterable[Row], dropped: Counter[str]) -> Iterator[bytes]:

@@ -164,7 +164,7 @@ def test_a_collection_is_filled_searched_and_emptied(gateway: httpx.Client) -> N
         client.add("room", [CollectionItem("晚安", metadata={"room": 3})])
         assert client.delete_where("room", {"room": 3}) == 1
         assert client.drop("room").count == 2
-        with pytest.raises(GatewayError, match="no collection room") as caught:
+        with pytest.raises(GatewayError, match="the collection room does not exist") as caught:
             client.search("room", "草")
     assert caught.value.status == 404
 

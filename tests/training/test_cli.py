@@ -145,7 +145,7 @@ def test_the_whole_way_from_danmaku_to_a_picture(
         ("clean --input . --vocab missing.txt --output out", "missing.txt"),
         ("clean --input . --output out --shard 0/8", "no vocabulary for shard 0/8; expected --vocab"),
         ("clean --input . --output out --shard 8/8", "invalid shard: 8/8; expected I/N with I from 0 to N - 1"),
-        ("clean --input . --output out --session-gap-s 0", "session_gap_s is 0.0"),
+        ("clean --input . --output out --session-gap-s 0", "invalid session_gap_s: 0.0"),
         (
             "examples --input nowhere --output out",
             "no report.json in nowhere; expected a folder written by",

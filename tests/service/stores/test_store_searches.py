@@ -203,7 +203,7 @@ BIG = 32447933084336131  # a danmaku's id; as float64 it equals its neighbours
     ("source", "meant"),
     [
         ({"dmid": BIG}, "a"),
-        ({"dmid": {"in": [BIG + 2, 5]}}, "c"),
+        ({"dmid": {"in": [BIG + 2, 5]}}, "cd"),
         ({"dmid": {"gt": BIG}}, "bc"),
         ({"dmid": {"gte": BIG + 1, "lt": BIG + 2}}, "b"),
         ({"not": {"dmid": BIG + 1}}, "acd"),
