@@ -40,6 +40,10 @@ EXAMPLES = {
     "POST /similar": [
         f"""{GET}/similar -d '{{"query": "阿夸", "candidates": ["aqua", "晚安"], "top_k": 1}}'""",
     ],
+    "POST /merge": [
+        f"""{GET}/merge --json '{{"lines": [{{"text": "来了", "time": 1}}, {{"text": "来了来了！", "time": 2}}, """
+        """{"text": "没来", "time": 3}]}'""",
+    ],
     "PUT /collections/{name}": [f"{PUT}/collections/room"],
     "POST /collections/{name}/danmaku": [
         f"""{GET}/collections/room/danmaku --json '["草", {{"text": "晚安", "id": "n1", "metadata": {{"room": 3}}, """
