@@ -19,6 +19,7 @@ NOT_RUN = {
     "make images": "a Docker engine; `make image-check` builds without one",
     "kustomize": "a registry; tests/deploy/kustomize.py reads k8s/",
     "kubectl": "a cluster; tests/deploy/test_kubernetes.py validates what is applied",
+    "pip install ./client": "downloads; tests/deploy/test_package.py installs the client's wheel",
     # What takes too long, or a machine that is not here.
     "make train-mini": "hours, with the corpus",
     ".venv/bin/python -m examples.bot danmaku_dataset/": "a minute, with the corpus",

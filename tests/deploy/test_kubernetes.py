@@ -270,12 +270,12 @@ def test_the_operator_finds_what_to_scrape(overlay: str) -> None:
         and endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
     }
 
-    assert scraped == {("gateway", "http"), ("workers", "metrics")} & {
+    assert scraped == {("gateway", "metrics"), ("workers", "metrics")} & {
         (service["metadata"]["name"], port["name"]) for service in services for port in service["spec"]["ports"]
     }
 
 
-def test_prometheus_is_let_in_to_workers() -> None:
+def test_prometheus_is_let_in_to_the_ports_of_metrics_alone() -> None:
     let_in = {
         port["port"]
         for policy in of_kind("production observed", "NetworkPolicy")
@@ -284,9 +284,12 @@ def test_prometheus_is_let_in_to_workers() -> None:
         if "namespaceSelector" in caller
         for port in rule["ports"]
     }
-    (worker,) = selected("production observed", {"matchLabels": {"app.kubernetes.io/component": "worker"}})
+    pods = [
+        *selected("production observed", {"matchLabels": {"app.kubernetes.io/component": "worker"}}),
+        *selected("production observed", {"matchLabels": {"app.kubernetes.io/component": "gateway"}}),
+    ]
 
-    assert let_in == {worker.ports["metrics"]}
+    assert let_in == {pod.ports["metrics"] for pod in pods}
 
 
 @observed

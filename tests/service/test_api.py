@@ -97,7 +97,7 @@ async def test_similar_ranks_candidates(client: httpx.AsyncClient) -> None:
 
     assert list(body) == ["model", "fingerprint", "results", "errors"]
     assert result["query"] == "草"
-    assert result["matches"][0] == {"id": "3", "text": "草", "score": pytest.approx(1), "metadata": {}}
+    assert result["matches"][0] == {"id": "3", "text": "草", "score": pytest.approx(1), "relation": "same", "metadata": {}}
     assert [match["text"] for match in result["matches"]] == [
         candidates[index] for index in np.argsort(-(vectors[1:] @ vectors[0]))
     ]
@@ -199,7 +199,7 @@ async def test_the_page_of_routes_needs_no_other_host(client: httpx.AsyncClient)
     assert "http://" not in page and "https://" not in page
     assert (await client.get("/static-offline-docs/swagger-ui-bundle.js")).status_code == 200
     assert set(paths) == {
-        *("/embed", "/similar", "/tokenize", "/v1/embeddings", "/v1/models", "/v1/models/{id}"),
+        *("/embed", "/similar", "/merge", "/tokenize", "/v1/embeddings", "/v1/models", "/v1/models/{id}"),
         *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku/{id}"),
         *("/collections/{name}/delete", "/collections/{name}/rebuild", "/collections/{name}/map"),
         *("/encode", "/status/server", "/status/client"),
