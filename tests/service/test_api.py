@@ -97,7 +97,13 @@ async def test_similar_ranks_candidates(client: httpx.AsyncClient) -> None:
 
     assert list(body) == ["model", "fingerprint", "results", "errors"]
     assert result["query"] == "草"
-    assert result["matches"][0] == {"id": "3", "text": "草", "score": pytest.approx(1), "relation": "same", "metadata": {}}
+    assert result["matches"][0] == {
+        "id": "3",
+        "text": "草",
+        "score": pytest.approx(1),
+        "relation": "same",
+        "metadata": {},
+    }
     assert [match["text"] for match in result["matches"]] == [
         candidates[index] for index in np.argsort(-(vectors[1:] @ vectors[0]))
     ]

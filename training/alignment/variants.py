@@ -2,7 +2,6 @@
 
 Viewers write one thing in many ways, and most of the ways are too rare to be learned from what stands around them. So
 training makes them: each rule changes the spelling and not the meaning, and one or two rules are applied at random.
-Rules for traditional characters and homophones need the optional `opencc` and `pypinyin`; without them they are absent.
 
 Left out: rules that follow from a list of names or memes. Those are learned from what viewers write.
 """
@@ -16,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from opencc import OpenCC
+from pypinyin import Style, lazy_pinyin
 
 PARTICLES = ("啊", "呀", "啦", "哦", "哇", "呢", "了", "~")
 MARKS = ("！", "!", "！！", "!!!", "。", "~", "～", "…", "...", " ")
@@ -62,20 +63,12 @@ class Variants:
 
     @cached_property
     def _traditional(self) -> dict[str, list[str]]:
-        try:
-            from opencc import OpenCC
-        except ModuleNotFoundError:
-            return {}
         convert = OpenCC("s2t").convert
         return self._known({character: [convert(character)] for character in self.characters})
 
     @cached_property
     def _homophones(self) -> dict[str, list[str]]:
         """Characters that are read alike, tones included."""
-        try:
-            from pypinyin import Style, lazy_pinyin
-        except ModuleNotFoundError:
-            return {}
         read_as: dict[str, list[str]] = defaultdict(list)
         for character in sorted(self.characters):
             if "一" <= character <= "鿿":

@@ -127,7 +127,9 @@ def test_tables_have_texts_and_reasons(input_file: Path, gateway: httpx.Client) 
 
 def test_a_line_ends_at_its_newline_and_nowhere_else(tmp_path: Path, gateway: httpx.Client) -> None:
     """Danmaku hold strange characters; one that is no UTF-8 is said to be, and is not taken for blank."""
-    (tmp_path / "in.txt").write_bytes("草\u2028好\r\n\x0b\x85\x1c晚安\n".encode() + b"\xff\xfe\n" + "草\n".encode() * 100 + "没有换行".encode())
+    (tmp_path / "in.txt").write_bytes(
+        "草\u2028好\r\n\x0b\x85\x1c晚安\n".encode() + b"\xff\xfe\n" + "草\n".encode() * 100 + "没有换行".encode()
+    )
     done(tmp_path / "in.txt", "--output", tmp_path / "out.ndjson", "--url", str(gateway.base_url))
     rows = [json.loads(line) for line in (tmp_path / "out.ndjson").read_text(encoding="utf-8").split("\n")[:-1]]
 

@@ -225,7 +225,9 @@ def test_a_run_continues_from_a_published_checkpoint(
     assert first.keys() == given.keys()
     assert all(np.array_equal(given[name], first[name]) for name in given)
     wide = replace(config, model={**config.model, "intermediate_size": 96})
-    with pytest.raises(ValueError, match=r"invalid shape of .*intermediate/dense/kernel: \[32, 64\]; expected \[32, 96\]"):
+    with pytest.raises(
+        ValueError, match=r"invalid shape of .*intermediate/dense/kernel: \[32, 64\]; expected \[32, 96\]"
+    ):
         train(wide, tmp_path / "wide", examples)
     del given["cls/predictions/output_bias"]
     checkpoint.write(prefix, given)
