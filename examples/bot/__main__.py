@@ -12,7 +12,7 @@ from pathlib import Path
 from danmaku_client import AsyncClient, GatewayError
 
 from .bot import Bot, Settings
-from .sources import SourceError, open_source
+from .sources import SourceError, is_followed, open_source, open_tail
 from .views import open_view
 
 EXAMPLE = """example:
@@ -86,9 +86,14 @@ async def follow(parsed: argparse.Namespace, script: list[tuple[str, str]]) -> N
         watch=parsed.watch,
         copy_score=parsed.copy_score,
     )
-    source = await open_source(parsed.source, parsed.speed)
+    source = None
+    if is_followed(parsed.source, parsed.speed):
+        open_tail(Path(parsed.source)).close()  # a mistake in the name is said before the gateway is asked
+    else:
+        source = await open_source(parsed.source, parsed.speed)
     async with AsyncClient(parsed.url, os.environ.get("DANMAKU_API_KEY"), timeout_s=START_TIMEOUT_S) as client:
         await client.info()
+    source = source or await open_source(parsed.source, parsed.speed)
     async with AsyncClient(parsed.url, os.environ.get("DANMAKU_API_KEY"), timeout_s=TIMEOUT_S) as client:
         with open_view(is_plain=parsed.plain) as view:
             bot = Bot(client, settings, view)

@@ -49,6 +49,11 @@ async def open_source(source: str, speed: float | None) -> AsyncIterator[Said]:
     return follow(open_tail(Path(source))) if speed is None else replay(await recording(Path(source)), speed)
 
 
+def is_followed(source: str, speed: float | None) -> bool:
+    """Returns whether `open_source` opens a file that stays open."""
+    return speed is None and source != "-" and not source.startswith("room:")
+
+
 def open_tail(path: Path) -> Tail:
     """Raises SourceError if there is no such file, or if it is not a recording: nothing would ever come."""
     if not path.is_file():
