@@ -163,7 +163,7 @@ def _refuse_binary(name: str, head: bytes) -> None:
 
 def _is_mostly_text(head: bytes) -> bool:
     text = head.decode("utf-8", "surrogateescape")
-    return len(ESCAPED.findall(text)) * 10 <= len(text)
+    return len(ESCAPED.findall(text)) * 4 <= len(text)
 
 
 def _refuse_mostly_undecodable(name: str, sample: bytes, encoding: str) -> None:
