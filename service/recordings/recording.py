@@ -3,10 +3,11 @@
 A format is recognised by what is certain, in this order:
 
 1. `--format`, if it is given.
-2. How the file begins: markup, the first section of ASS, an array of JSON.
-3. What most of its first lines are: JSON objects, counts of viewers (one suffices), rows of recorded danmaku.
-4. Its suffix: a .csv has a header, or is refused; a .xml, .ass or .json that does not begin as one is refused.
-5. What is left is plain text, unless it is a README or a list of packages.
+2. Most of its first lines are rows of recorded danmaku.
+3. How the file begins: markup, the first section of ASS, an array of JSON.
+4. What most of its first lines are: JSON objects, counts of viewers (one suffices).
+5. Its suffix: a .csv has a header, or is refused; a .xml, .ass or .json that does not begin as one is refused.
+6. What is left is plain text, unless it is a README or a list of packages.
 
 The file is read once to find its encoding and what kind of its format it is, and a second time for its danmaku; so it
 is refused before the first one is given, and memory does not grow with it.
@@ -190,6 +191,8 @@ def recognise(name: str, head: str, suffix: str, options: Options, *, is_whole: 
     expected = SUFFIXES.get(suffix)
     if not start:
         return expected or "text"
+    if tables.recognises(lines):  # first of all, since the first danmaku may look like anything
+        return "csv"
     if MARKUP.match(start) and (found := _markup(name, start, lines, expected)):
         return found
     if ass.recognises(start) or (expected == "ass" and any(line.startswith("Dialogue:") for line in lines)):
@@ -203,7 +206,7 @@ def recognise(name: str, head: str, suffix: str, options: Options, *, is_whole: 
         return "jsonl"
     if day_file.recognises(head, lines):
         return "day"
-    if tables.recognises(lines) or (expected in (None, "text", "csv") and tables.is_table(lines)):
+    if expected in (None, "text", "csv") and tables.is_table(lines):
         return "csv"
     if expected in ("xml", "ass", "json", "jsonl", "segment"):
         raise RecordingError(f"{name} does not hold what its name says; {READ}; or say what it is with --format")

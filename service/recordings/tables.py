@@ -52,9 +52,11 @@ def recognises(lines: list[str]) -> bool:
 
 def is_recorded(lines: list[str]) -> bool:
     """Whether a .csv without a header is recorded danmaku: some lines are, in which nothing else stands."""
-    commas = [match[1].count(",") for line in lines if (match := RECORDED.fullmatch(line))]
+    texts = [match[1] for line in lines if (match := RECORDED.fullmatch(line))]
+    if len(texts) < MANY or any(mark in texts[0] for mark in '[{"'):  # a script, whose parts are no columns
+        return bool(texts)
     # As many commas in every text are columns.
-    return bool(commas) and not (len(commas) >= MANY and commas[0] and len(set(commas)) == 1)
+    return texts[0].count(",") == 0 or len({text.count(",") for text in texts}) > 1
 
 
 def is_quoted_throughout(lines: list[str]) -> bool:
