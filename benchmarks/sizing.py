@@ -25,7 +25,7 @@ import psutil
 import redis
 from gateway import CORES, connect, free_port, running_redis, serving
 from material import ROOT, random_base_model
-from replay import hit_rate, latest
+from replay import hit_rate, read_latest
 
 LENGTHS = (64, 16, 1)  # of lists
 ENTRIES = (10_000, 100_000, 1_000_000)  # of a cache
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=12_000, help="distinct ones that are embedded [12000]")
     parser.add_argument("--all", action="store_true", help="the busiest minute and hit rates, which take minutes")
     arguments = parser.parse_args()
-    texts = list(dict.fromkeys(latest(arguments.corpus, 4 * arguments.texts)))[: arguments.texts]
+    texts = list(dict.fromkeys(read_latest(arguments.corpus, 4 * arguments.texts)))[: arguments.texts]
     with tempfile.TemporaryDirectory() as directory:
         model = random_base_model(Path(directory)) if arguments.base else ROOT / "models" / "danmaku-bert-mini"
         cost(model, "int8" if arguments.base else "float32", texts)
@@ -117,7 +117,7 @@ def describe_corpus(corpus: Path) -> None:
                 minutes[match[1]] += 1
     minute, count = minutes.most_common(1)[0]
     print(f"{minutes.total():,} danmaku; {count} in the busiest minute, {minute}: {count / 60:.1f} a second")
-    texts = latest(corpus, minutes.total())
+    texts = read_latest(corpus, minutes.total())
     for entries in ENTRIES:
         print(f"a cache of {entries:,} texts would have had {hit_rate(texts, entries):.1%}", flush=True)
 

@@ -135,20 +135,6 @@ function land() {
   describeMap();
 }
 
-// Fills the empty page. The first key typed replaces the example, since focus selects it.
-function showExample() {
-  const field = $("text");
-  const select = () => field.value === EXAMPLES[0] && field.select();
-  field.value = EXAMPLES[0];
-  select();
-  field.addEventListener("focus", select);
-  field.addEventListener("click", select);
-  field.addEventListener("input", () => {
-    field.removeEventListener("focus", select);
-    field.removeEventListener("click", select);
-  }, { once: true });
-}
-
 function askFor(text) {
   $("text").value = text;
   search();
@@ -278,8 +264,10 @@ async function open() {
       throw error;
     }
     showWords();
-    if (!$("text").value && !last) showExample();
+    const isEmpty = !$("text").value && !last;
+    if (isEmpty) $("text").value = EXAMPLES[0]; // an example fills the page, and leaves the field to the visitor
     await search();
+    if (isEmpty && $("text").value === EXAMPLES[0]) $("text").value = "";
     compareLines();
     await openMap();
     greet(map?.danmaku.map(({ text }) => text) ?? []);

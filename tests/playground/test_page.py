@@ -89,7 +89,7 @@ def give_key(page: Page, key: str) -> None:
 
 def ask(page: Page, text: str) -> None:
     page.locator("#text").fill(text)
-    expect(page.locator("#status")).to_contain_text(text[:15])
+    expect(page.locator("#status")).to_contain_text(text[:12])
 
 
 def texts(page: Page, selector: str) -> list[str]:
