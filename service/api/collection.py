@@ -14,7 +14,7 @@ from service.api.caller import Caller
 from service.api.headers import NDJSON, is_ndjson
 from service.api.items import AddedBody, DanmakuBody, add_list, add_stream
 from service.api.responses import ABOUT_COLLECTIONS, ERRORS, PlainRoute, error_content, json_line, json_response
-from service.api.schemas import Body, explain_error
+from service.api.schemas import Body, describe_path, describe_query, explain_error
 from service.api.state import State, get_state
 from service.collections.collections import check_name
 from service.collections.rebuilding import Progress
@@ -65,15 +65,6 @@ class DeleteRequest(Body):
 
 class DeletedBody(BaseModel):
     deleted: int
-
-
-def describe_path(*names: str) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
-
-
-def describe_query(options: type[BaseModel]) -> list[dict[str, Any]]:
-    fields = options.model_json_schema()["properties"].items()
-    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields]
 
 
 def parse_query(request: Request, kind: type[Options]) -> Options:

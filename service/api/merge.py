@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 from service.api.caller import Caller
 from service.api.headers import NDJSON, is_ndjson
 from service.api.responses import ERRORS, PlainRoute, error_content, json_line, json_response
-from service.api.schemas import Body, explain_error
+from service.api.schemas import Body, describe_query, explain_error
 from service.api.state import get_state
 from service.api.stream import EmbedStream
 from service.chat.merging import WINDOW_S, Group, Line, Merger, merge
@@ -65,10 +65,7 @@ class MergeBody(BaseModel):
     "/merge",
     openapi_extra={
         **MergeRequest.openapi({NDJSON: {"type": "string"}}),
-        "parameters": [
-            {"name": name, "in": "query", "required": False, "schema": schema}
-            for name, schema in MergeOptions.model_json_schema()["properties"].items()
-        ],
+        "parameters": describe_query(MergeOptions),
     },
     responses={**ERRORS, 200: {"model": MergeBody}},
 )

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.api.caller import Caller
 from service.api.responses import OPENAI_ERRORS, PlainRoute, json_response
-from service.api.schemas import OpenAIError, OpenAIModel, OpenAIModels, OpenAIRequest, OpenAIResponse
+from service.api.schemas import OpenAIError, OpenAIModel, OpenAIModels, OpenAIRequest, OpenAIResponse, describe_path
 from service.api.state import get_state
 from service.api.vectors import check_dimensions, embed_whole, format_vectors, name_unknown
 from service.encoders.model import Model
@@ -68,6 +68,7 @@ async def models(request: Request) -> Response:
 
 @router.get(
     "/v1/models/{id}",
+    openapi_extra={"parameters": describe_path("id")},
     responses={200: {"model": OpenAIModel}, 404: OTHER_MODEL, **{s: OPENAI_ERRORS[s] for s in (401, 503)}},
 )
 async def model(request: Request) -> Response:

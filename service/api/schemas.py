@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from fastapi import Request
 from pydantic import (
@@ -71,9 +71,34 @@ class Body(BaseModel):
     @classmethod
     def openapi(cls, others: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> dict[str, Any]:
         """Returns the request body for the OpenAPI document; `others`: schemas of alternatives, by Content-Type."""
-        schemas = {"application/json": cls.model_json_schema(), **others}
+        schemas = {"application/json": _inline(cls.model_json_schema()), **others}
         content = {kind: {"schema": schema} for kind, schema in schemas.items()}
         return {"requestBody": {"required": True, "content": content}}
+
+
+def _inline(schema: dict[str, Any]) -> dict[str, Any]:
+    """Replaces references to the schema's own `$defs`, which lead nowhere from within the OpenAPI document."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(part: Any) -> Any:
+        if isinstance(part, list):
+            return [resolve(each) for each in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return resolve(definitions[part["$ref"].removeprefix("#/$defs/")])
+        return {name: resolve(value) for name, value in part.items()}
+
+    return cast(dict[str, Any], resolve(schema))
+
+
+def describe_path(*names: str) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+
+
+def describe_query(options: type[BaseModel]) -> list[dict[str, Any]]:
+    fields = options.model_json_schema()["properties"].items()
+    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields]
 
 
 def explain_error(error: ValidationError, whole: str) -> DanmakuError:
