@@ -89,7 +89,7 @@ async def test_hostile_requests_harm_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300 * SCALE)
 def test_hostile_messages_leave_a_worker_answering(tiny_model: Path) -> None:
-    with working(tiny_model) as worker, zmq.Context() as context:
+    with working(tiny_model, "-max_seq_len", "16") as worker, zmq.Context() as context:
         pushing = context.socket(zmq.PUSH)
         deaf = [context.socket(zmq.SUB) for _ in range(3)]  # they subscribe to everything, and read nothing
         try:
