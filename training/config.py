@@ -97,9 +97,11 @@ class TrainConfig(RunConfig):
     init_checkpoint: str | None = None  # prefix of a checkpoint to continue from; None: random weights
     micro_batch_size: int | None = None  # for a batch that is too large for memory: compute it in parts of this size
     masks: str = "static"  # those of the examples; "dynamic": new ones in every epoch
+    frozen_layers: int = 0  # the embeddings and so many first layers keep their weights, and so do vectors of those
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._at_least("frozen_layers", 0)
         if self.micro_batch_size is not None:
             self._at_least("micro_batch_size", 1)
 

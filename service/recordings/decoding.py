@@ -85,6 +85,8 @@ def detect_head(name: str, head: bytes, wanted: str | None) -> Encoding:
     """The encoding of what begins so and cannot be read twice."""
     cut = head.rpartition(b"\n")[0] or head
     is_wide = wanted is not None or _marked(head) is not None
+    if not is_wide:
+        _refuse_binary(name, head)  # the first line of a picture alone looks like text
     encoding = detect(name, io.BytesIO(head if is_wide else cut), wanted)
     return Encoding(encoding.name, False)
 

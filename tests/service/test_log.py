@@ -63,7 +63,7 @@ def test_a_log_without_a_reader_ends(caplog: pytest.LogCaptureFixture) -> None:
     os.close(writing)
 
     assert [record.message for record in caplog.records] == [
-        "The access log ends here: stdout cannot be written (Broken pipe)."
+        "The access log ends here: cannot write to stdout (Broken pipe)."
     ]
     assert caplog.records[0].levelno == logging.WARNING
 

@@ -108,6 +108,14 @@ def next_sentence_logits(params: Params, sequence: tf.Tensor) -> tf.Tensor:
     return _product(pooled, weights, transpose=True) + params["cls/seq_relationship/output_bias"]
 
 
+def trainable_names(config: BertConfig, frozen_layers: int) -> list[str]:
+    """Returns the names of the variables to train if the embeddings and the first layers are frozen; 0: all of them."""
+    frozen = tuple(f"bert/encoder/layer_{index}/" for index in range(frozen_layers))
+    if frozen:
+        frozen = ("bert/embeddings/", *frozen)
+    return [name for name in variable_shapes(config) if not name.startswith(frozen)]
+
+
 def with_kernels_as(params: Params, dtype: tf.DType) -> Params:
     """Returns the parameters with every kernel cast: matrix products run in `dtype`, everything else in float32.
 

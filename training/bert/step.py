@@ -44,16 +44,18 @@ def make_step(config: TrainConfig, bert_config: BertConfig, replicas: Replicas |
         raise ValueError('invalid kernel_dtype: "auto"; expected the choice of TrainConfig.on()')
     dtype = tf.as_dtype(config.kernel_dtype)
     update = OPTIMIZERS[config.optimizer]
+    names = model.trainable_names(bert_config, config.frozen_layers)
 
     def compute_gradients(
         params: Tensors, features: Features, seed: tf.Tensor, predictions: tf.Tensor
     ) -> tuple[Tensors, Metrics]:
         """Returns what a micro-batch adds to the gradients and the sums of a batch with that many predictions."""
+        trainable = {name: params[name] for name in names}
         with tf.GradientTape() as tape:
-            tape.watch(params)
+            tape.watch(trainable)
             sums = loss_sums(model.with_kernels_as(params, dtype), bert_config, features, dropout_seed=seed)
             loss = sums["masked_lm_loss"] / predictions + sums["next_sentence_loss"] / config.batch_size
-        gradients = tape.gradient(loss, params)
+        gradients = tape.gradient(loss, trainable)
         return {name: tf.convert_to_tensor(gradient) for name, gradient in gradients.items()}, sums
 
     # Separate functions are traced once, whatever the number of replicas.
@@ -69,7 +71,9 @@ def make_step(config: TrainConfig, bert_config: BertConfig, replicas: Replicas |
             share = {name: _take_part(values, parts, number) for name, values in features.items()}
             return compute_gradients(params, share, seed, predictions)
 
-        return compute_part(tf.constant(0)) if parts == 1 else _add_parts(compute_part, parts, params)
+        if parts == 1:
+            return compute_part(tf.constant(0))
+        return _add_parts(compute_part, parts, {name: params[name] for name in names})
 
     @tf.function(autograph=False)
     def update_weights(
@@ -78,7 +82,9 @@ def make_step(config: TrainConfig, bert_config: BertConfig, replicas: Replicas |
         gradients, norm = clip(gradients)
         # The first update, at step 0, has a rate of 1/num_warmup_steps of the peak: 0 would waste a batch.
         rate = learning_rate(step + 1, config.learning_rate, config.num_warmup_steps, config.num_train_steps)
-        return (*update(params, moments, gradients, rate, step, config.weight_decay_rate), norm)
+        trainable = {name: params[name] for name in names}
+        new, (m, v) = update(trainable, moments, gradients, rate, step, config.weight_decay_rate)
+        return {**params, **new}, Moments({**moments.m, **m}, {**moments.v, **v}), norm
 
     def step_on_replica(
         params: Tensors, moments: Moments, features: Features, step: tf.Tensor

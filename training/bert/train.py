@@ -114,6 +114,11 @@ def _prepare(config: TrainConfig, workdir: Path, data: TrainingSet) -> BertConfi
             f"invalid max_position_embeddings: {bert_config.max_position_embeddings}; expected at least "
             f"{data.settings.max_seq_length}, the length of the examples"
         )
+    if config.frozen_layers > bert_config.num_hidden_layers:
+        raise ValueError(
+            f"invalid frozen_layers: {config.frozen_layers}; expected at most {bert_config.num_hidden_layers}, the "
+            "layers of the model"
+        )
     run = {"config": asdict(config), "examples": data.report}
     path = workdir / "run.json"
     if checkpoint.latest_step(workdir) is None:  # nothing to lose but what a failed start wrote

@@ -80,6 +80,13 @@ def test_four_micro_batches_are_one_batch(optimizer: str) -> None:
     )
 
 
+def test_frozen_layers_keep_their_weights_and_the_others_learn() -> None:
+    params, _ = start()
+    new, _ = after(replace(CONFIG, frozen_layers=1))
+    changed = {name for name in params if not np.array_equal(params[name], new[name])}
+    assert changed == {name for name in params if not name.startswith(("bert/embeddings/", "bert/encoder/layer_0/"))}
+
+
 def test_the_metrics_are_those_of_the_whole_batch() -> None:
     """Before the weights move, as evaluation computes them."""
     bert = replace(BERT, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)

@@ -261,6 +261,12 @@ def test_examples_longer_than_the_model_are_refused(tiny_toml: Path, examples: P
         train(short, tmp_path, examples)
 
 
+def test_more_frozen_layers_than_there_are_is_refused(tiny_toml: Path, examples: Path, tmp_path: Path) -> None:
+    config = replace(read_config(tiny_toml), frozen_layers=99)
+    with pytest.raises(ValueError, match="invalid frozen_layers: 99; expected at most"):
+        train(config, tmp_path, examples)
+
+
 def test_a_checkpoint_abandoned_by_a_kill_does_not_cost_the_next_one(tmp_path: Path) -> None:
     """Killed after step 50 was written but not named, the run resumes from 25 and is stopped at 30."""
     tensors = {"x": np.ones(2, np.float32)}

@@ -106,7 +106,8 @@ def test_the_command_prints_every_way_beside_the_others(
     arguments += ["--live", str(danmaku), "--live-heldout", "0.4", "--dims", "8", "--cache", str(tmp_path / "cache")]
     assert main([*arguments, "--json", str(tmp_path / "found.json")]) == 0
     printed = capsys.readouterr().out
-    names = ["character TF-IDF", "co-occurrence", MODEL.name, f"{MODEL.name}, whitened", f"{MODEL.name}, first 8"]
+    baselines = ["character TF-IDF", "co-occurrence", "character n-grams"]
+    names = [*baselines, MODEL.name, f"{MODEL.name}, whitened", f"{MODEL.name}, first 8"]
     assert [cell.strip() for cell in printed.splitlines()[0].split("|")[2:-1]] == names
     for question in ("same moment, live rooms", "words of 2020", "variants above opposites, AUC", "strangers'"):
         assert f"| {question}" in printed
@@ -115,13 +116,13 @@ def test_the_command_prints_every_way_beside_the_others(
     assert all(
         0 < row["same_moment"]["low"] <= row["same_moment"]["value"] <= row["same_moment"]["high"] for row in found
     )
-    assert found[2]["opposites"]["test"]["against_variants"]["count"] > 1000
+    assert found[3]["opposites"]["test"]["against_variants"]["count"] > 1000
 
     assert main([*arguments, "--baselines"]) == 0
     again = capsys.readouterr().out
-    assert [cell.strip() for cell in again.splitlines()[0].split("|")[2:-1]] == names[2:]
+    assert [cell.strip() for cell in again.splitlines()[0].split("|")[2:-1]] == names[3:]
     row = next(line for line in printed.splitlines() if line.startswith("| same moment, videos"))
-    assert row.split("|")[4].strip() in again
+    assert row.split("|")[5].strip() in again
 
 
 def test_live_rooms_are_not_asked_about_unless_given(danmaku: Path, capsys: pytest.CaptureFixture[str]) -> None:
