@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from service.chat.sameness import Judge
-from service.chat.spelling import spell
+from service.chat.spelling import Spelling, spell
 from service.errors import TooLarge
 
 WINDOW_S = 20.0
@@ -51,7 +51,7 @@ class Group:
 @dataclass(slots=True)
 class _OpenGroup:
     number: int  # of all groups
-    text: str  # of the first line, with which others are compared
+    spelling: Spelling  # of the first line, with which others are compared
     first: float
     last: float
     ids: list[str] = field(default_factory=list)
@@ -77,6 +77,7 @@ class Merger:
         """`threshold` is the probability from which lines are merged; by default the judge's own."""
         self._judge, self._window_s, self._rule = judge, window_s, rule
         self._threshold = judge.weights.same_at if threshold is None else threshold
+        self._least_cosine = judge.find_least_cosine(self._threshold)
         self._groups: deque[_OpenGroup] = deque()
         self._vectors = np.zeros((64, dim), np.float32)  # [rows, dim], of the open groups from `_start` on
         self._start = 0
@@ -134,21 +135,21 @@ class Merger:
         alike = self._alike.get(spelling.folded, [])
         if self._rule == "spelling":
             return alike[0] if alike else None
-        open_vectors = self._vectors[self._start : self._start + len(self._groups)]
-        cosines = open_vectors @ vector
-        nearest = np.argsort(-cosines, kind="stable")[:NEAREST]  # NaN last
+        cosines = self._vectors[self._start : self._start + len(self._groups)] @ vector  # [groups]
+        near = np.flatnonzero(cosines >= self._least_cosine)  # NaN is not
+        nearest = near[np.argsort(-cosines[near], kind="stable")[:NEAREST]]
         first = self._groups[0].number
         candidates = {first + int(place): self._groups[int(place)] for place in nearest}
         candidates |= {group.number: group for group in [*alike, *self._alike.get(spelling.sounds, [])]}
         best, best_probability = None, self._threshold
         for number, group in sorted(candidates.items()):
-            judgement = self._judge.judge(group.text, text, float(cosines[number - first]))
-            if judgement.probability >= best_probability and (best is None or judgement.probability > best_probability):
-                best, best_probability = group, judgement.probability
+            probability = self._judge.find_probability(group.spelling, spelling, float(cosines[number - first]))
+            if probability >= best_probability and (best is None or probability > best_probability):
+                best, best_probability = group, probability
         return best
 
     def _open(self, line: Line, vector: np.ndarray) -> _OpenGroup:
-        group = _OpenGroup(self.opened, line.text, line.time, line.time)
+        group = _OpenGroup(self.opened, spell(line.text), line.time, line.time)
         self.opened += 1
         end = self._start + len(self._groups)
         if end == len(self._vectors):
@@ -158,7 +159,7 @@ class Merger:
             self._vectors, self._start, end = grown, 0, len(kept)
         self._vectors[end] = vector
         self._groups.append(group)
-        for key in _keys(line.text):
+        for key in _keys(group.spelling):
             self._alike.setdefault(key, []).append(group)
         return group
 
@@ -168,15 +169,14 @@ class Merger:
         self._held -= len(group.ids)
         for text in group.spellings:
             del self._group_of[text]
-        for key in _keys(group.text):
+        for key in _keys(group.spelling):
             self._alike[key].remove(group)
             if not self._alike[key]:
                 del self._alike[key]
         return group.close()
 
 
-def _keys(text: str) -> set[str]:
-    spelling = spell(text)
+def _keys(spelling: Spelling) -> set[str]:
     return {spelling.folded, spelling.sounds}
 
 

@@ -45,7 +45,10 @@ GROUPS = """
 看过/没看 记得/忘 全/半 合/分 聚/散 增加/减少 打开/关闭 变强/变弱 调大/调小 老公/老婆 天使/恶魔 天才/白痴 高能/低能
 清楚/模糊 卡/流畅 流畅/卡 稳/浪 稳/慌 准/歪 急/慢 早/晚上
 """
-ANTONYMS = tuple(tuple(group.split("/")) for group in GROUPS.split())
+EXCLUDED: dict[str, set[str]] = {}  # by a word: the words that exclude it
+for _words in (set(group.split("/")) for group in GROUPS.split()):
+    for _word in _words:
+        EXCLUDED.setdefault(_word, set()).update(_words - {_word})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Stance:
     is_question: bool
     numbers: tuple[str, ...]
     people: tuple[str, ...]
+    antonyms: frozenset[str]  # its words that others exclude
 
 
 def find_conflict(first: Spelling, second: Spelling) -> Conflict | None:
@@ -63,7 +67,7 @@ def find_conflict(first: Spelling, second: Spelling) -> Conflict | None:
     one, other = take_stance(first.text), take_stance(second.text)
     if one.is_negated != other.is_negated and one.is_question == other.is_question:
         return "negation"
-    if excludes(first.text, second.text):
+    if excludes(one.antonyms, other.antonyms):
         return "antonym"
     if one.numbers != other.numbers and one.numbers and other.numbers:
         return "number"
@@ -77,19 +81,17 @@ def take_stance(text: str) -> Stance:
     negations = len(NEGATORS.findall(NOT_NEGATION.sub(" ", text)))
     numbers = [number for number in DIGITS.findall(text) if not NOT_A_NUMBER.fullmatch(number)]
     numbers += [number.translate(CHINESE_DIGITS) for number in ORDINAL.findall(text)]
-    return Stance(negations % 2 == 1, bool(QUESTION.search(text)), tuple(numbers), tuple(PEOPLE.findall(text)))
+    antonyms = frozenset(word for word in EXCLUDED if word in text)
+    is_question = bool(QUESTION.search(text))
+    return Stance(negations % 2 == 1, is_question, tuple(numbers), tuple(PEOPLE.findall(text)), antonyms)
 
 
-def excludes(first: str, second: str) -> bool:
-    """Whether one says a word and the other, in its place, a word that excludes it."""
-    only_first, only_second = set(first) - set(second), set(second) - set(first)
-    if not only_first and not only_second:
+def excludes(first: frozenset[str], second: frozenset[str]) -> bool:
+    """Whether one has a word, and the other in its place a word that excludes it."""
+    if first == second:
         return False
-    for group in ANTONYMS:
-        found = [word for word in group if word in first and (word not in second)]
-        if found and any(word in second and word not in first for word in group if word not in found):
-            return True
-    return False
+    only_second = second - first
+    return any(not EXCLUDED[word].isdisjoint(only_second) for word in first - second)
 
 
 def _within(few: tuple[str, ...], many: tuple[str, ...]) -> bool:

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from operator import mul
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,17 +75,36 @@ class Judge:
         one, other = spell(first), spell(second)
         if one.text == other.text:
             return Judgement(1.0, "same", "spelling")
-        if math.isnan(cosine):
-            cosine = 0.0
-        evidence, reason = weigh(one, other, cosine)
-        values = evidence if self.uses_cosine else evidence[2:]
-        same = logistic(self.weights.same["bias"] + sum(map(_times, self._same, values)))
+        values, reason = self._weigh(one, other, cosine)
+        same = logistic(self.weights.same["bias"] + sum(map(mul, self._same, values)))
         if same >= self.weights.same_at:
             return Judgement(same, "same", reason if reason in ("spelling", "sound") else "meaning")
-        related = logistic(self.weights.related["bias"] + sum(map(_times, self._related, values)))
+        related = logistic(self.weights.related["bias"] + sum(map(mul, self._related, values)))
         if related >= self.weights.related_at:
             return Judgement(same, "related", reason if reason not in ("spelling", "sound") else "difference")
         return Judgement(same, "unrelated", "strangers")
+
+    def find_probability(self, one: Spelling, other: Spelling, cosine: float) -> float:
+        """Returns the probability alone, of spellings."""
+        if one.text == other.text:
+            return 1.0
+        values, _ = self._weigh(one, other, cosine)
+        return logistic(self.weights.same["bias"] + sum(map(mul, self._same, values)))
+
+    def find_least_cosine(self, probability: float) -> float:
+        """Returns a cosine below which danmaku that are neither spelt nor sound alike never reach a probability."""
+        linear, squared = (self.weights.same[name] if self.uses_cosine else 0.0 for name in EVIDENCE[:2])
+        if min(linear, squared) < 0:
+            return -1.0
+        others = self.weights.same["bias"]
+        others += sum(max(self.weights.same[name], 0) for name in WITHOUT_COSINE if name not in ("spelling", "sound"))
+        cosines = [hundredth / 100 for hundredth in range(-100, 101)]
+        too_low = [c for c in cosines if logistic(others + linear * c + squared * c * abs(c)) < probability]
+        return max(too_low, default=-1.0)
+
+    def _weigh(self, one: Spelling, other: Spelling, cosine: float) -> tuple[tuple[float, ...], Reason]:
+        evidence, reason = weigh(one, other, 0.0 if math.isnan(cosine) else cosine)
+        return evidence if self.uses_cosine else evidence[2:], reason
 
 
 def weigh(one: Spelling, other: Spelling, cosine: float) -> tuple[tuple[float, ...], Reason]:
@@ -133,10 +153,6 @@ def compare_ends(first: str, second: str) -> tuple[float, float]:
 
 def logistic(score: float) -> float:
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, score))))
-
-
-def _times(weight: float, value: float) -> float:
-    return weight * value
 
 
 def open_judge(model_directory: Path | None) -> Judge:

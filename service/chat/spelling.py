@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -35,16 +36,19 @@ DEGREES = re.compile(r"[太真好超很挺](?=\w)|实在是|非常|特别|有点
 NEAR_SOUNDS = (("zh", "z"), ("ch", "c"), ("sh", "s"))
 
 
+Bag = frozenset[str | tuple[str, int]]  # a multiset, in which the second 哈 is ("哈", 1)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Spelling:
     """What is compared of a text."""
 
     text: str  # without differences of case, width and script
     folded: str
-    bag: Counter[str]  # of the characters of `folded`
-    bigrams: Counter[str]
+    bag: Bag  # of the characters of `folded`
+    bigrams: Bag
     sounds: str  # of `folded`, a syllable or character a word
-    sound_bag: Counter[str]
+    sound_bag: Bag
 
 
 @lru_cache(SPELLINGS)
@@ -52,8 +56,8 @@ def spell(text: str) -> Spelling:
     plain = simplify(text[:MAX_CHARACTERS])
     folded = fold(plain)
     syllables = [sound(character) for character in folded]
-    bigrams = Counter(map("".join, zip(folded, folded[1:], strict=False)))
-    return Spelling(plain, folded, Counter(folded), bigrams, " ".join(syllables), Counter(syllables))
+    bigrams = map("".join, zip(folded, folded[1:], strict=False))
+    return Spelling(plain, folded, _bag(folded), _bag(bigrams), " ".join(syllables), _bag(syllables))
 
 
 def simplify(text: str) -> str:
@@ -82,10 +86,15 @@ def sound(character: str) -> str:
     return syllable[:-1] if syllable.endswith("ng") and len(syllable) > 3 else syllable
 
 
-def overlap(first: Counter[str], second: Counter[str]) -> float:
+def overlap(first: Bag, second: Bag) -> float:
     """Returns Dice's coefficient of two bags, 0 to 1."""
-    total = first.total() + second.total()
-    return 2 * (first & second).total() / total if total else 0.0
+    total = len(first) + len(second)
+    return 2 * len(first & second) / total if total else 0.0
+
+
+def _bag(parts: Iterable[str]) -> Bag:
+    counts = Counter(parts)
+    return frozenset(counts).union((part, number) for part, count in counts.items() for number in range(1, count))
 
 
 @lru_cache(SPELLINGS)
