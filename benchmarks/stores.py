@@ -85,12 +85,14 @@ async def wait_until_indexed(store: SqliteStore) -> None:
     print(f"graph: {last[0]:,} of {last[1]:,} vectors {time.perf_counter() - started:.0f} s after that")
 
 
-async def search(store: Store, queries: np.ndarray, name: str, truth: np.ndarray | None, filter: Filter | None) -> None:
+async def search(
+    store: Store, queries: np.ndarray, name: str, truth: np.ndarray | None, condition: Filter | None
+) -> None:
     """Searches with one query at a time."""
     times, found = [], []
     for query in queries:
         started = time.perf_counter()
-        (matches,) = await store.search(NAME, query[None], top_k=TOP_K, filter=filter)
+        (matches,) = await store.search(NAME, query[None], top_k=TOP_K, filter=condition)
         times.append(1000 * (time.perf_counter() - started))
         found.append({int(match.item.id[1:]) for match in matches})
     p50, p99 = np.percentile(times, [50, 99])
@@ -104,7 +106,7 @@ def index_alone(store: SqliteStore, queries: np.ndarray) -> None:
     index, times = store._collections[NAME].index, []
     for query in queries:
         started = time.perf_counter()
-        index.search(query, top_k=TOP_K, min_score=None, filter=None, now=time.time())
+        index.search(query, top_k=TOP_K, min_score=None, condition=None, now=time.time())
         times.append(1000 * (time.perf_counter() - started))
     p50, p99 = np.percentile(times, [50, 99])
     print(f"index alone: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
@@ -168,9 +170,9 @@ async def bench(vectors: np.ndarray, directory: Path, exact_sizes: list[int], ex
     await search(store, queries, "alone", truths[1], None)
     index_alone(store, queries)
     await widen(store, queries, truths[1], expansions)
-    for (name, filter), step in zip(FILTERS.items(), (2, 10, 100, 1000), strict=True):
-        await store.search(NAME, queries[:1], top_k=1, filter=parse(filter))  # reads the field
-        await search(store, queries, f"filter that keeps {name}", truths[step], parse(filter))
+    for (name, condition), step in zip(FILTERS.items(), (2, 10, 100, 1000), strict=True):
+        await store.search(NAME, queries[:1], top_k=1, filter=parse(condition))  # reads the field
+        await search(store, queries, f"filter that keeps {name}", truths[step], parse(condition))
     await during_adds(store, queries, len(vectors), vectors)
     started = time.perf_counter()
     await store.close()
@@ -195,8 +197,8 @@ async def bench_redis(vectors: np.ndarray, url: str) -> None:
         await load(store, vectors)
         print(f"memory: {(await store.describe(NAME)).bytes / 2**20:,.0f} MiB, as Redis estimates it")
         await search(store, queries, "alone", truths[1], None)
-        for (name, filter), step in zip(FILTERS.items(), (2, 10, 100, 1000), strict=True):
-            await search(store, queries, f"filter that keeps {name}", truths[step], parse(filter))
+        for (name, condition), step in zip(FILTERS.items(), (2, 10, 100, 1000), strict=True):
+            await search(store, queries, f"filter that keeps {name}", truths[step], parse(condition))
         await during_adds(store, queries, len(vectors), vectors)
     finally:
         await store.drop(NAME)

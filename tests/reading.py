@@ -11,8 +11,8 @@ from service.recordings.documents import Document, Tally, documents
 JSON = Options(time_column="ts")
 
 
-def read(path: Path, options: Options | None = None, format: str | None = None) -> tuple[list[Document], Tally]:
-    options, tally = replace(options or Options(), format=format), Tally()
+def read(path: Path, options: Options | None = None, kind: str | None = None) -> tuple[list[Document], Tally]:
+    options, tally = replace(options or Options(), format=kind), Tally()
     recording = open_recording(path, options)
     return list(documents(recording.name, recording.rows(), options, tally)), tally
 

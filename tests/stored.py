@@ -41,8 +41,8 @@ def towards(axis: int) -> np.ndarray:
     return np.eye(DIM, dtype=np.float32)[axis]
 
 
-def item(id: str, vector: np.ndarray | None = None, text: str = "草", **fields: Any) -> Item:
-    return Item(id, text, towards(0) if vector is None else vector, **({"metadata": {}} | fields))
+def item(item_id: str, vector: np.ndarray | None = None, text: str = "草", **fields: Any) -> Item:
+    return Item(item_id, text, towards(0) if vector is None else vector, **({"metadata": {}} | fields))
 
 
 def items(count: int, **fields: Any) -> list[Item]:

@@ -44,8 +44,8 @@ def made_by(task: int, steps: int) -> dict[str, str]:
     made: dict[str, str] = {}
     for step in range(steps):
         if deletes(step):
-            for id in deleted_by(task, step):
-                del made[id]
+            for item_id in deleted_by(task, step):
+                del made[item_id]
         else:
             made |= put_by(task, step)
     return made
@@ -58,7 +58,7 @@ async def work(store: Store, task: int, first: int) -> None:
             await store.delete(COLLECTION, deleted_by(task, step))
         else:
             put = put_by(task, step)
-            await store.put(COLLECTION, [Item(id, text, vector_of(text), {}) for id, text in put.items()])
+            await store.put(COLLECTION, [Item(item_id, text, vector_of(text), {}) for item_id, text in put.items()])
         print(task, step, flush=True)
         step += 1
 

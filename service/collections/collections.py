@@ -154,12 +154,12 @@ class Collections:
             changes = await self.store.put(name, items)
         return Added(changes.added, changes.replaced, embeddings.errors)
 
-    async def get(self, name: str, id: str) -> Item:
+    async def get(self, name: str, item_id: str) -> Item:
         """Returns one item. Raises NotFound if it does not exist."""
-        items = await self.store.get(check_name(name), [id])
-        if id not in items:
-            raise NotFound(f"the collection {name} has no danmaku {id[:80]!r}")
-        return items[id]
+        items = await self.store.get(check_name(name), [item_id])
+        if item_id not in items:
+            raise NotFound(f"the collection {name} has no danmaku {item_id[:80]!r}")
+        return items[item_id]
 
     async def page(self, name: str, *, after: str | None, limit: int) -> Page:
         return await self.store.page(check_name(name), after=after, limit=limit)
@@ -171,12 +171,12 @@ class Collections:
                 await self.store.delete(name_aside(name), ids)
             return await self.store.delete(name, ids)
 
-    async def delete_where(self, name: str, filter: Filter) -> int:
+    async def delete_where(self, name: str, condition: Filter) -> int:
         """Deletes the items that the filter matches; returns how many there were."""
         async with self._gate(name).shared() as is_rebuilding:
             if is_rebuilding:
-                await self.store.delete_where(name_aside(name), filter)
-            return await self.store.delete_where(name, filter)
+                await self.store.delete_where(name_aside(name), condition)
+            return await self.store.delete_where(name, condition)
 
     async def search_texts(self, name: str, texts: Sequence[str], **options: Any) -> SearchResult:
         """Finds what is nearest to each text, with the options of `Store.search`. Raises FingerprintMismatch."""
@@ -198,13 +198,13 @@ class Collections:
             raise InvalidRequest("invalid vector: expected finite numbers, not all of them 0")
         return SearchResult(model, await self._search(name, unit(query / largest), options), [])
 
-    async def search_id(self, name: str, id: str, **options: Any) -> SearchResult:
+    async def search_id(self, name: str, item_id: str, **options: Any) -> SearchResult:
         """Finds what is nearest to an item, without the item itself. Raises FingerprintMismatch."""
         model = await self._check_model(name)
-        item = await self.get(name, id)
+        item = await self.get(name, item_id)
         assert item.vector is not None  # `get` returns it
         (matches,) = await self._search(name, item.vector[None], options | {"top_k": options["top_k"] + 1})
-        matches = [match for match in matches if match.item.id != id]
+        matches = [match for match in matches if match.item.id != item_id]
         return SearchResult(model, [matches[: options["top_k"]]], [])
 
     def rebuild(self, name: str) -> AsyncGenerator[Progress, None]:

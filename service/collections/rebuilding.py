@@ -111,7 +111,7 @@ async def rebuild(store: Store, embedder: Embedder, name: str, gate: Gate) -> As
             await store.swap(name, aside)
     finally:
         gate.is_rebuilding = False
-    reasons = [(id, error) for (id, _), error in list(lost.items())[:REASONS]]
+    reasons = [(item_id, error) for (item_id, _), error in list(lost.items())[:REASONS]]
     yield Progress(done, done, is_finished=True, lost=len(lost), reasons=reasons)
 
 
@@ -172,7 +172,7 @@ async def _remove_extra(store: Store, name: str, aside: str) -> bool:
         page = await store.page(aside, after=after, limit=STEP_ITEMS)
         ids = [item.id for item in page.items]
         items = await store.get(name, ids)
-        if extra := [id for id in ids if id not in items]:
+        if extra := [item_id for item_id in ids if item_id not in items]:
             has_changed |= await store.delete(aside, extra) > 0
         if (after := page.next) is None:
             return has_changed

@@ -48,8 +48,8 @@ def documents(name: str, rows: Iterable[Row], options: Options, tally: Tally) ->
 
     def document() -> Document:
         pending.sort(key=itemgetter(0))
-        id = name if number == 1 else f"{name}#{number}"
-        return Document(id, [text for *_, text in pending], [seconds for _, seconds, _ in pending], source)
+        document_id = name if number == 1 else f"{name}#{number}"
+        return Document(document_id, [text for *_, text in pending], [seconds for _, seconds, _ in pending], source)
 
     for row in rows:
         tally.rows += 1

@@ -69,11 +69,11 @@ def _in_folder(folder: Path, options: Options, found: Found) -> list[Path]:
     return files
 
 
-def _has_suffix(path: Path, format: str | None) -> bool:
+def _has_suffix(path: Path, kind: str | None) -> bool:
     suffix = path.suffix.lower()
     if path.name.startswith(".") or (suffix == ".so" and not path.name.lower().endswith(SEGMENT)):
         return False
-    return suffix in SUFFIXES and (format is None or SUFFIXES[suffix] == format or format == "day" and suffix == ".txt")
+    return suffix in SUFFIXES and (kind is None or SUFFIXES[suffix] == kind or kind == "day" and suffix == ".txt")
 
 
 def _why_not(path: Path, options: Options, *, is_alone: bool) -> str | None:

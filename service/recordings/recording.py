@@ -110,9 +110,9 @@ def open_recording(path: Path, options: Options | None = None) -> Recording:
         source.seek(0)
         encoding = detect(str(path), source, options.encoding)
         head, is_whole = _head(decode(source, encoding))
-        format = options.format or recognise(str(path), head, path.suffix.lower(), options, is_whole=is_whole)
-        found = Recording(path, format, encoding, options, head)
-        match format:
+        kind = options.format or recognise(str(path), head, path.suffix.lower(), options, is_whole=is_whole)
+        found = Recording(path, kind, encoding, options, head)
+        match kind:
             case "segment":
                 raise RecordingError(f"{path} is not a protobuf segment; {READ}")
             case "xml":
@@ -167,19 +167,19 @@ class RecordingFeed:
             text = text[: text.rindex("\n") + 1]  # without a line that is cut
         if not text.strip("\ufeff \r\n\t") and not is_whole:
             return
-        format = self._options.format or recognise(
+        kind = self._options.format or recognise(
             str(self._path), text, self._path.suffix.lower(), self._options, is_whole=is_whole
         )
         recording = Recording(
             self._path,
-            format,
+            kind,
             encoding,
             self._options,
             text,
             is_quoted=tables.is_quoted_throughout(_lines(text)) or None,
-            is_numbered=format == "day" and day_file.is_numbered(_lines(text), ""),
+            is_numbered=kind == "day" and day_file.is_numbered(_lines(text), ""),
         )
-        self.format, self.encoding = format, encoding
+        self.format, self.encoding = kind, encoding
         self._decoder = encoding.decoder()
         self._parser = recording.parser()
 

@@ -110,7 +110,7 @@ class Store(Protocol):
     async def delete(self, name: str, ids: Sequence[str]) -> int:
         """Deletes items by id; returns how many existed."""
 
-    async def delete_where(self, name: str, filter: Filter) -> int:
+    async def delete_where(self, name: str, condition: Filter) -> int:
         """Deletes the items that the filter matches; returns how many there were."""
 
     async def search(
@@ -120,7 +120,7 @@ class Store(Protocol):
         *,
         top_k: int,
         min_score: float | None = None,
-        filter: Filter | None = None,
+        filter: Filter | None = None,  # noqa: A002 -- as in a request
         with_vectors: bool = False,
     ) -> Sequence[Sequence[Match]]:
         """Returns the items nearest to each of the unit vectors [q, dim], best first; equal scores in any order.

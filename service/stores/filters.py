@@ -67,15 +67,15 @@ class Not:
 Filter = OneOf | Between | And | Or | Not
 
 
-def matches(filter: Filter, metadata: Mapping[str, Any]) -> bool:
+def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
     """Returns whether the filter selects an item with this metadata."""
-    match filter:
+    match condition:
         case OneOf(field, values):
             value = filterable(metadata.get(field))
             return value is not None and any(_kind(value) is _kind(each) and value == each for each in values)
         case Between(field):
             value = filterable(metadata.get(field))
-            return is_number(value) and filter.gt < value < filter.lt and filter.gte <= value <= filter.lte
+            return is_number(value) and condition.gt < value < condition.lt and condition.gte <= value <= condition.lte
         case And(parts):
             return all(matches(part, metadata) for part in parts)
         case Or(parts):

@@ -38,7 +38,7 @@ def test_texts_become_tokens(tokenizer: Tokenizer, text: str, tokens: list[str])
     """Chinese by the character, other words by the longest piece; lower case, no accents, no control characters."""
     (ids,) = tokenizer.ids([text])
 
-    assert [TINY_VOCAB[id] for id in ids] == tokens
+    assert [TINY_VOCAB[token_id] for token_id in ids] == tokens
 
 
 @pytest.mark.parametrize("text", ["AWSL", "阿夸 Aqua", " 草 ", "méa", "哈\u200b哈", "晚\u3000\t安", ""])

@@ -35,36 +35,41 @@ def build_attributes(metadata: Mapping[str, Any], expires_at: float | None) -> b
     return orjson.dumps({"t": tokens, "e": NEVER if expires_at is None else expires_at} | numbers)
 
 
-def build_expression(filter: Filter | None, now: float) -> str:
+def build_expression(condition: Filter | None, now: float) -> str:
     """Returns an expression that is true of every unexpired item that the filter matches."""
-    parts = (_write_bounds(part) if isinstance(part, Between) else _write_total(part) for part in _flatten(filter))
+    parts = (_write_bounds(part) if isinstance(part, Between) else _write_total(part) for part in _flatten(condition))
     return " and ".join([f".e > {now:.6f}", *(part for part in parts if part)])
 
 
-def _flatten(filter: Filter | None) -> list[Filter]:
+def _flatten(condition: Filter | None) -> list[Filter]:
     """Returns the conditions that must all match for the filter to match."""
-    if isinstance(filter, And):
-        return [inner for part in filter.parts for inner in _flatten(part)]
-    return [] if filter is None else [filter]
+    if isinstance(condition, And):
+        return [inner for part in condition.parts for inner in _flatten(part)]
+    return [] if condition is None else [condition]
 
 
-def _write_bounds(filter: Between) -> str:
+def _write_bounds(condition: Between) -> str:
     """Returns the bounds that Redis can read. It skips items without the number, as the filter does."""
-    bounds = ((">", float(filter.gt)), ("<", float(filter.lt)), (">=", float(filter.gte)), ("<=", float(filter.lte)))
+    bounds = (
+        (">", float(condition.gt)),
+        ("<", float(condition.lt)),
+        (">=", float(condition.gte)),
+        ("<=", float(condition.lte)),
+    )
     exact = ((sign if abs(bound) < EXACT else f"{sign[0]}=", bound) for sign, bound in bounds if math.isfinite(bound))
     written = ((sign, f"{Decimal(repr(bound)):f}") for sign, bound in exact)
-    number = _number_key(filter.field)
+    number = _number_key(condition.field)
     return " and ".join(f".{number} {sign} {digits}" for sign, digits in written if len(digits) < MAX_DIGITS)
 
 
-def _write_total(filter: Filter) -> str | None:
+def _write_total(condition: Filter) -> str | None:
     """Returns an expression that agrees with the filter on every item, whatever fields it lacks; None if impossible."""
-    match filter:
+    match condition:
         case OneOf(field, values):
             return _join("or", [f'"{_token(field, value)}" in .t' for value in values])
         case And(parts) | Or(parts):
             written = [each for part in parts if (each := _write_total(part)) is not None]
-            return _join("and" if isinstance(filter, And) else "or", written) if len(written) == len(parts) else None
+            return _join("and" if isinstance(condition, And) else "or", written) if len(written) == len(parts) else None
         case Not(part):
             return None if (inner := _write_total(part)) is None else f"not ({inner})"
         case Between():

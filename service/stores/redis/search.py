@@ -33,13 +33,13 @@ class Search:
     query: bytes  # [dim] little-endian float32
     top_k: int
     min_score: float
-    filter: Filter | None
+    condition: Filter | None
     with_vectors: bool
     now: float
 
     async def run(self, shards: Sequence[Shard]) -> list[Match]:
         """Returns the nearest top_k items, best first."""
-        where = build_expression(self.filter, self.now)
+        where = build_expression(self.condition, self.now)
         for count, is_filtered, is_exact in self._list_efforts():
             results = await gather_all(
                 shard.find_near(self.query, count=count, where=where if is_filtered else None, is_exact=is_exact)
@@ -47,9 +47,9 @@ class Search:
             )
             floor = max(result.floor for result in results)
             candidates = [
-                (score, shard, id)
+                (score, shard, item_id)
                 for shard, result in zip(shards, results, strict=True)
-                for id, score in result.scores.items()
+                for item_id, score in result.scores.items()
                 if score >= max(floor, self.min_score)
             ]
             candidates.sort(key=lambda candidate: -candidate[0])
@@ -60,7 +60,7 @@ class Search:
 
     def _list_efforts(self) -> Iterator[tuple[int, bool, bool]]:
         """Yields the count to request, whether to use the filter, and whether to compare every item."""
-        if self.filter is None:
+        if self.condition is None:
             yield self.top_k + SPARE, False, False
         yield max(self.top_k + SPARE, FILTERED), True, False
         for power in numbers():
@@ -73,10 +73,12 @@ class Search:
         while start < len(candidates):
             part = candidates[start : start + size]
             start, size = start + size, 2 * size
-            items = await read_items([(shard, id) for _, shard, id in part], self.now, with_vectors=self.with_vectors)
-            for score, _, id in part:
-                item = items.get(id)
-                if item and (self.filter is None or matches(self.filter, item.metadata)):
+            items = await read_items(
+                [(shard, item_id) for _, shard, item_id in part], self.now, with_vectors=self.with_vectors
+            )
+            for score, _, item_id in part:
+                item = items.get(item_id)
+                if item and (self.condition is None or matches(self.condition, item.metadata)):
                     matched.append(Match(item, min(1.0, max(-1.0, score))))
                     if len(matched) == self.top_k:
                         return matched
@@ -86,10 +88,10 @@ class Search:
 async def read_items(places: Sequence[tuple[Shard, bytes]], now: float, *, with_vectors: bool) -> dict[bytes, Item]:
     """Reads ids from their shards; returns the items that exist and have not expired."""
     parts: dict[Shard, list[bytes]] = {}
-    for shard, id in places:
-        parts.setdefault(shard, []).append(id)
+    for shard, item_id in places:
+        parts.setdefault(shard, []).append(item_id)
     read = await gather_all(shard.read(ids, now, with_vectors=with_vectors) for shard, ids in parts.items())
-    return {id: item for part in read for id, item in part.items()}
+    return {item_id: item for part in read for item_id, item in part.items()}
 
 
 async def gather_all(work: Iterable[Awaitable[Answer]]) -> list[Answer]:

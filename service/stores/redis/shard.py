@@ -155,15 +155,19 @@ class Shard:
     async def delete(self, ids: Sequence[str], now: float) -> int:
         deleted = 0
         for start in range(0, len(ids), ITEMS_AT_A_TIME):
-            deleted += await self._delete([(id, "") for id in ids[start : start + ITEMS_AT_A_TIME]], now)
+            deleted += await self._delete([(item_id, "") for item_id in ids[start : start + ITEMS_AT_A_TIME]], now)
         return deleted
 
-    async def delete_where(self, filter: Filter, now: float) -> int:
+    async def delete_where(self, condition: Filter, now: float) -> int:
         """Deletes the items that the filter matches, except those replaced since they were read."""
         deleted, after = 0, None
         while ids := await self.walk(after, IDS_AT_A_TIME):
             values = zip(ids, await self._script(READ, *ids), strict=True)
-            matching = [(id, value) for id, value in values if value and matches(filter, _unpack("", value).metadata)]
+            matching = [
+                (item_id, value)
+                for item_id, value in values
+                if value and matches(condition, _unpack("", value).metadata)
+            ]
             for start in range(0, len(matching), ITEMS_AT_A_TIME):
                 deleted += await self._delete(matching[start : start + ITEMS_AT_A_TIME], now)
             after = ids[-1]
@@ -183,9 +187,9 @@ class Shard:
                 if with_vectors
                 else (await self._script(READ, *part), [None] * len(part))
             )
-            for id, value, vector in zip(part, values, vectors, strict=True):
+            for item_id, value, vector in zip(part, values, vectors, strict=True):
                 if value and HEADER.unpack_from(value)[0] > now:
-                    items[id] = _unpack(id.decode(), value, vector)
+                    items[item_id] = _unpack(item_id.decode(), value, vector)
         return items
 
     async def walk(self, after: bytes | None, limit: int) -> list[bytes]:
@@ -210,7 +214,7 @@ class Shard:
         )
         if not is_open:  # checked last: the shard existed during the search
             raise Gone
-        scores = {id: 2 * similarity - 1 for id, similarity in (similarities or {}).items()}
+        scores = {item_id: 2 * similarity - 1 for item_id, similarity in (similarities or {}).items()}
         if len(scores) == self._size or (is_exact and len(scores) < count):
             return ShardResult(scores, -np.inf)
         # The index can stop before it has found all that match: then no score is final.
@@ -231,8 +235,8 @@ def _pack(item: Item, vector: bytes) -> bytes:
     return header + text + orjson.dumps(dict(item.metadata))
 
 
-def _unpack(id: str, value: bytes, vector: bytes | None = None) -> Item:
+def _unpack(item_id: str, value: bytes, vector: bytes | None = None) -> Item:
     ends, count, length, _ = HEADER.unpack_from(value)
     text, metadata = value[HEADER.size :][:length].decode(), orjson.loads(value[HEADER.size + length :])
     numbers = None if vector is None else np.frombuffer(vector, "<f4")
-    return Item(id, text, numbers, metadata, None if ends == NEVER else ends, count)
+    return Item(item_id, text, numbers, metadata, None if ends == NEVER else ends, count)

@@ -92,12 +92,12 @@ class _ShardedCollection:
 
     def by_shard(self, ids: Sequence[str]) -> dict[Shard, list[str]]:
         parts: dict[Shard, list[str]] = {}
-        for id in ids:
-            parts.setdefault(self.shard_of(id), []).append(id)
+        for item_id in ids:
+            parts.setdefault(self.shard_of(item_id), []).append(item_id)
         return parts
 
-    def shard_of(self, id: str) -> Shard:
-        return self.shards[int.from_bytes(blake2b(id.encode(), digest_size=8).digest()) % len(self.shards)]
+    def shard_of(self, item_id: str) -> Shard:
+        return self.shards[int.from_bytes(blake2b(item_id.encode(), digest_size=8).digest()) % len(self.shards)]
 
 
 class RedisStore:
@@ -203,7 +203,9 @@ class RedisStore:
             check_dim(name, collection.dim, [item.vector for item in items])
             now = time.time()
             parts = collection.by_shard([*merged])
-            changes = await gather_all(shard.put([merged[id] for id in ids], now) for shard, ids in parts.items())
+            changes = await gather_all(
+                shard.put([merged[item_id] for item_id in ids], now) for shard, ids in parts.items()
+            )
             return Changes(sum(change.added for change in changes), sum(change.replaced for change in changes))
 
         return await self._run_on(name, put)
@@ -211,7 +213,7 @@ class RedisStore:
     async def get(self, name: str, ids: Sequence[str]) -> dict[str, Item]:
         async def get(collection: _ShardedCollection) -> dict[str, Item]:
             items = await self._read(collection, ids, with_vectors=True)
-            return {id: items[id] for id in ids if id in items}
+            return {item_id: items[item_id] for item_id in ids if item_id in items}
 
         return await self._run_on(name, get)
 
@@ -222,10 +224,10 @@ class RedisStore:
 
         return await self._run_on(name, delete)
 
-    async def delete_where(self, name: str, filter: Filter) -> int:
+    async def delete_where(self, name: str, condition: Filter) -> int:
         async def delete(collection: _ShardedCollection) -> int:
             now = time.time()
-            return sum(await gather_all(shard.delete_where(filter, now) for shard in collection.shards))
+            return sum(await gather_all(shard.delete_where(condition, now) for shard in collection.shards))
 
         return await self._run_on(name, delete)
 
@@ -237,10 +239,11 @@ class RedisStore:
 
         async def page(collection: _ShardedCollection) -> Page:
             walked = await gather_all(shard.walk(start, limit + 1) for shard in collection.shards)
-            ids = [id.decode() for id in sorted(id for part in walked for id in part)]
+            ids = [item_id.decode() for item_id in sorted(item_id for part in walked for item_id in part)]
             items = await self._read(collection, ids[:limit], with_vectors=with_vectors)
             return Page(
-                [items[id] for id in ids[:limit] if id in items], ">" + ids[limit - 1] if len(ids) > limit else None
+                [items[item_id] for item_id in ids[:limit] if item_id in items],
+                ">" + ids[limit - 1] if len(ids) > limit else None,
             )
 
         return await self._run_on(name, page)
@@ -252,7 +255,7 @@ class RedisStore:
         *,
         top_k: int,
         min_score: float | None = None,
-        filter: Filter | None = None,
+        filter: Filter | None = None,  # noqa: A002 -- as in a request
         with_vectors: bool = False,
     ) -> Sequence[Sequence[Match]]:
         async def search_one(collection: _ShardedCollection, query: bytes) -> Sequence[Match]:
@@ -301,7 +304,7 @@ class RedisStore:
         )
 
     async def _read(self, collection: _ShardedCollection, ids: Sequence[str], *, with_vectors: bool) -> dict[str, Item]:
-        places = [(collection.shard_of(id), id.encode()) for id in ids]
+        places = [(collection.shard_of(item_id), item_id.encode()) for item_id in ids]
         items = await read_items(places, time.time(), with_vectors=with_vectors)
         return {item.id: item for item in items.values()}
 
@@ -331,8 +334,10 @@ class RedisStore:
                     await asyncio.sleep(time.monotonic() - started)  # leaves Redis to others for as long
 
 
-def _make_tags(id: str, shards: int) -> Iterator[str]:
+def _make_tags(collection_id: str, shards: int) -> Iterator[str]:
     """Yields hash tags that put the shards into evenly spaced slots, hence on different servers."""
     for number in range(shards):
         slots = range(number * SLOTS // shards, (number + 1) * SLOTS // shards)
-        yield next(tag for attempt in numbers() if key_slot((tag := f"{id}:{number}:{attempt}").encode()) in slots)
+        yield next(
+            tag for attempt in numbers() if key_slot((tag := f"{collection_id}:{number}:{attempt}").encode()) in slots
+        )

@@ -113,9 +113,9 @@ class ColumnBuild:
         return columns
 
 
-def list_fields(filter: Filter) -> set[str]:
+def list_fields(condition: Filter) -> set[str]:
     """Returns every metadata field that the filter names."""
-    match filter:
+    match condition:
         case OneOf(field) | Between(field):
             return {field}
         case And(parts) | Or(parts):
@@ -124,9 +124,9 @@ def list_fields(filter: Filter) -> set[str]:
             return list_fields(part)
 
 
-def evaluate(filter: Filter, columns: Mapping[str, Column], rows: np.ndarray | slice, count: int) -> np.ndarray:
+def evaluate(condition: Filter, columns: Mapping[str, Column], rows: np.ndarray | slice, count: int) -> np.ndarray:
     """Returns which of the `count` rows the filter matches: bool [count]."""
-    match filter:
+    match condition:
         case OneOf(field, values):
             column = columns[field]
             numbers = [value for value in values if is_number(value)]
@@ -138,14 +138,14 @@ def evaluate(filter: Filter, columns: Mapping[str, Column], rows: np.ndarray | s
         case Between(field):
             column = columns[field]
             kept = np.logical_not(np.isnan(column.numbers[rows]))
-            if filter.gt > -math.inf:
-                kept &= _is_above(column, rows, filter.gt)
-            if filter.lt < math.inf:
-                kept &= ~_is_above(column, rows, filter.lt, or_equal=True)
-            if filter.gte > -math.inf:
-                kept &= _is_above(column, rows, filter.gte, or_equal=True)
-            if filter.lte < math.inf:
-                kept &= ~_is_above(column, rows, filter.lte)
+            if condition.gt > -math.inf:
+                kept &= _is_above(column, rows, condition.gt)
+            if condition.lt < math.inf:
+                kept &= ~_is_above(column, rows, condition.lt, or_equal=True)
+            if condition.gte > -math.inf:
+                kept &= _is_above(column, rows, condition.gte, or_equal=True)
+            if condition.lte < math.inf:
+                kept &= ~_is_above(column, rows, condition.lte)
             return np.asarray(kept)
         case And(parts):
             kept = np.ones(count, bool)

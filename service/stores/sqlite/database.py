@@ -285,7 +285,7 @@ def find_damaged(connection: sqlite3.Connection, collection: int, dim: int) -> d
         "WHERE typeof(v.vector) != 'blob' OR length(v.vector) != ? OR typeof(i.expires_at) = 'text' "
         "OR typeof(i.expires_at) = 'blob' OR typeof(i.id) != 'text' OR typeof(i.text) != 'text'"
     )
-    return {number: str(id) for number, id in connection.execute(query, (2 * dim,))}
+    return {number: str(item_id) for number, item_id in connection.execute(query, (2 * dim,))}
 
 
 def read_rows(connection: sqlite3.Connection, collection: int, dim: int) -> tuple[RowBatch, dict[int, str]]:
@@ -351,10 +351,10 @@ def _join_tables(collection: int, with_vectors: bool) -> str:
 
 def _to_item(row: tuple[Any, ...]) -> Item:
     """Returns the item of a row, which may be damaged: then it can at least be seen, replaced and deleted."""
-    _, id, text, metadata, expires_at, count, vector = row
+    _, item_id, text, metadata, expires_at, count, vector = row
     is_readable = isinstance(vector, bytes) and len(vector) % 2 == 0
     return Item(
-        str(id),
+        str(item_id),
         str(text),
         np.frombuffer(vector, "<f2").astype(np.float32) if is_readable else None,
         _read_metadata(metadata),

@@ -115,12 +115,12 @@ class RowArrays:
     def mask(self, rows: np.ndarray | slice, search: _Search) -> np.ndarray:
         """Returns which rows are present, not expired and matched by the filter: bool [n]."""
         live = self._mask_live(rows, search)
-        return live & evaluate(search.filter, search.columns, rows, len(live)) if search.filter else live
+        return live & evaluate(search.condition, search.columns, rows, len(live)) if search.condition else live
 
     def find_matching(self, size: int, search: _Search) -> np.ndarray:
         """Returns the positions below `size` that `mask` would keep; faster than `mask` where they are few."""
-        if search.filter:
-            (positions,) = np.nonzero(evaluate(search.filter, search.columns, slice(0, size), size))
+        if search.condition:
+            (positions,) = np.nonzero(evaluate(search.condition, search.columns, slice(0, size), size))
         else:
             positions = np.arange(size)
         return np.asarray(positions[self._mask_live(positions, search)])
@@ -146,7 +146,7 @@ class _Search:
     vector: np.ndarray  # [dim] float16
     top_k: int
     min_score: float | None
-    filter: Filter | None
+    condition: Filter | None
     columns: dict[str, Column]
     size: int
     now: float
@@ -220,8 +220,8 @@ class Index:
         for field, column in rows.columns.items():
             column.set(int(position), metadata.get(field))
 
-    def missing_columns(self, filter: Filter) -> set[str]:
-        return list_fields(filter) - self._state[0].columns.keys()
+    def missing_columns(self, condition: Filter) -> set[str]:
+        return list_fields(condition) - self._state[0].columns.keys()
 
     def begin_columns(self, fields: set[str]) -> ColumnBuild:
         """Begins to build columns for newly filtered fields: until `end_columns`, changes are recorded in the build."""
@@ -239,24 +239,24 @@ class Index:
 
     # Searches: in any thread. They return None if the filter needs columns that are missing.
 
-    def find_matching(self, filter: Filter, now: float) -> list[int] | None:
+    def find_matching(self, condition: Filter, now: float) -> list[int] | None:
         """Returns the numbers of the rows that the filter matches."""
         rows, _ = self._state
         everything, columns = slice(0, rows.size), rows.columns
-        if list_fields(filter) - columns.keys():
+        if list_fields(condition) - columns.keys():
             return None
-        search = _Search(np.empty(0), 0, None, filter, columns, rows.size, now)
+        search = _Search(np.empty(0), 0, None, condition, columns, rows.size, now)
         return [int(number) for number in rows.numbers[everything][rows.mask(everything, search)]]
 
     def search(
-        self, query: np.ndarray, *, top_k: int, min_score: float | None, filter: Filter | None, now: float
+        self, query: np.ndarray, *, top_k: int, min_score: float | None, condition: Filter | None, now: float
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Returns the numbers and scores of the rows nearest to a unit vector [dim], best first."""
         rows, graph = self._state
         size, columns = rows.size, rows.columns
-        if filter and list_fields(filter) - columns.keys():
+        if condition and list_fields(condition) - columns.keys():
             return None
-        search = _Search(query.astype(np.float16), top_k, min_score, filter, columns, size, now)
+        search = _Search(query.astype(np.float16), top_k, min_score, condition, columns, size, now)
         indexed = min(graph.size, size)
         tail = slice(indexed, size)
         scores = rows.score(tail, search.vector)

@@ -190,17 +190,17 @@ class SqliteStore:
 
         return await self._write(work)
 
-    async def delete_where(self, name: str, filter: Filter) -> int:
+    async def delete_where(self, name: str, condition: Filter) -> int:
         def work(connection: sqlite3.Connection) -> tuple[int | None, Follow]:
             collection = self._collection(name)
-            numbers = collection.index.find_matching(filter, time.time())
+            numbers = collection.index.find_matching(condition, time.time())
             if numbers is None:
                 return None, _follow_nothing
             count = database.delete_rows(connection, collection.stored.number, numbers)
             return count, lambda: collection.index.remove(numbers)
 
         for _ in range(TRIES):
-            await self._ensure_columns(name, filter)
+            await self._ensure_columns(name, condition)
             if (count := await self._write(work)) is not None:
                 return count
         raise StoreUnavailable("too many concurrent filters over different fields")
@@ -227,7 +227,7 @@ class SqliteStore:
     async def get(self, name: str, ids: Sequence[str]) -> dict[str, Item]:
         def read(connection: sqlite3.Connection) -> dict[str, Item]:
             items = database.read_by_id(connection, self._collection(name).stored.number, ids)
-            return {id: items[id] for id in ids if id in items}
+            return {item_id: items[item_id] for item_id in ids if item_id in items}
 
         return await self._read(read)
 
@@ -248,7 +248,7 @@ class SqliteStore:
         *,
         top_k: int,
         min_score: float | None = None,
-        filter: Filter | None = None,
+        filter: Filter | None = None,  # noqa: A002 -- as in a request
         with_vectors: bool = False,
     ) -> Sequence[Sequence[Match]]:
         def read(connection: sqlite3.Connection) -> tuple[Sequence[Sequence[Match]], bool]:
@@ -256,7 +256,7 @@ class SqliteStore:
             check_dim(name, collection.stored.dim, [queries])
             now = time.time()
             found = [
-                collection.index.search(query, top_k=top_k, min_score=min_score, filter=filter, now=now)
+                collection.index.search(query, top_k=top_k, min_score=min_score, condition=filter, now=now)
                 for query in queries
             ]
             rows = [(numbers.tolist(), scores.tolist()) for numbers, scores in (each for each in found if each)]
@@ -322,30 +322,30 @@ class SqliteStore:
         size = int(count * collection.row_bytes) + collection.snapshot_bytes
         return CollectionInfo(name, count, stored.dim, stored.fingerprint, size, stored.created_at)
 
-    async def _ensure_columns(self, name: str, filter: Filter) -> None:
+    async def _ensure_columns(self, name: str, condition: Filter) -> None:
         """Reads the fields that are filtered for the first time: 0.2 s for 100,000 items.
 
         One thread does it for all, so other searches keep theirs, and changes do not wait for it. It stops when the
         caller is cancelled.
         """
         self._check_open()
-        if self._collection(name).index.missing_columns(filter):
+        if self._collection(name).index.missing_columns(condition):
             stop = threading.Event()
             try:
                 await asyncio.get_running_loop().run_in_executor(
                     self._column_reader,
                     self._read_in_thread,
-                    lambda connection: self._build_columns(connection, self._collection(name), filter, stop),
+                    lambda connection: self._build_columns(connection, self._collection(name), condition, stop),
                 )
             finally:
                 stop.set()
 
     def _build_columns(
-        self, connection: sqlite3.Connection, collection: OpenCollection, filter: Filter, stop: threading.Event
+        self, connection: sqlite3.Connection, collection: OpenCollection, condition: Filter, stop: threading.Event
     ) -> None:
         index, is_complete = collection.index, False
         with self._changing:
-            missing = index.missing_columns(filter)
+            missing = index.missing_columns(condition)
             if not missing or stop.is_set():
                 return
             build = index.begin_columns(missing)
@@ -373,8 +373,8 @@ class SqliteStore:
 def _follow_nothing() -> None: ...
 
 
-def _encode_cursor(id: str) -> str:
-    return base64.urlsafe_b64encode(id.encode()).decode()
+def _encode_cursor(item_id: str) -> str:
+    return base64.urlsafe_b64encode(item_id.encode()).decode()
 
 
 def _decode_cursor(cursor: str) -> str:

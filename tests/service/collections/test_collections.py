@@ -271,7 +271,7 @@ async def test_what_changes_during_a_rebuild_is_not_lost(
         info = await store.describe("room")
         there = await store.get("room", ["0000", "0599", "0-late", "0001", "0007"])
         assert (info.fingerprint, info.dim, info.count) == (encoder.model.fingerprint, 2, 599)
-        assert {id: item.count for id, item in there.items()} == {"0-late": 1, "0001": 42, "0007": 8}
+        assert {item_id: item.count for item_id, item in there.items()} == {"0-late": 1, "0001": 42, "0007": 8}
         assert [info.name for info in await store.list()] == ["room"]
         assert (progress.is_finished, progress.lost) == (True, 0)
     await store.close()

@@ -67,11 +67,11 @@ def _timed(lines: list[Line]) -> list[Danmaku]:
     return [(line.text, -1 if line.at_s is None else line.at_s) for line in lines]
 
 
-@pytest.mark.parametrize("format", WRITERS)
+@pytest.mark.parametrize("kind", WRITERS)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(danmaku=st.lists(st.tuples(TEXTS, SECONDS), min_size=1, max_size=6))
-def test_any_danmaku_comes_back_from_every_command(format: str, danmaku: list[Danmaku]) -> None:
-    suffix, write = WRITERS[format]
+def test_any_danmaku_comes_back_from_every_command(kind: str, danmaku: list[Danmaku]) -> None:
+    suffix, write = WRITERS[kind]
     with TemporaryDirectory() as directory:
         path = Path(directory) / f"1{suffix}"
         path.write_bytes(write(danmaku))
@@ -82,7 +82,7 @@ def test_any_danmaku_comes_back_from_every_command(format: str, danmaku: list[Da
         assert by_embed(path) == texts
         # A subtitle file is cut where it leaps, and is in order in any case; all others are sorted.
         assert sorted(by_clean(path)) == sorted(danmaku)
-        if format != "segment":  # which is read whole
+        if kind != "segment":  # which is read whole
             assert by_bot_that_follows(path) == danmaku
             assert by_embed_of_a_pipe(path) == texts
 

@@ -83,16 +83,16 @@ EXPECTED: dict[str, tuple[str, dict[str, list[str]], dict[str, int]]] = {
 def test_every_sample_is_expected_and_every_format_has_one() -> None:
     samples = {path.relative_to(SAMPLES).as_posix() for path in SAMPLES.rglob("*") if path.is_file()}
     assert samples == set(EXPECTED)
-    assert {format for format, _, _ in EXPECTED.values()} == set(FORMATS) - {"json", "segment"}  # test_kinds.py
+    assert {kind for kind, _, _ in EXPECTED.values()} == set(FORMATS) - {"json", "segment"}  # test_kinds.py
 
 
 @pytest.mark.parametrize("sample", EXPECTED)
 class TestEverySample:
     def test_is_recognised_and_gives_its_documents_and_drops(self, sample: str) -> None:
-        format, expected, dropped = EXPECTED[sample]
+        kind, expected, dropped = EXPECTED[sample]
         reader = open_recording(SAMPLES / sample).format
         found, tally = read(SAMPLES / sample)
-        assert reader == format
+        assert reader == kind
         assert {document.id: document.lines for document in found} == expected
         assert tally.dropped == dropped
 
@@ -109,16 +109,16 @@ class TestEverySample:
     def test_reads_the_same_under_a_name_without_suffix_if_its_format_is_named(
         self, sample: str, tmp_path: Path
     ) -> None:
-        format, expected, _ = EXPECTED[sample]
+        kind, expected, _ = EXPECTED[sample]
         shutil.copy(SAMPLES / sample, tmp_path / "renamed")
-        assert [doc.lines for doc in read(tmp_path / "renamed", format=format)[0]] == [*expected.values()]
+        assert [doc.lines for doc in read(tmp_path / "renamed", kind=kind)[0]] == [*expected.values()]
 
     def test_reads_the_same_with_the_line_ends_and_the_mark_of_windows(self, sample: str, tmp_path: Path) -> None:
-        format, expected, dropped = EXPECTED[sample]
+        kind, expected, dropped = EXPECTED[sample]
         content = (SAMPLES / sample).read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\n", b"\r\n")
         path = written(tmp_path / sample, b"\xef\xbb\xbf" + content)
         found, tally = read(path)
-        assert open_recording(path).format == format
+        assert open_recording(path).format == kind
         assert [doc.lines for doc in found] == [*expected.values()]
         assert tally.dropped == dropped
 
@@ -127,11 +127,11 @@ class TestEverySample:
 
     def test_survives_being_cut_anywhere(self, sample: str, tmp_path: Path) -> None:
         """A recorder that died, a copy that broke off: what came before is read, and accounted for."""
-        format, expected, _ = EXPECTED[sample]
+        kind, expected, _ = EXPECTED[sample]
         content = (SAMPLES / sample).read_bytes()
         whole = {line for texts in expected.values() for line in texts}
         for end in range(0, len(content), 97):
-            found, tally = read(written(tmp_path / sample, content[:end]), format=format)
+            found, tally = read(written(tmp_path / sample, content[:end]), kind=kind)
             kept = [line for document in found for line in document.lines]
             assert tally.rows == len(kept) + tally.dropped.total()
             assert len(set(kept) - whole) <= 1  # the line in which it was cut

@@ -45,8 +45,8 @@ def test_columns_and_metadata_agree() -> None:
 
     for _ in range(500):
         source = any_filter(chance)
-        filter = parse(source)
-        assert list_fields(filter) <= set(FIELDS)
-        expected = [matches(filter, metadata) for metadata in rows]
-        assert evaluate(filter, columns, slice(0, len(rows)), len(rows)).tolist() == expected, source
-        assert evaluate(filter, columns, some, len(some)).tolist() == [expected[row] for row in some], source
+        condition = parse(source)
+        assert list_fields(condition) <= set(FIELDS)
+        expected = [matches(condition, metadata) for metadata in rows]
+        assert evaluate(condition, columns, slice(0, len(rows)), len(rows)).tolist() == expected, source
+        assert evaluate(condition, columns, some, len(some)).tolist() == [expected[row] for row in some], source

@@ -70,13 +70,13 @@ async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
         found = await everything(store)
         for task, done in enumerate(acknowledged):
-            mine = {id: text for id, text in found.items() if id.startswith(f"{task} ")}
+            mine = {item_id: text for item_id, text in found.items() if item_id.startswith(f"{task} ")}
             possible = [steps for steps in (done, done + 1) if writing.made_by(task, steps) == mine]
             assert possible, f"task {task} had done {done} steps"
             steps[task] = possible[0]
         assert (await store.describe(writing.COLLECTION)).count == len(found)
         sample = chance.sample(sorted(found), 50)
-        queries = np.array([writing.vector_of(found[id]) for id in sample])
+        queries = np.array([writing.vector_of(found[item_id]) for item_id in sample])
         matches = await store.search(writing.COLLECTION, queries, top_k=1)
         assert [matched[0].item.id for matched in matches] == sample
         await store.close()

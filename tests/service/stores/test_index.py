@@ -59,8 +59,8 @@ def maintain(index: Index) -> None:
     index.maintain(lambda: False)
 
 
-def search(index: Index, query: np.ndarray, filter: Filter | None = None, **settings: Any) -> list[int]:
-    found = index.search(query, **({"top_k": 10, "min_score": None, "filter": filter, "now": 0.0} | settings))
+def search(index: Index, query: np.ndarray, condition: Filter | None = None, **settings: Any) -> list[int]:
+    found = index.search(query, **({"top_k": 10, "min_score": None, "condition": condition, "now": 0.0} | settings))
     assert found is not None
     return [int(number) for number in found[0]]
 
@@ -72,9 +72,9 @@ def exact(batch: RowBatch, query: np.ndarray, keep: np.ndarray | None = None, to
     return [int(number) for number in batch.numbers[order[:top_k]]]
 
 
-def recall(index: Index, batch: RowBatch, filter: Filter | None = None, keep: np.ndarray | None = None) -> float:
+def recall(index: Index, batch: RowBatch, condition: Filter | None = None, keep: np.ndarray | None = None) -> float:
     queries = vectors(50, seed=9)
-    shared = [len(set(search(index, query, filter)) & set(exact(batch, query, keep))) for query in queries]
+    shared = [len(set(search(index, query, condition)) & set(exact(batch, query, keep))) for query in queries]
     wanted = [len(exact(batch, query, keep)) for query in queries]
     return sum(shared) / sum(wanted)
 
@@ -127,17 +127,19 @@ def test_a_filter_finds_as_many_in_a_graph(source: Any, keep: Any) -> None:
     batch = rows(3000)
     index = filled(batch)
     maintain(index)
-    filter = parse(source)
-    assert index.search(vectors(1)[0], top_k=1, min_score=None, filter=filter, now=0.0) is None, "columns are missing"
-    build_columns(index, index.missing_columns(filter), batch)
+    condition = parse(source)
+    assert index.search(vectors(1)[0], top_k=1, min_score=None, condition=condition, now=0.0) is None, (
+        "columns are missing"
+    )
+    build_columns(index, index.missing_columns(condition), batch)
 
     kept = keep(batch.numbers)
     if not kept.any():
-        assert search(index, vectors(1)[0], filter) == []
+        assert search(index, vectors(1)[0], condition) == []
     else:
-        assert recall(index, batch, filter, kept) >= 0.95
+        assert recall(index, batch, condition, kept) >= 0.95
     for query in vectors(20, seed=9):
-        found = search(index, query, filter)
+        found = search(index, query, condition)
         assert len(found) == min(10, kept.sum())
         assert kept[np.array(found, int) - 1].all()
 

@@ -105,10 +105,12 @@ async def test_redis_and_the_embedded_store_answer_alike(
 def assert_alike(scores: dict[str, float], others: dict[str, float]) -> None:
     """Items as close to the end of the list as half precision is coarse may be on it or not."""
     shared = sorted(scores.keys() & others.keys())
-    np.testing.assert_allclose([scores[id] for id in shared], [others[id] for id in shared], atol=TOLERANCE)
+    np.testing.assert_allclose(
+        [scores[item_id] for item_id in shared], [others[item_id] for item_id in shared], atol=TOLERANCE
+    )
     ends = [0.1, min(scores.values(), default=0.1), min(others.values(), default=0.1)]
-    for id in scores.keys() ^ others.keys():
-        assert min(abs({**scores, **others}[id] - end) for end in ends) < 2 * TOLERANCE
+    for item_id in scores.keys() ^ others.keys():
+        assert min(abs({**scores, **others}[item_id] - end) for end in ends) < 2 * TOLERANCE
     assert len(shared) >= len(scores) - 2
 
 

@@ -80,12 +80,12 @@ async def test_a_filter_is_exact(store: Store, source: Any) -> None:
     """The nearest matching items are found, up to top_k."""
     items = many(300)
     await store.put(C, items)
-    filter = parse(source)
-    matching = [item for item in items if matches(filter, item.metadata)]
+    condition = parse(source)
+    matching = [item for item in items if matches(condition, item.metadata)]
     query = vectors(1, seed=2)[0]
     expected = sorted(matching, key=lambda item: -float(item.vector @ query))[:10]
 
-    assert ids(await nearest(store, query, filter=filter)) == [item.id for item in expected]
+    assert ids(await nearest(store, query, filter=condition)) == [item.id for item in expected]
 
 
 async def test_filters_follow_changes(store: Store) -> None:
@@ -101,10 +101,10 @@ async def test_filters_follow_changes(store: Store) -> None:
 async def test_items_are_deleted_by_filter(store: Store, source: Any) -> None:
     items = many(150)
     await store.put(C, items)
-    filter = parse(source)
-    rest = {item.id for item in items if not matches(filter, item.metadata)}
+    condition = parse(source)
+    rest = {item.id for item in items if not matches(condition, item.metadata)}
 
-    assert await store.delete_where(C, filter) == len(items) - len(rest)
+    assert await store.delete_where(C, condition) == len(items) - len(rest)
     assert (await everything(store)).keys() == rest
     assert (await store.describe(C)).count == len(rest)
 
@@ -162,16 +162,18 @@ async def test_a_store_does_what_a_list_would(store: Store) -> None:
         there |= put
         gone = [f"d{n}" for n in chance.integers(0, 200, 5)]
         await store.delete(C, gone)
-        there = {id: each for id, each in there.items() if id not in gone}
-        filter = parse(
+        there = {item_id: each for item_id, each in there.items() if item_id not in gone}
+        condition = parse(
             {"room": int(chance.integers(6)), "number": {"lt": 150}} if chance.random() < 0.7 else {"not": {"room": 1}}
         )
         if chance.random() < 0.1:
-            await store.delete_where(C, filter)
-            there = {id: each for id, each in there.items() if not matches(filter, each.metadata)}
+            await store.delete_where(C, condition)
+            there = {item_id: each for item_id, each in there.items() if not matches(condition, each.metadata)}
         query = vectors(1, int(chance.integers(10_000)))[0]
-        scores = {id: float(each.vector @ query) for id, each in there.items() if matches(filter, each.metadata)}
-        found = await nearest(store, query, filter=filter)
+        scores = {
+            item_id: float(each.vector @ query) for item_id, each in there.items() if matches(condition, each.metadata)
+        }
+        found = await nearest(store, query, filter=condition)
         assert len(found) == min(10, len(scores))
         best = sorted(scores.values(), reverse=True)[:10]
         np.testing.assert_allclose([match.score for match in found], best, atol=2e-3)
@@ -214,7 +216,7 @@ BIG = 32447933084336131  # a danmaku's id; as float64 it equals its neighbours
 async def test_ids_of_danmaku_are_compared_exactly(store: Store, source: Any, meant: str) -> None:
     """Found, and deleted, is that danmaku and not the one that was posted after it."""
     numbers = {"a": BIG, "b": BIG + 1, "c": BIG + 2, "d": 5}
-    await store.put(C, [item(id, metadata={"dmid": number}) for id, number in numbers.items()])
+    await store.put(C, [item(item_id, metadata={"dmid": number}) for item_id, number in numbers.items()])
 
     assert {*ids(await nearest(store, towards(0), filter=parse(source)))} == {*meant}
     assert await store.delete_where(C, parse(source)) == len(meant)

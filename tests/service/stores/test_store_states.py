@@ -53,7 +53,7 @@ NAMES = (f"states{number}" for number in count())  # a collection for each run
 
 ids = st.integers(0, 39).map(lambda number: f"d{number}")
 items = st.builds(
-    lambda id, text, vector, room, count: Item(id, text, VECTORS[vector], {"room": room}, count=count),
+    lambda item_id, text, vector, room, count: Item(item_id, text, VECTORS[vector], {"room": room}, count=count),
     ids,
     st.sampled_from(["草", "awsl", "晚安"]),
     st.integers(0, len(VECTORS) - 1),
@@ -98,13 +98,13 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(deleted=st.lists(ids, max_size=15))
     def delete(self, deleted: list[str]) -> None:
         assert self.run(self.store.delete(self.name, deleted)) == len({*deleted} & self.expected.keys())
-        self.expected = {id: item for id, item in self.expected.items() if id not in deleted}
+        self.expected = {item_id: item for item_id, item in self.expected.items() if item_id not in deleted}
 
-    @rule(filter=filters.filter(lambda filter: filter != parse({})))
-    def delete_where(self, filter: Filter) -> None:
-        meant = {id for id, item in self.expected.items() if matches(filter, item.metadata)}
-        assert self.run(self.store.delete_where(self.name, filter)) == len(meant)
-        self.expected = {id: item for id, item in self.expected.items() if id not in meant}
+    @rule(condition=filters.filter(lambda condition: condition != parse({})))
+    def delete_where(self, condition: Filter) -> None:
+        meant = {item_id for item_id, item in self.expected.items() if matches(condition, item.metadata)}
+        assert self.run(self.store.delete_where(self.name, condition)) == len(meant)
+        self.expected = {item_id: item for item_id, item in self.expected.items() if item_id not in meant}
 
     @rule(put=st.lists(items, min_size=1, max_size=10))
     def expire(self, put: list[Item]) -> None:
@@ -127,13 +127,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(self.store.close())
         self.store = self.run(self.open_store())
 
-    @rule(query=st.integers(0, len(VECTORS) - 1), filter=st.none() | filters, top_k=st.sampled_from([1, 5, 100]))
-    def search(self, query: int, filter: Filter | None, top_k: int) -> None:
-        (found,) = self.run(self.store.search(self.name, VECTORS[query][None], top_k=top_k, filter=filter))
+    @rule(query=st.integers(0, len(VECTORS) - 1), condition=st.none() | filters, top_k=st.sampled_from([1, 5, 100]))
+    def search(self, query: int, condition: Filter | None, top_k: int) -> None:
+        (found,) = self.run(self.store.search(self.name, VECTORS[query][None], top_k=top_k, filter=condition))
         scores = {
-            id: float(item.vector @ VECTORS[query])
-            for id, item in self.expected.items()
-            if filter is None or matches(filter, item.metadata)
+            item_id: float(item.vector @ VECTORS[query])
+            for item_id, item in self.expected.items()
+            if condition is None or matches(condition, item.metadata)
         }
         self.check_matches(found, scores)
         assert len(found) == min(top_k, len(scores))
@@ -151,7 +151,7 @@ class StoreMachine(RuleBasedStateMachine):
         found_ids = [match.item.id for match in found]
         assert len(found_ids) == len({*found_ids})
         assert untouched <= {*found_ids} <= self.expected.keys() | touched
-        self.expected = {id: item for id, item in self.expected.items() if id not in deleted}
+        self.expected = {item_id: item for item_id, item in self.expected.items() if item_id not in deleted}
         self.expect_put(put)
 
     async def change_and_search(self, put: list[Item], deleted: list[str], query: np.ndarray) -> tuple[Any, int, Any]:
@@ -171,7 +171,7 @@ class StoreMachine(RuleBasedStateMachine):
     def holds_what_was_put(self) -> None:
         held = self.run(everything(self.store, self.name))
         assert held.keys() == self.expected.keys()
-        assert all(same(held[id], item) for id, item in self.expected.items())
+        assert all(same(held[item_id], item) for item_id, item in self.expected.items())
 
     def teardown(self) -> None:
         self.run(self.store.drop(self.name))

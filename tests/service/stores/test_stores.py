@@ -160,7 +160,7 @@ async def test_pages_hold_every_item_once(store: Store) -> None:
 
     found = await everything(store)
     assert found.keys() == items.keys()
-    assert all(same(found[id], items[id]) for id in items)
+    assert all(same(found[item_id], items[item_id]) for item_id in items)
     assert (await store.page(C, limit=1)).items[0].vector is None
 
 
@@ -253,7 +253,7 @@ async def test_everything_is_there_after_a_restart(store: Store, url: str) -> No
     again = await open_store(url)
     found = await everything(again)
     assert found.keys() == items.keys() - {"d7"}
-    assert all(same(found[id], items[id]) for id in found)
+    assert all(same(found[item_id], items[item_id]) for item_id in found)
     assert ids((await again.search(C, vectors(60)[8:9], top_k=1))[0]) == ["d8"]
     assert (await again.describe(C)).count == 59
     await again.close()
