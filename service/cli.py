@@ -21,6 +21,7 @@ from service.commands.bench import command as bench_command
 from service.commands.collections import command as collections_command
 from service.commands.embed import command as embed_command
 from service.commands.flags import print_faults
+from service.commands.merge import command as merge_command
 from service.errors import DanmakuError
 
 
@@ -36,7 +37,10 @@ class Command(Protocol):
         """Returns the exit status. Errors of `_expected_errors` are printed as one line."""
 
 
-COMMANDS: tuple[Command, ...] = (serve, key, worker, embed_command, bench_command, check, collections_command)
+COMMANDS: tuple[Command, ...] = (
+    *(serve, key, worker, check, collections_command),
+    *(embed_command, merge_command, bench_command),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,6 +26,7 @@ from service.encoders.model import Model, Prepared
 from service.encoders.open import EncoderSettings, open_encoder
 from service.errors import ModelGone, TextError
 from service.metrics import Metrics
+from service.model_directory import find_model
 from service.settings import Settings
 from service.tasks import run_in_thread_if
 
@@ -195,7 +196,7 @@ def find_model_directory(settings: Settings) -> Path | None:
     scheme, _, rest = settings.encoder.partition("://")
     usual = EncoderSettings()
     is_usual = (settings.pooling_layer, settings.pooling_strategy) == (usual.pooling_layer, usual.pooling_strategy)
-    return Path(rest) if scheme == "onnx" and is_usual else None
+    return find_model(Path(rest)) if scheme == "onnx" and is_usual else None
 
 
 @asynccontextmanager

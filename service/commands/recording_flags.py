@@ -1,11 +1,17 @@
-"""The flags of every command that reads recordings: what cannot be told from a file."""
+"""The flags of commands that read recordings: what cannot be told from a file, and where results go."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from service.commands.flags import add_settings
+from service.errors import ConfigurationError
 from service.recordings import FORMATS, Options
+
+EMBEDDING = ("encoder", "max_seq_len", "precision", "threads")
 
 
 def add_recording_flags(parser: argparse.ArgumentParser, *, encoding_flag: str = "--encoding") -> None:
@@ -24,3 +30,33 @@ def add_recording_flags(parser: argparse.ArgumentParser, *, encoding_flag: str =
 
 def recording_options(parsed: argparse.Namespace, **more: Any) -> Options:
     return Options(parsed.format, parsed.file_encoding, parsed.text_column, parsed.time_column, **more)
+
+
+def add_embedding_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds those of commands that embed recordings in this process, `embed_recordings`."""
+    parser.add_argument("recordings", metavar="RECORDING", nargs="+", type=Path, help="files, docs/recordings.md")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar (never shown without a terminal)")
+    add_recording_flags(parser)
+    add_settings(parser.add_argument_group("embedding"), EMBEDDING)
+
+
+def name_outputs(
+    flag: str, pattern: str, recordings: Sequence[Path], suffixes: Sequence[str], taken: Sequence[Path] = ()
+) -> list[Path]:
+    """Returns the output of each recording: `pattern`, with the recording's name in the place of {name}.
+
+    Raises ConfigurationError for a suffix that is not one of `suffixes`, for a folder that does not exist, and for an
+    output that is written twice, or that is a recording or one of `taken`.
+    """
+    paths = [Path(pattern.replace("{name}", recording.stem)) for recording in recordings]
+    seen = {path.resolve() for path in (*recordings, *taken)}
+    for path in paths:
+        if path.suffix not in suffixes:
+            raise ConfigurationError(f"invalid {flag}: {path}; expected a name that ends in {', '.join(suffixes)}")
+        if not path.parent.is_dir():
+            raise ConfigurationError(f"invalid {flag}: {path}; expected a folder that exists")
+        if path.resolve() in seen:
+            hint = "" if "{name}" in pattern else ", such as one with {name}, which stands for that of the recording"
+            raise ConfigurationError(f"invalid {flag}: {path} is read or written already; expected another name{hint}")
+        seen.add(path.resolve())
+    return paths

@@ -47,6 +47,14 @@ class Options:
             raise ValueError(f"invalid session_gap_s: {self.session_gap_s}; expected more than 0")
 
 
+class Style(NamedTuple):
+    """How a player draws a danmaku."""
+
+    mode: int = 1  # 1 to 3 from right to left, 4 at the bottom, 5 at the top, 6 from left to right
+    size: int = 25
+    colour: int = 0xFFFFFF
+
+
 class Row(NamedTuple):
     """One danmaku, or what was in the place of one."""
 
@@ -57,6 +65,7 @@ class Row(NamedTuple):
     clock_s: float | None = None  # live: a leap of this clock ends a document
     document: str = ""  # a change of this name does, too
     item: dict[str, Any] | None = None  # with `keep_items`
+    style: Style | None = None  # XML
 
 
 TOO_LONG = Row(None, "longer than a MiB")

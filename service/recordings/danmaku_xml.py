@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from service.recordings.base import (
     MALFORMED,
@@ -29,6 +30,7 @@ from service.recordings.base import (
     SCRIPT,
     SUBTITLE,
     Row,
+    Style,
 )
 from service.recordings.lenient_xml import Child, LenientXml
 from service.recordings.times import number, unix_seconds
@@ -79,16 +81,24 @@ class DanmakuXml:
         fields = read_fields(child.attributes.get("p", ""), is_2_0=self._is_2_0)
         if fields is None:
             return MALFORMED_ROW
-        seconds, posted_s, mode, pool = fields
+        seconds, posted_s, mode, pool, style = fields
         if mode in ("7", "8", "9"):
             return Row(None, SCRIPT)
         if pool in ("1", "2"):
             return Row(None, SUBTITLE)
-        return Row(child.text, MALFORMED, seconds, posted_s, posted_s if self._is_live else None)
+        return Row(child.text, MALFORMED, seconds, posted_s, posted_s if self._is_live else None, style=style)
 
 
-def read_fields(p: str, *, is_2_0: bool = False) -> tuple[float, float | None, str, str] | None:
-    """Seconds into the video, Unix time of posting or None, mode, and pool; None if these are not a danmaku's."""
+class Fields(NamedTuple):
+    seconds: float  # into the video
+    posted_s: float | None  # Unix time
+    mode: str
+    pool: str
+    style: Style
+
+
+def read_fields(p: str, *, is_2_0: bool = False) -> Fields | None:
+    """Returns None if these are not the fields of a danmaku."""
     fields = p.split(",")
     count = len(fields)
     seconds = number(fields[0])
@@ -98,15 +108,22 @@ def read_fields(p: str, *, is_2_0: bool = False) -> tuple[float, float | None, s
         milliseconds = number(fields[2])
         if milliseconds is None:
             return None
-        seconds, mode, posted, pool = milliseconds / 1000, fields[3], fields[6], fields[7]
+        seconds, (mode, size, colour, posted, pool) = milliseconds / 1000, fields[3:8]
+    elif count == 4:
+        mode, size, colour, posted, pool = fields[1], "", fields[2], "", "0"
     else:
-        mode, posted, pool = fields[1], "" if count == 4 else fields[4], fields[5] if count > 5 else "0"
+        mode, size, colour, posted, pool = *fields[1:5], fields[5] if count > 5 else "0"
     if not (abs(seconds) <= MAX_VIDEO_S and mode.isdecimal() and pool.isdecimal()):
         return None
     posted_s = number(posted) if posted else 0.0
     if posted_s is None:
         return None
-    return seconds, unix_seconds(posted_s) if posted_s > 0 else None, mode, pool
+    style = Style(_read_number(mode, 1), _read_number(size, 25), _read_number(colour, 0xFFFFFF))
+    return Fields(seconds, unix_seconds(posted_s) if posted_s > 0 else None, mode, pool, style)
+
+
+def _read_number(field: str, default: int) -> int:
+    return int(field) if field.isascii() and field.isdecimal() and len(field) <= 8 else default
 
 
 def is_live(text: Iterable[str]) -> bool:
@@ -124,7 +141,7 @@ def is_live(text: Iterable[str]) -> bool:
             end = match.end()
             if (fields := read_fields(match[1])) is None:
                 continue
-            seconds, posted_s, _, _ = fields
+            seconds, posted_s, *_ = fields
             if posted_s is None:
                 return False
             if not count:

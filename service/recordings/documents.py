@@ -54,7 +54,7 @@ def documents(name: str, rows: Iterable[Row], options: Options, tally: Tally) ->
     for row in rows:
         tally.rows += 1
         ends = len(pending) >= MAX_LINES
-        text, reason, seconds, _, row_clock_s, row_document, _ = row
+        text, reason, seconds, _, row_clock_s, row_document, *_ = row
         if row_clock_s is not None:
             ends = ends or (clock_s is not None and row_clock_s - clock_s > options.session_gap_s)
             clock_s = row_clock_s

@@ -131,7 +131,7 @@ def _of_tool(value: dict[str, Any]) -> list[Row] | None:
         fields = read_fields(p)
         if fields is None:
             return [MALFORMED_ROW]
-        return [Row(None, SCRIPT) if fields[2] in ("7", "8", "9") else Row(_whole(text), MALFORMED, *fields[:2])]
+        return [Row(None, SCRIPT) if fields.mode in ("7", "8", "9") else Row(_whole(text), MALFORMED, *fields[:2])]
     if isinstance(kind := value.get("msg_type"), str) and kind != "danmaku":
         return [Row(None, OTHER)]
     if value.get("mode") in (7, 8, 9):
