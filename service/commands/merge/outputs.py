@@ -44,7 +44,7 @@ def write_merged(path: Path, merged: Merged) -> None:
 
 def write_map(path: Path, merged: Merged) -> None:
     """Writes the group of every danmaku in the order of the file: its number from 0, its text and count."""
-    group_of = {int(id): number for number, group in enumerate(merged.groups) for id in group.ids}
+    group_of = {int(line): number for number, group in enumerate(merged.groups) for line in group.ids}
     rows = []
     for line in sorted(merged.recording.timed.lines, key=lambda line: line.number):
         number = group_of[line.number]
@@ -69,7 +69,7 @@ def _to_xml(merged: Merged) -> bytes:
     styles = {line.number: (line.text, line.style or Style()) for line in merged.recording.timed.lines}
     rows = ['<?xml version="1.0" encoding="UTF-8"?>', "<i>"]
     for number, group in enumerate(merged.groups, 1):
-        mode, size, colour = next(style for text, style in (styles[int(id)] for id in group.ids) if text == group.text)
+        mode, size, colour = next(style for text, style in (styles[int(line)] for line in group.ids) if text == group.text)
         text = escape(NOT_XML.sub("", _format(group)))
         rows.append(f'<d p="{group.first:.3f},{mode},{size},{colour},0,0,0,{number}">{text}</d>')
     return "\n".join([*rows, "</i>", ""]).encode()
