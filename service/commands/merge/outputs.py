@@ -69,7 +69,8 @@ def _to_xml(merged: Merged) -> bytes:
     styles = {line.number: (line.text, line.style or Style()) for line in merged.recording.timed.lines}
     rows = ['<?xml version="1.0" encoding="UTF-8"?>', "<i>"]
     for number, group in enumerate(merged.groups, 1):
-        mode, size, colour = next(style for text, style in (styles[int(line)] for line in group.ids) if text == group.text)
+        of_group = (styles[int(line)] for line in group.ids)
+        mode, size, colour = next(style for text, style in of_group if text == group.text)
         text = escape(NOT_XML.sub("", _format(group)))
         rows.append(f'<d p="{group.first:.3f},{mode},{size},{colour},0,0,0,{number}">{text}</d>')
     return "\n".join([*rows, "</i>", ""]).encode()
