@@ -21,7 +21,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from itertools import islice
@@ -54,7 +54,7 @@ class _Waiting(Generic[V]):
     callers: int = 0
 
 
-Key = tuple[str, str]
+Key = tuple[str, str]  # `Prepared.key`
 Lane = dict[int, dict[Key, _Waiting[V]]]  # queued texts: number of tokens → by key, in order of arrival
 
 
@@ -125,6 +125,13 @@ class Batcher(Generic[V]):
             return f"the encoder failed its last {self._failures} calls"
         return None
 
+    def check_room(self, keys: Iterable[Key]) -> None:
+        """Raises Overloaded if texts with these distinct keys do not fit in the queue now."""
+        new = sum(key not in self._waiting for key in keys)
+        if self._queued + new > self._max_queue_texts:
+            self._metrics.refused_texts.inc(new)
+            raise self._overloaded(new)
+
     async def encode(self, texts: Sequence[Prepared]) -> list[V]:
         """Returns one result per text, in order.
 
@@ -133,10 +140,7 @@ class Batcher(Generic[V]):
         """
         if not self._is_open:
             raise EncoderUnavailable("the service is stopping")
-        new = sum(prepared.key not in self._waiting for prepared in texts)
-        if self._queued + new > self._max_queue_texts:
-            self._metrics.refused_texts.inc(new)
-            raise self._overloaded(new)
+        self.check_room(prepared.key for prepared in texts)
         lane = self._quick if len(texts) <= self._priority_batch_size else self._bulk
         waiting = [self._join(prepared, lane) for prepared in texts]
         try:

@@ -137,6 +137,7 @@ class Embedder:
         lengths: dict[str, int] = {}
         unspelled: set[str] = set()
         if missing := [key for key in unique if key not in vectors]:
+            self._batcher.check_room((model.fingerprint, key) for key in missing)  # before tokenizing in vain
             prepared = await run_in_thread_if(is_long, lambda: model.prepare(missing))
             lengths = {text.text: text.num_tokens for text in prepared}
             unspelled = {text.text for text in prepared if not text.is_spelled}

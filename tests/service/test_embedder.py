@@ -12,7 +12,7 @@ from fakes import RecordingEncoder
 
 from service.cache.memory import MemoryCache
 from service.embedder import MANY_CHARACTERS, Embedder
-from service.errors import EncoderFailure, ModelGone
+from service.errors import EncoderFailure, ModelGone, Overloaded
 from service.metrics import Metrics
 
 
@@ -52,6 +52,26 @@ async def test_only_what_is_missing_is_encoded(embedder: Embedder, recording_enc
     assert texts_encoded(recording_encoder) == ["死"]
     assert embeddings.encoded == 1
     assert embeddings.vectors.tolist() == [RecordingEncoder.vector(text) for text in "好死草"]
+
+
+async def test_texts_that_do_not_fit_in_the_queue_are_not_tokenized(
+    recording_encoder: RecordingEncoder, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts in the cache, and texts that are on their way already, need no room."""
+    cache = MemoryCache(1_000_000, metrics)
+    async with Embedder(recording_encoder, cache, metrics, max_batch_tokens=100, max_queue_texts=2) as embedder:
+        await embedder.embed(["草"])
+        recording_encoder.gate.clear()
+        running = asyncio.create_task(embedder.embed(["a"]))
+        await recording_encoder.until_called(2)
+        with monkeypatch.context() as patched:
+            patched.setattr(recording_encoder, "prepare_normalized", None)
+            with pytest.raises(Overloaded):
+                await embedder.embed(["草", "b", "c", "d"])
+        shared = asyncio.create_task(embedder.embed(["草", "a", "b", "c"]))
+        await asyncio.sleep(0)
+        recording_encoder.gate.set()
+        await asyncio.gather(running, shared)
 
 
 async def test_a_text_without_a_vector_does_not_sink_the_list(embedder: Embedder) -> None:
