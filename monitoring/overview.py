@@ -113,6 +113,20 @@ def overview() -> builders.Dashboard:
             stacked=True,
         ),
         lines(
+            "Requests by API key",
+            "Of the keys in the settings of the gateways, with those that were refused because of their rate or quota.",
+            {"{{key}}": "sum by (key) (rate(danmaku_key_requests_total{GATEWAYS}[RATE])) or on () vector(0)"},
+            REQUESTS_PER_SECOND,
+            stacked=True,
+        ),
+        lines(
+            "Texts by API key",
+            "As they are charged: a request without texts counts as one.",
+            {"{{key}}": "sum by (key) (rate(danmaku_key_texts_total{GATEWAYS}[RATE])) or on () vector(0)"},
+            PER_SECOND,
+            stacked=True,
+        ),
+        lines(
             "Texts",
             "Texts per second: requested, encoded, refused by a full queue, and expired because nobody waited for "
             "them. Texts that are requested and not encoded come from the cache.",

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
 from service import __version__
+from service.accounts import Accounts
 from service.api import (
     collection,
     collection_map,
@@ -57,11 +58,12 @@ EXPOSED_HEADERS = ("Retry-After", "X-Request-ID", "X-Danmaku-Fingerprint", "X-Da
 
 
 def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI:
-    """Creates the gateway. Its lifespan opens what it needs and may raise ConfigurationError.
+    """Creates the gateway. Its lifespan opens what it needs; both may raise ConfigurationError.
 
     `encoder` replaces the one that the settings name.
     """
     metrics = Metrics()
+    accounts = Accounts(settings.api_key_hashes, settings.api_keys_file, metrics)
     tracing = None
     if settings.tracing:
         from service.tracing import TraceRequests, Tracing
@@ -94,7 +96,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
                 )
                 stack.push_async_callback(_cancel, asyncio.create_task(keep_default(store), name="default collection"))
             status = Status({"http_port": settings.port}, {})
-            app.state.danmaku = State(settings, metrics, embedder, status, store, judge)
+            app.state.danmaku = State(settings, metrics, embedder, status, store, judge, accounts)
             yield
 
     # FastAPIOffline serves the files of /docs itself; plain FastAPI's page loads them from another host.
@@ -119,9 +121,9 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     app.add_exception_handler(HTTPException, raise_http_error)
     app.add_middleware(PlainRoutes, routes=app.routes)
     app.add_middleware(ReceiveBody, timeout_s=settings.receive_timeout_s)
-    if settings.api_key_hashes:
-        require_keys(app, settings.api_key_hashes)
-    hosts = None if settings.api_key_hashes and not settings.allowed_hosts else settings.allowed_hosts
+    if accounts:
+        require_keys(app, accounts)
+    hosts = None if accounts and not settings.allowed_hosts else settings.allowed_hosts
     app.add_middleware(RefuseForeignPages, hosts=hosts, origins=settings.cors_origins)
     app.add_middleware(AnswerErrors)
     if settings.cors_origins:  # around the keys: before a browser sends a key it asks, without one, whether it may

@@ -5,6 +5,7 @@ DanmakuError
 │   └── DamagedBody       400  the caller: the body is not valid gzip
 ├── Unauthorized          401  the caller: send a valid API key
 ├── ForeignOrigin         403  the caller: a page of another site; the operator: name it in cors_origins
+├── Forbidden             403  the caller: this key may not do that; the operator: change the file of keys
 ├── NotFound              404  the caller: no such route, model, collection or danmaku
 │   └── NoVocabulary      404  nobody: the encoder does not reveal its vocabulary
 ├── MethodNotAllowed      405  the caller: the route exists for other methods
@@ -19,6 +20,8 @@ DanmakuError
 ├── InvalidRequest        422  the caller: valid JSON, but not what the route expects
 │   └── NoVector          422  the caller: a text has no vector, and the answer's format cannot say so per text
 ├── Overloaded            429  the caller: retry after Retry-After; the operator: add capacity
+│   └── RateExceeded      429  the caller: retry after Retry-After, and send less with this key
+├── QuotaSpent            429  the caller: this key is done for today
 ├── ClientGone            499  nobody: the caller hung up, so nobody reads the answer
 ├── InternalError         500  us
 ├── EncoderUnavailable    503  the operator: the encoder is closing or cannot be reached
@@ -69,6 +72,10 @@ class Unauthorized(DanmakuError):
 
 class ForeignOrigin(DanmakuError):
     status, error_type = 403, "foreign_origin"
+
+
+class Forbidden(DanmakuError):
+    status, error_type = 403, "forbidden"
 
 
 class NotFound(DanmakuError):
@@ -138,6 +145,18 @@ class ClientGone(DanmakuError):
 
 class Overloaded(DanmakuError):
     status, error_type = 429, "overloaded"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateExceeded(Overloaded):
+    error_type = "rate_exceeded"
+
+
+class QuotaSpent(DanmakuError):
+    status, error_type = 429, "quota_spent"
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)

@@ -46,7 +46,7 @@ ROUTES = (
     *("/collections/{name}/danmaku/{id}", "/collections/{name}/delete", "/collections/{name}/rebuild"),
     *("/collections/{name}/map", "/", "/static", "/playground/embed"),
     *("/merge", "/merge stream"),
-    *("/tokenize", "/healthz", "/readyz", "/info", "/metrics", "other"),
+    *("/tokenize", "/healthz", "/readyz", "/info", "/usage", "/metrics", "other"),
 )
 OUTCOMES = ("ok", "invalid", "refused", "expired", "gone", "failed")
 WORKER_OUTCOMES = ("ok", "invalid", "failed", "unclaimed")
@@ -137,6 +137,11 @@ class Metrics(BatcherMetrics):
         )
         self.request_seconds = {route: seconds.labels(route) for route in ROUTES}
 
+        self._key_requests = Counter(
+            "danmaku_key_requests", "HTTP requests by API key and outcome.", ["key", "outcome"], registry=registry
+        )
+        self._key_texts = Counter("danmaku_key_texts", "Texts charged to an API key.", ["key"], registry=registry)
+
         self.texts = Counter("danmaku_texts", "Texts in requests, by any route that embeds.", registry=registry)
         self.truncated = Counter(
             "danmaku_truncated_texts", "Texts longer than max_seq_len, embedded without their end.", registry=registry
@@ -219,6 +224,10 @@ class Metrics(BatcherMetrics):
             registry=registry,
         )
         self.collection_bytes = Gauge("danmaku_collection_bytes", "Bytes used by collections.", registry=registry)
+
+    def add_key(self, name: str) -> tuple[dict[str, Counter], Counter]:
+        """Returns the counters of an API key: its requests by outcome, and its texts. Settings name all keys."""
+        return {o: self._key_requests.labels(name, o) for o in OUTCOMES}, self._key_texts.labels(name)
 
 
 class WorkerMetrics(BatcherMetrics):

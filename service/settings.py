@@ -79,6 +79,11 @@ class Settings(BaseSettings):
         description="SHA-256 hashes in hex of the valid API keys, separated by spaces or commas. Without any, no key "
         "is needed. `danmaku key` makes a key and its hash.",
     )
+    api_keys_file: str | None = Field(
+        None,
+        description="TOML file of API keys with names, each with a rate, a daily quota and what it may use; "
+        "docs/security.md describes it. They are valid beside those of --api-key-hashes.",
+    )
     allow_anonymous: bool = Field(
         False,
         description="Allows listening on addresses other than loopback without API keys. Enable it only if something "
@@ -246,6 +251,10 @@ class Settings(BaseSettings):
     shutdown_timeout_s: int = Field(
         20, ge=0, description="How long requests in progress may take to finish after SIGTERM and drain_s."
     )
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self.api_key_hashes or self.api_keys_file)
 
     @model_validator(mode="after")
     def _one_request_fits(self) -> Settings:

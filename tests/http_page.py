@@ -73,6 +73,7 @@ EXAMPLES = {
     "GET /healthz": [f"{GET}/healthz"],
     "GET /readyz": [f"{GET}/readyz"],
     "GET /info": [f"{GET}/info"],
+    "GET /usage": [f"{GET}/usage"],
     "GET /metrics": [f"{GET}/metrics | grep '^# .* danmaku_cache_lookups_total '"],
 }
 

@@ -22,6 +22,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
+from service.accounts import pay_for_lines
 from service.api.body import receive_hang_up, slices
 from service.api.caller import Caller
 from service.api.headers import NDJSON
@@ -167,6 +168,7 @@ class EmbedStream(Response):
 
     async def _embed(self, texts: Sequence[str], done: int) -> Embeddings:
         """Embeds the texts of a slice, with which `done` lines are read. Raises ModelChanged."""
+        await pay_for_lines(len(texts))
         embeddings = await retry_overloaded(lambda: self._caller.wait(self._state.embedder.embed(texts)))
         if embeddings.model.fingerprint != self._model.fingerprint:
             raise ModelChanged(

@@ -88,7 +88,7 @@ def test_every_request_is_a_line(tmp_path: object) -> None:
 
     assert list(first) == [
         *("time", "id", "method", "path", "status", "outcome", "seconds"),
-        *("bytes_in", "bytes_out", "texts", "client"),
+        *("bytes_in", "bytes_out", "texts", "client", "key"),
     ]
     taken = datetime.now().astimezone() - datetime.fromisoformat(str(first["time"]))
     assert timedelta(0) <= taken < timedelta(minutes=5)
