@@ -34,7 +34,8 @@ DanmakuError
 ├── Stalled               504  the caller: read a stream's answer while sending
 ├── StorageFull           507  the operator: there is no room, and nothing was stored
 └── ConfigurationError     –   the operator, at start: a setting names what does not exist or cannot be used
-    └── ModelError         –   the model directory cannot be used; also a ValueError
+    ├── ModelError         –   the model directory cannot be used; also a ValueError
+    └── HeadError          –   the folder of a head cannot be used; also a ValueError
 
 A text that cannot be embedded is not in this tree: it is a `TextError` beside the vectors of the other texts, because
 one bad text never fails a list. A cache that fails is not either: that is a miss and a metric.
@@ -213,6 +214,10 @@ class ConfigurationError(DanmakuError):
 
 class ModelError(ConfigurationError, ValueError):
     """The message names the file, what was found in it and what was expected."""
+
+
+class HeadError(ConfigurationError, ValueError):
+    """The message names the folder, what was found in it and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
