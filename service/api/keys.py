@@ -22,7 +22,7 @@ from service.errors import ConfigurationError, QuotaSpent, RateExceeded, Unautho
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json"})
 COLLECTIONS, USAGE = "/collections/", "/usage"
-REFUSE_AFTER_S = 0.1
+REFUSE_AFTER_S = 0.5
 STATIC_PATHS = ("/static-offline-docs/", "/static/")
 SCHEMES: dict[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer"},
