@@ -25,6 +25,7 @@ from service.encoders.base import Encoder
 from service.encoders.model import Model, Prepared
 from service.encoders.open import EncoderSettings, open_encoder
 from service.errors import ModelGone, TextError
+from service.huggingface import Pooling
 from service.metrics import Metrics
 from service.model_directory import find_model
 from service.settings import Settings
@@ -195,8 +196,8 @@ class Embedder:
 def find_model_directory(settings: Settings) -> Path | None:
     """Returns the directory of the model in this process; None if workers encode, or with other layers than usual."""
     scheme, _, rest = settings.encoder.partition("://")
-    usual = EncoderSettings()
-    is_usual = (settings.pooling_layer, settings.pooling_strategy) == (usual.pooling_layer, usual.pooling_strategy)
+    usual = Pooling()
+    is_usual = settings.pooling_layer in (None, usual.layer) and settings.pooling_strategy in (None, usual.strategy)
     return find_model(Path(rest)) if scheme == "onnx" and is_usual else None
 
 

@@ -17,7 +17,7 @@ from service.cores import count_cores
 
 # Several layers are separated by spaces, as in a flag: DANMAKU_POOLING_LAYER="-1 -2".
 Layers = Annotated[
-    tuple[int, ...], NoDecode, BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)
+    tuple[int, ...] | None, NoDecode, BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)
 ]
 
 
@@ -107,19 +107,21 @@ class Settings(BaseSettings):
         "addresses of a name. Change it to serve your own model.",
     )
     pooling_layer: Layers = Field(
-        (-2,),
+        None,
         description="Layers that vectors are taken from, counted from the end: -1 is the last; several are "
-        "concatenated. Same as in bert-as-service. Changes the fingerprint.",
+        "concatenated. By default what the model says: a directory of Hugging Face's layout, -1; another, -2, as in "
+        "bert-as-service. Changes the fingerprint.",
     )
-    pooling_strategy: Literal["REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN"] = Field(
-        "REDUCE_MEAN",
-        description="How token vectors are combined. Same as in bert-as-service. Changes the fingerprint.",
+    pooling_strategy: Literal["REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN"] | None = Field(
+        None,
+        description="How token vectors are combined. By default what the model says, or REDUCE_MEAN, as in "
+        "bert-as-service. Changes the fingerprint.",
     )
     max_seq_len: int | None = Field(
         None,
         ge=3,
-        description="Maximum tokens of a text, including [CLS] and [SEP]; by default as many as the model has "
-        "positions. Lower it to limit the cost of long texts. Changes the fingerprint.",
+        description="Maximum tokens of a text, including [CLS] and [SEP]; by default what the model says, or as many "
+        "as it has positions. Lower it to limit the cost of long texts. Changes the fingerprint.",
     )
     precision: Literal["float32", "int8"] = Field(
         "float32",

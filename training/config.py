@@ -94,7 +94,7 @@ class TrainConfig(RunConfig):
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
-    init_checkpoint: str | None = None  # prefix of a checkpoint to continue from; None: random weights
+    init_checkpoint: str | None = None  # prefix or directory of a model to continue from; None: random weights
     micro_batch_size: int | None = None  # for a batch that is too large for memory: compute it in parts of this size
     masks: str = "static"  # those of the examples; "dynamic": new ones in every epoch
     frozen_layers: int = 0  # the embeddings and so many first layers keep their weights, and so do vectors of those

@@ -15,8 +15,8 @@ from service.metrics import Metrics
 class EncoderSettings:
     """Settings of an encoder in this process. Workers have flags of their own."""
 
-    pooling_layer: tuple[int, ...] = (-2,)
-    pooling_strategy: str = "REDUCE_MEAN"
+    pooling_layer: tuple[int, ...] | None = None
+    pooling_strategy: str | None = None
     max_seq_len: int | None = None
     precision: str = "float32"
     threads: int = 1

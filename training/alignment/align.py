@@ -287,7 +287,7 @@ def _prepare(
             for name in (timed_lines.FILE, cooccurrence.FILE):
                 (workdir / name).unlink(missing_ok=True)
         write_text(workdir / "vocab.txt", "\n".join(opened.tokenizer.vocab) + "\n")
-        write_text(workdir / "bert_config.json", opened.config.to_json())
+        write_text(workdir / "bert_config.json", replace(opened.config, matryoshka_dimensions=config.dims).to_json())
         write_text(path, json.dumps(description, indent=2) + "\n")
     elif old is None:
         raise MismatchedRun(f"{workdir} holds a checkpoint but no run.json, so it is not the workdir of a run")

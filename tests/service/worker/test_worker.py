@@ -253,7 +253,8 @@ def test_a_worker_tells_its_vocabulary(worker: RunningWorker, tiny_model: Path) 
         told = it.receive()
 
     assert isinstance(told, wire.JsonReply)
-    assert told.values == {"vocab": read_vocab(tiny_model / "vocab.txt"), "max_seq_len": 12}
+    rules = {"lowercase": True, "strip_accents": None, "split_chinese": True}
+    assert told.values == {"vocab": read_vocab(tiny_model / "vocab.txt"), "rules": rules, "max_seq_len": 12}
 
 
 @pytest.mark.parametrize(

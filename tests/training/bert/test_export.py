@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import tensorflow as tf
+from tokenizers import Tokenizer
 
 from service.checkpoint import read_checkpoint
+from service.encoders.onnx import OnnxEncoder
+from service.encoders.options import EncoderOptions
 from service.model_directory import BertConfig, find_checkpoint, open_model_directory
 from training.bert import checkpoint
 from training.bert.export import export
 from training.bert.model import variable_shapes
+from training.cli import main
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -128,7 +135,7 @@ def test_a_vocabulary_of_another_size_is_refused(own: Path, tmp_path: Path) -> N
     """With both numbers."""
     with (own / "vocab.txt").open("a", encoding="utf-8") as file:
         file.write("龘\n")
-    with pytest.raises(ValueError, match=r"vocab.txt has \d+ tokens, but .*bert_config.json says vocab_size \d+"):
+    with pytest.raises(ValueError, match=r"has \d+ tokens, but its configuration says vocab_size \d+"):
         export(own, tmp_path / "tiny")
 
 
@@ -178,3 +185,82 @@ export.export(Path({str(workdir)!r}), Path({str(output)!r}))
     assert len(list(tmp_path.iterdir())) == 2  # the scraps have a hidden name and do not stand in the way:
     export(workdir, output)
     assert find_checkpoint(output).name == "model.ckpt-20"
+
+
+TEXTS = ["草", "阿夸awsl!", "晚安 晚安", "哈" * 40]
+
+
+def encode(directory: Path) -> np.ndarray:
+    with closing(OnnxEncoder.open(directory, EncoderOptions(), threads=1)) as encoder:
+        return encoder.encode_now(encoder.inputs.prepare_texts(TEXTS))
+
+
+def test_in_hugging_face_s_layout_the_vectors_are_the_same(tiny_model: Path, tmp_path: Path) -> None:
+    """Whoever opens it takes the last layer, so the one above the pooled layer is left out."""
+    output = export(None, tmp_path / "tiny", model=tiny_model, format="huggingface")
+
+    assert {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()} == {
+        *("README.md", "config.json", "config_sentence_transformers.json", "model.safetensors", "modules.json"),
+        *("1_Pooling/config.json", "sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
+    }
+    assert open_model_directory(output).config.num_hidden_layers == 2
+    assert np.array_equal(encode(output), encode(tiny_model))
+    (output / "vocab.txt").unlink()
+    (output / "tokenizer_config.json").unlink()
+    assert np.array_equal(encode(output), encode(tiny_model))
+
+
+def test_what_the_model_says_of_itself_comes_along(workdir: Path, tmp_path: Path) -> None:
+    """The lengths to which vectors may be cut; and a README.md and a licence, which a person wrote."""
+    model = export(workdir, tmp_path / "model").parent
+    config = json.loads((model / "bert_config.json").read_text(encoding="utf-8"))
+    (model / "bert_config.json").write_text(json.dumps(config | {"matryoshka_dimensions": [8]}), encoding="utf-8")
+    (model / "README.md").write_text("mine", encoding="utf-8")
+    (model / "LICENSE").write_text("MIT", encoding="utf-8")
+
+    output = export(None, tmp_path / "hf", model=model, format="huggingface")
+
+    assert json.loads((output / "config.json").read_text(encoding="utf-8"))["matryoshka_dimensions"] == [8]
+    assert (output / "README.md").read_text(encoding="utf-8") == "mine"
+    assert (output / "LICENSE").read_text(encoding="utf-8") == "MIT"
+
+
+def test_an_onnx_file_takes_padded_tokens(tiny_model: Path, tmp_path: Path) -> None:
+    path = export(None, tmp_path / "tiny.onnx", model=tiny_model, format="onnx")
+    export(None, tmp_path / "hf", model=tiny_model, format="huggingface")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "hf/tokenizer.json"))
+    tokenizer.enable_truncation(16)
+    tokenizer.enable_padding()
+    found = tokenizer.encode_batch(TEXTS)
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feed = {
+        "input_ids": np.array([text.ids for text in found]),
+        "attention_mask": np.array([text.attention_mask for text in found]),
+    }
+    (vectors,) = session.run(["sentence_embedding"], feed)
+
+    np.testing.assert_allclose(vectors, encode(tiny_model), atol=1e-5)
+
+
+def test_other_formats_are_written_without_tensorflow(tiny_model: Path, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['tensorflow'] = None; from training.cli import main; sys.exit(main(sys.argv[1:]))"
+    flags = ["--model", str(tiny_model), "--format", "huggingface", "--output", str(tmp_path / "hf")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "export", *flags], cwd=REPOSITORY, capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert open_model_directory(tmp_path / "hf").config.hidden_size == 16
+
+
+def test_what_is_neither_a_file_nor_a_model_is_not_overwritten(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    flags = ["export", "--model", str(tiny_model), "--output"]
+
+    assert main([*flags, str(tmp_path / "file"), "--format", "huggingface"]) == 2
+    assert "is a file; expected a directory" in capsys.readouterr().err
+    assert main([*flags, str(tmp_path), "--format", "onnx"]) == 2
+    assert "is a directory; expected a file" in capsys.readouterr().err

@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 
 from service.checkpoint import read_checkpoint
-from service.model_directory import BertConfig, find_checkpoint
+from service.model_directory import BertConfig, find_checkpoint, open_model_directory
 from training.arguments import STOPPED
 from training.bert import checkpoint, model
 from training.bert.export import export
@@ -233,6 +233,27 @@ def test_a_run_continues_from_a_published_checkpoint(
     checkpoint.write(prefix, given)
     with pytest.raises(ValueError, match=r"published\.ckpt has no variable cls/predictions/output_bias"):
         train(config, tmp_path / "less", examples)
+
+
+def test_a_run_continues_from_a_model_in_hugging_face_s_layout(
+    models: tuple[Path, Path], tiny_toml: Path, examples: Path, tmp_path: Path
+) -> None:
+    """Heads that it lacks start from random weights; another vocabulary is refused."""
+    start = export(None, tmp_path / "start", model=models[1], format="huggingface")
+    given = open_model_directory(start)
+    config = read_config(tiny_toml)
+    depth = {"num_hidden_layers": given.config.num_hidden_layers}
+    config = replace(config, init_checkpoint=str(start), num_train_steps=5, model={**config.model, **depth})
+    train(config, tmp_path / "run", examples)
+
+    first = read_checkpoint(tmp_path / "run/model.ckpt-0")
+    assert all(np.array_equal(values, first[name]) for name, values in given.weights.items())
+    assert first["cls/predictions/transform/dense/kernel"].any()
+    (start / "tokenizer.json").unlink()
+    vocab = (start / "vocab.txt").read_text(encoding="utf-8")
+    (start / "vocab.txt").write_text(vocab.replace("草", "龘"), encoding="utf-8")
+    with pytest.raises(ValueError, match="has another vocabulary; expected that of the examples"):
+        train(config, tmp_path / "other", examples)
 
 
 @pytest.mark.filterwarnings("error")
