@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -45,7 +46,7 @@ ROUTES = (
     *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku stream"),
     *("/collections/{name}/danmaku/{id}", "/collections/{name}/delete", "/collections/{name}/rebuild"),
     *("/collections/{name}/map", "/", "/static", "/playground/embed"),
-    *("/merge", "/merge stream", "/highlights"),
+    *("/merge", "/merge stream", "/highlights", "/classify", "/classify stream", "/predict"),
     *("/tokenize", "/healthz", "/readyz", "/info", "/usage", "/metrics", "other"),
 )
 OUTCOMES = ("ok", "invalid", "refused", "expired", "gone", "failed")
@@ -120,7 +121,8 @@ class BatcherMetrics:
 class Metrics(BatcherMetrics):
     """Metrics of the gateway."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: Sequence[str] = ()) -> None:
+        """`heads` are the names of the heads that the settings name."""
         super().__init__("danmaku")
         registry = self.registry
         self.ready = Gauge("danmaku_ready", "1 while /readyz answers 200.", registry=registry)
@@ -150,6 +152,16 @@ class Metrics(BatcherMetrics):
             "danmaku_text_errors", "Texts that could not be embedded, by reason.", ["error_type"], registry=registry
         )
         self.text_errors = {kind: errors.labels(kind) for kind in ("empty_text", "unspellable", "text_too_long")}
+
+        classified = Counter("danmaku_classified_texts", "Texts classified, by head.", ["head"], registry=registry)
+        self.classified = {head: classified.labels(head) for head in heads}
+        changes = Counter(
+            "danmaku_head_changes",
+            "Changes of a head's folder; refused: the head in service stays.",
+            ["head", "result"],
+            registry=registry,
+        )
+        self.head_changes = {(h, r): changes.labels(h, r) for h in heads for r in ("exchanged", "refused")}
 
         lookups = Counter(
             "danmaku_cache_lookups", "Cache look-ups, by tier and result.", ["tier", "result"], registry=registry

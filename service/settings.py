@@ -8,6 +8,7 @@ plain arguments.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -47,6 +48,7 @@ def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 # Separated by spaces or commas.
+Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_words)]
 KeyHashes = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words), AfterValidator(_check_key_hashes)]
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words), AfterValidator(_check_hosts)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words), AfterValidator(_check_origins)]
@@ -116,6 +118,11 @@ class Settings(BaseSettings):
         None,
         description="How token vectors are combined. By default what the model says, or REDUCE_MEAN, as in "
         "bert-as-service. Changes the fingerprint.",
+    )
+    heads: Folders = Field(
+        (),
+        description="Folders of classifiers for POST /classify, written by `danmaku-train classify` for this encoder. "
+        "A folder that is replaced is read again while the gateway runs.",
     )
     max_seq_len: int | None = Field(
         None,

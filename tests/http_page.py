@@ -37,6 +37,13 @@ EXAMPLES = {
         "--data-binary @-",
     ],
     "POST /tokenize": [f"""{GET}/tokenize -d '{{"texts": ["阿夸awsl"]}}'"""],
+    "POST /classify": [
+        f"""{GET}/classify -d '{{"texts": ["这是什么歌", "晚安"]}}'""",
+        f"""printf '"这是什么歌"\\n{{"text": "晚安", "id": 7}}\\n' | {GET}'/classify?heads=question' """
+        "-H 'Content-Type: application/x-ndjson' --data-binary @-",
+        f"""{GET}/classify -d '{{"input": "这是什么歌", "model": "question"}}' | grep -o '"data":.*'""",
+    ],
+    "POST /predict": [f"""{GET}/predict -d '{{"inputs": "这是什么歌"}}'"""],
     "POST /similar": [
         f"""{GET}/similar -d '{{"query": "阿夸", "candidates": ["aqua", "晚安"], "top_k": 1}}'""",
     ],

@@ -118,6 +118,16 @@ def workplace(directory: Path) -> Path:
     return directory
 
 
+def train_head(directory: Path) -> Path:
+    """Returns the folder of the head that the pages train and serve. It does not depend on the model's fingerprint."""
+    head = directory / "heads/question"
+    examples, model = ROOT / "examples/questions.csv", ROOT / "models/danmaku-bert-mini"
+    with contextlib.redirect_stdout(io.StringIO()):
+        status = danmaku_train(["classify", "--input", str(examples), "--model", str(model), "--output", str(head)])
+    assert status == 0
+    return head
+
+
 def forget_collections(http: httpx.Client) -> None:
     """A page begins as a new user does."""
     for each in http.get("/collections").json()["collections"]:

@@ -32,6 +32,7 @@ from pages import (
     look_up,
     run,
     snippets,
+    train_head,
     workplace,
 )
 from processes import RunningWorker, serving, working
@@ -49,7 +50,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def gateway(directory: Path) -> Iterator[httpx.Client]:
     flags = ("--collections", f"sqlite://{directory}/collections", "--access-log", "false")
-    with serving(*flags) as (client, _):
+    with serving(*flags, "--heads", str(train_head(directory))) as (client, _):
         yield client
 
 

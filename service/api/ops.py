@@ -56,6 +56,10 @@ async def info(request: Request) -> Response:
             "max_request_texts": settings.max_request_texts,
             "max_body_bytes": settings.max_body_bytes,
             "workers": state.embedder.encoder.workers,
+            "heads": {
+                name: {"version": head.version, "labels": head.labels, "fingerprint": head.encoder.fingerprint}
+                for name, head in state.heads.loaded.items()
+            },
         }
     )
 

@@ -13,6 +13,7 @@ from service.collections.collections import Collections
 from service.collections.map_cache import Maps
 from service.embedder import Embedder
 from service.errors import DanmakuError, TooLarge
+from service.heads.heads import Heads
 from service.log import current_request
 from service.memory import SMALL_BYTES, hold_bytes
 from service.metrics import Metrics
@@ -31,6 +32,7 @@ class State:
     store: Collections | DanmakuError  # the error to answer where there are no collections
     judge: Judge  # for the vectors of this gateway
     accounts: Accounts
+    heads: Heads
     maps: Maps = field(default_factory=Maps)
     encode_requests: int = 0  # requests to /encode that are not answered yet
     is_stopping: bool = False

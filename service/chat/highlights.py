@@ -232,5 +232,5 @@ def _represent(lines: Sequence[Line], vectors: np.ndarray, worth: np.ndarray, ju
     """Returns what was said most, by what it adds to the peak, in its commonest spelling."""
     numbered = [Line(line.text, line.time, str(index)) for index, line in enumerate(lines)]
     groups = merge(numbered, vectors, judge, window_s=2 * LONGEST_S)
-    groups.sort(key=lambda group: -sum(worth[int(id)] for id in group.ids))
+    groups.sort(key=lambda group: -sum(worth[int(line)] for line in group.ids))
     return [Representative(group.text, group.count) for group in groups[:REPRESENTATIVES]]

@@ -66,7 +66,7 @@ class Head:
         digest = sha256(orjson.dumps([self.labels, asdict(encoder), weights.unseen, weights.bits]))
         for values in (weights.vector, weights.bias, weights.buckets, weights.ngrams):
             digest.update(np.ascontiguousarray(values).data)
-        self.version = digest.hexdigest()[:12]
+        self.version = digest.hexdigest()[:16]
         self._table = np.zeros((1 << weights.bits, len(labels) + 1), np.float32)
         self._table[:, -1] = weights.unseen
         self._table[weights.buckets] = weights.ngrams

@@ -33,7 +33,7 @@ def export(
     output: Path,
     *,
     model: Path | None = None,
-    format: str = "tensorflow",
+    layout: str = "tensorflow",
     step: int | None = None,
     mix: Path | None = None,
     mix_share: float = 0.5,
@@ -44,13 +44,13 @@ def export(
     replaced, except for its README.md and LICENSE, which a person wrote. Raises FileNotFoundError or ValueError for a
     workdir, a step, an output or weights that cannot be exported.
     """
-    if format not in FORMATS:
-        raise ValueError(f"invalid format: {format!r}; expected one of {', '.join(FORMATS)}")
+    if layout not in FORMATS:
+        raise ValueError(f"invalid format: {layout!r}; expected one of {', '.join(FORMATS)}")
     if (workdir is None) == (model is None):
         raise ValueError("expected either workdir, the folder of a run, or model, a model directory")
     output = output.resolve()  # a symbolic link keeps its target
-    _check_replaceable(output, is_file=format == "onnx")
-    shapes = _choose_shapes(format)
+    _check_replaceable(output, is_file=layout == "onnx")
+    shapes = _choose_shapes(layout)
     if workdir is None:
         assert model is not None
         prefix, opened = Path(model.name), open_model_directory(model, shapes)
@@ -64,20 +64,20 @@ def export(
             raise ValueError(f"invalid weights in {prefix}: {name} is not finite; export an earlier step")
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    if format == "onnx":
+    if layout == "onnx":
         with temporary_name(output) as temporary:
             write_onnx(opened, temporary)
         return output
     source = output if (output / MODEL_CARD).exists() or model is None else model
-    if format == "huggingface":
+    if layout == "huggingface":
         _write_directory(output, source, lambda directory: write_huggingface(opened, directory))
         return output
     _write_directory(output, source, lambda directory: _write_tensorflow(opened, directory))
     return output / opened.checkpoint
 
 
-def _choose_shapes(format: str) -> Callable[[BertConfig], Shapes]:
-    if format != "tensorflow":
+def _choose_shapes(layout: str) -> Callable[[BertConfig], Shapes]:
+    if layout != "tensorflow":
         return encoder_shapes
     from training.bert.model import variable_shapes  # which needs TensorFlow
 

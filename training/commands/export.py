@@ -24,6 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
+        dest="layout",
         choices=("tensorflow", "huggingface", "onnx"),
         default="tensorflow",
         help="tensorflow: a directory for this service and bert-as-service; huggingface: one for transformers and "

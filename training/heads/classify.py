@@ -77,7 +77,7 @@ def describe(
 ) -> dict[str, Any]:
     """Returns the content of report.json."""
     flags = [f"--encoder onnx://{model}", f"--heads {output}"]
-    if options.pooling_layer != EncoderOptions().pooling_layer:
+    if options.pooling_layer is not None:
         flags.insert(1, f"--pooling-layer {' '.join(map(str, options.pooling_layer))}")
     return {
         "learned": len(texts),

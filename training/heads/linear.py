@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_matrix, diags, hstack
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, log_loss
+from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
 
 from service.heads.head import Encoder, Head, Weights, to_probabilities
@@ -104,11 +104,17 @@ def choose(texts: LabelledTexts, vectors: np.ndarray, class_weight: str | None) 
 
 
 def find_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Returns the number to divide scores [n, labels] by so that the probabilities fit the labels [n] best."""
-    labels = np.arange(scores.shape[1])
+    """Returns the number to divide scores [n, labels] by so that the probabilities fit the labels [n] best.
+
+    Each label counts as if it were also the truth once, or a few texts that are all right would make every probability
+    1 (J. Platt, Probabilistic outputs for support vector machines, 1999, section 2.2).
+    """
+    count, labels = scores.shape
+    targets = (np.eye(labels)[truth] * count + 1) / (count + labels)
 
     def loss(log_temperature: float) -> float:
-        return float(log_loss(truth, to_probabilities(scores / np.exp(log_temperature)), labels=labels))
+        probabilities = to_probabilities(scores / np.exp(log_temperature))
+        return float(-(targets * np.log(np.maximum(probabilities, 1e-12))).sum(1).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 

@@ -197,7 +197,7 @@ def encode(directory: Path) -> np.ndarray:
 
 def test_in_hugging_face_s_layout_the_vectors_are_the_same(tiny_model: Path, tmp_path: Path) -> None:
     """Whoever opens it takes the last layer, so the one above the pooled layer is left out."""
-    output = export(None, tmp_path / "tiny", model=tiny_model, format="huggingface")
+    output = export(None, tmp_path / "tiny", model=tiny_model, layout="huggingface")
 
     assert {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()} == {
         *("README.md", "config.json", "config_sentence_transformers.json", "model.safetensors", "modules.json"),
@@ -218,7 +218,7 @@ def test_what_the_model_says_of_itself_comes_along(workdir: Path, tmp_path: Path
     (model / "README.md").write_text("mine", encoding="utf-8")
     (model / "LICENSE").write_text("MIT", encoding="utf-8")
 
-    output = export(None, tmp_path / "hf", model=model, format="huggingface")
+    output = export(None, tmp_path / "hf", model=model, layout="huggingface")
 
     assert json.loads((output / "config.json").read_text(encoding="utf-8"))["matryoshka_dimensions"] == [8]
     assert (output / "README.md").read_text(encoding="utf-8") == "mine"
@@ -226,8 +226,8 @@ def test_what_the_model_says_of_itself_comes_along(workdir: Path, tmp_path: Path
 
 
 def test_an_onnx_file_takes_padded_tokens(tiny_model: Path, tmp_path: Path) -> None:
-    path = export(None, tmp_path / "tiny.onnx", model=tiny_model, format="onnx")
-    export(None, tmp_path / "hf", model=tiny_model, format="huggingface")
+    path = export(None, tmp_path / "tiny.onnx", model=tiny_model, layout="onnx")
+    export(None, tmp_path / "hf", model=tiny_model, layout="huggingface")
     tokenizer = Tokenizer.from_file(str(tmp_path / "hf/tokenizer.json"))
     tokenizer.enable_truncation(16)
     tokenizer.enable_padding()

@@ -239,7 +239,7 @@ def test_a_run_continues_from_a_model_in_hugging_face_s_layout(
     models: tuple[Path, Path], tiny_toml: Path, examples: Path, tmp_path: Path
 ) -> None:
     """Heads that it lacks start from random weights; another vocabulary is refused."""
-    start = export(None, tmp_path / "start", model=models[1], format="huggingface")
+    start = export(None, tmp_path / "start", model=models[1], layout="huggingface")
     given = open_model_directory(start)
     config = read_config(tiny_toml)
     depth = {"num_hidden_layers": given.config.num_hidden_layers}
