@@ -33,6 +33,9 @@ NOT_RUN = {
     ".venv/bin/danmaku-train train training/configs/chinese-base": "a TPU",
 }
 
+# Packages that examples in Python may need and that are not installed here; tests/clients has them.
+ELSEWHERE = ("sentence_transformers",)
+
 
 def is_run(command: Command) -> bool:
     return not command.is_in_prose and not any(command.text.startswith(beginning) for beginning in NOT_RUN)
