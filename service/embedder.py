@@ -64,7 +64,7 @@ class Embeddings:
         Tokenizes the texts that came from the cache, which takes milliseconds if they are many.
         """
         cached = [key for key in dict.fromkeys(self.keys) if key and key not in self.lengths]
-        lengths = self.lengths | {text.text: text.num_tokens for text in self.model.prepare(cached)}
+        lengths = self.lengths | {text.text: text.num_tokens for text in self.model.reader.prepare_normalized(cached)}
         return sum(lengths[key] - 2 for key in self.keys if key)
 
 
@@ -128,7 +128,7 @@ class Embedder:
     async def _embed(self, model: Model, texts: Sequence[str], whole: bool, accept_unknown: bool) -> Embeddings:
         longest, is_long = self._max_characters, sum(map(len, texts)) > MANY_CHARACTERS
         keys = await run_in_thread_if(
-            is_long, lambda: [model.normalize(text) if len(text) <= longest else "" for text in texts]
+            is_long, lambda: [model.reader.normalize(text) if len(text) <= longest else "" for text in texts]
         )
         if whole and not all(keys):
             return self._refuse(model, texts, keys, set())
@@ -139,7 +139,7 @@ class Embedder:
         unspelled: set[str] = set()
         if missing := [key for key in unique if key not in vectors]:
             self._batcher.check_room((model.fingerprint, key) for key in missing)  # before tokenizing in vain
-            prepared = await run_in_thread_if(is_long, lambda: model.prepare(missing))
+            prepared = await run_in_thread_if(is_long, lambda: model.reader.prepare_normalized(missing))
             lengths = {text.text: text.num_tokens for text in prepared}
             unspelled = {text.text for text in prepared if not text.is_spelled}
             if whole and unspelled and not accept_unknown:

@@ -1,7 +1,7 @@
-"""docs/http.md: the routes, from the gateway's own OpenAPI document, each with a request and its answer.
+"""docs/http.md: the routes, from the gateway's own OpenAPI document, each with a request and its response.
 
-Written by `make docs`. Fields and errors are told by `service/api/`; here are only the requests, in an order in which
-they can be given, and what is left out of an answer (`…`) so that it can be read.
+`make docs` writes it. `service/api/` describes fields and errors; this file has only the requests, in an order in which
+they work, and says which parts of a response are left out (`…`).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ EXAMPLES = {
 
 
 def render(document: Schema, run: Callable[[str], str]) -> str:
-    """The page. `run` gives the output of a command."""
+    """Returns the page. `run` returns the output of a command."""
     parts, tag = [HEAD], ""
     told_at: dict[str, str] = {}  # by schema, the route where its fields are listed
     for name, operation in _operations(document):
@@ -129,7 +129,7 @@ def _route(name: str, operation: Schema, document: Schema, run: Callable[[str], 
         parts.append(_table("gives", gives))
     shown = []
     for command in EXAMPLES[name]:
-        shown += [f"$ {command}", _shortened(run(command))]
+        shown += [f"$ {command}", _shorten(run(command))]
     parts.append("\n".join(["```console", *shown, "```\n"]))
     return "\n".join(parts)
 
@@ -145,7 +145,7 @@ def _parameters(operation: Schema) -> Iterator[str]:
 
 
 def _fields(schema: Schema, document: Schema, place: str) -> Iterator[str]:
-    """A row for every field, of objects within objects, too."""
+    """Returns a row for every field, including those of nested objects."""
     schema = _resolved(schema, document)
     if schema.get("type") == "array":
         yield from _fields(schema["items"], document, f"{place}[]")
@@ -185,8 +185,8 @@ def _resolved(schema: Schema, document: Schema) -> Schema:
     return schema
 
 
-def _shortened(output: str) -> str:
-    """Long lists of numbers, long texts and long lines without their middle; no times, which differ every time."""
+def _shorten(output: str) -> str:
+    """Leaves out the middle of long lists of numbers, long texts and long lines, and all times, which vary."""
     output = re.sub(r'("(?:created_at|expires_at)":)\d+\.\d+', r"\1…", output)
     output = re.sub(r"\[(-?\d+\.\d+),(-?\d+\.\d+),[^\]]{40,}?\]", r"[\1,\2,…]", output)
     output = re.sub(r'"([A-Za-z0-9+/]{12})[A-Za-z0-9+/=]{60,}"', r'"\1…"', output)

@@ -1,7 +1,7 @@
-"""Commands of README and docs that no test runs as they stand, by how they begin, and why.
+"""Commands of README and docs that no test runs as printed, by their beginning, with the reason.
 
-What is not listed is run (`test_docs.py`), so a new command needs no entry unless it cannot be. Of those listed the
-sub-command and the flags are looked up all the same.
+All others are run (`test_docs.py`), so a new command needs no entry unless it cannot be run. Sub-commands and flags of
+those listed are checked nevertheless.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Writes anew what README and docs show of the gateway's answers, and docs/http.md: `make docs`.
+"""Regenerates the output that README and docs show, and docs/http.md: `make docs`.
 
-Only output below a command is replaced, and nothing is compared: look at the difference before it is committed.
+It replaces only output below a command and compares nothing: review the difference before you commit it.
 """
 
 from __future__ import annotations

@@ -58,14 +58,7 @@ class Model:
         """The lengths that vectors may be cut to; the last is `dim`."""
         return (*(length for length in self.trained_dimensions if length < self.dim), self.dim)
 
-    def normalize(self, text: str) -> str:
-        return self.reader.normalize(text)
-
-    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
-        return self.reader.prepare_normalized(texts)
-
     def truncates(self, text: str) -> bool:
         """Whether a normalised text has more tokens than max_seq_len allows."""
         # A token has at least one character, so hardly any text needs to be tokenized for this.
-
-        return len(text) > self.max_seq_len - 2 and self.prepare([text])[0].is_truncated
+        return len(text) > self.max_seq_len - 2 and self.reader.prepare_normalized([text])[0].is_truncated

@@ -38,7 +38,8 @@ async def open_encoder(url: str, settings: EncoderSettings, metrics: Metrics) ->
         # Single-threaded calls, several at a time, keep all cores busy without threads that wait for one another.
         threads = settings.threads
         encoder = await asyncio.to_thread(OnnxEncoder.open, Path(rest), options, threads=threads, concurrency=threads)
-        await encoder.encode(encoder.model.prepare(["warm up"]))  # the first call is slow: it allocates
+        # The first call is slow, because it allocates.
+        await encoder.encode(encoder.model.reader.prepare_normalized(["warm up"]))
         return encoder
     if scheme in ("bert", "bert+dns"):
         from service.encoders.remote import RemoteEncoder

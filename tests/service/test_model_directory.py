@@ -1,4 +1,4 @@
-"""Opening a model directory: every way in which it can be wrong is an error that names the file."""
+"""Opening a model directory: every defect is an error that names the file."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_another_vocabulary_is_another_model(tiny_model: Path, model: Path) -> N
         ),
     ],
 )
-def test_what_is_wrong_is_named(model: Path, spoil: Callable[[Path], object], message: str) -> None:
+def test_an_error_names_what_is_wrong(model: Path, spoil: Callable[[Path], object], message: str) -> None:
     spoil(model)
 
     with pytest.raises(ModelError, match=message):

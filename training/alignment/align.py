@@ -73,10 +73,12 @@ def align(
     config = config.on(fast_bfloat16=bool(tf.config.list_logical_devices("GPU")))
     opened = open_mean(models)
     if config.dims[-1] != opened.config.hidden_size:
-        raise ValueError(f"the last of dims is {config.dims[-1]}; it must be hidden_size, {opened.config.hidden_size}")
+        raise ValueError(
+            f"invalid dims: the last is {config.dims[-1]}; expected hidden_size, {opened.config.hidden_size}"
+        )
     if not 1 <= -config.pooling_layer <= opened.config.num_hidden_layers:
         raise ValueError(
-            f"pooling_layer is {config.pooling_layer}; it must be from -1, the last, to "
+            f"invalid pooling_layer: {config.pooling_layer}; expected -1, the last, to "
             f"-{opened.config.num_hidden_layers}, the first"
         )
     _prepare(config, workdir, opened, recordings, general or [], heldout)

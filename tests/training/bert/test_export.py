@@ -1,4 +1,4 @@
-"""An exported model is whole, exact and under Google's names; what goes wrong leaves the old one."""
+"""An exported model is complete, exact and under Google's names; a failure leaves the old one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 @pytest.fixture
 def own(workdir: Path, tmp_path: Path) -> Path:
-    """A copy of the run that a test may spoil."""
+    """A copy of the run that a test may damage."""
     return shutil.copytree(workdir, tmp_path / "own")
 
 
@@ -40,7 +40,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def test_a_model_directory_has_what_a_reader_needs_and_no_more(workdir: Path, tmp_path: Path) -> None:
-    """And is returned as the prefix that TensorFlow finds."""
+    """The returned prefix is the one that TensorFlow finds."""
     prefix = export(workdir, tmp_path / "models/tiny")
     assert set(contents(tmp_path / "models/tiny")) == {
         "bert_config.json",
@@ -57,7 +57,7 @@ def test_a_model_directory_has_what_a_reader_needs_and_no_more(workdir: Path, tm
 
 
 def test_the_tensors_are_those_of_the_run_bit_for_bit(workdir: Path, tmp_path: Path) -> None:
-    """Under the names of google-research/bert, and nothing else is in the file."""
+    """They have the names of google-research/bert, and the file has nothing else."""
     found = read_checkpoint(export(workdir, tmp_path / "tiny"))
     assert set(found) == set(variable_shapes(BertConfig.from_json_file(workdir / "bert_config.json")))
     run = read_checkpoint(workdir / "model.ckpt-20")
@@ -65,7 +65,7 @@ def test_the_tensors_are_those_of_the_run_bit_for_bit(workdir: Path, tmp_path: P
 
 
 def test_the_directory_may_be_moved(workdir: Path, tmp_path: Path) -> None:
-    """The names in it are relative."""
+    """The paths in it are relative."""
     export(workdir, tmp_path / "tiny")
     (tmp_path / "tiny").rename(tmp_path / "moved")
     assert find_checkpoint(tmp_path / "moved") == tmp_path / "moved/model.ckpt-20"
@@ -73,27 +73,26 @@ def test_the_directory_may_be_moved(workdir: Path, tmp_path: Path) -> None:
 
 
 def test_an_earlier_step_can_be_exported(workdir: Path, tmp_path: Path) -> None:
-    """Step 0 is the untrained model, to compare with."""
+    """Step 0 is the untrained model, for comparison."""
     first = read_checkpoint(export(workdir, tmp_path / "before", step=0))
     run = read_checkpoint(workdir / "model.ckpt-0")
     assert all(np.array_equal(first[name], run[name]) for name in run)
 
 
-def test_a_step_that_is_not_there_is_answered_with_those_that_are(workdir: Path, tmp_path: Path) -> None:
-    """And nothing is made."""
+def test_a_missing_step_is_an_error_that_lists_the_steps(workdir: Path, tmp_path: Path) -> None:
+    """Nothing is written."""
     with pytest.raises(ValueError, match="invalid step: 7; .* has 0, 10, 20"):
         export(workdir, tmp_path / "tiny", step=7)
     assert not (tmp_path / "tiny").exists()
 
 
-def test_a_folder_that_is_no_workdir_is_refused(tmp_path: Path) -> None:
-    """It holds no checkpoint."""
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no checkpoint in"):
         export(tmp_path, tmp_path / "tiny")
 
 
 def spoil(workdir: Path, **changes: np.ndarray | None) -> None:
-    """Writes the newest checkpoint again with other tensors; None leaves one out."""
+    """Rewrites the newest checkpoint with other tensors; None leaves one out."""
     tensors = {**read_checkpoint(workdir / "model.ckpt-20"), **changes}
     checkpoint.write(workdir / "model.ckpt-20", {name: v for name, v in tensors.items() if v is not None})
 
@@ -116,15 +115,15 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(own: Path, tmp_path: Pat
 def test_a_variable_that_does_not_fit_the_config_is_refused_by_name(
     own: Path, tmp_path: Path, change: np.ndarray | None, message: str
 ) -> None:
-    """Missing, or of another shape."""
+    """It may be missing or have another shape."""
     spoil(own, **{"bert/pooler/dense/bias": change})
     with pytest.raises(ValueError, match=message) as error:
         export(own, tmp_path / "tiny")
     assert "bert/pooler/dense/bias" in str(error.value)
 
 
-def test_a_checkpoint_that_was_cut_short_is_refused(own: Path, tmp_path: Path) -> None:
-    """As a full disk or an interrupted copy leaves it."""
+def test_a_truncated_checkpoint_is_refused(own: Path, tmp_path: Path) -> None:
+    """A full disk or an interrupted copy leaves one."""
     data = own / "model.ckpt-20.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:1000])
     with pytest.raises(ValueError, match="damaged or cut off"):
@@ -132,7 +131,7 @@ def test_a_checkpoint_that_was_cut_short_is_refused(own: Path, tmp_path: Path) -
 
 
 def test_a_vocabulary_of_another_size_is_refused(own: Path, tmp_path: Path) -> None:
-    """With both numbers."""
+    """The error has both numbers."""
     with (own / "vocab.txt").open("a", encoding="utf-8") as file:
         file.write("龘\n")
     with pytest.raises(ValueError, match=r"has \d+ tokens, but its configuration says vocab_size \d+"):
@@ -153,7 +152,7 @@ def test_an_older_model_is_replaced_whole_except_for_its_card(workdir: Path, tmp
 
 
 def test_a_directory_that_is_no_model_is_not_replaced(workdir: Path, own: Path, tmp_path: Path) -> None:
-    """A misspelt --output must not cost anybody's files, least of all a training run."""
+    """A misspelt --output must not destroy other files, least of all a training run."""
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("…", encoding="utf-8")
