@@ -1,4 +1,4 @@
-"""Reads recordings and embeds them in this process: what `danmaku merge` and `danmaku highlights` begin with."""
+"""Reads recordings and embeds them in this process, for `danmaku merge` and `danmaku highlights`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BLOCK_TEXTS = BLOCK_LINES * BLOCKS_IN_FLIGHT  # what the queue of `open_model` h
 
 @dataclass(frozen=True)
 class TimedVectors:
-    """A recording with what was embedded of it."""
+    """A recording with the vectors of its danmaku."""
 
     path: Path
     timed: Timed
@@ -66,5 +66,5 @@ async def embed_recordings(parsed: argparse.Namespace, extra: Sequence[str] = ()
 
 
 def is_whole(timed: Timed) -> bool:
-    """Whether nothing was left out that may have been a danmaku."""
+    """Returns whether everything that may have been a danmaku was read."""
     return not any(timed.dropped[reason] for reason in UNREADABLE)

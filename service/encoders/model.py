@@ -59,6 +59,6 @@ class Model:
         return (*(length for length in self.trained_dimensions if length < self.dim), self.dim)
 
     def truncates(self, text: str) -> bool:
-        """Whether a normalised text has more tokens than max_seq_len allows."""
+        """Returns whether a normalised text has more tokens than max_seq_len allows."""
         # A token has at least one character, so hardly any text needs to be tokenized for this.
         return len(text) > self.max_seq_len - 2 and self.reader.prepare_normalized([text])[0].is_truncated
