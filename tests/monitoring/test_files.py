@@ -95,11 +95,13 @@ def test_what_is_exported_is_looked_at(metrics: Metrics | WorkerMetrics) -> None
 
 @pytest.mark.parametrize("metrics", [Metrics(), WorkerMetrics()], ids=["gateway", "worker"])
 def test_series_are_there_from_the_start(metrics: Metrics | WorkerMetrics) -> None:
-    """And do not become more: but for the model, of which there is one at a time, and the keys that settings name."""
+    """And do not become more: but for the model, of which there is one at a time, and the keys and
+    heads that settings name.
+    """
     families = list(text_string_to_metric_families(metrics.text().decode()))
     empty = [family.name for family in families if not family.samples]
 
-    assert [name for name in empty if not name.endswith("model_info") and "_key_" not in name] == []
+    assert [name for name in empty if not re.search("model_info$|_key_|_head_", name)] == []
     for family in families:
         if family.type == "histogram":
             bounds = {s.labels["le"] for s in family.samples if "le" in s.labels}
