@@ -338,6 +338,24 @@ def overview() -> builders.Dashboard:
             COUNT,
         ),
     )
+    row(
+        it,
+        "What do the heads say?",
+        lines(
+            "Texts classified",
+            "By head, whose name is that of its folder.",
+            {"{{head}}": "sum by (head) (rate(danmaku_head_texts_total{GATEWAYS}[RATE]))"},
+            PER_SECOND,
+            width=12,
+        ),
+        lines(
+            "Changes of heads",
+            "Newer heads that were read while the gateway ran; with one that is refused, the older one stays.",
+            {"{{head}} {{result}}": "sum by (head, result) (increase(danmaku_head_changes_total{GATEWAYS}[RATE]))"},
+            COUNT,
+            width=12,
+        ),
+    )
     return row(
         it,
         "Which model is it?",

@@ -119,7 +119,8 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         routes=[
             route
             for part in (
-                *(embed, similar, merge, highlights, classify, collection, collection_map, openai, compat, tokenize),
+                *(embed, similar, merge, highlights, collection, collection_map, classify),
+                *(openai, compat, tokenize),
                 *(ops, playground, docs),
             )
             for route in part.router.routes

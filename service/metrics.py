@@ -46,7 +46,8 @@ ROUTES = (
     *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku stream"),
     *("/collections/{name}/danmaku/{id}", "/collections/{name}/delete", "/collections/{name}/rebuild"),
     *("/collections/{name}/map", "/", "/static", "/playground/embed"),
-    *("/merge", "/merge stream", "/highlights", "/classify", "/classify stream", "/predict"),
+    *("/merge", "/merge stream", "/highlights"),
+    *("/classify", "/classify stream", "/predict"),
     *("/tokenize", "/healthz", "/readyz", "/info", "/usage", "/metrics", "other"),
 )
 OUTCOMES = ("ok", "invalid", "refused", "expired", "gone", "failed")
@@ -153,7 +154,7 @@ class Metrics(BatcherMetrics):
         )
         self.text_errors = {kind: errors.labels(kind) for kind in ("empty_text", "unspellable", "text_too_long")}
 
-        classified = Counter("danmaku_classified_texts", "Texts classified, by head.", ["head"], registry=registry)
+        classified = Counter("danmaku_head_texts", "Texts classified, by head.", ["head"], registry=registry)
         self.classified = {head: classified.labels(head) for head in heads}
         changes = Counter(
             "danmaku_head_changes",

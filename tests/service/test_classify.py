@@ -147,8 +147,8 @@ async def test_info_and_metrics_name_the_heads(http: httpx.AsyncClient) -> None:
         "labels": ["short", "long"],
         "fingerprint": "f0",
     }
-    assert 'danmaku_classified_texts_total{head="spam"} 1.0' in metrics
-    assert 'danmaku_classified_texts_total{head="length"} 0.0' in metrics
+    assert 'danmaku_head_texts_total{head="spam"} 1.0' in metrics
+    assert 'danmaku_head_texts_total{head="length"} 0.0' in metrics
     assert 'danmaku_requests_total{outcome="ok",route="/classify"} 1.0' in metrics
 
 
