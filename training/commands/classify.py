@@ -41,9 +41,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--pooling-layer",
         type=int,
         nargs="+",
-        default=[-2],
         metavar="LAYER",
-        help="as in `danmaku serve`, which needs the same (-2)",
+        help="as in `danmaku serve`, which needs the same (the model's own)",
     )
     parser.add_argument(
         "--class-weight",
@@ -55,7 +54,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(
-    *, path: Path, model: Path, output: Path, test: Path | None, pooling_layer: list[int], class_weight: str
+    *, path: Path, model: Path, output: Path, test: Path | None, pooling_layer: list[int] | None, class_weight: str
 ) -> None:
     from service.encoders.options import EncoderOptions
     from training.heads.classify import train_linear_head
@@ -66,7 +65,7 @@ def run(
             model,
             output,
             test=test,
-            options=EncoderOptions(pooling_layer=tuple(pooling_layer)),
+            options=EncoderOptions(tuple(pooling_layer) if pooling_layer else None),
             class_weight=None if class_weight == "none" else class_weight,
         )
     )
