@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = vars(make_parser().parse_args(argv))
     command = {command.NAME: command for command in COMMANDS}[flags.pop("command")]
     try:
-        if command.NEEDS_TENSORFLOW and flags.get("format", "tensorflow") == "tensorflow":
+        if command.NEEDS_TENSORFLOW and flags.get("layout", "tensorflow") == "tensorflow":
             _import_tensorflow()
         return command.run(**flags) or 0
     except ModuleNotFoundError as error:
