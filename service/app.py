@@ -22,6 +22,7 @@ from service.api import (
     compat,
     docs,
     embed,
+    highlights,
     merge,
     openai,
     ops,
@@ -111,7 +112,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         routes=[
             route
             for part in (
-                *(embed, similar, merge, collection, collection_map, openai, compat, tokenize),
+                *(embed, similar, merge, highlights, collection, collection_map, openai, compat, tokenize),
                 *(ops, playground, docs),
             )
             for route in part.router.routes

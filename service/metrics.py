@@ -45,7 +45,7 @@ ROUTES = (
     *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku stream"),
     *("/collections/{name}/danmaku/{id}", "/collections/{name}/delete", "/collections/{name}/rebuild"),
     *("/collections/{name}/map", "/", "/static", "/playground/embed"),
-    *("/merge", "/merge stream"),
+    *("/merge", "/merge stream", "/highlights"),
     *("/tokenize", "/healthz", "/readyz", "/info", "/usage", "/metrics", "other"),
 )
 OUTCOMES = ("ok", "invalid", "refused", "expired", "gone", "failed")

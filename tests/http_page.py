@@ -44,6 +44,11 @@ EXAMPLES = {
         f"""{GET}/merge --json '{{"lines": [{{"text": "来了", "time": 1}}, {{"text": "来了来了！", "time": 2}}, """
         """{"text": "没来", "time": 3}]}'""",
     ],
+    "POST /highlights": [
+        f"""{GET}/highlights --json '{{"lines": [{{"text": "来了", "time": 1}}, {{"text": "哈哈", "time": 300}}, """
+        """{"text": "哈哈哈", "time": 301}, {"text": "哈哈", "time": 302}, """
+        """{"text": "晚安", "time": 600}], "count": 1}' | grep -o '"peaks":.*'""",
+    ],
     "PUT /collections/{name}": [f"{PUT}/collections/room"],
     "POST /collections/{name}/danmaku": [
         f"""{GET}/collections/room/danmaku --json '["草", {{"text": "晚安", "id": "n1", "metadata": {{"room": 3}}, """
