@@ -47,7 +47,7 @@ test: lint ## lint, then run all tests
 
 .PHONY: attack
 attack: .venv/.dev ## everything hostile that the tests know, ten times as much of it as in `make test`: minutes
-	ATTACKS=10 $(BIN)/pytest -s tests/attacks
+	ATTACKS=10 $(BIN)/pytest -s --durations=10 tests/attacks
 
 lint: .venv/.dev ## run ruff, mypy and import-linter
 	$(BIN)/ruff check .

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import numpy as np
 
@@ -79,3 +80,26 @@ class RecordingEncoder:
         raise AssertionError(f"asked {len(self.calls)} times, not {times}")
 
     async def aclose(self) -> None: ...
+
+
+@asynccontextmanager
+async def fake_redis(answer_mget: Callable[[int], bytes]) -> AsyncIterator[str]:
+    """The URL of a server that accepts every command, and answers MGET of that many keys with bytes of its own."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                parts = []
+                for _ in range(int(line[1:])):
+                    size = int((await reader.readline())[1:])
+                    parts.append((await reader.readexactly(size + 2))[:-2])
+                writer.write(answer_mget(len(parts) - 1) if parts[0].upper() == b"MGET" else b"+OK\r\n")
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError, ValueError):
+            pass  # the gateway has hung up
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"

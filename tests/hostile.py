@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import re
 from collections.abc import Callable
 
 import orjson
@@ -94,3 +95,55 @@ def make_message(seed: int) -> list[bytes]:
     dice = random.Random(seed)
     frames = [dice.choice((b"deaf", b"x", b"")), *(dice.choice(PARTS)(dice) for _ in range(3))]
     return frames[: dice.randrange(1, 5)]
+
+
+def damage(data: bytes, dice: random.Random) -> bytes:
+    """Returns a file with something wrong in it: bits, pieces, numbers in its text, its length."""
+    at = dice.randrange(len(data) + 1)
+    length = min(dice.choice((1, 1, 4, 16, 512, 4096)), len(data) - at)
+    kind = dice.randrange(7)
+    if kind == 0:
+        return data[:at]
+    if kind == 1:
+        return data[:at] + data[at + length :]
+    if kind == 2:
+        return data[:at] + dice.randbytes(length) + data[at:]
+    if kind == 3:
+        numbers = list(re.finditer(rb"\d+", data[: 64 * 1024]))
+        if numbers:
+            chosen = dice.choice(numbers)
+            other = dice.choice((b"0", b"-1", b"1e9", b"4.0", b"null", b'"4"', b"9" * dice.randrange(1, 40)))
+            return data[: chosen.start()] + other + data[chosen.end() :]
+    if kind == 4:
+        return data[:at] + data[:length] + data[at + length :]
+    changed = dice.randbytes(length) if kind == 5 else dice.choice((b"\0", b"\xff", b"\x80")) * length
+    return data[:at] + changed + data[at + length :]
+
+
+def make_value(seed: int) -> bytes:
+    """Returns an answer in Redis' protocol to MGET, and in most cases not one that was asked for."""
+    dice = random.Random(seed)
+
+    def make(levels: int) -> bytes:
+        kind = dice.randrange(9) if levels else dice.randrange(6)
+        content = dice.randbytes(dice.randrange(30))
+        if kind == 0:
+            return b"$%d\r\n%b\r\n" % (len(content), content)
+        if kind == 1:
+            return b"$-1\r\n"
+        if kind == 2:
+            return b":%d\r\n" % dice.randrange(-(2**70), 2**70)
+        if kind == 3:
+            return (
+                dice.choice((b"+OK", b"-ERR no", b"-MOVED 1 127.0.0.1:1", b"_", b"#t", b",nan", b"(9" + b"9" * 50))
+                + b"\r\n"
+            )
+        if kind == 4:
+            return b"$%d\r\n%b\r\n" % (dice.choice((2**40, len(content) + 1, 0, -7)), content)
+        if kind == 5:
+            return content
+        inner = [make(levels - 1) for _ in range(dice.randrange(4))]
+        head = dice.choice((b"*", b"*", b"~", b">", b"%"))
+        return head + b"%d\r\n" % dice.choice((len(inner), len(inner), 2**16, -1)) + b"".join(inner)
+
+    return make(3)

@@ -109,7 +109,7 @@ class RedisCache:
                 }
                 found |= self._select_finite(vectors)
             self._breaker.record_success()
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # hiredis raises anything for an answer that Redis never gives
             # A late answer is not a success, or every request would wait for a slow Redis.
             self._breaker.record_failure(error)
         self._metrics.redis_lookups["hit"].inc(len(found))
@@ -163,7 +163,7 @@ class RedisCache:
                 self._metrics.redis_errors["refused"].inc(refused)
                 written += len(answers) - refused
             self._breaker.record_success()
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # as above; the writer must not end
             self._breaker.record_failure(error)
         return written
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import google_crc32c
 import numpy as np
 import pytest
 from conftest import ClientOf
+from fakes import fake_redis
 
 from service.cache.open import open_cache
 from service.cache.redis import HEADER
@@ -20,29 +19,6 @@ from service.settings import Settings
 from service.stores.open import open_store
 
 PASSWORD = "S3CRET"
-
-
-@asynccontextmanager
-async def fake_redis(answer_mget: Callable[[int], bytes]) -> AsyncIterator[str]:
-    """The URL of a server that accepts every command, and answers MGET of that many keys with bytes of its own."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while line := await reader.readline():
-                parts = []
-                for _ in range(int(line[1:])):
-                    size = int((await reader.readline())[1:])
-                    parts.append((await reader.readexactly(size + 2))[:-2])
-                writer.write(answer_mget(len(parts) - 1) if parts[0].upper() == b"MGET" else b"+OK\r\n")
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, ValueError):
-            pass  # the gateway has hung up
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
 
 
 def value(numbers: bytes, code: bytes = b"f4") -> bytes:

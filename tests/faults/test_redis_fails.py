@@ -91,5 +91,4 @@ def damage(admin: redis.Redis) -> None:
             value[-1] ^= 1
             admin.set(key, bytes(value))
         else:
-            admin.delete(key)
-            admin.rpush(key, "no string")
+            admin.pipeline().delete(key).rpush(key, "no string").execute()  # at once: the gateway writes meanwhile

@@ -100,7 +100,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         connection.executescript(PRAGMAS)
         if version == 0:
             connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # its messages quote names of the file
         connection.close()
         raise ConfigurationError(f"{path} cannot be used as a database of collections: {error}") from None
     except ConfigurationError:
