@@ -74,7 +74,7 @@ class Status:
 
     def active_clients(self) -> int:
         now = time.monotonic()
-        return sum(now - seen < ACTIVE_S for seen in self._active.values())
+        return sum(now - last < ACTIVE_S for last in self._active.values())
 
     def config(self, client: bytes) -> dict[str, Any]:
         return {

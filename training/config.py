@@ -97,7 +97,7 @@ class TrainConfig(RunConfig):
     init_checkpoint: str | None = None  # prefix or directory of a model to continue from; None: random weights
     micro_batch_size: int | None = None  # for a batch that is too large for memory: compute it in parts of this size
     masks: str = "static"  # those of the examples; "dynamic": new ones in every epoch
-    frozen_layers: int = 0  # the embeddings and so many first layers keep their weights, and so do vectors of those
+    frozen_layers: int = 0  # the embeddings and this many first layers keep their weights, and hence their vectors
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,7 +135,7 @@ class AlignConfig(RunConfig):
     # What is said at the same moments: batch_size danmaku of a step.
     moment_weight: float = 1.0  # of the loss between a danmaku and what is said around it
     pair_weight: float = 1.0  # of the loss between danmaku of one moment
-    window_s: float = 5.0  # what is said within so many seconds is of one moment
+    window_s: float = 5.0  # danmaku within this many seconds belong to one moment
     max_neighbours: int = 20  # of a moment, on either side
     min_count: int = 3  # lines with a danmaku, from which all of them together say what it means
     frequent_share: float = 0.5  # of the danmaku: those that are frequent in this sense; the rest are any

@@ -42,8 +42,8 @@ def read_timed(recording: Recording) -> Timed:
             lines.append(TimedLine(number, row.text, seconds, row.style))
         number += 1
     if not lines:
-        told = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common(5)) or "it is empty"
-        raise RecordingError(f"{recording.path} holds no danmaku with a time ({told})")
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common(5)) or "it is empty"
+        raise RecordingError(f"{recording.path} holds no danmaku with a time ({reasons})")
     lines.sort(key=lambda line: line.seconds)
     if (start := lines[0].seconds) >= UNIX_FROM_S:
         lines = [replace(line, seconds=line.seconds - start) for line in lines]

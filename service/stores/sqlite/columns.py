@@ -185,7 +185,7 @@ def _equals_one_of(column: Column, rows: np.ndarray | slice, wanted: list[int | 
 
 
 def _is_above(column: Column, rows: np.ndarray | slice, bound: int | float, *, or_equal: bool = False) -> np.ndarray:
-    """Which numbers are above a bound; comparisons with NaN are false."""
+    """Returns which numbers are above a bound; comparisons with NaN are false."""
     numbers = column.numbers[rows]
     nearest, rest = _split(bound)
     if column.rests is None and not rest:
