@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from service.recordings.base import UNREADABLE, Options, RecordingError, Row
+from service.recordings.base import UNREADABLE, Options, RecordingError, Row, describe_drops
 from service.recordings.decoding import CHUNK_BYTES, decode
 from service.recordings.recording import READ, RecordingFeed, open_recording
 
@@ -146,5 +146,4 @@ def _first_danmaku(name: str, rows: Iterator[Row], dropped: Counter[str]) -> Row
         if row.text is not None:
             return row
         dropped[row.reason] += 1
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common(5)) or "it is empty"
-    raise RecordingError(f"{name} holds no danmaku ({reasons}); {READ}")
+    raise RecordingError(f"{name} holds no danmaku ({describe_drops(dropped)}); {READ}")
