@@ -26,7 +26,7 @@ INTERVALS = 200
 
 class Status:
     def __init__(self, flags: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-        """`flags` under the genuine names; `model`: what is loaded, which the genuine server does not report."""
+        """`flags` have the genuine names; `model` describes the model, which the genuine server does not report."""
         self._static = {
             **flags,
             "device_map": [],

@@ -64,7 +64,7 @@ class Questions:
     synonyms_2020: Sequence[PairQuestion] = ()
 
     def first(self, moments: int, random: int) -> Questions:
-        """Returns only so many questions of a moment and random pairs, for a model that is slow.
+        """Returns only this many questions of a moment and random pairs, for a slow model.
 
         Texts keep their numbers; those that are not needed are empty.
         """

@@ -164,7 +164,7 @@ def evaluate(condition: Filter, columns: Mapping[str, Column], rows: np.ndarray 
 
 
 def _split(number: int | float) -> tuple[float, int]:
-    """The nearest float64, and what it leaves: numbers are ordered as these pairs are."""
+    """Returns the nearest float64 and the remainder: numbers are ordered as these pairs are."""
     nearest = float(number)
     return nearest, number - int(nearest) if isinstance(number, int) else 0
 
