@@ -57,7 +57,7 @@ async def ask(url: str, key: str) -> list[float]:
 
 
 def grab(url: str, key: str, has_begun: Event) -> None:
-    """Sends what it can, for ever."""
+    """Sends as much as it can until it is cancelled."""
 
     async def connection() -> None:
         async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}, timeout=60) as http:

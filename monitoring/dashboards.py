@@ -19,7 +19,7 @@ DIRECTORY = Path(__file__).parent / "grafana" / "dashboards"
 
 
 def generated() -> dict[str, str]:
-    """By file name."""
+    """Returns all dashboards by file name."""
     texts = {}
     for name, page in (("overview.json", overview()), ("workers.json", workers())):
         built = page.build()

@@ -36,7 +36,7 @@ GOOD, WARNING, BAD = "green", "orange", "red"
 WORDS = {
     "GATEWAYS": 'instance=~"$gateway"',
     "WORKERS": 'instance=~"$worker"',
-    "USERS": 'instance=~"$gateway", route!~"/healthz|/readyz|/metrics"',  # routes that are not asked by machines
+    "USERS": 'instance=~"$gateway", route!~"/healthz|/readyz|/metrics"',  # routes that are not for machines
     "VECTORS": 'instance=~"$gateway", route=~"/embed|/similar|/v1/embeddings|/encode"',
     "RATE": "$__rate_interval",
 }
@@ -44,7 +44,7 @@ Steps = Sequence[tuple[float, str]]
 
 
 def page(uid: str, title: str, variable: str, series: str) -> builders.Dashboard:
-    """An empty page; at its top one chooses of the instances that have the series."""
+    """Returns an empty dashboard; at its top, users choose among the instances that have the series."""
     source = builders.DatasourceVariable("datasource").type("prometheus").label("Data source")
     instances = (
         builders.QueryVariable(variable)
@@ -100,7 +100,7 @@ P = TypeVar("P", bound=Panel)
 def number(
     title: str, description: str, expression: str, unit: str, steps: Steps, *, width: int = 4, legend: str = ""
 ) -> stat.Panel:
-    """The latest value, in the colour of its threshold."""
+    """Returns a panel with the latest value, in the colour of its threshold."""
     panel = stat.Panel().graph_mode(BigValueGraphMode.AREA).color_mode(BigValueColorMode.VALUE)
     return _common(panel, title, description, unit, steps, width, 4).with_target(
         _query(expression).range().legend_format(legend)
@@ -117,7 +117,7 @@ def lines(
     width: int = 8,
     stacked: bool = False,
 ) -> timeseries.Panel:
-    """`expressions` by the legend of their series."""
+    """Returns a panel of `expressions`, with the legend of their series."""
     legend = common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST)
     panel = (
         timeseries.Panel()
@@ -143,7 +143,7 @@ def percentiles(title: str, description: str, buckets: str, steps: Steps = (), *
 
 
 def heat(title: str, description: str, buckets: str, steps: Steps, *, width: int = 16) -> heatmap.Panel:
-    """How many fell into which bucket of a histogram in seconds."""
+    """Returns a heat map of the buckets of a histogram in seconds."""
     target = _query(f"sum by (le) (increase({buckets}[RATE]))").range().legend_format("{{le}}")
     panel = (
         heatmap.Panel()
@@ -159,7 +159,7 @@ def heat(title: str, description: str, buckets: str, steps: Steps, *, width: int
 
 
 def facts(title: str, description: str, expressions: Sequence[str], *, width: int = 24) -> table.Panel:
-    """The labels of info metrics, a row a series."""
+    """Returns a table of the labels of info metrics, one row per series."""
     panel = _common(table.Panel(), title, description, COUNT, (), width, 6)
     for index, expression in enumerate(expressions):
         panel.with_target(_query(expression, index).instant().format(PromQueryFormat.TABLE))

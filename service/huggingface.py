@@ -58,7 +58,7 @@ class Pooling:
 
 
 def is_huggingface(directory: Path) -> bool:
-    """Whether a directory is in this format; Google's files come first if there are both."""
+    """Returns whether a directory is in this format; Google's files come first if there are both."""
     return (directory / CONFIG).exists() and not (directory / "bert_config.json").exists()
 
 

@@ -123,7 +123,7 @@ class Metrics(BatcherMetrics):
     """Metrics of the gateway."""
 
     def __init__(self, heads: Sequence[str] = ()) -> None:
-        """`heads` are the names of the heads that the settings name."""
+        """`heads` are the names of the heads in the settings."""
         super().__init__("danmaku")
         registry = self.registry
         self.ready = Gauge("danmaku_ready", "1 while /readyz answers 200.", registry=registry)

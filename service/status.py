@@ -26,7 +26,7 @@ INTERVALS = 200
 
 class Status:
     def __init__(self, flags: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-        """`flags` under the genuine names; `model`: what is loaded, which the genuine server does not report."""
+        """`flags` have the genuine names; `model` describes the model, which the genuine server does not report."""
         self._static = {
             **flags,
             "device_map": [],
@@ -74,7 +74,7 @@ class Status:
 
     def active_clients(self) -> int:
         now = time.monotonic()
-        return sum(now - seen < ACTIVE_S for seen in self._active.values())
+        return sum(now - last < ACTIVE_S for last in self._active.values())
 
     def config(self, client: bytes) -> dict[str, Any]:
         return {

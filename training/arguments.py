@@ -23,6 +23,10 @@ def add_heldout(parser: argparse.ArgumentParser, help_text: str) -> None:
 def add_config(parser: argparse.ArgumentParser, example: str) -> None:
     """Adds CONFIG and --set, which becomes `overrides`."""
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in training/configs/")
+    add_overrides(parser, example)
+
+
+def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument(
         "--set",
         dest="overrides",

@@ -97,7 +97,7 @@ class TrainConfig(RunConfig):
     init_checkpoint: str | None = None  # prefix or directory of a model to continue from; None: random weights
     micro_batch_size: int | None = None  # for a batch that is too large for memory: compute it in parts of this size
     masks: str = "static"  # those of the examples; "dynamic": new ones in every epoch
-    frozen_layers: int = 0  # the embeddings and so many first layers keep their weights, and so do vectors of those
+    frozen_layers: int = 0  # the embeddings and this many first layers keep their weights, and hence their vectors
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,46 +118,46 @@ class TrainConfig(RunConfig):
 
 @dataclass(frozen=True)
 class AlignConfig(RunConfig):
-    """Multi-task training of a pre-trained model, so that near vectors mean alike (training/alignment/align.py).
+    """Multi-task training of a pre-trained model, so that similar meanings have close vectors (training/alignment/align.py).
 
     A term of weight 0 is left out of the loss, and its texts are left out of the batch.
     """
 
-    # Of the softmax over a batch: lower looks harder at the nearest wrong ones. What is said at one moment has so
-    # little in common that a low temperature leads to crowding: cosines shrink until the softmax is soft again.
+    # Temperatures of the softmax over a batch: a low one weights the nearest negatives more. Danmaku of one moment have
+    # so little in common that a low one leads to crowding: cosines shrink until the softmax is soft again.
     temperature: float = 0.1  # of moments and pairs
     fine_temperature: float = 0.05  # of spelling and relations
-    dims: tuple[int, ...] = (64, 128, 256)  # each prefix of a vector is to be a vector (Matryoshka)
+    dims: tuple[int, ...] = (64, 128, 256)  # prefixes of a vector that are trained as vectors of their own (Matryoshka)
     pooling_layer: int = -2  # whose mean over tokens is the vector: bert-as-service's default
-    centred: bool = True  # start from the model whose vectors have their middle at the origin
-    turned: bool = True  # turn the vectors of moments to the model's own coordinates
+    centred: bool = True  # start from the model shifted so that the mean of its vectors is the origin
+    turned: bool = True  # rotate the vectors of moments to the model's own coordinates
 
-    # What is said at the same moments: batch_size danmaku of a step.
-    moment_weight: float = 1.0  # of the loss between a danmaku and what is said around it
+    # Danmaku of the same moments: batch_size of them per step.
+    moment_weight: float = 1.0  # of the loss between a danmaku and its context
     pair_weight: float = 1.0  # of the loss between danmaku of one moment
-    window_s: float = 5.0  # what is said within so many seconds is of one moment
+    window_s: float = 5.0  # danmaku within this many seconds belong to one moment
     max_neighbours: int = 20  # of a moment, on either side
-    min_count: int = 3  # lines with a danmaku, from which all of them together say what it means
-    frequent_share: float = 0.5  # of the danmaku: those that are frequent in this sense; the rest are any
-    lines_per_video: int = 2  # of a batch, one after the other: 1 makes no pairs, more also hard negatives
-    hard_negative_gap_s: float = 60.0  # how far apart two moments of a video must be to be told apart
+    min_count: int = 3  # lines with a danmaku from which on it is frequent: together, they show its meaning
+    frequent_share: float = 0.5  # of the danmaku that are frequent in this sense; the others may be any
+    lines_per_video: int = 2  # consecutive lines in a batch: 1 makes no pairs, 2 or more also make hard negatives
+    hard_negative_gap_s: float = 60.0  # two moments of a video are negatives if they are this far apart
 
-    # What remains a language model: masked LM and next sentence, each a loss of its own.
+    # Masked LM and next sentence, each a loss of its own: the model remains a language model.
     pretraining_weight: float = 1.0
     pretraining_examples: int = 24  # of a step
-    general_share: float = 0.25  # of the examples: general texts, where there are some
+    general_share: float = 0.25  # of the examples that are general texts, if there are any
 
-    # Variants made by rule come near, opposites made by rule go away.
+    # Variants made by rule are pulled closer, opposites made by rule are pushed away.
     spelling_weight: float = 0.5
     spelled_texts: int = 32  # of a step, each with a variant and half of them with an opposite
-    opposite_margin: float = 0.3  # how much nearer than its opposite, in cosine, a variant is to be
+    opposite_margin: float = 0.3  # by how much a variant's cosine exceeds its opposite's
 
-    # A teacher's general meaning, as relations within a batch.
+    # The similarities within a batch of general texts follow a teacher.
     relation_weight: float = 0.0
     relation_texts: int = 80  # of a step
     taught_texts: int = 12_000  # general texts whose vectors the teacher makes before the run
 
-    # Strangers spread evenly over the sphere.
+    # Unrelated danmaku are spread evenly over the sphere.
     crowding_weight: float = 0.2
 
     def __post_init__(self) -> None:

@@ -90,7 +90,7 @@ class Collections:
         max_collections: int | None = None,
         max_items: int | None = None,
     ) -> None:
-        """`max_items` is the maximum of one collection; about, where several gateways share a store."""
+        """`max_items` limits one collection, approximately if several gateways share a store."""
         self.store = store
         self._embedder, self._metrics = embedder, metrics
         self._max_collections, self._max_items = max_collections, max_items

@@ -20,7 +20,7 @@ from service.stores.base import CollectionInfo, Item
 PAGE = 1000
 MOST_MAPS = 8
 MOST_CHARACTERS = 200  # of a text, which limits a map of 2,000 danmaku to some 2 MB
-KEPT_S = 60.0
+MAX_AGE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Maps:
     """The last few maps. Concurrent requests for the same map share one drawing."""
 
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _kept: dict[str, _CachedMap] = field(default_factory=dict)
+    _maps: dict[str, _CachedMap] = field(default_factory=dict)
 
     async def get(self, collections: Collections, name: str, limit: int) -> bytes:
         """Returns the JSON of a `MapBody`: current in the collection's size, and at most a minute old otherwise.
@@ -45,17 +45,17 @@ class Maps:
         async with self._lock:
             info = await collections.describe(name)
             source = (info.created_at, info.fingerprint, info.count, limit)
-            kept = self._kept.pop(name, None)
-            if kept is None or kept.source != source or kept.until < time.monotonic():
+            entry = self._maps.pop(name, None)
+            if entry is None or entry.source != source or entry.until < time.monotonic():
                 items = await _read_first(collections, name, limit)
                 if (await collections.describe(name)).fingerprint != info.fingerprint:
                     raise ModelChanged(f"the collection {name} was rebuilt during the request; try again")
                 body = await asyncio.to_thread(_draw_body, info, items)
-                kept = _CachedMap(source, time.monotonic() + KEPT_S, body)
-            self._kept[name] = kept
-            while len(self._kept) > MOST_MAPS:
-                del self._kept[next(iter(self._kept))]  # the least recently requested
-            return kept.body
+                entry = _CachedMap(source, time.monotonic() + MAX_AGE_S, body)
+            self._maps[name] = entry
+            while len(self._maps) > MOST_MAPS:
+                del self._maps[next(iter(self._maps))]  # the least recently requested
+            return entry.body
 
 
 async def _read_first(collections: Collections, name: str, limit: int) -> list[Item]:

@@ -41,22 +41,22 @@ def add_embedding_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def name_outputs(
-    flag: str, pattern: str, recordings: Sequence[Path], suffixes: Sequence[str], taken: Sequence[Path] = ()
+    flag: str, pattern: str, recordings: Sequence[Path], suffixes: Sequence[str], other_outputs: Sequence[Path] = ()
 ) -> list[Path]:
     """Returns the output of each recording: `pattern`, with the recording's name in the place of {name}.
 
     Raises ConfigurationError for a suffix that is not one of `suffixes`, for a folder that does not exist, and for an
-    output that is written twice, or that is a recording or one of `taken`.
+    output that is written twice, or that is a recording or one of `other_outputs`.
     """
     paths = [Path(pattern.replace("{name}", recording.stem)) for recording in recordings]
-    seen = {path.resolve() for path in (*recordings, *taken)}
+    used = {path.resolve() for path in (*recordings, *other_outputs)}
     for path in paths:
         if path.suffix not in suffixes:
             raise ConfigurationError(f"invalid {flag}: {path}; expected a name that ends in {', '.join(suffixes)}")
         if not path.parent.is_dir():
             raise ConfigurationError(f"invalid {flag}: {path}; expected a folder that exists")
-        if path.resolve() in seen:
+        if path.resolve() in used:
             hint = "" if "{name}" in pattern else ", such as one with {name}, which stands for that of the recording"
             raise ConfigurationError(f"invalid {flag}: {path} is read or written already; expected another name{hint}")
-        seen.add(path.resolve())
+        used.add(path.resolve())
     return paths

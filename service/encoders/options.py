@@ -77,7 +77,7 @@ class EncoderOptions:
             raise ConfigurationError(f"invalid precision: {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
 
     def is_own(self, pooling: Pooling) -> bool:
-        """Whether vectors are pooled as the model says, so that what it was trained for applies to them."""
+        """Returns whether vectors are pooled as the model says, so that what it was trained for applies to them."""
         return (self.pooling_layer, self.strategy) == (pooling.layer, pooling.strategy)
 
     @property

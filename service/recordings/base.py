@@ -6,6 +6,7 @@ Names, numbers and hashes of writers do not leave the parsers: a `Row` has no fi
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -128,3 +129,8 @@ class LineParser:
 def is_most(count: int, lines: list[str]) -> bool:
     """Returns whether this number is more than half of the lines that are not blank."""
     return count * 2 > sum(1 for line in lines if line.strip())
+
+
+def describe_drops(dropped: Counter[str]) -> str:
+    """Returns the most frequent reasons with their counts, for an error about a file without danmaku."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common(5)) or "it is empty"

@@ -54,10 +54,10 @@ class Encoding:
         )
 
 
-def detect(name: str, source: BinaryIO, wanted: str | None) -> Encoding:
+def detect(name: str, source: BinaryIO, encoding_name: str | None) -> Encoding:
     """Detects the encoding of a whole file. Raises RecordingError if most of it is not text."""
     head = source.read(HEAD_BYTES)
-    found = _named(name, wanted) if wanted else _marked(head)
+    found = _find_encoding(name, encoding_name) if encoding_name else _read_mark(head)
     is_given = found is not None
     encoding = found or "utf-8"
     if not is_given:
@@ -81,13 +81,13 @@ def detect(name: str, source: BinaryIO, wanted: str | None) -> Encoding:
     return Encoding("utf-8", False)
 
 
-def detect_head(name: str, head: bytes, wanted: str | None) -> Encoding:
+def detect_head(name: str, head: bytes, encoding_name: str | None) -> Encoding:
     """Detects the encoding from the beginning of a stream that cannot be read twice."""
-    cut = head.rpartition(b"\n")[0] or head
-    is_wide = wanted is not None or _marked(head) is not None
+    prefix = head.rpartition(b"\n")[0] or head
+    is_wide = encoding_name is not None or _read_mark(head) is not None
     if not is_wide:
         _refuse_binary(name, head)  # the first line of a picture alone looks like text
-    encoding = detect(name, io.BytesIO(head if is_wide else cut), wanted)
+    encoding = detect(name, io.BytesIO(head if is_wide else prefix), encoding_name)
     return Encoding(encoding.name, False)
 
 
@@ -101,10 +101,10 @@ def decode(source: BinaryIO, encoding: Encoding) -> Iterator[str]:
         yield rest
 
 
-def _named(name: str, wanted: str) -> str:
-    if codec := _codec(wanted):
+def _find_encoding(name: str, encoding_name: str) -> str:
+    if codec := _codec(encoding_name):
         return "utf-8-sig" if codec == "utf-8" else codec
-    raise RecordingError(f"{name}: invalid encoding {wanted!r}; expected one such as gb18030 or big5")
+    raise RecordingError(f"{name}: invalid encoding {encoding_name!r}; expected one such as gb18030 or big5")
 
 
 def _codec(label: str) -> str | None:
@@ -116,7 +116,7 @@ def _codec(label: str) -> str | None:
     return WIDER.get(found, found)
 
 
-def _marked(head: bytes) -> str | None:
+def _read_mark(head: bytes) -> str | None:
     return next((encoding for mark, encoding in MARKS if head.startswith(mark)), None)
 
 

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from service.recordings.base import UNREADABLE, Options, RecordingError, Row
+from service.recordings.base import UNREADABLE, Options, RecordingError, Row, describe_drops
 from service.recordings.decoding import CHUNK_BYTES, decode
 from service.recordings.recording import READ, RecordingFeed, open_recording
 
@@ -92,14 +92,14 @@ def open_pipe(source: BinaryIO, name: str, options: Options | None = None) -> tu
     It waits for the first line only, so a stream can be read while it is being written.
     """
     feed = RecordingFeed(name, options)
-    head, begun, is_over = b"", list[Row](), False
+    head, first_rows, is_over = b"", list[Row](), False
     while feed.format is None and not is_over:
         chunk = _read_some(source)
         is_over = not chunk
         head += chunk
-        begun += feed.feed(chunk, is_last=is_over)
+        first_rows += feed.feed(chunk, is_last=is_over)
     if feed.format is None:
-        _first_danmaku(name, iter(begun), Counter())
+        _first_danmaku(name, iter(first_rows), Counter())
     if feed.format in (None, "text"):
         if feed.encoding is None or feed.encoding.name.startswith("utf-8"):
             parts: Iterator[bytes] = chain([head.removeprefix(codecs.BOM_UTF8)], _chunks(source))
@@ -110,7 +110,7 @@ def open_pipe(source: BinaryIO, name: str, options: Options | None = None) -> tu
     dropped: Counter[str] = Counter()
 
     def rows() -> Iterator[Row]:
-        yield from begun
+        yield from first_rows
         if not is_over:
             for chunk in _chunks(source):
                 yield from feed.feed(chunk)
@@ -146,5 +146,4 @@ def _first_danmaku(name: str, rows: Iterator[Row], dropped: Counter[str]) -> Row
         if row.text is not None:
             return row
         dropped[row.reason] += 1
-    told = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common(5)) or "it is empty"
-    raise RecordingError(f"{name} holds no danmaku ({told}); {READ}")
+    raise RecordingError(f"{name} holds no danmaku ({describe_drops(dropped)}); {READ}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from service.recordings.base import RecordingError, Style
+from service.recordings.base import RecordingError, Style, describe_drops
 from service.recordings.recording import Recording
 from service.recordings.times import UNIX_FROM_S, unix_time
 
@@ -42,8 +42,7 @@ def read_timed(recording: Recording) -> Timed:
             lines.append(TimedLine(number, row.text, seconds, row.style))
         number += 1
     if not lines:
-        told = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common(5)) or "it is empty"
-        raise RecordingError(f"{recording.path} holds no danmaku with a time ({told})")
+        raise RecordingError(f"{recording.path} holds no danmaku with a time ({describe_drops(dropped)})")
     lines.sort(key=lambda line: line.seconds)
     if (start := lines[0].seconds) >= UNIX_FROM_S:
         lines = [replace(line, seconds=line.seconds - start) for line in lines]

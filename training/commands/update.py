@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from training.arguments import STOPPED, add_heldout, add_paths
+from training.arguments import STOPPED, add_heldout, add_overrides, add_paths
 from training.files import check_writable
 
 NAME = "update"
@@ -29,14 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, default=CONFIG, metavar="FILE", help="a TOML file (default: update.toml)"
     )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a setting of the config, as num_train_steps=50",
-    )
+    add_overrides(parser, "num_train_steps=50")
     parser.add_argument("--json", dest="json_path", type=Path, metavar="FILE", help="also write the answers there")
 
 

@@ -34,8 +34,8 @@ def bootstrap_mean(values: np.ndarray, clusters: np.ndarray | None = None) -> Me
     resampled = np.empty(RESAMPLES)
     rows = max(1, DRAWS_AT_A_TIME // len(sums))
     for first in range(0, RESAMPLES, rows):
-        drawn = rng.integers(0, len(sums), (min(rows, RESAMPLES - first), len(sums)))
-        resampled[first : first + rows] = sums[drawn].sum(1) / counts[drawn].sum(1)
+        draws = rng.integers(0, len(sums), (min(rows, RESAMPLES - first), len(sums)))
+        resampled[first : first + rows] = sums[draws].sum(1) / counts[draws].sum(1)
     return percentile_interval(float(values.mean()), resampled, len(values))
 
 

@@ -153,15 +153,15 @@ def score_macro_f1(truth: np.ndarray, predicted: np.ndarray) -> Mean:
     """Returns the mean over classes of the harmonic mean of precision and recall."""
     labels = np.unique(truth)
     true = (truth[:, None] == labels).astype(np.float32)  # [n, classes]
-    said = (predicted[:, None] == labels).astype(np.float32)
-    hits = true * said
+    guesses = (predicted[:, None] == labels).astype(np.float32)
+    hits = true * guesses
 
     def score(times: np.ndarray) -> np.ndarray:
-        """Scores texts that are counted so many times each: [n] or [r, n] → scalar or [r]."""
-        return np.asarray((2 * (times @ hits) / np.maximum(times @ said + times @ true, 1)).mean(-1))
+        """Scores texts, each counted `times` times: [n] or [r, n] → scalar or [r]."""
+        return np.asarray((2 * (times @ hits) / np.maximum(times @ guesses + times @ true, 1)).mean(-1))
 
-    drawn = draw_multiplicities(np.random.default_rng(SEED), RESAMPLES, len(truth))
-    return percentile_interval(float(score(np.ones(len(truth), np.float32))), score(drawn), len(truth))
+    resamples = draw_multiplicities(np.random.default_rng(SEED), RESAMPLES, len(truth))
+    return percentile_interval(float(score(np.ones(len(truth), np.float32))), score(resamples), len(truth))
 
 
 def _judge_task(task: Task, split: dict[str, tuple[Matrix, Matrix]], strengths: tuple[float, ...]) -> dict[str, Probe]:

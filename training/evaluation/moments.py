@@ -22,8 +22,8 @@ STRANGERS = 99
 class Moments:
     """Questions, q of them. Every number is that of a text."""
 
-    asked: np.ndarray  # [q]
-    wanted: np.ndarray  # [q]
+    queries: np.ndarray  # [q]
+    answers: np.ndarray  # [q]
     strangers: np.ndarray  # [q, STRANGERS]
     documents: np.ndarray  # [q], the videos or sessions they are of
 
@@ -69,9 +69,9 @@ def ask_moments(
             "invalid recordings: in no held-out video are two danmaku within 3 s that share no character; "
             "expected more videos"
         )
-    kept = rng.permutation(len(found))[:QUESTIONS]
-    asked, wanted, strangers, documents = (
-        np.array(column) for column in zip(*(found[question] for question in kept), strict=True)
+    chosen = rng.permutation(len(found))[:QUESTIONS]
+    queries, answers, strangers, documents = (
+        np.array(column) for column in zip(*(found[question] for question in chosen), strict=True)
     )
     of_lines = np.vectorize(lambda line: text_number(lines.texts[lines.text_of[line]]), otypes=[np.int64])
-    return Moments(of_lines(asked), of_lines(wanted), of_lines(strangers), documents)
+    return Moments(of_lines(queries), of_lines(answers), of_lines(strangers), documents)

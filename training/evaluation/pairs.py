@@ -86,8 +86,8 @@ def judge_opposites(opposites: np.ndarray, kinds: list[str], variants: np.ndarra
     rng = np.random.default_rng(SEED)
     merges = np.empty(RESAMPLES)
     for resample in range(RESAMPLES):
-        drawn = rng.choice(opposites, len(opposites)), rng.choice(variants, len(variants))
-        merges[resample] = (drawn[0] >= find_threshold(drawn[1])).mean()
+        draws = rng.choice(opposites, len(opposites)), rng.choice(variants, len(variants))
+        merges[resample] = (draws[0] >= find_threshold(draws[1])).mean()
     threshold = find_threshold(variants)
     by_kind = {kind: opposites[[other == kind for other in kinds]] for kind in dict.fromkeys(kinds)}
     return Opposites(

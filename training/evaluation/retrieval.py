@@ -38,7 +38,7 @@ RANDOM_PAIRS = 20_000
 
 
 @dataclass(frozen=True)
-class AskedPair:
+class PairQuestion:
     """A pair, with the numbers of its texts."""
 
     first: int
@@ -54,17 +54,17 @@ class Questions:
     texts: list[str]
     moments: Moments
     frequent: np.ndarray  # [FREQUENT], the commonest danmaku of the videos
-    synonyms: list[AskedPair]
-    variants: list[AskedPair]
-    opposites: list[AskedPair]
+    synonyms: list[PairQuestion]
+    variants: list[PairQuestion]
+    opposites: list[PairQuestion]
     random: np.ndarray  # [RANDOM_PAIRS, 2]
     are_strangers: np.ndarray  # bool [RANDOM_PAIRS], of different videos and different but for repeats and marks
     live_moments: Moments | None = None
     live_frequent: np.ndarray | None = None
-    synonyms_2020: Sequence[AskedPair] = ()
+    synonyms_2020: Sequence[PairQuestion] = ()
 
     def first(self, moments: int, random: int) -> Questions:
-        """Returns only so many questions of a moment and random pairs, for a model that is slow.
+        """Returns only this many questions of a moment and random pairs, for a slow model.
 
         Texts keep their numbers; those that are not needed are empty.
         """
@@ -81,8 +81,8 @@ class Questions:
     def _numbers(self) -> list[np.ndarray]:
         pairs = [*self.synonyms, *self.variants, *self.opposites, *self.synonyms_2020]
         parts = [self.frequent, self.random, np.array([(pair.first, pair.second) for pair in pairs])]
-        for asked in (self.moments, self.live_moments):
-            parts += [] if asked is None else [asked.asked, asked.wanted, asked.strangers]
+        for moments in (self.moments, self.live_moments):
+            parts += [] if moments is None else [moments.queries, moments.answers, moments.strangers]
         return parts if self.live_frequent is None else [*parts, self.live_frequent]
 
 
@@ -134,10 +134,10 @@ def ask(
         order = np.argsort(-lines.counts, kind="stable")[:FREQUENT]
         return np.array([number(lines.texts[text]) for text in order])
 
-    def pairs_among(pairs: Sequence[Pair], frequent: np.ndarray) -> list[AskedPair]:
+    def pairs_among(pairs: Sequence[Pair], frequent: np.ndarray) -> list[PairQuestion]:
         known = list(texts)
         folded = [fold(known[text]) for text in frequent]
-        return [_asked(pair, number, folded) for pair in pairs]
+        return [_make_question(pair, number, folded) for pair in pairs]
 
     moments = ask_moments(heldout, rng, number, most_of_a_document=QUESTIONS_PER_VIDEO)
     random = rng.integers(0, len(heldout.text_of), (RANDOM_PAIRS, 2))
@@ -174,10 +174,12 @@ def answer(name: str, vectors: Matrix, questions: Questions) -> Retrieval:
     live, live_accuracy = _judge_moments(vectors, questions.live_moments) if questions.live_moments else (None, None)
     ranks = _ranks_of_pairs(vectors, questions.frequent, questions.synonyms)
     strict = _ranks_of_pairs(vectors, questions.frequent, questions.synonyms, without_variants=True)
-    apart = np.array([not asked.pair.shares_a_character for asked in questions.synonyms])
-    kinds = np.array([asked.pair.kind for asked in questions.synonyms])
+    apart = np.array([not question.pair.shares_a_character for question in questions.synonyms])
+    kinds = np.array([question.pair.kind for question in questions.synonyms])
     near = {
-        name: compare_rows(vectors, *np.array([(asked.first, asked.second) for asked in pairs]).reshape(-1, 2).T)
+        name: compare_rows(
+            vectors, *np.array([(question.first, question.second) for question in pairs]).reshape(-1, 2).T
+        )
         for name, pairs in (("synonyms", questions.synonyms), ("variants", questions.variants))
     }
     live_frequent = questions.live_frequent
@@ -188,7 +190,7 @@ def answer(name: str, vectors: Matrix, questions: Questions) -> Retrieval:
         synonyms=_mean_of_pairs(ranks),
         synonyms_without_shared_characters=_mean_of_pairs(ranks[apart]),
         variants=_mean_of_pairs(_ranks_of_pairs(vectors, questions.frequent, questions.variants)),
-        alignment=float((2 - 2 * compare_rows(vectors, questions.moments.asked, questions.moments.wanted)).mean()),
+        alignment=float((2 - 2 * compare_rows(vectors, questions.moments.queries, questions.moments.answers)).mean()),
         uniformity=float(np.log(np.exp(-2 * (2 - 2 * compare_rows(vectors, *questions.random.T))).mean())),
         synonyms_without_variants=_mean_of_pairs(strict),
         synonyms_by_kind={kind: _mean_of_pairs(strict[kinds == kind]) for kind in dict.fromkeys(kinds.tolist())},
@@ -209,43 +211,45 @@ def rank(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 
 def _first(moments: Moments, count: int) -> Moments:
-    return Moments(moments.asked[:count], moments.wanted[:count], moments.strangers[:count], moments.documents[:count])
+    return Moments(
+        moments.queries[:count], moments.answers[:count], moments.strangers[:count], moments.documents[:count]
+    )
 
 
-def _asked(pair: Pair, number: Callable[[str], int], folded: list[str]) -> AskedPair:
+def _make_question(pair: Pair, number: Callable[[str], int], folded: list[str]) -> PairQuestion:
     ours = fold(pair.first), fold(pair.second)
     is_variant = np.array([any(are_variants(other, one) for one in ours) for other in folded])
-    return AskedPair(number(pair.first), number(pair.second), pair, is_variant)
+    return PairQuestion(number(pair.first), number(pair.second), pair, is_variant)
 
 
 def _judge_moments(vectors: Matrix, moments: Moments) -> tuple[Mean, float]:
     """Returns the mean reciprocal rank, and how often the right one is first."""
     found = rank(
-        compare_rows(vectors, moments.asked, moments.wanted),
-        compare_rows(vectors, moments.asked[:, None], moments.strangers),
+        compare_rows(vectors, moments.queries, moments.answers),
+        compare_rows(vectors, moments.queries[:, None], moments.strangers),
     )
     return bootstrap_mean(1 / found, moments.documents), float((found < 2).mean())
 
 
 def _ranks_of_pairs(
-    vectors: Matrix, frequent: np.ndarray, pairs: Sequence[AskedPair], *, without_variants: bool = False
+    vectors: Matrix, frequent: np.ndarray, pairs: Sequence[PairQuestion], *, without_variants: bool = False
 ) -> np.ndarray:
     """Ranks both directions of every pair: [p, 2]."""
     return np.array(
         [
             [
-                _rank(vectors, one, other, frequent[~asked.is_variant] if without_variants else frequent)
-                for one, other in ((asked.first, asked.second), (asked.second, asked.first))
+                _rank(vectors, one, other, frequent[~question.is_variant] if without_variants else frequent)
+                for one, other in ((question.first, question.second), (question.second, question.first))
             ]
-            for asked in pairs
+            for question in pairs
         ]
     ).reshape(-1, 2)
 
 
-def _rank(vectors: Matrix, asked: int, wanted: int, among: np.ndarray) -> float:
-    others = among[(among != asked) & (among != wanted)]
-    right = compare_rows(vectors, np.array([asked]), np.array([wanted]))
-    return float(rank(right, compare_rows(vectors, np.array([[asked]]), others[None]))[0])
+def _rank(vectors: Matrix, query: int, answer: int, candidates: np.ndarray) -> float:
+    others = candidates[(candidates != query) & (candidates != answer)]
+    right = compare_rows(vectors, np.array([query]), np.array([answer]))
+    return float(rank(right, compare_rows(vectors, np.array([[query]]), others[None]))[0])
 
 
 def _mean_of_pairs(found: np.ndarray) -> Mean:
@@ -254,8 +258,8 @@ def _mean_of_pairs(found: np.ndarray) -> Mean:
 
 
 def _judge_opposites(
-    vectors: Matrix, opposites: Sequence[AskedPair], split: str, near: dict[str, np.ndarray]
+    vectors: Matrix, opposites: Sequence[PairQuestion], split: str, near: dict[str, np.ndarray]
 ) -> Opposites:
-    asked = [pair for pair in opposites if pair.pair.split == split]
-    found = compare_rows(vectors, *np.array([(pair.first, pair.second) for pair in asked]).T)
-    return judge_opposites(found, [pair.pair.kind for pair in asked], near["variants"], near["synonyms"])
+    questions = [question for question in opposites if question.pair.split == split]
+    found = compare_rows(vectors, *np.array([(question.first, question.second) for question in questions]).T)
+    return judge_opposites(found, [question.pair.kind for question in questions], near["variants"], near["synonyms"])

@@ -67,8 +67,8 @@ def measure_hubs(vectors: Matrix) -> Mean:
 
     resampled = np.empty(RESAMPLES)
     for resample in range(RESAMPLES):
-        drawn = np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float32)
-        resampled[resample] = share(drawn @ lists)
+        weights = np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float32)
+        resampled[resample] = share(weights @ lists)
     return percentile_interval(share(lists.sum(0)), resampled, count)
 
 

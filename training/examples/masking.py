@@ -69,8 +69,8 @@ def mask_tokens(
     positions = np.where(used, positions, 0).astype(np.int32)
 
     fate = _to_unit_interval(_draw_bits(keys, _FATE, ids.shape[1]))
-    drawn = _draw_bits(keys, _TOKEN, ids.shape[1]) % np.uint64(vocabulary.size - vocabulary.num_special)
-    replacement = np.where(fate < 0.8, vocabulary.mask_id, drawn.astype(np.int32) + vocabulary.num_special)
+    random_ids = _draw_bits(keys, _TOKEN, ids.shape[1]) % np.uint64(vocabulary.size - vocabulary.num_special)
+    replacement = np.where(fate < 0.8, vocabulary.mask_id, random_ids.astype(np.int32) + vocabulary.num_special)
     return {
         **features,
         "input_ids": np.where(chosen & (fate < 0.9), replacement, ids).astype(np.int32),

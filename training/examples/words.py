@@ -37,5 +37,5 @@ def tokenize_words(tokenizer: Tokenizer, lines: Sequence[str]) -> list[list[int]
 
 
 def _is_piece(tokenizer: Tokenizer, token: int) -> bool:
-    """Whether the token continues a word, which BERT marks with ##."""
+    """Returns whether the token continues a word, which BERT marks with ##."""
     return tokenizer.vocab[token].startswith("##")

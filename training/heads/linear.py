@@ -78,16 +78,16 @@ def choose(texts: LabelledTexts, vectors: np.ndarray, class_weight: str | None) 
         : 1 if len(texts) >= MANY else None
     ]
     scores: dict[tuple[float, float], np.ndarray] = {}
-    judged = np.concatenate([held for _, held in folds])
+    judged = np.concatenate([test for _, test in folds])
     truth = texts.labels[judged]
 
     def try_out(scale: float, strength: float) -> float:
         parts = []
-        for learned, held in folds:
-            part = texts.select(learned)
-            features, regression = _fit(part, vectors[learned], Choice(scale, strength), class_weight)
-            held_texts = [texts.texts[number] for number in held]
-            parts.append(_score(regression, features.compute(held_texts, vectors[held], scale)))
+        for train, test in folds:
+            part = texts.select(train)
+            features, regression = _fit(part, vectors[train], Choice(scale, strength), class_weight)
+            held_texts = [texts.texts[number] for number in test]
+            parts.append(_score(regression, features.compute(held_texts, vectors[test], scale)))
         scores[scale, strength] = np.concatenate(parts)
         return float(f1_score(truth, scores[scale, strength].argmax(1), average="macro"))
 

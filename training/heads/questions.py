@@ -28,7 +28,7 @@ TEXTS = 8000  # of each label
 
 
 def find_questions(paths: list[Path], documents: int) -> Iterator[tuple[str, str]]:
-    """Yields texts without punctuation and their labels, equally many of each, from so many recordings."""
+    """Yields texts without punctuation and their labels, equally many of each, from this many recordings."""
     sources = find_sources(paths).sources[:documents]
     found: dict[str, set[bool]] = {}
     spelled: dict[str, str] = {}

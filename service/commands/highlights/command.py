@@ -44,8 +44,8 @@ def run(parsed: argparse.Namespace) -> int:
         raise ConfigurationError(f"invalid --count: {parsed.count}; expected 1 to {MOST}")
     outputs: list[list[Path]] = []
     for pattern in parsed.output:
-        taken = [path for paths in outputs for path in paths]
-        outputs.append(name_outputs("--output", pattern, parsed.recordings, SUFFIXES, taken))
+        earlier = [path for paths in outputs for path in paths]
+        outputs.append(name_outputs("--output", pattern, parsed.recordings, SUFFIXES, earlier))
     return run_until_complete(_find(parsed, outputs))
 
 

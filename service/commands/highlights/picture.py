@@ -114,14 +114,14 @@ def draw_picture(name: str, highlights: Highlights) -> str:
     rows = []
     for number, peak in enumerate(highlights.peaks, 1):
         y = TOP + PLOT_HEIGHT + BOTTOM + ROW * number - 8
-        said = format_representatives(peak, most_characters=24)
+        words = format_representatives(peak, most_characters=24)
         colour = COLOURS.get(peak.kind, "#495057")
         rows.append(
             f'<circle cx="{LEFT + 12}" cy="{y - 6}" r="12" fill="{colour}"/>'
             f'<text class="number" x="{LEFT + 12}" y="{y - 1}">{number}</text>'
             f'<text class="row" x="{LEFT + 40}" y="{y}">{format_time(peak.start)} – {format_time(peak.end)}</text>'
             f'<text class="row" x="{LEFT + 220}" y="{y}" style="fill:{colour}">{KINDS[peak.kind]}</text>'
-            f'<text class="row" x="{LEFT + 280}" y="{y}">{_escape(said)}</text>'
+            f'<text class="row" x="{LEFT + 280}" y="{y}">{_escape(words)}</text>'
         )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}">'
@@ -135,13 +135,13 @@ def draw_page(name: str, highlights: Highlights) -> str:
     """Returns an HTML page."""
     rows, peaks = [], []
     for peak in highlights.peaks:
-        said = format_representatives(peak)
+        words = format_representatives(peak)
         colour = COLOURS.get(peak.kind, "#495057")
         rows.append(
             f"<li><b>{format_time(peak.start)} – {format_time(peak.end)}</b> "
-            f'<i style="color:{colour}">{KINDS[peak.kind]}</i> {_escape(said)} <small>{peak.lines} 条</small></li>'
+            f'<i style="color:{colour}">{KINDS[peak.kind]}</i> {_escape(words)} <small>{peak.lines} 条</small></li>'
         )
-        peaks.append([peak.start, peak.end, f"{KINDS[peak.kind]} {said}"])
+        peaks.append([peak.start, peak.end, f"{KINDS[peak.kind]} {words}"])
     width = WIDTH - LEFT - RIGHT
     span = len(highlights.curve) * STEP_S
     data = {"start": highlights.start, "span": span, "width": width, "peaks": peaks}
@@ -179,7 +179,7 @@ def _draw_plot(highlights: Highlights, width: int, *, with_numbers: bool) -> str
         parts.append(f'<text class="tick" x="{min(max(x, 28), width - 28):.1f}" y="{PLOT_HEIGHT + 22}">')
         parts.append(f"{format_time(seconds)}</text>")
         seconds += tick
-    taken: list[tuple[float, int]] = []
+    places: list[tuple[float, int]] = []
     highest = max(float(highlights.curve.max(initial=0)), 1e-9)
     for number, peak in enumerate(highlights.peaks, 1):
         start, end = ((time - highlights.start) / span * width for time in (peak.start, peak.end))
@@ -187,9 +187,9 @@ def _draw_plot(highlights: Highlights, width: int, *, with_numbers: bool) -> str
         if with_numbers:
             x = (peak.at - highlights.start) / span * width
             y = PLOT_HEIGHT * (1 - peak.score / highest) - 16
-            while any(abs(x - other) < LABEL_APART and abs(y - level) < LABEL_APART for other, level in taken):
+            while any(abs(x - other) < LABEL_APART and abs(y - level) < LABEL_APART for other, level in places):
                 y -= LABEL_APART
-            taken.append((x, int(y)))
+            places.append((x, int(y)))
             parts.append(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="11" fill="{COLOURS.get(peak.kind, "#495057")}"/>'
                 f'<text class="number" x="{x:.1f}" y="{y + 5:.1f}">{number}</text>'

@@ -313,7 +313,7 @@ class RedisStore:
         await self._connection.call("SREM", DROPPED, record)
 
     async def _sweep(self) -> None:
-        """Sweeps for ever. One process at a time does, since each takes half of Redis' time."""
+        """Sweeps until it is cancelled. One process at a time does, because each takes half of Redis' time."""
         while True:
             await asyncio.sleep(self._sweep_every_s)
             # Callers of the store report an unreachable Redis. A lock that is not released expires.

@@ -164,7 +164,7 @@ def evaluate(condition: Filter, columns: Mapping[str, Column], rows: np.ndarray 
 
 
 def _split(number: int | float) -> tuple[float, int]:
-    """The nearest float64, and what it leaves: numbers are ordered as these pairs are."""
+    """Returns the nearest float64 and the remainder: numbers are ordered as these pairs are."""
     nearest = float(number)
     return nearest, number - int(nearest) if isinstance(number, int) else 0
 
@@ -185,7 +185,7 @@ def _equals_one_of(column: Column, rows: np.ndarray | slice, wanted: list[int | 
 
 
 def _is_above(column: Column, rows: np.ndarray | slice, bound: int | float, *, or_equal: bool = False) -> np.ndarray:
-    """Which numbers are above a bound; comparisons with NaN are false."""
+    """Returns which numbers are above a bound; comparisons with NaN are false."""
     numbers = column.numbers[rows]
     nearest, rest = _split(bound)
     if column.rests is None and not rest:

@@ -20,7 +20,7 @@ class Tuning:
     scattered_us: float = 0.1
     candidate_us: float = 3.5
     maintain_every_s: float = 0.2
-    # A snapshot is due when so many rows, and such a share of the graph, are not in the last one.
+    # A snapshot is due when the last one lacks this many rows, and this share of the graph.
     snapshot_rows: int = 20_000
     snapshot_share: float = 0.2
     pages_at_a_time: int = 500  # given back to the file system in one step

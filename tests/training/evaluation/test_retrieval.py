@@ -91,9 +91,9 @@ def test_questions_are_of_one_moment_and_strangers_of_other_videos(
         moments_of.setdefault(heldout.texts[text], []).append((int(video), float(second)))
     assert questions.live_moments is not None
     for moments in (questions.moments, questions.live_moments):
-        assert len(moments.asked) > 20 and moments.strangers.shape[1] == 99
+        assert len(moments.queries) > 20 and moments.strangers.shape[1] == 99
         for asked, wanted, strangers, video in zip(
-            moments.asked, moments.wanted, moments.strangers, moments.documents, strict=True
+            moments.queries, moments.answers, moments.strangers, moments.documents, strict=True
         ):
             one, other = questions.texts[asked], questions.texts[wanted]
             assert not set(one) & set(other) - {" "}
@@ -128,7 +128,7 @@ def test_the_first_questions_need_fewer_texts(questions: Questions) -> None:
     few = replace(questions, moments=moments, live_moments=live, frequent=questions.frequent[:5], live_frequent=None)
     cut = few.first(moments=2, random=5)
     assert isinstance(cut.live_moments, Moments)
-    assert len(cut.moments.asked) == len(cut.live_moments.asked) == 2 and len(cut.random) == 5
+    assert len(cut.moments.queries) == len(cut.live_moments.queries) == 2 and len(cut.random) == 5
     needed = {*cut.moments.strangers.ravel(), *cut.random.ravel(), *cut.frequent, cut.opposites[1].second}
     assert all(cut.texts[text] == questions.texts[text] for text in needed)
     assert cut.texts.count("") > 0
