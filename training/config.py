@@ -118,7 +118,7 @@ class TrainConfig(RunConfig):
 
 @dataclass(frozen=True)
 class AlignConfig(RunConfig):
-    """Multi-task training of a pre-trained model, so that similar meanings have close vectors (alignment/align.py).
+    """The settings of multi-task training, which gives similar meanings close vectors (training/alignment/align.py).
 
     A term of weight 0 is left out of the loss, and its texts are left out of the batch.
     """
