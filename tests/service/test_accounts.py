@@ -1,4 +1,4 @@
-"""API keys with names: what each may do, how much, and who is told what was used."""
+"""Named API keys: permissions, limits, and reports of their usage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def header(name: str) -> dict[str, str]:
 
 @pytest.fixture
 async def http(client_of: ClientOf, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Of a gateway with a key of each kind, and one without a name."""
+    """A client of a gateway with a key of each kind, and one without a name."""
     path = tmp_path / "keys.toml"
     path.write_text("\n".join(f'[{name}]\nhash = "{hash_key(KEYS[name])}"\n{limit}' for name, limit in LIMITS.items()))
     hashes = hash_key(KEYS["unnamed"])
@@ -47,8 +47,8 @@ def account(metrics: Metrics, now: list[float], **limits: object) -> Account:
     return Account("bot", Key.model_validate({"hash": "0" * 64, **limits}), metrics, clock=lambda: now[0])
 
 
-def test_a_rate_is_what_is_let_in_over_time(metrics: Metrics) -> None:
-    """A list is taken whole, whatever its length, and paid for afterwards."""
+def test_a_rate_limits_texts_over_time(metrics: Metrics) -> None:
+    """A list is accepted as a whole, whatever its length, and charged afterwards."""
     now = [0.0]
     bot = account(metrics, now, texts_per_s=2)
     bot.check()
@@ -81,7 +81,7 @@ def test_a_quota_is_for_a_day_of_utc(metrics: Metrics) -> None:
 
 
 @pytest.mark.parametrize("path", ["/embed", "/v1/embeddings"])
-async def test_a_key_that_is_too_fast_is_told_when_to_retry(http: httpx.AsyncClient, path: str) -> None:
+async def test_a_refusal_by_the_rate_says_when_to_retry(http: httpx.AsyncClient, path: str) -> None:
     texts = ["草"] * 60
     body = {"input": texts, "model": "recording"} if path.startswith("/v1") else {"texts": texts}
     assert (await http.post(path, json=body, headers=header("slow"))).status_code == 200
@@ -159,7 +159,7 @@ async def test_usage_is_in_metrics_and_shown_to_its_key(http: httpx.AsyncClient)
     assert (await http.get("/usage")).status_code == 401
 
 
-async def test_what_destroys_is_in_the_log(http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+async def test_destructive_requests_are_logged(http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "danmaku.audit")
     await http.put("/collections/room", headers=header("free"))
     await http.post("/collections/room/danmaku", json=["aa", "b", "c"], headers=header("free"))
@@ -194,7 +194,7 @@ HASH = f'hash = "{"0" * 64}"'
         (f"[a]\n{HASH}\n[b]\n{HASH}", "invalid hash of key 'b'"),
     ],
 )
-def test_a_file_that_is_wrong_is_explained(tmp_path: Path, content: str | None, message: str) -> None:
+def test_an_invalid_file_is_explained(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "keys.toml"
     if content is not None:
         path.write_text(content)

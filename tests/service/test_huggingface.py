@@ -1,4 +1,4 @@
-"""Model directories of Hugging Face's libraries: vectors are theirs, and what cannot be right is named."""
+"""Model directories of Hugging Face's libraries: their vectors are equal, and defects are named."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path: Path, layout: str)
     np.testing.assert_allclose(ours, FROZEN["vectors"][layout], atol=1e-5)
 
 
-def test_options_of_the_service_count_more_than_those_of_the_model(tmp_path: Path) -> None:
+def test_settings_override_the_models_options(tmp_path: Path) -> None:
     bge = make(tmp_path / "bge", "bge")
     own = OnnxEncoder.open(bge, EncoderOptions(), threads=1)
     other = OnnxEncoder.open(bge, EncoderOptions((-2,), "REDUCE_MEAN", max_seq_len=20), threads=1)
@@ -124,7 +124,7 @@ def leave_only_a_pickle(directory: Path) -> None:
         (leave_only_a_pickle, r"pytorch_model\.bin.*from transformers import AutoModel; .*save_pretrained"),
     ],
 )
-def test_what_cannot_be_right_is_named(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
+def test_an_error_names_what_is_wrong(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
     directory = make(tmp_path / "bge", "bge")
     spoil(directory)
 
@@ -157,7 +157,7 @@ def test_a_vocabulary_may_have_a_byte_order_mark_and_blanks_at_the_ends_of_lines
     assert read_vocab(path) == VOCAB
 
 
-def test_google_s_files_count_if_there_are_both(tiny_model: Path, tmp_path: Path) -> None:
+def test_googles_files_have_precedence(tiny_model: Path, tmp_path: Path) -> None:
     both = Path(shutil.copytree(tiny_model, tmp_path / "both"))
     shutil.copytree(make(tmp_path / "bge", "bge"), both, ignore=shutil.ignore_patterns("vocab.txt"), dirs_exist_ok=True)
 

@@ -1,4 +1,4 @@
-"""`danmaku highlights` as people run it: every format, and a page that opens in a browser without a word."""
+"""`danmaku highlights` as users run it: every format, and a page that works in a browser without a network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(recording: Path, tiny_model: Path) -> Path:
-    """The folder with every output."""
+    """A folder with every output."""
     outputs = [part for suffix in ("json", "csv", "edl", "png", "html") for part in ("--output", f"h.{suffix}")]
     ended = highlights(recording, *outputs, "--count", "3", tiny_model=tiny_model, folder=recording.parent)
     assert ended.returncode == 0, ended.stderr
@@ -63,7 +63,7 @@ def test_a_table_is_printed_without_an_output(recording: Path, tiny_model: Path)
     assert row.startswith("  00:06:") and "哈" in row
 
 
-def test_json_has_what_the_route_answers(found: Path) -> None:
+def test_json_equals_the_routes_response(found: Path) -> None:
     content = json.loads((found / "h.json").read_text())
 
     assert content["peaks"][0]["representatives"][0]["text"].startswith("哈")
@@ -94,7 +94,7 @@ def test_the_picture_is_a_png(found: Path) -> None:
     assert (found / "h.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_page_tells_what_is_under_the_pointer(page: Page) -> None:
+def test_the_page_describes_the_peak_under_the_pointer(page: Page) -> None:
     assert page.title() == "<b>stream"
     assert page.locator("li").count() == 2 and page.locator("img").count() == 0
     page.locator("li").first.hover()
@@ -111,7 +111,7 @@ def test_the_page_tells_what_is_under_the_pointer(page: Page) -> None:
         (["--count", "0"], "invalid --count: 0; expected 1 to 100"),
     ],
 )
-def test_what_is_invalid_is_named(recording: Path, tiny_model: Path, arguments: list[str], message: str) -> None:
+def test_invalid_arguments_are_explained(recording: Path, tiny_model: Path, arguments: list[str], message: str) -> None:
     ended = highlights(recording, *arguments, tiny_model=tiny_model, folder=recording.parent)
 
     assert (ended.returncode, ended.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""`danmaku merge` as people run it: what players open, and a map of every danmaku to its group."""
+"""`danmaku merge` as users run it: files that players open, and a map from every danmaku to its group."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def merge(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-def test_xml_is_drawn_as_the_danmaku_it_stands_for(recording: Path, encoder: str, tmp_path: Path) -> None:
+def test_a_group_in_xml_has_the_style_of_its_danmaku(recording: Path, encoder: str, tmp_path: Path) -> None:
     output = tmp_path / "merged.xml"
     ended = merge(recording, "--output", output, "--encoder", encoder)
 
@@ -60,7 +60,7 @@ def test_xml_is_drawn_as_the_danmaku_it_stands_for(recording: Path, encoder: str
     ]
 
 
-def test_a_player_s_parser_opens_the_xml(recording: Path, encoder: str, tmp_path: Path) -> None:
+def test_a_players_parser_opens_the_xml(recording: Path, encoder: str, tmp_path: Path) -> None:
     output = tmp_path / "merged.xml"
     merge(recording, "--output", output, "--encoder", encoder)
     drawn = [line for line in convert_to_ass(output.read_bytes(), 1920, 1080).splitlines() if "Dialogue:" in line]
@@ -120,7 +120,7 @@ def test_two_runs_write_the_same(recording: Path, encoder: str, tmp_path: Path) 
         (["--output", "{folder}/m.csv", "--threshold", "2"], "invalid --threshold: 2; expected 0 to 1"),
     ],
 )
-def test_what_is_invalid_is_named_and_nothing_written(
+def test_invalid_arguments_are_explained_and_nothing_is_written(
     recording: Path, encoder: str, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     ended = merge(recording, *[each.replace("{folder}", str(tmp_path)) for each in arguments], "--encoder", encoder)

@@ -1,4 +1,4 @@
-"""A folder of a head is read whole or refused with its name and the fault."""
+"""The folder of a head is read completely, or refused with its name and the reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_head(bias: float = 0.0, labels: tuple[str, ...] = ("no", "yes")) -> Hea
     return Head(labels, ENCODER, Weights(vector, biases, np.zeros(0, np.uint32), none, unseen=1.0, bits=8))
 
 
-def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+def test_reading_restores_what_was_written(tmp_path: Path) -> None:
     head = make_head(0.25)
     write_head(tmp_path / "spam", head, {"any": "figures"}, "# spam\n")
     read = read_head(tmp_path / "spam")
@@ -36,7 +36,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["spam"]
 
 
-def test_a_newer_head_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+def test_a_newer_head_replaces_an_older_one(tmp_path: Path) -> None:
     for bias in (0.0, 1.0):
         write_head(tmp_path / "spam", make_head(bias), {}, "")
 
@@ -73,7 +73,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, name: str, change, fault: s
     assert str(path) in str(refused.value)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(HeadError, match="spam/head.json: No such file.*expected the folder of a head"):
         read_head(tmp_path / "spam")
 

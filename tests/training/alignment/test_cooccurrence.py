@@ -74,7 +74,7 @@ def test_a_moment_is_close_to_danmaku_of_similar_moments(model: Cooccurrence) ->
     ]
 
 
-def test_a_target_is_of_length_1_and_nearer_to_all_occurrences_the_more_there_are(model: Cooccurrence) -> None:
+def test_a_target_has_length_1_and_approaches_the_mean_of_its_occurrences(model: Cooccurrence) -> None:
     numbers = np.arange(9)
     targets = model.targets(numbers)
     np.testing.assert_allclose(np.linalg.norm(targets, axis=1), 1, atol=1e-5)

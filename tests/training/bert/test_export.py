@@ -151,7 +151,7 @@ def test_an_older_model_is_replaced_whole_except_for_its_card(workdir: Path, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
-def test_a_directory_that_is_no_model_is_not_replaced(workdir: Path, own: Path, tmp_path: Path) -> None:
+def test_a_directory_without_a_model_is_not_replaced(workdir: Path, own: Path, tmp_path: Path) -> None:
     """A misspelt --output must not destroy other files, least of all a training run."""
     precious = tmp_path / "precious"
     precious.mkdir()

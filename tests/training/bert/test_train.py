@@ -281,7 +281,7 @@ def test_examples_longer_than_the_model_are_refused(tiny_toml: Path, examples: P
         train(short, tmp_path, examples)
 
 
-def test_more_frozen_layers_than_there_are_is_refused(tiny_toml: Path, examples: Path, tmp_path: Path) -> None:
+def test_too_many_frozen_layers_are_refused(tiny_toml: Path, examples: Path, tmp_path: Path) -> None:
     config = replace(read_config(tiny_toml), frozen_layers=99)
     with pytest.raises(ValueError, match="invalid frozen_layers: 99; expected at most"):
         train(config, tmp_path, examples)

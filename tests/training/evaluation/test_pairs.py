@@ -87,7 +87,7 @@ def test_variants_differ_in_marks_width_case_repeats_or_a_little_around(one: str
     assert are_variants(fold(other), fold(one)) is expected
 
 
-def test_opposites_below_all_variants_are_told_apart() -> None:
+def test_opposites_below_all_variants_are_separated() -> None:
     found = judge_opposites(
         np.array([0.1, 0.3]), ["antonym", "negation"], np.linspace(0.5, 1, 10), np.array([0.2, 0.9])
     )

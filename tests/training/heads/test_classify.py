@@ -60,7 +60,7 @@ def test_eight_texts_of_a_label_are_enough(tiny_model: Path, tmp_path: Path) -> 
     assert right.mean() > 0.7
 
 
-def test_a_test_file_is_judged_without_the_texts_that_were_learned(tiny_model: Path, tmp_path: Path) -> None:
+def test_evaluation_leaves_out_texts_of_the_training_file(tiny_model: Path, tmp_path: Path) -> None:
     test = tmp_path / "test.tsv"
     test.write_text("你是谁\tquestion\n谁来了\tquestion\n安好\tother\n", encoding="utf-8")
     report = json.loads((train(tiny_model, tmp_path, "--test", str(test)) / "report.json").read_text("utf-8"))
@@ -112,7 +112,7 @@ def make_task(count: int, seed: int) -> tuple[LabelledTexts, np.ndarray]:
 
 
 @pytest.mark.parametrize("class_weight", ["balanced", None])
-def test_vectors_count_where_texts_say_nothing_and_probabilities_are_calibrated(class_weight: str | None) -> None:
+def test_vectors_alone_suffice_and_probabilities_are_calibrated(class_weight: str | None) -> None:
     texts, vectors = make_task(600, seed=1)
     choice = linear.choose(texts, vectors, class_weight)
     head = linear.train(texts, vectors, ENCODER, choice, class_weight)
@@ -125,7 +125,7 @@ def test_vectors_count_where_texts_say_nothing_and_probabilities_are_calibrated(
     assert abs(probabilities.max(1).mean() - right.mean()) < 0.05
 
 
-def test_a_head_scores_as_the_classifier_that_was_trained() -> None:
+def test_a_head_scores_like_the_trained_classifier() -> None:
     texts, vectors = make_task(300, seed=3)
     choice = linear.Choice(0.5, 10.0, temperature=2.0)
     features, regression = linear._fit(texts, vectors, choice, None)

@@ -1,4 +1,4 @@
-"""Labelled files: every format, what is refused and how, and no copies on both sides of a split."""
+"""Labelled files: every format, errors, and splits without copies on both sides."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_format_is_read(tmp_path: Path, name: str, content: str, encoding:
     assert {text: read.names[label] for text, label in zip(read.texts, read.labels, strict=True)} == dict(ROWS)
 
 
-def test_copies_are_one_text_and_contradictions_none(tmp_path: Path) -> None:
+def test_copies_are_merged_and_contradictions_dropped(tmp_path: Path) -> None:
     path = tmp_path / "x.tsv"
     path.write_text("awsl\ta\nＡＷＳＬ \ta\nawsl\tb\n草\ta\n草\tb\n好\tb\n")
     read = read_labelled(path)
