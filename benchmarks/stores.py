@@ -296,7 +296,7 @@ def main() -> None:
         "--threshold", action="store_true", help="also compare a graph with comparing all, at some sizes"
     )
     parser.add_argument(
-        "--expansion", type=int, nargs="+", default=[], help="also search with so many nodes of the graph looked at"
+        "--expansion", type=int, nargs="+", default=[], help="also search with this many nodes of the graph visited"
     )
     parser.add_argument("--compare", metavar="URL", help="with --redis: does this Redis, a cluster say, answer alike?")
     parser.add_argument("--expire", action="store_true", help="only let all items expire while they are searched")

@@ -53,7 +53,7 @@ def recognises(lines: list[str]) -> bool:
 def is_recorded(lines: list[str]) -> bool:
     """Returns whether a .csv without a header is recorded danmaku, and not a table with other columns."""
     texts = [match[1] for line in lines if (match := RECORDED.fullmatch(line))]
-    if len(texts) < MANY or any(mark in texts[0] for mark in '[{"'):  # a script, whose parts are no columns
+    if len(texts) < MANY or any(mark in texts[0] for mark in '[{"'):  # a script, whose parts are not columns
         return bool(texts)
     # As many commas in every text are columns.
     return texts[0].count(",") == 0 or len({text.count(",") for text in texts}) > 1

@@ -54,7 +54,7 @@ class LabelledTexts:
         return self.select(~chosen), self.select(chosen)
 
     def without(self, others: LabelledTexts) -> LabelledTexts:
-        """Returns the texts that are no copies of others."""
+        """Returns the texts that are not copies of others."""
         known = set(map(fold_text, others.texts))
         return self.select(np.array([fold_text(text) not in known for text in self.texts], bool))
 
