@@ -16,7 +16,7 @@ from service.api.caller import Caller
 from service.api.responses import OPENAI_ERRORS, PlainRoute, json_response
 from service.api.schemas import OpenAIError, OpenAIModel, OpenAIModels, OpenAIRequest, OpenAIResponse, describe_path
 from service.api.state import get_state
-from service.api.vectors import check_dimensions, embed_whole, format_vectors, name_unknown
+from service.api.vectors import check_dimensions, embed_whole, name_unknown, vectors_response
 from service.encoders.model import Model
 from service.errors import NotFound
 
@@ -44,18 +44,15 @@ async def embeddings(request: Request) -> Response:
     check_dimensions(state.embedder.model, body.dimensions)
     result = await caller.wait(embed_whole(state, body.input, "input"))
     tokens = await asyncio.to_thread(result.count_tokens)
-    vectors = format_vectors(
-        result, normalize=True, in_base64=body.encoding_format == "base64", dimensions=body.dimensions
-    )
-    return json_response(
-        {
-            "object": "list",
-            "data": [
-                {"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)
-            ],
-            "model": result.model.name,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        },
+    return vectors_response(
+        {"object": "list"},
+        "data",
+        result,
+        {"model": result.model.name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}},
+        normalize=True,
+        in_base64=body.encoding_format == "base64",
+        dimensions=body.dimensions,
+        wrap=lambda index, vector: {"object": "embedding", "index": index, "embedding": vector},
         headers=name_unknown(result),
     )
 

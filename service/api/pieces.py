@@ -43,6 +43,7 @@ def json_list(
     after: dict[str, object],
     *,
     per_piece: int,
+    headers: dict[str, str] | None = None,
 ) -> PiecedResponse:
     """Returns a JSON object with a long list called `name`, of which `make(start, stop)` returns a part."""
 
@@ -53,7 +54,7 @@ def json_list(
             yield b"," + part if start else part
         yield b"]" + b"," * bool(after) + _dump(after)[1:]
 
-    return PiecedResponse(pieces(), "application/json")
+    return PiecedResponse(pieces(), "application/json", headers)
 
 
 def count_per_piece(dim: int) -> int:

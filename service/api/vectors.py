@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -80,15 +80,20 @@ def vectors_response(
     normalize: bool = False,
     in_base64: bool = False,
     dimensions: int | None = None,
+    wrap: Callable[[int, object], object] | None = None,
+    headers: dict[str, str] | None = None,
 ) -> Response:
-    """Returns a JSON object with all vectors in the field `name`, between others; in pieces if it is large."""
+    """Returns a JSON object with all vectors in the field `name`, between others; in pieces if it is large.
+
+    `wrap(index, vector)` returns what stands in the place of a vector.
+    """
     count, per_piece = len(embeddings.rows), count_per_piece(embeddings.model.dim)
 
     def make(start: int, stop: int) -> Sequence[object]:
         part = replace(embeddings, rows=embeddings.rows[start:stop])
-        return format_vectors(part, normalize=normalize, in_base64=in_base64, dimensions=dimensions)
+        vectors = format_vectors(part, normalize=normalize, in_base64=in_base64, dimensions=dimensions)
+        return vectors if wrap is None else list(map(wrap, range(start, stop), vectors))
 
     if count <= 2 * per_piece:
-        vectors = format_vectors(embeddings, normalize=normalize, in_base64=in_base64, dimensions=dimensions)
-        return json_response({**before, name: vectors, **after})
-    return json_list(before, name, count, make, after, per_piece=per_piece)
+        return json_response({**before, name: make(0, count), **after}, headers=headers)
+    return json_list(before, name, count, make, after, per_piece=per_piece, headers=headers)

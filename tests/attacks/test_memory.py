@@ -111,6 +111,25 @@ async def test_an_answer_in_pieces_is_the_same_answer(client_of: ClientOf, encod
             assert np.allclose(matrix[:-1], whole["embeddings"][:-1])
 
 
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+async def test_an_answer_for_openai_s_clients_comes_in_pieces_too(client_of: ClientOf, encoding: str) -> None:
+    texts = [f"a{number}" for number in range(7_000)]
+    async with client_of(Settings()) as http:
+
+        async def ask(part: list[str]) -> httpx.Response:
+            body = {"input": part, "model": "recording", "encoding_format": encoding}
+            return await http.post("/v1/embeddings", json=body)
+
+        answer = await ask(texts)
+        parts = [(await ask(texts[at : at + 1000])).json()["data"] for at in range(0, len(texts), 1000)]
+
+    assert "content-length" not in answer.headers
+    whole = answer.json()
+    assert [each["embedding"] for each in whole["data"]] == [each["embedding"] for part in parts for each in part]
+    assert [each["index"] for each in whole["data"]] == list(range(len(texts)))
+    assert whole["model"] == "recording" and whole["usage"]["total_tokens"] > 0
+
+
 def resident(process: psutil.Process) -> float:
     return float(process.memory_info().rss / 2**20)
 
