@@ -124,7 +124,8 @@ class AnswerErrors:
         except DanmakuError as raised:
             if has_started:
                 raise
-            error = raised
+            # Its traceback has this frame, which has it: what the request held would stay until a full collection.
+            error = raised.with_traceback(None)
         except Exception:
             log.exception("%s %r failed.", scope["method"], scope["path"])
             if has_started:  # the server can only break the connection off

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import socket
@@ -19,13 +20,14 @@ from conftest import ClientOf
 from processes import serving
 
 from service.api.schemas import EmbedRequest, OpenAIRequest, SimilarRequest, TokenizeRequest
-from service.errors import DanmakuError, MemoryFull, TooLarge
+from service.errors import DanmakuError, InvalidRequest, MemoryFull, TooLarge
 from service.memory import Memory
 from service.metrics import Metrics
 from service.settings import Settings
 from service.shape import MAX_LEVELS, MAX_VALUES, check_shape, count_levels
 
 MANY = 200_000
+JSON = {"content-type": "application/json"}
 PACKED = {"content-encoding": "gzip", "content-type": "application/json"}
 LONGEST_PARSE_S = 0.5  # of processor time, in a thread, on a machine that may be busy; before, up to 7 s on the loop
 
@@ -109,6 +111,19 @@ async def test_an_answer_in_pieces_is_the_same_answer(client_of: ClientOf, encod
         assert np.isnan(matrix[-1]).all()
         if encoding == "float":
             assert np.allclose(matrix[:-1], whole["embeddings"][:-1])
+
+
+async def test_what_a_refused_request_held_is_free_at_once(client_of: ClientOf) -> None:
+    """And does not wait for the garbage collector, in a cycle of an error and its traceback."""
+    async with client_of(Settings()) as http:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                assert (await http.post("/embed", content=b"[" * 1000, headers=JSON)).status_code == 422
+            assert not [each for each in gc.get_objects() if isinstance(each, InvalidRequest)]
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
