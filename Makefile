@@ -85,6 +85,13 @@ train-mini: .venv/.teacher corpus-is-named $(WORKDIR)/examples/examples.json ## 
 	$(BIN)/danmaku-train export --workdir $(WORKDIR)/last --mix $(WORKDIR)/pairs --mix-share 0.3 \
 	  --output models/danmaku-bert-mini
 
+.PHONY: question-head
+question-head: .venv/.dev ## train the bundled head again, for the bundled model; CORPUS=DIR of videos
+	@test -n "$(CORPUS)" || { echo "CORPUS is not set; expected make question-head CORPUS=path/to/danmaku_dataset"; exit 2; }
+	@mkdir -p $(WORKDIR)
+	$(BIN)/python -m training.heads.questions $(CORPUS) $(WORKDIR)/questions.csv
+	$(BIN)/danmaku-train classify --input $(WORKDIR)/questions.csv --output models/danmaku-bert-mini/heads/question
+
 tpu-check: .venv/.dev .venv-tpu/.done ## compile the recipe's step for a TPU v3-8 without having one; CONFIG=FILE, LENGTH=128
 	$(BIN)/danmaku-train tpu-check $(CONFIG) --max-seq-length $(LENGTH)
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from service import __version__
-from service.commands import check, key, serve, worker
+from service.commands import check, classify, key, serve, worker
 from service.commands.bench import command as bench_command
 from service.commands.collections import command as collections_command
 from service.commands.embed import command as embed_command
@@ -40,7 +40,7 @@ class Command(Protocol):
 
 COMMANDS: tuple[Command, ...] = (
     *(serve, key, worker, check, collections_command),
-    *(embed_command, merge_command, highlights_command, bench_command),
+    *(embed_command, classify, merge_command, highlights_command, bench_command),
 )
 
 

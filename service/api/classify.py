@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -15,10 +16,11 @@ from pydantic_core import PydanticCustomError
 from service.api.caller import Caller
 from service.api.headers import NDJSON, is_ndjson
 from service.api.responses import ERRORS, PlainRoute, json_response
-from service.api.schemas import Body, ErrorBody, TextErrorBody, Texts
+from service.api.schemas import Body, ErrorBody, TextErrorBody, Texts, describe_query
 from service.api.state import State, get_state
 from service.api.stream import EmbedStream
 from service.api.vectors import embed_whole
+from service.collections.collections import Entry
 from service.embedder import MANY_CHARACTERS, Embeddings
 from service.errors import InvalidRequest
 from service.heads.head import Head, to_probabilities
@@ -90,10 +92,7 @@ class PredictionBody(BaseModel):
     "/classify",
     openapi_extra={
         **ClassifyRequest.openapi({NDJSON: {"type": "string"}}),
-        "parameters": [
-            {"name": name, "in": "query", "required": False, "schema": schema}
-            for name, schema in ClassifyOptions.model_json_schema()["properties"].items()
-        ],
+        "parameters": describe_query(ClassifyOptions),
     },
     responses={**ERRORS, **ABOUT_HEADS, 200: {"model": ClassifyResponse}},
 )
@@ -211,12 +210,24 @@ async def _score_all(
     return head, scores
 
 
-async def _label(state: State, heads: Mapping[str, Head], texts: Sequence[str], embeddings: Embeddings) -> list[object]:
+async def _label(state: State, heads: Mapping[str, Head], texts: Sequence[str], embeddings: Embeddings) -> list[Any]:
     is_long = sum(map(len, texts)) > MANY_CHARACTERS
     return await run_in_thread_if(is_long, lambda: _label_now(state, heads, texts, embeddings))
 
 
-def _label_now(state: State, heads: Mapping[str, Head], texts: Sequence[str], embeddings: Embeddings) -> list[object]:
+async def add_labels(state: State, names: Sequence[str], entries: Sequence[Entry]) -> list[Entry]:
+    """Adds what heads say to the metadata of danmaku, under the names of the heads. Raises what `classify` does."""
+    texts = [entry.text for entry in entries]
+    embeddings = await state.embedder.embed(texts)
+    heads = state.heads.select(names, embeddings.model)
+    results = await _label(state, heads, texts, embeddings)
+    return [
+        replace(entry, metadata={**entry.metadata, **{name: said["label"] for name, said in (result or {}).items()}})
+        for entry, result in zip(entries, results, strict=True)
+    ]
+
+
+def _label_now(state: State, heads: Mapping[str, Head], texts: Sequence[str], embeddings: Embeddings) -> list[Any]:
     """Returns for each text the label and the probabilities by head, or None without a vector."""
     places = [place for place, row in enumerate(embeddings.rows) if row is not None]
     rows = b"".join([row for row in embeddings.rows if row is not None])

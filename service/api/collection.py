@@ -112,10 +112,17 @@ async def drop(request: Request) -> Response:
     return json_response(info)
 
 
+class AddOptions(BaseModel, extra="forbid"):
+    heads: str = Field(
+        "",
+        description="Names of heads, separated by commas: the label of each is added to the metadata, for filters.",
+    )
+
+
 @router.post(
     "/collections/{name}/danmaku",
     openapi_extra={
-        **NAMED,
+        "parameters": describe_path("name") + describe_query(AddOptions),
         "requestBody": {
             "required": True,
             "content": {
@@ -142,9 +149,12 @@ async def add(request: Request) -> Response:
         record.is_stream = is_stream
     caller, state = Caller(request, is_stream=is_stream), get_state(request)
     name = check_name(request.path_params["name"])
+    heads = [head for head in parse_query(request, AddOptions).heads.split(",") if head]
     await state.collections.check(name)  # before a long body is read
+    if heads:
+        state.heads.select(heads, state.embedder.model)
     read = add_stream if is_stream else add_list
-    return json_response((await read(request, caller, state, name)).to_json())
+    return json_response((await read(request, caller, state, name, heads)).to_json())
 
 
 @router.get(

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.accounts import pay_for_lines
 from service.api.body import read_body, slices
 from service.api.caller import Caller
+from service.api.classify import add_labels
 from service.api.schemas import MAX_ERRORS, explain_error
 from service.api.state import State
 from service.collections.collections import Entry
@@ -69,7 +70,7 @@ class Report:
         return {"added": self.added, "replaced": self.replaced, "refused": self.refused, "reasons": self.reasons}
 
 
-async def add_list(request: Request, caller: Caller, state: State, name: str) -> Report:
+async def add_list(request: Request, caller: Caller, state: State, name: str, heads: Sequence[str]) -> Report:
     """Adds a JSON list. Raises MalformedRequest, InvalidRequest or TooLarge, and what `Collections.add` raises."""
     body = await read_body(request)
     is_long = len(body) > LONG_BYTES
@@ -79,11 +80,11 @@ async def add_list(request: Request, caller: Caller, state: State, name: str) ->
     state.accept_texts(len(content))
     entries = await run_in_thread_if(is_long, lambda: [_parse_item(each) for each in content])
     report = Report()
-    await caller.wait(_add(state, name, report, 0, entries))
+    await caller.wait(_add(state, name, report, 0, entries, heads))
     return report
 
 
-async def add_stream(request: Request, caller: Caller, state: State, name: str) -> Report:
+async def add_stream(request: Request, caller: Caller, state: State, name: str, heads: Sequence[str]) -> Report:
     """Adds the lines of a stream. What was stored before an error stays, and the error says how much that is."""
     report, done = Report(), 0
     limit = state.settings.max_body_bytes
@@ -93,7 +94,7 @@ async def add_stream(request: Request, caller: Caller, state: State, name: str) 
             is_long = sum(map(len, lines)) > LONG_BYTES
             entries = await run_in_thread_if(is_long, lambda: [_parse_line(line) for line in lines])  # noqa: B023  # awaited
             await pay_for_lines(len(lines))
-            await retry_overloaded(lambda: caller.wait(_add(state, name, report, index, entries)))  # noqa: B023  # awaited
+            await retry_overloaded(lambda: caller.wait(_add(state, name, report, index, entries, heads)))  # noqa: B023  # awaited
             done = index + len(lines)
             if record := current_request.get():
                 record.texts = done
@@ -105,10 +106,15 @@ async def add_stream(request: Request, caller: Caller, state: State, name: str) 
     return report
 
 
-async def _add(state: State, name: str, report: Report, first: int, items: Sequence[Entry | DanmakuError]) -> None:
+async def _add(
+    state: State, name: str, report: Report, first: int, items: Sequence[Entry | DanmakuError], heads: Sequence[str]
+) -> None:
     """Adds the valid ones of `items`, the first of which has index `first`, and reports on all."""
     places = [place for place, entry in enumerate(items, first) if isinstance(entry, Entry)]
-    added = await state.collections.add(name, [entry for entry in items if isinstance(entry, Entry)])
+    entries = [entry for entry in items if isinstance(entry, Entry)]
+    if heads:
+        entries = await add_labels(state, heads, entries)
+    added = await state.collections.add(name, entries)
     report.added += added.added
     report.replaced += added.replaced
     report.refuse([TextError(places[error.index], error.error, error.error_type) for error in added.refused])

@@ -14,6 +14,7 @@ from hashlib import sha256
 import numpy as np
 import orjson
 
+from service.errors import HeadError
 from service.heads.ngrams import hash_ngrams
 from service.vectors import unit
 
@@ -70,6 +71,16 @@ class Head:
         self._table = np.zeros((1 << weights.bits, len(labels) + 1), np.float32)
         self._table[:, -1] = weights.unseen
         self._table[weights.buckets] = weights.ngrams
+
+    def check(self, fingerprint: str, model: str, what: str) -> None:
+        """Raises HeadError that says `what` this is if it belongs to another encoder than that of a model."""
+        encoder = self.encoder
+        if encoder.fingerprint != fingerprint:
+            raise HeadError(
+                f"{what} reads vectors of {encoder.model!r} with the fingerprint {encoder.fingerprint}, but these are "
+                f"of {model!r} with {fingerprint}; train it again on this model, or use the other one, with the "
+                f"pooling layer {' '.join(map(str, encoder.pooling_layer))}"
+            )
 
     def score(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
         """Returns the logarithm of each label's odds, up to a constant of the text: [n], [n, dim] → [n, labels]."""

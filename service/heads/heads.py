@@ -42,8 +42,7 @@ class Heads:
     def check(self, model: Model) -> None:
         """Raises HeadError that names both fingerprints if a head belongs to another encoder than `model`."""
         for name, head in self._heads.items():
-            if head.encoder.fingerprint != model.fingerprint:
-                raise HeadError(_explain_mismatch(str(self._paths[name]), head, model))
+            head.check(model.fingerprint, model.name, str(self._paths[name]))
 
     def select(self, names: Sequence[str] | None, model: Model) -> dict[str, Head]:
         """Returns heads by name, all by default. Raises NotFound, or FingerprintMismatch for another model's."""
@@ -54,8 +53,10 @@ class Heads:
             if name not in self._heads:
                 raise NotFound(f"no head {name[:80]!r}; expected one of {', '.join(self._heads)}")
             chosen[name] = head = self._heads[name]
-            if head.encoder.fingerprint != model.fingerprint:
-                raise FingerprintMismatch(_explain_mismatch(f"the head {name!r}", head, model))
+            try:
+                head.check(model.fingerprint, model.name, f"the head {name!r}")
+            except HeadError as error:
+                raise FingerprintMismatch(str(error)) from None
         return chosen
 
     async def watch(self) -> None:
@@ -91,12 +92,3 @@ def _look_at(path: Path) -> Seen:
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns
-
-
-def _explain_mismatch(what: str, head: Head, model: Model) -> str:
-    encoder = head.encoder
-    return (
-        f"{what} reads vectors of {encoder.model!r} with the fingerprint {encoder.fingerprint}, but this gateway "
-        f"serves {model.name!r} with {model.fingerprint}; train it again on this model, or serve the other one with "
-        f"--pooling-layer {' '.join(map(str, encoder.pooling_layer))}"
-    )

@@ -45,3 +45,12 @@ export function match({ text, score, count }, onPick) {
   bar.setAttribute("aria-hidden", "true");
   return make("li", {}, button, ...seen, bar, make("data", { value: score, textContent: score.toFixed(3) }));
 }
+
+// Shows what a head says as a term and its description: the most probable label, and all probabilities on hovering.
+export function label(head, { label, scores }) {
+  const all = Object.entries(scores).map(([name, score]) => `${name} ${score.toFixed(3)}`).join("\n");
+  return [
+    make("dt", { textContent: head }),
+    make("dd", { title: all }, make("span", { textContent: label }), " ", make("data", { value: scores[label], textContent: scores[label].toFixed(2) })),
+  ];
+}

@@ -57,6 +57,7 @@ export const info = () => ask("info");
 export const collections = () => ask("collections");
 export const mapOf = (name) => ask(`collections/${encodeURIComponent(name)}/map`);
 export const tokenize = (text, signal) => ask("tokenize", { body: { texts: [text] }, signal });
+export const classify = (text, signal) => ask("classify", { body: { texts: [text] }, signal });
 export const similar = (query, signal) => ask("similar", { body: query, signal });
 
 // Returns unit vectors, null for texts without one; `is_cached` and `seconds` are measured by the gateway.

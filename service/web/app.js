@@ -1,7 +1,7 @@
 // START HERE: sends what is typed to the gateway and shows the responses. Only the latest input counts: a response to an
 // earlier one is dropped.
 
-import { chips, make, match, times } from "./answers.js";
+import { chips, label, make, match, times } from "./answers.js";
 import * as api from "./api.js";
 import { compare, splitLines } from "./compare.js";
 import { addCopyButtons } from "./copy.js";
@@ -23,7 +23,7 @@ const atlas = new Atlas($("map"), {
 });
 let map; // undefined: being drawn; null: none
 let picked = null; // the cluster that is shown alone
-let last = null; // the last responses: {text, tokens, embedded, matches, searchMs}
+let last = null; // the last responses: {text, tokens, labels, embedded, matches, searchMs}
 let asking = new AbortController();
 let retry = null;
 
@@ -39,7 +39,8 @@ async function search() {
   if (!text) return showNothing();
   await attempt(search, async () => {
     const [tokens, found] = await Promise.all([fetchTokens(text, signal), fetchNearest(text, collection, signal)]);
-    last = { text, tokens, ...found };
+    const labels = found.embedded.embeddings[0] ? await fetchLabels(text, signal) : {};
+    last = { text, tokens, labels, ...found };
     show();
   });
 }
@@ -51,6 +52,12 @@ async function fetchNearest(text, collection, signal) {
   const started = performance.now();
   const { results } = await api.similar({ query: text, collection, top_k: TOP_K }, signal);
   return { embedded, matches: results[0].matches, searchMs: performance.now() - started };
+}
+
+// Returns what each head says, after embedding, so that the vector is cached; nothing if the gateway has no heads.
+async function fetchLabels(text, signal) {
+  if (!Object.keys(model?.heads ?? {}).length) return {};
+  return (await api.classify(text, signal)).results[0] ?? {};
 }
 
 // Returns null if the model is a genuine bert-serving-server, which does not publish its vocabulary.
@@ -111,9 +118,11 @@ function showNothing() {
 
 function show() {
   if (!last) return;
-  const { text, tokens, embedded, matches, searchMs } = last;
+  const { text, tokens, labels, embedded, matches, searchMs } = last;
   $("seen").hidden = false;
   $("tokens").replaceChildren(...(tokens ? chips(tokens) : []));
+  $("labels").hidden = !Object.keys(labels).length;
+  $("labels").replaceChildren(...Object.entries(labels).flatMap(([head, said]) => label(head, said)));
   $("meter").replaceChildren(...(embedded.embeddings[0] ? times(embedded, searchMs) : []));
   $("matches").replaceChildren(...(matches ?? []).map((each) => match(each, askFor)));
   $("no-matches").hidden = Boolean(matches?.length);

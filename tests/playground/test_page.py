@@ -10,11 +10,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from pages import train_head
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from processes import serving
 
@@ -405,3 +407,15 @@ def test_enter_sends_one_request(browser: Browser, gateway: httpx.Client) -> Non
         page.wait_for_timeout(500)  # longer than the pause
 
         assert len([url for url in asked if url.endswith("/tokenize")]) == 1
+
+
+def test_what_is_typed_has_the_label_of_every_head(browser: Browser, tmp_path: Path) -> None:
+    flags = ("--heads", str(train_head(tmp_path)), "--collections", "none", "--access-log", "false")
+    with serving(*flags) as (http, _), opened(browser, http.base_url, refused=True) as page:
+        page.locator("#text").fill("这是什么歌")
+        expect(page.locator("#labels dt")).to_have_text(["question"])
+        expect(page.locator("#labels dd span")).to_have_text(["question"])
+        page.locator("#text").fill("晚安")
+        expect(page.locator("#labels dd span")).to_have_text(["other"])
+        page.locator("#text").fill(" ")
+        expect(page.locator("#seen")).to_be_hidden()

@@ -158,7 +158,7 @@ async def test_a_head_of_another_model_is_refused_at_the_start_with_both_fingerp
     write_head(folders[1], make_head(encoder=replace(ENCODER, fingerprint="f1")), {}, "")
     app = create_app(Settings(heads=folders), encoder=recording_encoder)
 
-    with pytest.raises(HeadError, match="spam reads vectors of 'recording' with the fingerprint f1.*with f0"):
+    with pytest.raises(HeadError, match="spam reads vectors of 'recording' with the fingerprint f1, but .* with f0;"):
         async with app.router.lifespan_context(app):
             pass
 
@@ -212,3 +212,21 @@ async def test_a_newer_head_that_cannot_be_used_leaves_the_old_one(
 
     assert body["heads"]["length"] == make_head().version
     assert "is now for the fingerprint f1; expected f0" in caplog.text
+
+
+async def test_labels_become_metadata_by_which_a_collection_is_searched(
+    client_of: ClientOf, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    async with client_of(Settings(heads=folders, collections=f"sqlite://{tmp_path}/collections")) as http:
+        await http.put("/collections/room")
+        items = ["!!!!", {"text": "草", "metadata": {"room": 3}}, " "]
+        added = await http.post("/collections/room/danmaku?heads=length", json=items)
+        unknown = await http.post("/collections/room/danmaku?heads=span", json=items)
+        search = {"query": "草", "collection": "room", "filter": {"length": "short"}}
+        (result,) = (await http.post("/similar", json=search)).json()["results"]
+
+    assert (added.json()["added"], added.json()["refused"]) == (2, 1)
+    assert [(match["text"], match["metadata"]) for match in result["matches"]] == [
+        ("草", {"room": 3, "length": "short"})
+    ]
+    assert unknown.status_code == 404
