@@ -25,6 +25,7 @@ from service.api import (
     embed,
     highlights,
     merge,
+    observe,
     openai,
     ops,
     playground,
@@ -119,7 +120,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         routes=[
             route
             for part in (
-                *(embed, similar, merge, highlights, collection, collection_map, classify),
+                *(embed, similar, merge, highlights, observe, collection, collection_map, classify),
                 *(openai, compat, tokenize),
                 *(ops, playground, docs),
             )

@@ -48,12 +48,13 @@ ROUTES = (
     *("/collections/{name}/map", "/", "/static", "/playground/embed"),
     *("/merge", "/merge stream", "/highlights"),
     *("/classify", "/classify stream", "/predict"),
+    *("/collections/{name}/observe", "/collections/{name}/topics", "/collections/{name}/topics stream"),
     *("/tokenize", "/healthz", "/readyz", "/info", "/usage", "/metrics", "other"),
 )
 OUTCOMES = ("ok", "invalid", "refused", "expired", "gone", "failed")
 WORKER_OUTCOMES = ("ok", "invalid", "failed", "unclaimed")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-NAMED = re.compile("/collections/[^/]+(?:(/danmaku)(/.+)?|(/delete|/rebuild|/map))?")
+NAMED = re.compile("/collections/[^/]+(?:(/danmaku)(/.+)?|(/delete|/rebuild|/map|/observe|/topics))?")
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 

@@ -63,6 +63,10 @@ EXAMPLES = {
         f"""{GET}/similar -d '{{"query": "草", "collection": "room", "top_k": 1}}'""",
         f"""{GET}/similar -d '{{"query": "草", "collection": "room", "filter": {{"room": 3}}}}'""",
     ],
+    "POST /collections/{name}/observe": [
+        f"""{GET}/collections/room/observe --json '[{{"text": "晚安", "time": 1}}, {{"text": "晚安！", "time": 2}}]'""",
+    ],
+    "GET /collections/{name}/topics": [f"{GET}/collections/room/topics"],
     "GET /collections": [f"{GET}/collections"],
     "GET /collections/{name}": [f"{GET}/collections/room"],
     "GET /collections/{name}/map": [

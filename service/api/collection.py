@@ -108,6 +108,7 @@ async def drop(request: Request) -> Response:
     caller, state, name = open_request(request)
     info = await caller.wait(state.collections.describe(name))
     await caller.wait(state.collections.drop(name))
+    state.rooms.forget(name)
     audit("dropped collection %r with %d danmaku", name, info.count)
     return json_response(info)
 

@@ -15,6 +15,7 @@ from service.api.schemas import Body
 from service.api.state import get_state
 from service.chat.highlights import STEP_S, WINDOW_S, Kinds, find_highlights, read_kinds
 from service.chat.merging import Line
+from service.errors import ModelChanged
 from service.vectors import unit
 
 router = APIRouter(tags=["chat"], route_class=PlainRoute)
@@ -67,11 +68,13 @@ async def highlights(request: Request) -> Response:
     body = await HighlightsRequest.read(request)
     state.accept_texts(len(body.lines))
     names, examples = zip(*read_kinds(), strict=True)
-    embeddings = await caller.wait(state.embedder.embed([*(line.text for line in body.lines), *examples]))
-    vectors = unit(embeddings.vectors)
+    of_kinds = await caller.wait(state.embedder.embed(examples))
+    embeddings = await caller.wait(state.embedder.embed([line.text for line in body.lines]))
+    if of_kinds.model.fingerprint != embeddings.model.fingerprint:
+        raise ModelChanged("the model changed during the request; try again")
     lines = [Line(line.text, line.time, line.id or str(index)) for index, line in enumerate(body.lines)]
-    kinds = Kinds(names, vectors[len(lines) :])
-    work = asyncio.to_thread(find_highlights, lines, vectors[: len(lines)], state.judge, kinds, most=body.count)
+    kinds = Kinds(names, unit(of_kinds.vectors))
+    work = asyncio.to_thread(find_highlights, lines, unit(embeddings.vectors), state.judge, kinds, most=body.count)
     found = await caller.wait(work)
     return json_response(
         {

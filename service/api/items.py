@@ -78,7 +78,7 @@ async def add_list(request: Request, caller: Caller, state: State, name: str, he
     if not isinstance(content, list):
         raise InvalidRequest("invalid body: expected a list of texts or of objects with a text, or lines of NDJSON")
     state.accept_texts(len(content))
-    entries = await run_in_thread_if(is_long, lambda: [_parse_item(each) for each in content])
+    entries = await run_in_thread_if(is_long, lambda: [parse_item(each) for each in content])
     report = Report()
     await caller.wait(_add(state, name, report, 0, entries, heads))
     return report
@@ -125,18 +125,19 @@ async def _add(
 
 def _parse_line(line: bytes) -> Entry | DanmakuError:
     try:
-        return _parse_item(parse_json(line, "the line"))
+        return parse_item(parse_json(line, "the line"))
     except DanmakuError as error:
         return error
 
 
-def _parse_item(content: object) -> Entry | DanmakuError:
+def parse_item(content: object, kind: type[DanmakuBody] = DanmakuBody) -> Entry | DanmakuError:
+    """Returns an item of a body, or why it is refused."""
     if isinstance(content, str):
         return Entry(content)
     if isinstance(content, dict) and len(content) > MAX_ERRORS:
         return InvalidRequest(f"invalid danmaku: {len(content)} fields; GET /docs shows which are expected")
     try:
-        body = DanmakuBody.model_validate(content)
+        body = kind.model_validate(content)
     except ValidationError as error:
         return explain_error(error, "the danmaku")
     if body.ttl_s is not None and body.expires_at is not None:

@@ -9,6 +9,7 @@ from fastapi import Request
 
 from service.accounts import Accounts, charge_texts
 from service.chat.sameness import Judge
+from service.chat.topics import Rooms
 from service.collections.collections import Collections
 from service.collections.map_cache import Maps
 from service.embedder import Embedder
@@ -34,6 +35,8 @@ class State:
     accounts: Accounts
     heads: Heads
     maps: Maps = field(default_factory=Maps)
+    rooms: Rooms = field(default_factory=Rooms)
+    listeners: int = 0  # to topics
     encode_requests: int = 0  # requests to /encode that are not answered yet
     is_stopping: bool = False
 

@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from service.collections.rebuilding import Gate, Progress, name_aside, rebuild
-from service.embedder import Embedder
+from service.embedder import Embedder, Embeddings
 from service.encoders.model import Model
 from service.errors import FingerprintMismatch, InvalidRequest, ModelChanged, NotFound, StorageFull, TextError
 from service.metrics import Metrics
@@ -54,6 +54,16 @@ class Added:
     added: int
     replaced: int
     refused: list[TextError]  # sorted by index
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The outcome of an observation."""
+
+    model: Model
+    vectors: np.ndarray  # [n, dim] of length 1; NaN for what was refused
+    matches: Sequence[Sequence[Match]]  # of each entry, at most one
+    added: Added
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +144,23 @@ class Collections:
         """Adds all entries but the refused ones, or none if it raises. Raises FingerprintMismatch."""
         model = await self._check_model(name)
         embeddings = await self._embedder.embed([entry.text for entry in entries])
+        _check_unchanged(model, embeddings.model)
+        return await self._put(name, entries, embeddings, unit(embeddings.vectors))
+
+    async def observe(self, name: str, entries: Sequence[Entry]) -> Observed:
+        """Adds as `add` does, and returns what was nearest to each entry before."""
+        model = await self._check_model(name)
+        embeddings = await self._embedder.embed([entry.text for entry in entries])
+        _check_unchanged(model, embeddings.model)
         vectors = unit(embeddings.vectors)
+        has_vector = [row is not None for row in embeddings.rows]
+        options = {"top_k": 1, "min_score": None, "filter": None, "with_vectors": False}
+        found = iter(await self._search(name, vectors[has_vector], options))
+        matches = [next(found) if has else [] for has in has_vector]
+        return Observed(model, vectors, matches, await self._put(name, entries, embeddings, vectors))
+
+    async def _put(self, name: str, entries: Sequence[Entry], embeddings: Embeddings, vectors: np.ndarray) -> Added:
+        """Stores entries with their vectors [n, dim] of length 1."""
         items = [
             Item(
                 default_id(entry.text) if entry.id is None else entry.id,
@@ -147,9 +173,8 @@ class Collections:
             for entry, row, vector in zip(entries, embeddings.rows, vectors, strict=True)
             if row is not None
         ]
-        _check_unchanged(model, embeddings.model)
         async with self._gate(name).shared():
-            await self._check_fingerprint(name, model)  # it may have been rebuilt meanwhile
+            await self._check_fingerprint(name, embeddings.model)  # it may have been rebuilt meanwhile
             await self._check_room(name, len(items))
             changes = await self.store.put(name, items)
         return Added(changes.added, changes.replaced, embeddings.errors)

@@ -1,0 +1,213 @@
+"""/collections/{name}/observe and /topics: a chat as it goes on, embedded once, and what it is about."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from service.api.body import read_body
+from service.api.collection import ANSWERS, NAMED, open_request
+from service.api.items import DanmakuBody, parse_item
+from service.api.responses import PlainRoute, error_content, json_response
+from service.api.state import State
+from service.chat.topics import BINS, WINDOW_S, Topics, describe_topics
+from service.errors import DanmakuError, InvalidRequest, Overloaded
+from service.log import current_request
+from service.shape import parse_json
+
+MAX_LISTENERS = 100  # to topics of this gateway
+EVERY_S = 1.0  # between events
+ALIVE_S = 15.0  # after so long without one, a comment: what stands between may close a silent connection
+EVENTS = "text/event-stream"
+
+router = APIRouter(tags=["chat"], route_class=PlainRoute)
+
+
+class LineBody(DanmakuBody):
+    time: float | None = Field(None, description="Seconds, by any clock that does not go back; by default now.")
+
+
+class NearestBody(BaseModel):
+    id: str
+    text: str
+    score: float
+    relation: str
+    count: int
+
+
+class LineTopicBody(BaseModel):
+    id: int
+    count: int = Field(description=f"Number of lines of this topic within {WINDOW_S:g} s, this one included.")
+
+
+class ObservedBody(BaseModel):
+    text: str
+    nearest: NearestBody | None = Field(description="Of what was in the collection before.")
+    topic: LineTopicBody | None
+
+
+class ObserveBody(BaseModel):
+    model: str
+    fingerprint: str
+    results: list[ObservedBody] = Field(description="Of each line; null and an entry in errors if it was refused.")
+    added: int
+    replaced: int
+    errors: list[dict[str, object]]
+
+
+class SpellingBody(BaseModel):
+    text: str
+    count: int
+
+
+class TopicBody(BaseModel):
+    id: int = Field(description="Stays the same while the topic lasts.")
+    text: str = Field(description="The commonest spelling.")
+    count: int = Field(description="Number of lines within the window.")
+    rise: float = Field(description="How many times as often as before it is said now; what is above 1 rises.")
+    first: float = Field(description="When it began, seconds.")
+    curve: list[int] = Field(description=f"Count in each of {BINS} parts of the window; the last is now.")
+    spellings: list[SpellingBody]
+
+
+class TopicsBody(BaseModel):
+    window_s: float
+    now: float | None = Field(description="Time of the last line; null if there was none.")
+    topics: list[TopicBody] = Field(description="The largest first.")
+
+
+@router.post(
+    "/collections/{name}/observe",
+    openapi_extra={
+        **NAMED,
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "array",
+                        "items": {"anyOf": [{"type": "string"}, LineBody.model_json_schema()]},
+                    }
+                }
+            },
+        },
+    },
+    responses={**ANSWERS, 200: {"model": ObserveBody}},
+)
+async def observe(request: Request) -> Response:
+    """Takes lines of a chat: embeds each once, answers with its nearest and its topic, and stores it.
+
+    An item is as for `POST /collections/{name}/danmaku`, with a `time`. An invalid one is refused with its reason and
+    does not affect the others.
+    """
+    caller, state, name = open_request(request)
+    content = parse_json(await read_body(request), "the body")
+    if not isinstance(content, list):
+        raise InvalidRequest("invalid body: expected a list of texts or of objects with a text")
+    state.accept_texts(len(content))
+    now = time.time()
+    errors: list[dict[str, object]] = []
+    lines = []
+    for index, item in enumerate(content):
+        parsed = parse_item(item, LineBody)
+        if isinstance(parsed, DanmakuError):
+            errors.append({"index": index, **error_content(parsed)})
+        else:
+            at = item["time"] if isinstance(item, dict) and item.get("time") is not None else now
+            if math.isfinite(at):
+                lines.append((index, at, parsed))
+            else:
+                errors.append({"index": index, **error_content(InvalidRequest("invalid time: expected seconds"))})
+    observed = await caller.wait(state.collections.observe(name, [entry for *_, entry in lines]))
+    model = observed.model
+    topics = state.rooms.open(name, state.judge, model.dim, model.fingerprint)
+    results: list[dict[str, object] | None] = [None] * len(content)
+    for row, (index, at, entry) in enumerate(lines):
+        if math.isnan(observed.vectors[row, 0]):
+            continue
+        topic, count = topics.add(entry.text, at, observed.vectors[row])
+        nearest = [
+            {
+                "id": match.item.id,
+                "text": match.item.text,
+                "score": match.score,
+                "relation": state.judge.judge(entry.text, match.item.text, match.score).relation,
+                "count": match.item.count,
+            }
+            for match in observed.matches[row]
+        ]
+        results[index] = {
+            "text": entry.text,
+            "nearest": nearest[0] if nearest else None,
+            "topic": {"id": topic, "count": count},
+        }
+    for error in observed.added.refused:
+        errors.append({"index": lines[error.index][0], "error": error.error, "error_type": error.error_type})
+    return json_response(
+        {
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "results": results,
+            "added": observed.added.added,
+            "replaced": observed.added.replaced,
+            "errors": sorted(errors, key=lambda error: str(error["index"]).zfill(6)),
+        }
+    )
+
+
+@router.get(
+    "/collections/{name}/topics",
+    openapi_extra=NAMED,
+    responses={
+        **ANSWERS,
+        200: {"model": TopicsBody, "content": {EVENTS: {"schema": {"type": "string"}}}},
+    },
+)
+async def topics(request: Request) -> Response:
+    """Returns what the lines observed within the last minute are about.
+
+    With `Accept: text/event-stream`, an event for every change, at most one in a second. Topics are those of this
+    gateway since its start; a collection that nobody observes has none.
+    """
+    caller, state, name = open_request(request)
+    await caller.wait(state.collections.check(name))
+    if EVENTS not in request.headers.get("accept", ""):
+        return json_response(_describe(state.rooms.find(name)))
+    if record := current_request.get():
+        record.is_stream = True
+    if state.listeners >= MAX_LISTENERS:
+        raise Overloaded(f"too many listeners: {MAX_LISTENERS} are connected; retry when one has left", 5)
+    return StreamingResponse(_listen(state, name), media_type=EVENTS, headers={"cache-control": "no-store"})
+
+
+async def _listen(state: State, name: str) -> AsyncIterator[bytes]:
+    state.listeners += 1
+    try:
+        seen: tuple[int, int] | None = None
+        silent_s = 0.0
+        while not state.is_stopping:
+            found = state.rooms.find(name)
+            current = (id(found), found.changes if found else 0)
+            if current != seen:
+                seen, silent_s = current, 0.0
+                yield b"data: " + orjson.dumps(_describe(found)) + b"\n\n"
+            elif silent_s >= ALIVE_S:
+                silent_s = 0.0
+                yield b": alive\n\n"
+            await asyncio.sleep(EVERY_S)
+            silent_s += EVERY_S
+    finally:
+        state.listeners -= 1
+
+
+def _describe(found: Topics | None) -> dict[str, object]:
+    if found is None:
+        return {"window_s": WINDOW_S, "now": None, "topics": []}
+    return {"window_s": WINDOW_S, "now": found.now, "topics": describe_topics(found.list())}
