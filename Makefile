@@ -49,6 +49,22 @@ test: lint ## lint, then run all tests
 attack: .venv/.dev ## everything hostile that the tests know, ten times as much of it as in `make test`: minutes
 	ATTACKS=10 $(BIN)/pytest -s --durations=10 tests/attacks
 
+.PHONY: locks sbom audit
+# For all platforms and Pythons, with the versions of constraints.txt.
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --upgrade \
+  --no-emit-package danmaku-client --no-emit-package danmaku-embedding --python-version 3.11
+locks: .venv/.dev ## regenerate locks/, the hashes of what the images install
+	echo hatchling | $(LOCK) --constraint constraints.txt --output-file locks/build.txt -
+	printf './client\n.[otel]\n' | $(LOCK) --constraint constraints.txt --output-file locks/service.txt -
+	printf './client\n.[training,parquet]\n' | $(LOCK) --constraint constraints.txt --output-file locks/training.txt -
+
+sbom: .venv/.dev ## write sbom.json, a CycloneDX list of what is installed in .venv
+	$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment $(BIN)/python \
+	  --pyproject pyproject.toml --output-reproducible --output-file sbom.json
+
+audit: .venv/.dev ## ask PyPI which pinned versions have known vulnerabilities
+	$(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
 lint: .venv/.dev ## run ruff, mypy and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
