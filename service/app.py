@@ -24,6 +24,7 @@ from service.api import (
     docs,
     embed,
     highlights,
+    inputs,
     merge,
     openai,
     ops,
@@ -119,7 +120,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         routes=[
             route
             for part in (
-                *(embed, similar, merge, highlights, collection, collection_map, classify),
+                *(embed, inputs, similar, merge, highlights, collection, collection_map, classify),
                 *(openai, compat, tokenize),
                 *(ops, playground, docs),
             )

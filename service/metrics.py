@@ -48,7 +48,7 @@ ROUTES = (
     *("/collections/{name}/map", "/", "/static", "/playground/embed"),
     *("/merge", "/merge stream", "/highlights"),
     *("/classify", "/classify stream", "/predict"),
-    *("/tokenize", "/healthz", "/readyz", "/info", "/usage", "/metrics", "other"),
+    *("/tokenize", "/similarity", "/healthz", "/readyz", "/health", "/info", "/usage", "/metrics", "other"),
 )
 OUTCOMES = ("ok", "invalid", "refused", "expired", "gone", "failed")
 WORKER_OUTCOMES = ("ok", "invalid", "failed", "unclaimed")

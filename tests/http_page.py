@@ -36,6 +36,10 @@ EXAMPLES = {
         f"""printf '"草"\\n{{"text": "awsl", "id": 7}}\\n' | {GET}/embed -H 'Content-Type: application/x-ndjson' """
         "--data-binary @-",
     ],
+    "POST /": [f"""{GET}/ -d '{{"inputs": ["草", "awsl"]}}'"""],
+    "POST /similarity": [
+        f"""{GET}/similarity -d '{{"inputs": {{"source_sentence": "阿夸", "sentences": ["aqua", "晚安"]}}}}'"""
+    ],
     "POST /tokenize": [f"""{GET}/tokenize -d '{{"texts": ["阿夸awsl"]}}'"""],
     "POST /classify": [
         f"""{GET}/classify -d '{{"texts": ["这是什么歌", "晚安"]}}'""",
@@ -83,6 +87,7 @@ EXAMPLES = {
     "GET /status/server": [f"""{GET}/status/server | grep -o '"server_version":"[^"]*"'"""],
     "GET /status/client": [f"{GET}/status/client"],
     "GET /healthz": [f"{GET}/healthz"],
+    "GET /health": [f"{GET}/health"],
     "GET /readyz": [f"{GET}/readyz"],
     "GET /info": [f"{GET}/info"],
     "GET /usage": [f"{GET}/usage"],
