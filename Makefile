@@ -16,7 +16,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 PACKAGES := chromium curl fonts-noto-cjk redis-server
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev classic redis8 prometheus serve test lint format dashboards docs images corpus-is-named \
+.PHONY: help install install-dev classic clients redis8 prometheus serve test lint format dashboards docs images corpus-is-named \
   train-mini tpu-check check-python
 
 help: ## list the targets
@@ -27,6 +27,8 @@ install: .venv/.service ## install the service into .venv (no TensorFlow)
 install-dev: .venv/.dev ## install what tests and training need, too
 
 classic: .venv-classic/.done ## install the genuine bert-serving-server into .venv-classic (Python 3.11, TensorFlow 2.15)
+
+clients: .venv-clients/.done ## install other programs' clients and sentence-transformers into .venv-clients, for tests/clients
 
 redis8: ## unpack Debian's Redis 8 into .redis8, unless Redis 8 is installed
 	@tests/redis8.sh
@@ -143,6 +145,11 @@ check-python:
 	$(PYTHON) -m venv .venv-classic
 	.venv-classic/bin/pip install --quiet --disable-pip-version-check --constraint constraints-classic.txt \
 	  --editable ./client --editable '.[classic]'
+	@touch $@
+
+.venv-clients/.done: tests/clients/requirements.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
 	@touch $@
 
 .venv/.dev: .venv/.service

@@ -156,10 +156,10 @@ def one_by_one(port: int, texts: Sequence[str]) -> tuple[int, list[float]]:
 
 async def encode_one_by_one(url: str, texts: Sequence[str]) -> list[float]:
     encoder = await open_encoder(url, EncoderSettings(threads=len(CORES)), Metrics())
-    waits = []
+    reader, waits = encoder.model.reader, []
     for text in texts:
         started = time.perf_counter()
-        await encoder.encode(encoder.model.prepare([encoder.model.normalize(text)]))
+        await encoder.encode(reader.prepare_normalized([reader.normalize(text)]))
         waits.append(time.perf_counter() - started)
     await encoder.aclose()
     return waits

@@ -113,6 +113,20 @@ def overview() -> builders.Dashboard:
             stacked=True,
         ),
         lines(
+            "Requests by API key",
+            "Of the keys in the settings of the gateways, with those that were refused because of their rate or quota.",
+            {"{{key}}": "sum by (key) (rate(danmaku_key_requests_total{GATEWAYS}[RATE])) or on () vector(0)"},
+            REQUESTS_PER_SECOND,
+            stacked=True,
+        ),
+        lines(
+            "Texts by API key",
+            "As they are charged: a request without texts counts as one.",
+            {"{{key}}": "sum by (key) (rate(danmaku_key_texts_total{GATEWAYS}[RATE])) or on () vector(0)"},
+            PER_SECOND,
+            stacked=True,
+        ),
+        lines(
             "Texts",
             "Texts per second: requested, encoded, refused by a full queue, and expired because nobody waited for "
             "them. Texts that are requested and not encoded come from the cache.",
@@ -322,6 +336,24 @@ def overview() -> builders.Dashboard:
                 "closed {{stage}}": "sum by (stage) (increase(danmaku_connections_dropped_total{GATEWAYS}[RATE]))",
             },
             COUNT,
+        ),
+    )
+    row(
+        it,
+        "What do the heads say?",
+        lines(
+            "Texts classified",
+            "By head, whose name is that of its folder.",
+            {"{{head}}": "sum by (head) (rate(danmaku_head_texts_total{GATEWAYS}[RATE]))"},
+            PER_SECOND,
+            width=12,
+        ),
+        lines(
+            "Changes of heads",
+            "Newer heads that were read while the gateway ran; with one that is refused, the older one stays.",
+            {"{{head}} {{result}}": "sum by (head, result) (increase(danmaku_head_changes_total{GATEWAYS}[RATE]))"},
+            COUNT,
+            width=12,
         ),
     )
     return row(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -15,12 +15,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
 from service import __version__
+from service.accounts import Accounts
 from service.api import (
+    classify,
     collection,
     collection_map,
     compat,
     docs,
     embed,
+    highlights,
     merge,
     openai,
     ops,
@@ -39,7 +42,8 @@ from service.collections.collections import Collections
 from service.collections.default import keep_default
 from service.embedder import find_model_directory, open_embedder
 from service.encoders.base import Encoder
-from service.errors import ConfigurationError, DanmakuError, NotFound
+from service.errors import ConfigurationError, DanmakuError, EncoderUnavailable, NotFound
+from service.heads.heads import Heads
 from service.log import AccessLog
 from service.memory import Memory
 from service.metrics import Metrics
@@ -57,11 +61,12 @@ EXPOSED_HEADERS = ("Retry-After", "X-Request-ID", "X-Danmaku-Fingerprint", "X-Da
 
 
 def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI:
-    """Creates the gateway. Its lifespan opens what it needs and may raise ConfigurationError.
+    """Creates the gateway. Its lifespan opens what it needs; both may raise ConfigurationError.
 
     `encoder` replaces the one that the settings name.
     """
-    metrics = Metrics()
+    metrics = Metrics([path.resolve().name for path in settings.heads])
+    accounts = Accounts(settings.api_key_hashes, settings.api_keys_file, metrics)
     tracing = None
     if settings.tracing:
         from service.tracing import TraceRequests, Tracing
@@ -79,6 +84,11 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
             tracer = tracing.tracer if tracing else None
             judge = open_judge(None if encoder else find_model_directory(settings))
             embedder = await stack.enter_async_context(open_embedder(settings, metrics, tracer=tracer, encoder=encoder))
+            heads = await asyncio.to_thread(Heads, settings.heads, metrics)
+            with suppress(EncoderUnavailable):  # workers that are not known yet: every request checks
+                heads.check(embedder.model)
+            if settings.heads:
+                stack.push_async_callback(_cancel, asyncio.create_task(heads.watch(), name="heads"))
             opened = await _open_store(settings)
             store: Collections | DanmakuError
             if isinstance(opened, DanmakuError):
@@ -94,7 +104,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
                 )
                 stack.push_async_callback(_cancel, asyncio.create_task(keep_default(store), name="default collection"))
             status = Status({"http_port": settings.port}, {})
-            app.state.danmaku = State(settings, metrics, embedder, status, store, judge)
+            app.state.danmaku = State(settings, metrics, embedder, status, store, judge, accounts, heads)
             yield
 
     # FastAPIOffline serves the files of /docs itself; plain FastAPI's page loads them from another host.
@@ -109,7 +119,8 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         routes=[
             route
             for part in (
-                *(embed, similar, merge, collection, collection_map, openai, compat, tokenize),
+                *(embed, similar, merge, highlights, collection, collection_map, classify),
+                *(openai, compat, tokenize),
                 *(ops, playground, docs),
             )
             for route in part.router.routes
@@ -119,9 +130,9 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     app.add_exception_handler(HTTPException, raise_http_error)
     app.add_middleware(PlainRoutes, routes=app.routes)
     app.add_middleware(ReceiveBody, timeout_s=settings.receive_timeout_s)
-    if settings.api_key_hashes:
-        require_keys(app, settings.api_key_hashes)
-    hosts = None if settings.api_key_hashes and not settings.allowed_hosts else settings.allowed_hosts
+    if accounts:
+        require_keys(app, accounts)
+    hosts = None if accounts and not settings.allowed_hosts else settings.allowed_hosts
     app.add_middleware(RefuseForeignPages, hosts=hosts, origins=settings.cors_origins)
     app.add_middleware(AnswerErrors)
     if settings.cors_origins:  # around the keys: before a browser sends a key it asks, without one, whether it may

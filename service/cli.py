@@ -21,6 +21,7 @@ from service.commands.bench import command as bench_command
 from service.commands.collections import command as collections_command
 from service.commands.embed import command as embed_command
 from service.commands.flags import print_faults
+from service.commands.highlights import command as highlights_command
 from service.commands.merge import command as merge_command
 from service.errors import DanmakuError
 
@@ -39,7 +40,7 @@ class Command(Protocol):
 
 COMMANDS: tuple[Command, ...] = (
     *(serve, key, worker, check, collections_command),
-    *(embed_command, merge_command, bench_command),
+    *(embed_command, merge_command, highlights_command, bench_command),
 )
 
 

@@ -25,6 +25,7 @@ from service.encoders.base import Encoder
 from service.encoders.model import Model, Prepared
 from service.encoders.open import EncoderSettings, open_encoder
 from service.errors import ModelGone, TextError
+from service.huggingface import Pooling
 from service.metrics import Metrics
 from service.model_directory import find_model
 from service.settings import Settings
@@ -63,7 +64,7 @@ class Embeddings:
         Tokenizes the texts that came from the cache, which takes milliseconds if they are many.
         """
         cached = [key for key in dict.fromkeys(self.keys) if key and key not in self.lengths]
-        lengths = self.lengths | {text.text: text.num_tokens for text in self.model.prepare(cached)}
+        lengths = self.lengths | {text.text: text.num_tokens for text in self.model.reader.prepare_normalized(cached)}
         return sum(lengths[key] - 2 for key in self.keys if key)
 
 
@@ -127,7 +128,7 @@ class Embedder:
     async def _embed(self, model: Model, texts: Sequence[str], whole: bool, accept_unknown: bool) -> Embeddings:
         longest, is_long = self._max_characters, sum(map(len, texts)) > MANY_CHARACTERS
         keys = await run_in_thread_if(
-            is_long, lambda: [model.normalize(text) if len(text) <= longest else "" for text in texts]
+            is_long, lambda: [model.reader.normalize(text) if len(text) <= longest else "" for text in texts]
         )
         if whole and not all(keys):
             return self._refuse(model, texts, keys, set())
@@ -138,7 +139,7 @@ class Embedder:
         unspelled: set[str] = set()
         if missing := [key for key in unique if key not in vectors]:
             self._batcher.check_room((model.fingerprint, key) for key in missing)  # before tokenizing in vain
-            prepared = await run_in_thread_if(is_long, lambda: model.prepare(missing))
+            prepared = await run_in_thread_if(is_long, lambda: model.reader.prepare_normalized(missing))
             lengths = {text.text: text.num_tokens for text in prepared}
             unspelled = {text.text for text in prepared if not text.is_spelled}
             if whole and unspelled and not accept_unknown:
@@ -195,8 +196,8 @@ class Embedder:
 def find_model_directory(settings: Settings) -> Path | None:
     """Returns the directory of the model in this process; None if workers encode, or with other layers than usual."""
     scheme, _, rest = settings.encoder.partition("://")
-    usual = EncoderSettings()
-    is_usual = (settings.pooling_layer, settings.pooling_strategy) == (usual.pooling_layer, usual.pooling_strategy)
+    usual = Pooling()
+    is_usual = settings.pooling_layer in (None, usual.layer) and settings.pooling_strategy in (None, usual.strategy)
     return find_model(Path(rest)) if scheme == "onnx" and is_usual else None
 
 

@@ -5,6 +5,7 @@ DanmakuError
 │   └── DamagedBody       400  the caller: the body is not valid gzip
 ├── Unauthorized          401  the caller: send a valid API key
 ├── ForeignOrigin         403  the caller: a page of another site; the operator: name it in cors_origins
+├── Forbidden             403  the caller: this key may not do that; the operator: change the file of keys
 ├── NotFound              404  the caller: no such route, model, collection or danmaku
 │   └── NoVocabulary      404  nobody: the encoder does not reveal its vocabulary
 ├── MethodNotAllowed      405  the caller: the route exists for other methods
@@ -19,6 +20,8 @@ DanmakuError
 ├── InvalidRequest        422  the caller: valid JSON, but not what the route expects
 │   └── NoVector          422  the caller: a text has no vector, and the answer's format cannot say so per text
 ├── Overloaded            429  the caller: retry after Retry-After; the operator: add capacity
+│   └── RateExceeded      429  the caller: retry after Retry-After, and send less with this key
+├── QuotaSpent            429  the caller: this key is done for today
 ├── ClientGone            499  nobody: the caller hung up, so nobody reads the answer
 ├── InternalError         500  us
 ├── EncoderUnavailable    503  the operator: the encoder is closing or cannot be reached
@@ -31,7 +34,8 @@ DanmakuError
 ├── Stalled               504  the caller: read a stream's answer while sending
 ├── StorageFull           507  the operator: there is no room, and nothing was stored
 └── ConfigurationError     –   the operator, at start: a setting names what does not exist or cannot be used
-    └── ModelError         –   the model directory cannot be used; also a ValueError
+    ├── ModelError         –   the model directory cannot be used; also a ValueError
+    └── HeadError          –   the folder of a head cannot be used; also a ValueError
 
 A text that cannot be embedded is not in this tree: it is a `TextError` beside the vectors of the other texts, because
 one bad text never fails a list. A cache that fails is not either: that is a miss and a metric.
@@ -69,6 +73,10 @@ class Unauthorized(DanmakuError):
 
 class ForeignOrigin(DanmakuError):
     status, error_type = 403, "foreign_origin"
+
+
+class Forbidden(DanmakuError):
+    status, error_type = 403, "forbidden"
 
 
 class NotFound(DanmakuError):
@@ -144,6 +152,18 @@ class Overloaded(DanmakuError):
         self.retry_after_s = retry_after_s
 
 
+class RateExceeded(Overloaded):
+    error_type = "rate_exceeded"
+
+
+class QuotaSpent(DanmakuError):
+    status, error_type = 429, "quota_spent"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class InternalError(DanmakuError):
     status, error_type = 500, "internal"
 
@@ -194,6 +214,10 @@ class ConfigurationError(DanmakuError):
 
 class ModelError(ConfigurationError, ValueError):
     """The message names the file, what was found in it and what was expected."""
+
+
+class HeadError(ConfigurationError, ValueError):
+    """The message names the folder, what was found in it and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -45,8 +46,9 @@ ROUTES = (
     *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku stream"),
     *("/collections/{name}/danmaku/{id}", "/collections/{name}/delete", "/collections/{name}/rebuild"),
     *("/collections/{name}/map", "/", "/static", "/playground/embed"),
-    *("/merge", "/merge stream"),
-    *("/tokenize", "/healthz", "/readyz", "/info", "/metrics", "other"),
+    *("/merge", "/merge stream", "/highlights"),
+    *("/classify", "/classify stream", "/predict"),
+    *("/tokenize", "/healthz", "/readyz", "/info", "/usage", "/metrics", "other"),
 )
 OUTCOMES = ("ok", "invalid", "refused", "expired", "gone", "failed")
 WORKER_OUTCOMES = ("ok", "invalid", "failed", "unclaimed")
@@ -120,7 +122,8 @@ class BatcherMetrics:
 class Metrics(BatcherMetrics):
     """Metrics of the gateway."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: Sequence[str] = ()) -> None:
+        """`heads` are the names of the heads that the settings name."""
         super().__init__("danmaku")
         registry = self.registry
         self.ready = Gauge("danmaku_ready", "1 while /readyz answers 200.", registry=registry)
@@ -137,6 +140,11 @@ class Metrics(BatcherMetrics):
         )
         self.request_seconds = {route: seconds.labels(route) for route in ROUTES}
 
+        self._key_requests = Counter(
+            "danmaku_key_requests", "HTTP requests by API key and outcome.", ["key", "outcome"], registry=registry
+        )
+        self._key_texts = Counter("danmaku_key_texts", "Texts charged to an API key.", ["key"], registry=registry)
+
         self.texts = Counter("danmaku_texts", "Texts in requests, by any route that embeds.", registry=registry)
         self.truncated = Counter(
             "danmaku_truncated_texts", "Texts longer than max_seq_len, embedded without their end.", registry=registry
@@ -145,6 +153,16 @@ class Metrics(BatcherMetrics):
             "danmaku_text_errors", "Texts that could not be embedded, by reason.", ["error_type"], registry=registry
         )
         self.text_errors = {kind: errors.labels(kind) for kind in ("empty_text", "unspellable", "text_too_long")}
+
+        classified = Counter("danmaku_head_texts", "Texts classified, by head.", ["head"], registry=registry)
+        self.classified = {head: classified.labels(head) for head in heads}
+        changes = Counter(
+            "danmaku_head_changes",
+            "Changes of a head's folder; refused: the head in service stays.",
+            ["head", "result"],
+            registry=registry,
+        )
+        self.head_changes = {(h, r): changes.labels(h, r) for h in heads for r in ("exchanged", "refused")}
 
         lookups = Counter(
             "danmaku_cache_lookups", "Cache look-ups, by tier and result.", ["tier", "result"], registry=registry
@@ -219,6 +237,10 @@ class Metrics(BatcherMetrics):
             registry=registry,
         )
         self.collection_bytes = Gauge("danmaku_collection_bytes", "Bytes used by collections.", registry=registry)
+
+    def add_key(self, name: str) -> tuple[dict[str, Counter], Counter]:
+        """Returns the counters of an API key: its requests by outcome, and its texts. Settings name all keys."""
+        return {o: self._key_requests.labels(name, o) for o in OUTCOMES}, self._key_texts.labels(name)
 
 
 class WorkerMetrics(BatcherMetrics):

@@ -6,70 +6,116 @@ vocab.txt          a token per line
                    `checkpoint` names the one to use
 
 With bert-serving-start's flags the checkpoint may be in another directory (`-tuned_model_dir`), under any name.
+Directories of Hugging Face's libraries are opened, too: `service/huggingface.py`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import get_type_hints
 
 import numpy as np
 
+from service import huggingface
 from service.checkpoint import read_checkpoint
 from service.errors import ModelError
+from service.huggingface import Pooling
 from service.tokenizer import Tokenizer
 
 BUNDLED = Path("models/danmaku-bert-mini")
+CONFIG_NAME = "bert_config.json"
 
 Shapes = dict[str, tuple[int, ...]]
 
 
+ACTIVATIONS = ("gelu", "gelu_new", "relu")
+# Beyond these, a number is a mistake, which should not take hours or all memory to be noticed.
+LARGEST = {"num_hidden_layers": 1000, "max_position_embeddings": 2**20, "vocab_size": 2**24}
+LARGEST_SIZE = 2**16
+MAX_PADDING = 128  # rows that were added to the embeddings, for a number that is a multiple of 8 to 128
+LONGEST_NAME = 200  # of a checkpoint, in characters
+# Fields of other models' configurations, with the only values of which a BertModel has the same vectors.
+FIXED: dict[str, tuple[object, ...]] = {
+    "model_type": ("bert",),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "auto_map": (None, {}),
+}
+
+
 @dataclass(frozen=True)
 class BertConfig:
-    """The fields of Google's bert_config.json. Raises ValueError for unsupported values."""
+    """The fields of Google's bert_config.json, and those of transformers' BertConfig that change vectors.
+
+    Raises ValueError for unsupported values.
+    """
 
     vocab_size: int
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     intermediate_size: int = 3072
-    hidden_act: str = "gelu"
+    hidden_act: str = "gelu"  # gelu_new: with the tanh of Google's later code
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
     initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    matryoshka_dimensions: tuple[int, ...] = ()  # the lengths to which vectors may be cut, as the model was trained
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"invalid {name}: {value}; expected at least 1")
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if kind is int:
+                most = LARGEST.get(name, LARGEST_SIZE)
+                if type(value) is not int or not 1 <= value <= most:
+                    raise ValueError(f"invalid {name}: {value!r}; expected a whole number from 1 to {most}")
+            elif kind is float and (type(value) not in (int, float) or not 0 <= value < 1 or not math.isfinite(value)):
+                raise ValueError(f"invalid {name}: {value!r}; expected a number from 0 to less than 1")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"invalid hidden_size: {self.hidden_size}; expected a multiple of num_attention_heads, "
                 f"{self.num_attention_heads}"
             )
-        if self.hidden_act != "gelu":
-            raise ValueError(f'invalid hidden_act: {self.hidden_act!r}; expected "gelu"')
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"invalid hidden_act: {self.hidden_act!r}; expected one of {', '.join(ACTIVATIONS)}")
+        dimensions = self.matryoshka_dimensions
+        if not isinstance(dimensions, tuple | list) or not all(
+            type(length) is int and 1 <= length <= self.hidden_size for length in dimensions
+        ):
+            raise ValueError(f"invalid matryoshka_dimensions: {dimensions!r}; expected lengths up to hidden_size")
+        object.__setattr__(self, "matryoshka_dimensions", tuple(sorted({*dimensions})))
 
     @classmethod
     def from_json_file(cls, path: Path) -> BertConfig:
-        """Ignores fields that BERT itself does not use (`pooler_fc_size`, …). Raises ModelError that names the file."""
+        """Ignores fields that change no vector (`pooler_fc_size`, …). Raises ModelError that names the file."""
+        values = huggingface.read_json(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            for name, expected in FIXED.items():
+                if name in values and values[name] not in expected:
+                    raise ValueError(f"invalid {name}: {values[name]!r}; expected {expected[0]!r}")
             known = {field.name for field in fields(cls)}
             return cls(**{key: value for key, value in values.items() if key in known})
-        except OSError as error:
-            raise ModelError(f"cannot read {path}: {error.strerror}") from None
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError) as error:
             raise ModelError(f"{path} is not a BERT configuration: {error}") from None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        """Returns Google's fields, and of the others those that are not the default."""
+        values = asdict(self)
+        for name in ("layer_norm_eps", "matryoshka_dimensions"):
+            if values[name] == getattr(BertConfig, name):
+                del values[name]
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
 def encoder_shapes(config: BertConfig) -> Shapes:
@@ -116,6 +162,7 @@ class ModelDirectory:
     tokenizer: Tokenizer
     weights: Mapping[str, np.ndarray]
     digest: str  # of the encoder's weights and the vocabulary: equal for equal models, whatever their paths
+    pooling: Pooling = Pooling()
 
 
 def open_model_directory(
@@ -123,7 +170,7 @@ def open_model_directory(
     shapes: Callable[[BertConfig], Shapes] = encoder_shapes,
     *,
     prefix: Path | None = None,
-    config_name: str = "bert_config.json",
+    config_name: str = CONFIG_NAME,
     lowercase: bool = True,
 ) -> ModelDirectory:
     """Opens a model directory and reads the variables of `shapes`.
@@ -140,25 +187,56 @@ def open_model_directory(
         )
     if not path.is_dir():
         raise ModelError(f"{path} is not a directory; expected {config_name}, vocab.txt and a checkpoint in it")
+    if prefix is None and config_name == CONFIG_NAME and huggingface.is_huggingface(path):
+        return _open_huggingface(path, shapes, lowercase=lowercase)
     config = BertConfig.from_json_file(path / config_name)
     try:
         tokenizer = Tokenizer.from_file(path / "vocab.txt", lowercase=lowercase)
     except (OSError, ValueError) as error:
         raise ModelError(f"invalid vocabulary {path / 'vocab.txt'}: {error}") from None
-    # bert-serving-server does not check this: a token beyond the embeddings crashes its worker.
-    if len(tokenizer.vocab) != config.vocab_size:
-        raise ModelError(
-            f"{path / 'vocab.txt'} has {len(tokenizer.vocab)} tokens, but {path / config_name} "
-            f"says vocab_size {config.vocab_size}: they are of different models"
-        )
+    _check_vocabulary(path, config, tokenizer)
     prefix = prefix or find_checkpoint(path)
     weights = read_variables(prefix, shapes(config))
-    # The shapes of the weights determine the rest of the configuration, but not the number of heads.
-    digest = sha256("\n".join([str(config.num_attention_heads), *tokenizer.vocab]).encode())
+    digest = _digest(config, tokenizer, weights)
+    return ModelDirectory(path.resolve().name, prefix.name, config, tokenizer, weights, digest)
+
+
+def _open_huggingface(path: Path, shapes: Callable[[BertConfig], Shapes], *, lowercase: bool) -> ModelDirectory:
+    config = BertConfig.from_json_file(path / huggingface.CONFIG)
+    tokenizer, pooling = huggingface.read_tokenizer(path, lowercase=lowercase), huggingface.read_pooling(path)
+    _check_vocabulary(path, config, tokenizer)
+    weights = huggingface.read_weights(path, shapes(config))
+    digest = _digest(config, tokenizer, weights)
+    return ModelDirectory(path.resolve().name, huggingface.WEIGHTS, config, tokenizer, weights, digest, pooling)
+
+
+def _check_vocabulary(path: Path, config: BertConfig, tokenizer: Tokenizer) -> None:
+    """Raises ModelError if the tokens are not those of the embeddings, which may be padded.
+
+    bert-serving-server does not check this: a token beyond them crashes its worker.
+    """
+    padding = config.vocab_size - len(tokenizer.vocab)
+    if padding and not (0 < padding < MAX_PADDING and config.vocab_size % 8 == 0):
+        raise ModelError(
+            f"the vocabulary in {path} has {len(tokenizer.vocab)} tokens, but its configuration says vocab_size "
+            f"{config.vocab_size}: they are of different models"
+        )
+
+
+def _digest(config: BertConfig, tokenizer: Tokenizer, weights: Mapping[str, np.ndarray]) -> str:
+    """Returns a hash of all that changes vectors and is neither an option nor told by the shapes of the weights."""
+    changes = [
+        f"{name} {getattr(config, name)}"
+        for name in ("hidden_act", "layer_norm_eps")
+        if getattr(config, name) != getattr(BertConfig, name)
+    ]
+    usual = {"strip_accents": None, "split_chinese": True}  # `lowercase` is an option
+    changes += [f"{name} {tokenizer.rules[name]}" for name, value in usual.items() if tokenizer.rules[name] != value]
+    digest = sha256("\n".join([str(config.num_attention_heads), *changes, *tokenizer.vocab]).encode())
     for name in sorted(encoder_shapes(config).keys() & weights.keys()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(weights[name]).data)
-    return ModelDirectory(path.resolve().name, prefix.name, config, tokenizer, weights, digest.hexdigest())
+    return digest.hexdigest()
 
 
 def find_model(path: Path) -> Path:
@@ -180,13 +258,18 @@ def find_checkpoint(directory: Path) -> Path:
         raise ModelError(f"{directory} is not a directory; expected a checkpoint in it")
     state = directory / "checkpoint"
     if state.exists():
-        match = re.search(r'^model_checkpoint_path: "(.+)"$', state.read_text("utf-8", errors="replace"), re.MULTILINE)
+        try:
+            text = state.read_text("utf-8", errors="replace")
+        except OSError as error:
+            raise ModelError(f"cannot read {state}: {error.strerror}") from None
+        match = re.search(r'^model_checkpoint_path: "([^"\0]+)"\s*$', text, re.MULTILINE)
         if not match:
             raise ModelError(f'{state} has no line model_checkpoint_path: "NAME"')
-        # Some programs write absolute paths, which become wrong when the directory is moved.
-        prefix = directory / Path(match[1]).name
-        if not prefix.with_name(f"{prefix.name}.index").exists():
-            raise ModelError(f"{state} names {prefix.name}, but {prefix}.index does not exist")
+        # Some programs write absolute paths, Windows' too, which become wrong when the directory is moved.
+        name = PureWindowsPath(match[1]).name
+        prefix = directory / name
+        if len(name) > LONGEST_NAME or not prefix.with_name(f"{name}.index").exists():
+            raise ModelError(f"{state} names {name}, but {prefix}.index does not exist")
         return prefix
     found = sorted(directory.glob("*.index"))
     if len(found) != 1:

@@ -8,6 +8,7 @@ plain arguments.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -17,7 +18,7 @@ from service.cores import count_cores
 
 # Several layers are separated by spaces, as in a flag: DANMAKU_POOLING_LAYER="-1 -2".
 Layers = Annotated[
-    tuple[int, ...], NoDecode, BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)
+    tuple[int, ...] | None, NoDecode, BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)
 ]
 
 
@@ -47,6 +48,7 @@ def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 # Separated by spaces or commas.
+Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_words)]
 KeyHashes = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words), AfterValidator(_check_key_hashes)]
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words), AfterValidator(_check_hosts)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words), AfterValidator(_check_origins)]
@@ -79,6 +81,11 @@ class Settings(BaseSettings):
         description="SHA-256 hashes in hex of the valid API keys, separated by spaces or commas. Without any, no key "
         "is needed. `danmaku key` makes a key and its hash.",
     )
+    api_keys_file: str | None = Field(
+        None,
+        description="TOML file of API keys with names, each with a rate, a daily quota and what it may use; "
+        "docs/security.md describes it. They are valid beside those of --api-key-hashes.",
+    )
     allow_anonymous: bool = Field(
         False,
         description="Allows listening on addresses other than loopback without API keys. Enable it only if something "
@@ -102,19 +109,26 @@ class Settings(BaseSettings):
         "addresses of a name. Change it to serve your own model.",
     )
     pooling_layer: Layers = Field(
-        (-2,),
+        None,
         description="Layers that vectors are taken from, counted from the end: -1 is the last; several are "
-        "concatenated. Same as in bert-as-service. Changes the fingerprint.",
+        "concatenated. By default what the model says: a directory of Hugging Face's layout, -1; another, -2, as in "
+        "bert-as-service. Changes the fingerprint.",
     )
-    pooling_strategy: Literal["REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN"] = Field(
-        "REDUCE_MEAN",
-        description="How token vectors are combined. Same as in bert-as-service. Changes the fingerprint.",
+    pooling_strategy: Literal["REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN"] | None = Field(
+        None,
+        description="How token vectors are combined. By default what the model says, or REDUCE_MEAN, as in "
+        "bert-as-service. Changes the fingerprint.",
+    )
+    heads: Folders = Field(
+        (),
+        description="Folders of classifiers for POST /classify, written by `danmaku-train classify` for this encoder. "
+        "A folder that is replaced is read again while the gateway runs.",
     )
     max_seq_len: int | None = Field(
         None,
         ge=3,
-        description="Maximum tokens of a text, including [CLS] and [SEP]; by default as many as the model has "
-        "positions. Lower it to limit the cost of long texts. Changes the fingerprint.",
+        description="Maximum tokens of a text, including [CLS] and [SEP]; by default what the model says, or as many "
+        "as it has positions. Lower it to limit the cost of long texts. Changes the fingerprint.",
     )
     precision: Literal["float32", "int8"] = Field(
         "float32",
@@ -246,6 +260,10 @@ class Settings(BaseSettings):
     shutdown_timeout_s: int = Field(
         20, ge=0, description="How long requests in progress may take to finish after SIGTERM and drain_s."
     )
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self.api_key_hashes or self.api_keys_file)
 
     @model_validator(mode="after")
     def _one_request_fits(self) -> Settings:

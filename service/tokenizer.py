@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as _Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # A longer word becomes [UNK], as in bert-serving-server 1.10, server/bert/tokenization.py. Google later allowed 200,
@@ -23,9 +24,18 @@ CACHED_TEXTS, CACHED_CHARACTERS = 32_768, 32
 
 
 class Tokenizer:
-    """Turns texts into ids. `lowercase` also strips accents, as BERT's uncased and Chinese models expect."""
+    """Turns texts into ids. `lowercase` also strips accents, as BERT's uncased and Chinese models expect, unless
+    `strip_accents` says otherwise; `split_chinese` makes a word of every Chinese character.
+    """
 
-    def __init__(self, vocab: Sequence[str], *, lowercase: bool = True) -> None:
+    def __init__(
+        self,
+        vocab: Sequence[str],
+        *,
+        lowercase: bool = True,
+        strip_accents: bool | None = None,
+        split_chinese: bool = True,
+    ) -> None:
         ids = {token: index for index, token in enumerate(vocab)}
         missing = [token for token in SPECIAL_TOKENS if token not in ids]
         if missing:
@@ -38,7 +48,10 @@ class Tokenizer:
         self._tokenizer = _Tokenizer(
             WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_CHARACTERS_PER_WORD)
         )
-        self._tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
+        self.rules = {"lowercase": lowercase, "strip_accents": strip_accents, "split_chinese": split_chinese}
+        self._tokenizer.normalizer = BertNormalizer(
+            lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=split_chinese
+        )
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
         self._normalize_short = lru_cache(CACHED_TEXTS)(self._normalize)
 
@@ -68,13 +81,28 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [(encoding.ids, encoding.offsets) for encoding in encodings]
 
+    def to_json(self) -> str:
+        """Returns the content of tokenizer.json: this tokenizer, with [CLS] and [SEP] around texts."""
+        whole = _Tokenizer.from_str(self._tokenizer.to_str())
+        whole.add_special_tokens(list(SPECIAL_TOKENS))
+        whole.post_processor = TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", self.cls_id), ("[SEP]", self.sep_id)],
+        )
+        return str(whole.to_str(pretty=True)) + "\n"
+
     def look_up_ids(self, tokens: Iterable[str]) -> list[int]:
         """Returns the ids of tokens of the vocabulary; [UNK] for others."""
         return [self._ids.get(token, self.unk_id) for token in tokens]
 
 
 def read_vocab(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    """Reads a token per line, without a byte-order mark, blanks at the ends of lines, and blank lines at the end."""
+    lines = [line.rstrip(" \t\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    while lines and not lines[-1]:
+        del lines[-1]
+    return lines
 
 
 def learn_vocab(texts: Iterable[str], size: int, *, min_frequency: int = 10) -> list[str]:

@@ -26,7 +26,7 @@ try:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 except ImportError:
     raise ConfigurationError("tracing needs OpenTelemetry: pip install 'danmaku-embedding[otel]'") from None
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
@@ -48,15 +48,11 @@ class Tracing:
         self.tracer = self._provider.get_tracer("danmaku", __version__)
 
     def __enter__(self) -> Tracing:
-        self._provider.add_span_processor(BatchSpanProcessor(open_exporter()))
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=EXPORT_TIMEOUT_S)))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._provider.shutdown()
-
-
-def open_exporter() -> SpanExporter:
-    return OTLPSpanExporter(timeout=EXPORT_TIMEOUT_S)
 
 
 class TraceRequests:

@@ -1,4 +1,4 @@
-"""Fixtures: a tiny model made on the spot by the training code, and what stands around the parts under test."""
+"""Fixtures: a tiny model made by the training code, and applications around it."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the person who runs the tests has set for a gateway is not meant for these."""
+def ignore_environment_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removes the gateway settings of whoever runs the tests."""
     for name in [name for name in os.environ if name.startswith("DANMAKU_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DANMAKU_COLLECTIONS", "none")  # by default they stand where the gateway is started
@@ -82,7 +82,7 @@ async def client(tiny_model: Path) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def until_metric(http: httpx.AsyncClient, name: str, at_least: float) -> None:
-    """Waits until a metric of the gateway without labels has reached a value."""
+    """Waits until a metric without labels has reached a value."""
     for _ in range(3000):
         lines = (await http.get("/metrics")).text.splitlines()
         if any(float(line.split()[1]) >= at_least for line in lines if line.startswith(f"{name} ")):
@@ -96,7 +96,7 @@ ClientOf = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
 
 @pytest.fixture
 def client_of(recording_encoder: RecordingEncoder) -> ClientOf:
-    """An HTTP client of an application over the recording encoder, with settings of one's own."""
+    """Opens HTTP clients of applications that use the recording encoder, with any settings."""
 
     @asynccontextmanager
     async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
@@ -113,6 +113,6 @@ def client_of(recording_encoder: RecordingEncoder) -> ClientOf:
 
 @pytest.fixture
 async def recording_client(client_of: ClientOf) -> AsyncIterator[httpx.AsyncClient]:
-    """The same, with the settings it has by default."""
+    """An HTTP client of an application that uses the recording encoder, with the default settings."""
     async with client_of(Settings()) as http:
         yield http

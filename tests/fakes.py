@@ -1,4 +1,4 @@
-"""Real classes that record what they are asked, in place of a model."""
+"""Real classes that record their calls, in place of a model."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class RecordingEncoder:
         return [float(len(text)), float(sum(map(ord, text)))]
 
     async def until_called(self, times: int = 1) -> None:
-        """Until it has been asked so often."""
+        """Waits for this number of calls."""
         for _ in range(30_000):
             if len(self.calls) >= times:
                 return

@@ -1,7 +1,7 @@
-"""docs/http.md: the routes, from the gateway's own OpenAPI document, each with a request and its answer.
+"""docs/http.md: the routes, from the gateway's own OpenAPI document, each with a request and its response.
 
-Written by `make docs`. Fields and errors are told by `service/api/`; here are only the requests, in an order in which
-they can be given, and what is left out of an answer (`…`) so that it can be read.
+`make docs` writes it. `service/api/` describes fields and errors; this file has only the requests, in an order in which
+they work, and says which parts of a response are left out (`…`).
 """
 
 from __future__ import annotations
@@ -37,12 +37,24 @@ EXAMPLES = {
         "--data-binary @-",
     ],
     "POST /tokenize": [f"""{GET}/tokenize -d '{{"texts": ["阿夸awsl"]}}'"""],
+    "POST /classify": [
+        f"""{GET}/classify -d '{{"texts": ["这是什么歌", "晚安"]}}'""",
+        f"""printf '"这是什么歌"\\n{{"text": "晚安", "id": 7}}\\n' | {GET}'/classify?heads=question' """
+        "-H 'Content-Type: application/x-ndjson' --data-binary @-",
+        f"""{GET}/classify -d '{{"input": "这是什么歌", "model": "question"}}' | grep -o '"data":.*'""",
+    ],
+    "POST /predict": [f"""{GET}/predict -d '{{"inputs": "这是什么歌"}}'"""],
     "POST /similar": [
         f"""{GET}/similar -d '{{"query": "阿夸", "candidates": ["aqua", "晚安"], "top_k": 1}}'""",
     ],
     "POST /merge": [
         f"""{GET}/merge --json '{{"lines": [{{"text": "来了", "time": 1}}, {{"text": "来了来了！", "time": 2}}, """
         """{"text": "没来", "time": 3}]}'""",
+    ],
+    "POST /highlights": [
+        f"""{GET}/highlights --json '{{"lines": [{{"text": "来了", "time": 1}}, {{"text": "哈哈", "time": 300}}, """
+        """{"text": "哈哈哈", "time": 301}, {"text": "哈哈", "time": 302}, """
+        """{"text": "晚安", "time": 600}], "count": 1}' | grep -o '"peaks":.*'""",
     ],
     "PUT /collections/{name}": [f"{PUT}/collections/room"],
     "POST /collections/{name}/danmaku": [
@@ -73,12 +85,13 @@ EXAMPLES = {
     "GET /healthz": [f"{GET}/healthz"],
     "GET /readyz": [f"{GET}/readyz"],
     "GET /info": [f"{GET}/info"],
+    "GET /usage": [f"{GET}/usage"],
     "GET /metrics": [f"{GET}/metrics | grep '^# .* danmaku_cache_lookups_total '"],
 }
 
 
 def render(document: Schema, run: Callable[[str], str]) -> str:
-    """The page. `run` gives the output of a command."""
+    """Returns the page. `run` returns the output of a command."""
     parts, tag = [HEAD], ""
     told_at: dict[str, str] = {}  # by schema, the route where its fields are listed
     for name, operation in _operations(document):
@@ -116,7 +129,7 @@ def _route(name: str, operation: Schema, document: Schema, run: Callable[[str], 
         parts.append(_table("gives", gives))
     shown = []
     for command in EXAMPLES[name]:
-        shown += [f"$ {command}", _shortened(run(command))]
+        shown += [f"$ {command}", _shorten(run(command))]
     parts.append("\n".join(["```console", *shown, "```\n"]))
     return "\n".join(parts)
 
@@ -132,7 +145,7 @@ def _parameters(operation: Schema) -> Iterator[str]:
 
 
 def _fields(schema: Schema, document: Schema, place: str) -> Iterator[str]:
-    """A row for every field, of objects within objects, too."""
+    """Returns a row for every field, including those of nested objects."""
     schema = _resolved(schema, document)
     if schema.get("type") == "array":
         yield from _fields(schema["items"], document, f"{place}[]")
@@ -172,8 +185,8 @@ def _resolved(schema: Schema, document: Schema) -> Schema:
     return schema
 
 
-def _shortened(output: str) -> str:
-    """Long lists of numbers, long texts and long lines without their middle; no times, which differ every time."""
+def _shorten(output: str) -> str:
+    """Leaves out the middle of long lists of numbers, long texts and long lines, and all times, which vary."""
     output = re.sub(r'("(?:created_at|expires_at)":)\d+\.\d+', r"\1…", output)
     output = re.sub(r"\[(-?\d+\.\d+),(-?\d+\.\d+),[^\]]{40,}?\]", r"[\1,\2,…]", output)
     output = re.sub(r'"([A-Za-z0-9+/]{12})[A-Za-z0-9+/=]{60,}"', r'"\1…"', output)

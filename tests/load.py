@@ -1,10 +1,10 @@
-"""A steady load on a gateway, every answer of which is compared with what the model says.
+"""A steady load on a gateway that compares every response with the model's vectors.
 
-Requests are due at fixed times, whatever became of those before. Each is, in the end, one of three:
+Requests are due at fixed times, however earlier ones went. Each ends in one of three ways:
 
-    right      200 with the very vectors of the model whose fingerprint it names
-    refused    429, 503 or 504 in the shape of an error, or no connection to a gateway that has ended
-    failed     everything else: wrong vectors, another status, a connection that breaks off
+    right      200 with exactly the vectors of the model whose fingerprint it names
+    refused    429, 503 or 504 with an error object, or no connection to a gateway that has ended
+    failed     everything else: wrong vectors, another status, a broken connection
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOLERANCE = 1e-5
 
 
 def some_texts(count: int, seed: int = 0) -> list[str]:
-    """Distinct danmaku of the tiny model's characters."""
+    """Returns distinct danmaku of the tiny model's characters."""
     values = random.Random(seed)
     texts: dict[str, None] = {}
     while len(texts) < count:
@@ -42,7 +42,7 @@ Expected = Mapping[str, Mapping[str, np.ndarray]]  # fingerprint → text → ve
 
 
 def expected_vectors(model: Path, texts: Sequence[str], *options: EncoderOptions) -> Expected:
-    """What one or more encoders over the model give."""
+    """Returns the vectors of one or more encoders over the model."""
     expected = {}
     for each in options or (EncoderOptions(),):
         with closing(OnnxEncoder.open(model, each, threads=1)) as encoder:
@@ -67,7 +67,7 @@ class Tally:
 
 
 class SteadyLoad:
-    """An async context manager: within it, `rate` requests a second; `tally` is whole when it is left."""
+    """An async context manager that sends `rate` requests a second; `tally` is complete on exit."""
 
     def __init__(
         self,

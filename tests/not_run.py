@@ -1,7 +1,7 @@
-"""Commands of README and docs that no test runs as they stand, by how they begin, and why.
+"""Commands of README and docs that no test runs as printed, by their beginning, with the reason.
 
-What is not listed is run (`test_docs.py`), so a new command needs no entry unless it cannot be. Of those listed the
-sub-command and the flags are looked up all the same.
+All others are run (`test_docs.py`), so a new command needs no entry unless it cannot be run. Sub-commands and flags of
+those listed are checked nevertheless.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ NOT_RUN = {
     "danmaku serve": "serves until it is stopped, and names other machines; flags are looked up, `serving` runs it",
     "danmaku worker": "as `danmaku serve`; one is started by the test of README's block",
     "danmaku-train": "minutes of TensorFlow; the small example is run by tests/training/test_cli.py",
+    'python -c "from transformers': "needs transformers; tests/service/test_huggingface.py has the sentence",
+    "make clients": "downloads an environment of its own",
+    "TEXTS=danmaku.txt": "that environment; without it the test is skipped",
     "bert-serving-start": "the genuine server; run by tests/classic in its own environment",
     "docker": "a Docker engine; tests/deploy reads the Dockerfile and docker-compose.yml",
     "make images": "a Docker engine; `make image-check` builds without one",
@@ -29,6 +32,9 @@ NOT_RUN = {
     ".venv/bin/pip install": "downloads",
     ".venv/bin/danmaku-train train training/configs/chinese-base": "a TPU",
 }
+
+# Packages that examples in Python may need and that are not installed here; tests/clients has them.
+ELSEWHERE = ("sentence_transformers",)
 
 
 def is_run(command: Command) -> bool:

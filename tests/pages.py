@@ -87,13 +87,13 @@ def snippets(page: str) -> list[str]:
 
 
 def headings(page: str) -> list[int]:
-    """Their levels."""
+    """Returns the levels of the headings."""
     text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
 
 
 def run(command: Command, url: str, directory: Path) -> str:
-    """Its output. Raises AssertionError if it fails; asks the gateway at `url` where it would ask the usual one."""
+    """Returns the output of a command. Raises AssertionError if it fails; replaces the usual address by `url`."""
     text = command.text.replace(ADDRESS, url.removeprefix("http://"))
     if re.search(r"danmaku (bench|collections)|examples\.bot", text) and "--url" not in text and "--help" not in text:
         text = re.sub(r"( +[|#]|$)", rf" --url {url}\1", text, count=1)
@@ -110,7 +110,7 @@ def run(command: Command, url: str, directory: Path) -> str:
 
 
 def workplace(directory: Path) -> Path:
-    """A folder that looks like a checkout from within, and in which commands may write."""
+    """Makes a folder that looks like a checkout, in which commands may write."""
     for name in ("models", "examples", "service", "training", "tests", "benchmarks", "Makefile", "pyproject.toml"):
         (directory / name).symlink_to(ROOT / name)
     (directory / ".venv").symlink_to(Path(sys.prefix))
@@ -118,27 +118,37 @@ def workplace(directory: Path) -> Path:
     return directory
 
 
+def train_head(directory: Path) -> Path:
+    """Returns the folder of the head that the pages train and serve. It does not depend on the model's fingerprint."""
+    head = directory / "heads/question"
+    examples, model = ROOT / "examples/questions.csv", ROOT / "models/danmaku-bert-mini"
+    with contextlib.redirect_stdout(io.StringIO()):
+        status = danmaku_train(["classify", "--input", str(examples), "--model", str(model), "--output", str(head)])
+    assert status == 0
+    return head
+
+
 def forget_collections(http: httpx.Client) -> None:
-    """A page begins as a new user does."""
+    """Deletes all collections, because a page begins as a new user does."""
     for each in http.get("/collections").json()["collections"]:
         if each["name"] != "default":
             http.delete(f"/collections/{each['name']}").raise_for_status()
 
 
 def differs(shown: str, given: str) -> str | None:
-    """What of the output is not as shown, but for numbers, and whatever stands for `…`."""
+    """Returns the parts of the output that differ from what is shown, except numbers and what stands for `…`."""
     pattern = re.escape(_steady(shown)).replace("…", ".*")
     return None if re.fullmatch(pattern, _steady(given), re.DOTALL) else f"shown:\n{shown}\n\ngiven:\n{given}"
 
 
 def kinds(output: str) -> set[str]:
-    """What kinds of lines there are, where words and their number depend on the model."""
+    """Returns the kinds of lines, where words and their number depend on the model."""
     lines = re.sub(r"(「[^」]*」 ?)+", "「」", _steady(output)).split("\n")
     return {re.sub(r"[ \d,:]+", " ", line) for line in lines if line.strip()}
 
 
 def _steady(text: str) -> str:
-    """Without what depends on the model, the processor and the time."""
+    """Removes what depends on the model, the processor and the time."""
     text = re.sub(r"\b[0-9a-f]{16}\b", "FINGERPRINT", text)
     text = re.sub(r"[-\d.,]+$", "", text)  # a number that is cut short
     text = re.sub(rf"{NUMBER}(,{NUMBER})*,?", "#", text)  # however many there was room for
@@ -146,7 +156,7 @@ def _steady(text: str) -> str:
 
 
 def look_up(command: Command) -> str | None:
-    """What a command names that does not exist; None: all of it does, or it is not ours to tell."""
+    """Returns the first part of a command that does not exist, or None."""
     words = [word for word in command.words if "=" not in word or word.startswith("-")]
     program = words[0].rpartition("/")[2] if words else ""
     if program == "make":

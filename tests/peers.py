@@ -1,4 +1,4 @@
-"""Programs that speak bert-as-service's wire frame by frame: what no genuine client and no worker would send."""
+"""Programs that speak bert-as-service's protocol frame by frame, to send what no genuine client or worker would."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service import wire
 
 
 class Peer:
-    """Frames in, frames out: what a program sends that is not the genuine client."""
+    """Sends and receives frames that the genuine client would not send."""
 
     def __init__(self, worker: RunningWorker, identity: bytes, *, subscribe: bytes | None = None) -> None:
         self.context = zmq.Context()
@@ -66,9 +66,9 @@ GENUINE = {
 
 
 class ScriptedWorker:
-    """An async context manager: a server as the genuine one is, PULL and PUB, that says of itself what it is told to.
+    """An async context manager: a server with PULL and PUB sockets that describes itself as configured.
 
-    A text's vector is [its length, the sum of its code points]; `reply` may be exchanged for another one, which returns
+    A text's vector is [its length, the sum of its code points]; `reply` may be replaced by a function that returns
     the frames between topic and request id, or None for silence. While `gate` is cleared, texts wait.
     """
 
@@ -87,7 +87,7 @@ class ScriptedWorker:
 
     @property
     def batches(self) -> list[list[str]]:
-        """Those sent to it, but for the one that a gateway finds out the dimension with."""
+        """The batches sent to it, except the one by which a gateway learns the dimension."""
         return [texts for texts in self.asked if texts != ["a"]]
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Pools of workers, what stands in front of them in a gateway, and callers to keep them busy."""
+"""Pools of workers, a gateway's parts in front of them, and callers that keep them busy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOAD = [f"{first}{second}" for first in "草哈阿夸晚安好来" for second in
 async def pool(
     *workers: Worker, metrics: Metrics | None = None, slow_s: float = 2.0, timeout_s: float = 30.0
 ) -> AsyncIterator[RemoteEncoder]:
-    """All of the workers, ready."""
+    """Opens an encoder over all of the workers once they are ready."""
     encoder = await RemoteEncoder.open(url_of(*workers), metrics or Metrics(), slow_s=slow_s, timeout_s=timeout_s)
     try:
         await until(lambda: ready(encoder) == len(workers))
@@ -37,7 +37,7 @@ async def pool(
 
 @asynccontextmanager
 async def gateway(encoder: RemoteEncoder) -> AsyncIterator[Embedder]:
-    """All that is between the routes and the encoder; nothing is answered from the cache."""
+    """Opens everything between the routes and the encoder; nothing is answered from the cache."""
     metrics = Metrics()
     cache = MemoryCache(0, metrics)
     async with Embedder(encoder, cache, metrics, max_batch_tokens=100, max_queue_texts=10_000) as embedder:
@@ -61,19 +61,19 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def until_more(answered: list[str]) -> None:
-    """Until the callers have had some more answers."""
+    """Waits until the callers have received some more answers."""
     enough = len(answered) + 50
     await until(lambda: len(answered) > enough)
 
 
 async def encode(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    model = encoder.model
-    return await encoder.encode(model.prepare([model.normalize(text) for text in texts]))
+    reader = encoder.model.reader
+    return await encoder.encode(reader.prepare_normalized([reader.normalize(text) for text in texts]))
 
 
 @asynccontextmanager
 async def under_load(embedder: Embedder, expected: dict[str, np.ndarray]) -> AsyncIterator[list[str]]:
-    """Eight callers, each with one request after the other; every answer is compared with what its model gives."""
+    """Runs eight callers that send one request after the other; compares every answer with its model's vectors."""
     answered: list[str] = []  # the fingerprint of each
     stop = asyncio.Event()
 
@@ -96,7 +96,7 @@ async def under_load(embedder: Embedder, expected: dict[str, np.ndarray]) -> Asy
 
 
 async def expected_of(model_dir: Path, layer: int = -2) -> dict[str, np.ndarray]:
-    """By fingerprint, what `under_load` asks for, encoded in this process."""
+    """Encodes in this process what `under_load` sends; returns the vectors by fingerprint."""
     encoder = await open_encoder(f"onnx://{model_dir}", EncoderSettings((layer,)), Metrics())
     vectors = await encode(encoder, LOAD)
     await encoder.aclose()

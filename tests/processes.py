@@ -46,7 +46,7 @@ class RunningWorker:
         self.process.wait()
 
     def client(self, **settings: object) -> BertClient:
-        """The genuine one; patient, but not for ever."""
+        """Opens the genuine client, with a generous time limit."""
         return BertClient(port=self.port, port_out=self.port_out, **({"timeout": 20_000} | settings))
 
 
@@ -54,7 +54,7 @@ class RunningWorker:
 def working(
     model_dir: Path, *flags: str, ports: Sequence[int] | None = None, host: str = "127.0.0.1"
 ) -> Iterator[RunningWorker]:
-    """A worker in a process of its own, ready; ended with SIGTERM if it still runs."""
+    """Runs a worker in a process of its own until it is ready; ends it with SIGTERM if it still runs."""
     port, port_out, http_port = (*ports, *free_ports(1)) if ports else free_ports(3)
     command = [sys.executable, "-m", "service", "worker", "-model_dir", str(model_dir), *flags]
     command += ["-port", str(port), "-port_out", str(port_out), "-http_port", str(http_port), "-bind", host]
@@ -81,7 +81,7 @@ def working(
 
 @contextmanager
 def genuine(python: str, model_dir: Path, *flags: str) -> Iterator[RunningWorker]:
-    """A genuine bert-serving-server, run by the Python of a `make classic` environment, ready."""
+    """Runs a genuine bert-serving-server with the Python of a `make classic` environment until it is ready."""
     port, port_out, http_port = free_ports(3)
     command = [python, "service/classic.py", "-model_dir", str(model_dir), "-cpu", *flags]
     command += ["-port", str(port), "-port_out", str(port_out)]
@@ -121,7 +121,7 @@ class RunningRedis:
 
 @contextmanager
 def running_redis(*flags: str, port: int | None = None, program: str | None = None) -> Iterator[RunningRedis]:
-    """A Redis in a process of its own, empty and keeping nothing on disk; of whichever version is installed."""
+    """Runs an empty Redis of any version in a process of its own, without persistence."""
     program = program or shutil.which("redis-server")
     assert program, "redis-server is not installed; on Debian: apt-get install redis-server"
     (port,) = [port] if port else free_ports(1)
@@ -144,7 +144,9 @@ def running_redis(*flags: str, port: int | None = None, program: str | None = No
 
 @contextmanager
 def running_redis8(*flags: str, port: int | None = None) -> Iterator[RunningRedis]:
-    """As `running_redis`, of version 8 or newer: one installed or made by `make redis8`. Skips without either."""
+    """Like `running_redis`, with version 8 or newer: an installed one, or that of `make redis8`. Skips
+    without either.
+    """
     found = subprocess.run([ROOT / "tests" / "redis8.sh", "--find"], capture_output=True, text=True)
     if found.returncode:
         pytest.skip(found.stderr.strip())
@@ -154,7 +156,7 @@ def running_redis8(*flags: str, port: int | None = None) -> Iterator[RunningRedi
 
 @contextmanager
 def running_redis_cluster() -> Iterator[list[RunningRedis]]:
-    """A Redis Cluster of three processes, which have a third of the slots each; gives all three."""
+    """Runs a Redis Cluster of three processes, which share the slots equally."""
     ports = free_ports(6)
     with contextlib.ExitStack() as stack:
         nodes = []
@@ -183,7 +185,7 @@ def _knows_three(client: redis.Redis) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Below those that outgoing connections get, and of this process of pytest-xdist alone: so they stay free."""
+    """Returns free ports below those of outgoing connections and reserved for this process of pytest-xdist."""
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
     found: list[int] = []
     while len(found) < count:
@@ -202,7 +204,7 @@ def serving(
     stdout: int | IO[bytes] | None = None,
     port: int | None = None,
 ) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
-    """A gateway in a process of its own, ready; ended with SIGTERM if it still runs."""
+    """Runs a gateway in a process of its own until it is ready; ends it with SIGTERM if it still runs."""
     (port,) = [port] if port else free_ports(1)
     command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--encoder", model, *flags]
     environment = os.environ | (variables or {})

@@ -1,4 +1,4 @@
-"""A real Prometheus for tests, and what monitoring/ would have it evaluate."""
+"""A real Prometheus for tests, and the expressions of monitoring/."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VARIABLES = {"$__rate_interval": "5m", "$gateway": ".*", "$worker": ".*"}
 
 
 def program(name: str) -> Path:
-    """`prometheus` or `promtool`. Skips if there is none."""
+    """Returns the path of `prometheus` or `promtool`. Skips if it is missing."""
     found = subprocess.run([ROOT / "tests" / "prometheus.sh", "--find"], capture_output=True, text=True)
     if found.returncode:
         pytest.skip(found.stderr.strip())
@@ -38,7 +38,7 @@ class RunningPrometheus:
     http: httpx.Client
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of every series, NaN left out. An expression that is none is an error."""
+        """Returns labels and value of every series without NaN. Raises AssertionError for an invalid expression."""
         answer = self.http.post("/api/v1/query", data={"query": expression}).json()
         assert answer["status"] == "success", f"{expression}: {answer['error']}"
         values = [(each["metric"], float(each["value"][1])) for each in answer["data"]["result"]]
@@ -55,7 +55,7 @@ class RunningPrometheus:
 
 @contextmanager
 def running_prometheus(directory: Path, targets: Mapping[str, Sequence[str]]) -> Iterator[RunningPrometheus]:
-    """With the project's own configuration and rules, but for the targets of its jobs and its pace."""
+    """Runs Prometheus with the project's configuration and rules; only targets and intervals differ."""
     config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
     assert {job["job_name"] for job in config["scrape_configs"]} == set(targets)
     config["global"] = {"scrape_interval": SCRAPE, "evaluation_interval": SCRAPE}
@@ -93,7 +93,7 @@ def wait_for(condition: Callable[[], bool], within_s: float = 60) -> None:
 
 
 def panels() -> list[dict[str, Any]]:
-    """Of all dashboards, rows left out."""
+    """Returns the panels of all dashboards without rows."""
     found = [panel for path in DASHBOARDS for panel in json.loads(path.read_text())["panels"]]
     return [panel for panel in found if panel["type"] != "row"]
 
@@ -103,11 +103,14 @@ def rules() -> list[dict[str, Any]]:
 
 
 def alerts() -> list[dict[str, Any]]:
+    """Returns the names of alerts that are firing or pending."""
     return [rule for rule in rules() if "alert" in rule]
 
 
 def expressions() -> list[str]:
-    """Of every panel and rule; where two sides are compared or joined, each of them, as together they may be empty."""
+    """Returns the expressions of every panel and rule; both sides of a comparison or join separately, because together
+    they may be empty.
+    """
     whole = [target["expr"] for panel in panels() for target in panel["targets"]] + [rule["expr"] for rule in rules()]
     sides = [side for expression in map(with_variables, whole) for side in _sides(expression)]
     return list(dict.fromkeys(sides))

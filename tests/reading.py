@@ -1,4 +1,4 @@
-"""Files of danmaku, written and read back in one call."""
+"""Files of danmaku, written and read in one call."""
 
 from __future__ import annotations
 

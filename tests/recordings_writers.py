@@ -1,4 +1,4 @@
-"""Danmaku written as the tools write them, each format as bytes: what tests read back."""
+"""Writes danmaku as recording tools do, in each format, for tests to read back."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Writes anew what README and docs show of the gateway's answers, and docs/http.md: `make docs`.
+"""Regenerates the output that README and docs show, and docs/http.md: `make docs`.
 
-Only output below a command is replaced, and nothing is compared: look at the difference before it is committed.
+It replaces only output below a command and compares nothing: review the difference before you commit it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from http_page import render
 from not_run import is_run
-from pages import PAGES, ROOT, Command, commands, forget_collections, run, workplace
+from pages import PAGES, ROOT, Command, commands, forget_collections, run, train_head, workplace
 from processes import serving
 
 HTTP_PAGE = "docs/http.md"
@@ -21,7 +21,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = workplace(Path(scratch))
         flags = ("--collections", f"sqlite://{scratch}/collections", "--access-log", "false")
-        with serving(*flags) as (http, _):
+        with serving(*flags, "--heads", str(train_head(directory))) as (http, _):
             ask = partial(run, url=str(http.base_url), directory=directory)
             http.get("/collections/default").raise_for_status()
             page = render(http.get("/openapi.json").json(), lambda text: ask(Command(HTTP_PAGE, text)))

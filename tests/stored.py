@@ -1,4 +1,4 @@
-"""Items to put into stores of collections, and helpers to read them back."""
+"""Items for stores of collections, and helpers to read them back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def until(condition: Callable[[], Awaitable[bool] | bool], timeout_s: floa
 
 
 async def until_passed(moment: float) -> None:
-    """Waits for the clock, which expiry goes by, to pass a Unix time."""
+    """Waits until the clock, by which items expire, has passed a Unix time."""
     await until(lambda: time.time() > moment)
 
 
@@ -50,7 +50,7 @@ def items(count: int, **fields: Any) -> list[Item]:
 
 
 def many(count: int, seed: int = 0) -> list[Item]:
-    """Items with fields for a filter to look at: in rooms of all sizes."""
+    """Returns items with metadata for filters, in rooms of all sizes."""
     return [
         item(
             f"d{number}",

@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 from http_page import render
-from not_run import NOT_RUN, is_run
+from not_run import ELSEWHERE, NOT_RUN, is_run
 from pages import (
     PAGES,
     ROOT,
@@ -32,6 +32,7 @@ from pages import (
     look_up,
     run,
     snippets,
+    train_head,
     workplace,
 )
 from processes import RunningWorker, serving, working
@@ -49,7 +50,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def gateway(directory: Path) -> Iterator[httpx.Client]:
     flags = ("--collections", f"sqlite://{directory}/collections", "--access-log", "false")
-    with serving(*flags) as (client, _):
+    with serving(*flags, "--heads", str(train_head(directory))) as (client, _):
         yield client
 
 
@@ -60,7 +61,7 @@ def worker() -> Iterator[RunningWorker]:
 
 
 def at(worker: RunningWorker, text: str) -> str:
-    """A command that asks the worker at the usual ports, for the one that is there."""
+    """Replaces the usual ports of a worker in a command by those of the running one."""
     text = re.sub(r"bert://127\.0\.0\.1(:5555:5556)?", worker.url, text)
     return text.replace("5555", str(worker.port)).replace("5556", str(worker.port_out))
 
@@ -69,7 +70,7 @@ def at(worker: RunningWorker, text: str) -> str:
 def test_commands_give_the_output_shown(
     gateway: httpx.Client, worker: RunningWorker, directory: Path, page: str
 ) -> None:
-    """In the order of the page. Numbers may differ: they are the model's, and another processor rounds differently."""
+    """They run in the order of the page. Numbers may differ: they depend on the model and the processor."""
     forget_collections(gateway)
     faults = []
     for command in filter(is_run, commands(page)):
@@ -87,18 +88,18 @@ def test_commands_give_the_output_shown(
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
 def test_what_commands_name_exists(page: str) -> None:
-    """Also of those that are not run: targets, sub-commands, flags."""
+    """This includes targets, sub-commands and flags of commands that are not run."""
     faults = [f"{command.text}: {fault}" for command in commands(page) if (fault := look_up(command))]
     assert not faults, page
 
 
-def test_the_list_of_what_is_not_run_is_no_longer_than_it_has_to_be() -> None:
+def test_every_exception_is_needed() -> None:
     found = [command.text for page in PAGES for command in commands(page) if not command.is_in_prose]
     assert [beginning for beginning in NOT_RUN if not any(text.startswith(beginning) for text in found)] == []
 
 
-def test_the_checker_finds_what_it_should() -> None:
-    """Or all of the above could be true of nothing."""
+def test_the_checker_finds_mistakes() -> None:
+    """Otherwise the tests above could pass without checking anything."""
     readme = commands("README.md")
 
     assert sum(command.shown is not None for command in readme) >= 2
@@ -114,6 +115,8 @@ def test_the_checker_finds_what_it_should() -> None:
 @pytest.mark.parametrize("page", [page for page in ORIGINALS if snippets(page)])
 def test_python_examples_run(gateway: httpx.Client, worker: RunningWorker, page: str) -> None:
     for code in snippets(page):
+        if any(f"from {package} import" in code for package in ELSEWHERE):
+            continue
         program = at(worker, code.replace(":8000", f":{gateway.base_url.port}"))
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60
@@ -130,7 +133,7 @@ def test_the_matrix_of_the_python_example_is_what_its_comment_says(gateway: http
 
 
 def test_a_gateway_starts_in_front_of_the_worker_as_readme_says(worker: RunningWorker, directory: Path) -> None:
-    """The worker is started by the flags that README gives; the gateway finds it by the URL that README gives."""
+    """The worker has the flags that README shows; the gateway finds it by the URL that README shows."""
     texts = [command.text for command in commands("README.md")]
     assert f"danmaku worker -model_dir models/{BUNDLED.name} -num_worker 2 &" in texts
     assert "danmaku serve --encoder bert://127.0.0.1" in texts
@@ -139,7 +142,7 @@ def test_a_gateway_starts_in_front_of_the_worker_as_readme_says(worker: RunningW
 
 
 def test_the_http_reference_is_that_of_the_gateway(gateway: httpx.Client, directory: Path) -> None:
-    """Route by route and field by field; `make docs` writes it anew."""
+    """It is compared route by route and field by field; `make docs` regenerates it."""
     page = "docs/http.md"
     forget_collections(gateway)
     url = str(gateway.base_url).rstrip("/")
@@ -149,7 +152,7 @@ def test_the_http_reference_is_that_of_the_gateway(gateway: httpx.Client, direct
 
 
 @pytest.mark.parametrize(("page", "original"), TRANSLATIONS.items())
-def test_a_translation_keeps_step_with_its_original(page: str, original: str) -> None:
+def test_a_translation_matches_its_original(page: str, original: str) -> None:
     """It has the same headings, commands with output, examples, figures and links; sentences and comments differ."""
     assert headings(page) == headings(original)
     assert [(each.words, each.shown) for each in commands(page) if not each.is_in_prose] == [
@@ -185,13 +188,13 @@ def link_targets(page: str) -> set[tuple[str, int | None]]:
 
 
 def figures(page: str) -> list[list[str]]:
-    """The numbers of every table."""
+    """Returns the numbers of every table."""
     rows = re.findall(r"^\|.*\|$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
     return [sorted(re.findall(r"\d[\d,.]*\d|\d", row)) for row in rows]
 
 
 def links(page: str) -> list[str]:
-    """Those to files of the repository."""
+    """Returns the links to files of the repository."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
 
@@ -203,7 +206,7 @@ def list_anchors(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
+def test_link_targets_exist(page: str) -> None:
     for link in links(page):
         file, _, anchor = unquote(link).partition("#")
         path = (ROOT / page).parent / file if file else ROOT / page
@@ -216,7 +219,7 @@ def test_every_page_of_docs_is_in_the_index() -> None:
     assert [page for page in PAGES if page.startswith("docs/") and Path(page).name not in [*index, "README.md"]] == []
 
 
-def test_the_targets_that_are_named_exist() -> None:
+def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
@@ -225,7 +228,7 @@ def test_the_targets_that_are_named_exist() -> None:
 
 
 def test_the_model_card_has_the_numbers_that_were_measured() -> None:
-    """Row by row, those of the evaluations' own files."""
+    """Rows are compared with the evaluations' own files."""
     card = (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
     learned = json.loads((ROOT / "docs" / "danmaku-bert-mini.json").read_text(encoding="utf-8"))
     worth = json.loads((ROOT / "docs" / "danmaku-bert-mini-retrieval.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The whole way, with the commands that people type: recorded danmaku in, ranked danmaku out."""
+"""The whole pipeline with the commands that users type: recorded danmaku in, ranked danmaku out."""
 
 from __future__ import annotations
 

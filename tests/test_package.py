@@ -1,6 +1,6 @@
-"""The two distributions: what their wheels hold, that they work in empty environments, and where they install.
+"""The two distributions: the contents of their wheels, whether they work in empty environments, and where they install.
 
-Tests that need a package index are skipped where none can be reached.
+Tests that need a package index are skipped if none can be reached.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def project(directory: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Built by way of the sdists, as `python -m build` does; by the name of the distribution."""
+    """Builds the wheels from the sdists, as `python -m build` does; returns them by the name of the distribution."""
     directory = tmp_path_factory.mktemp("dist")
     for source in (ROOT, CLIENT):
         build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(directory), str(source)]
@@ -71,7 +71,7 @@ def files_below(directory: Path) -> set[str]:
 
 
 def test_the_wheel_holds_the_packages_and_the_model_and_nothing_else(wheels: dict[str, Path]) -> None:
-    """Lists and pictures that training reads are among the files of its packages."""
+    """Lists and pictures that training reads are files of its packages."""
     model = {f"service/{MODEL.as_posix()}/{path.name}" for path in (ROOT / MODEL).iterdir()}
 
     assert (
@@ -81,7 +81,7 @@ def test_the_wheel_holds_the_packages_and_the_model_and_nothing_else(wheels: dic
 
 
 @pytest.mark.parametrize("name", ["danmaku-embedding", "danmaku-client"])
-def test_a_wheel_says_what_it_is_and_on_what_terms(wheels: dict[str, Path], name: str) -> None:
+def test_a_wheel_has_its_metadata_and_license(wheels: dict[str, Path], name: str) -> None:
     metadata = metadata_of(wheels[name])
 
     assert metadata["Version"] == service.__version__
@@ -91,7 +91,7 @@ def test_a_wheel_says_what_it_is_and_on_what_terms(wheels: dict[str, Path], name
     assert metadata["Requires-Python"] == ">=3.11"
 
 
-def test_what_is_handed_on_alone_carries_the_license() -> None:
+def test_separate_parts_carry_the_license() -> None:
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
 
     assert text.startswith("MIT License")
@@ -99,7 +99,7 @@ def test_what_is_handed_on_alone_carries_the_license() -> None:
         assert copy.read_text(encoding="utf-8") == text
 
 
-def test_the_service_takes_the_client_of_its_own_version() -> None:
+def test_the_service_requires_the_client_of_its_own_version() -> None:
     dependencies = [str(line) for line in project(ROOT)["dependencies"]]  # type: ignore[attr-defined]
 
     assert f"danmaku-client=={service.__version__}" in dependencies
@@ -113,7 +113,7 @@ def test_the_changelog_has_a_section_for_this_version() -> None:
 
 
 def install(directory: Path, *requirements: Path) -> Path:
-    """Returns the folder of an environment's programs, once it has the requirements and what they need."""
+    """Installs the requirements into an environment; returns the folder of its programs."""
     venv.create(directory, with_pip=False)
     programs = directory / "bin"
     command = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "--quiet"]
@@ -126,13 +126,13 @@ def install(directory: Path, *requirements: Path) -> Path:
 
 
 def outside() -> dict[str, str]:
-    """The environment of a process that knows nothing of this clone."""
+    """Returns the environment variables of a process outside this clone."""
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "DANMAKU_COLLECTIONS")}
 
 
 @contextmanager
 def serving_from(programs: Path, directory: Path) -> Iterator[httpx.Client]:
-    """`danmaku serve` of an environment, started in a folder, with everything by default but the port."""
+    """Runs `danmaku serve` of an environment in a folder, with defaults except for the port."""
     (port,) = free_ports(1)
     command = [str(programs / "danmaku"), "serve", "--port", str(port)]
     process = subprocess.Popen(command, cwd=directory, env=outside(), stderr=subprocess.PIPE, text=True)
@@ -176,7 +176,10 @@ def test_the_wheels_serve_from_any_folder_and_the_client_works_alone(wheels: dic
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("platform", "python"), PLATFORMS)
 def test_the_pinned_versions_have_wheels(platform: str, python: str, tmp_path: Path) -> None:
-    """All that the service needs, for a platform and a Python. uv, since pip takes the markers of its own platform."""
+    """All requirements of the service resolve for a platform and a Python.
+
+    This uses uv, because pip evaluates markers for its own platform.
+    """
     lines = [str(line) for directory in (ROOT, CLIENT) for line in project(directory)["dependencies"]]  # type: ignore[attr-defined]
     others = [line for line in lines if Requirement(line).name != "danmaku-client"]
     (tmp_path / "requirements.in").write_text("\n".join(others) + "\n", encoding="utf-8")

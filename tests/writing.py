@@ -40,7 +40,7 @@ def deletes(step: int) -> bool:
 
 
 def made_by(task: int, steps: int) -> dict[str, str]:
-    """Returns ids and texts after so many steps."""
+    """Returns ids and texts after this number of steps."""
     made: dict[str, str] = {}
     for step in range(steps):
         if deletes(step):

@@ -14,9 +14,21 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from service import __version__
-from training.commands import align, clean, evaluate, examples, export, sameness, tpu_check, train, update, visualise
+from training.commands import (
+    align,
+    classify,
+    clean,
+    evaluate,
+    examples,
+    export,
+    sameness,
+    tpu_check,
+    train,
+    update,
+    visualise,
+)
 
-COMMANDS = (clean, examples, train, align, update, evaluate, export, sameness, visualise, tpu_check)
+COMMANDS = (clean, examples, train, align, update, evaluate, export, classify, sameness, visualise, tpu_check)
 INSTALL = "make install-dev, or pip install --editable '.[training]'"
 # What the user can fix, as the code raises it; anything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -27,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = vars(make_parser().parse_args(argv))
     command = {command.NAME: command for command in COMMANDS}[flags.pop("command")]
     try:
-        if command.NEEDS_TENSORFLOW:
+        if command.NEEDS_TENSORFLOW and flags.get("layout", "tensorflow") == "tensorflow":
             _import_tensorflow()
         return command.run(**flags) or 0
     except ModuleNotFoundError as error:

@@ -94,7 +94,7 @@ class TrainConfig(RunConfig):
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
-    init_checkpoint: str | None = None  # prefix of a checkpoint to continue from; None: random weights
+    init_checkpoint: str | None = None  # prefix or directory of a model to continue from; None: random weights
     micro_batch_size: int | None = None  # for a batch that is too large for memory: compute it in parts of this size
     masks: str = "static"  # those of the examples; "dynamic": new ones in every epoch
     frozen_layers: int = 0  # the embeddings and so many first layers keep their weights, and so do vectors of those
@@ -170,12 +170,14 @@ class AlignConfig(RunConfig):
             self._at_least(name, 0)
         for name in ("frequent_share", "general_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
+                raise ValueError(f"invalid {name}: {getattr(self, name)}; expected a number from 0 to 1")
         for name in ("temperature", "fine_temperature"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+                raise ValueError(f"invalid {name}: {getattr(self, name)}; expected a finite number above 0")
         if not self.dims or min(self.dims) < 1 or sorted(set(self.dims)) != [*self.dims]:
-            raise ValueError(f"dims is {self.dims}; expected rising numbers of dimensions, such as [64, 128, 256]")
+            raise ValueError(
+                f"invalid dims: {self.dims}; expected rising numbers of dimensions, such as [64, 128, 256]"
+            )
 
 
 Config = TypeVar("Config", bound=RunConfig)

@@ -1,12 +1,12 @@
-"""Continues a model with new recordings and a replay of old ones, and exports it only if it still knows the old.
+"""Trains a model further on new recordings and a replay of old ones; exports it only if it still knows the old ones.
 
-A model that goes on with new recordings alone forgets what it knew. So as many old recordings are read again as there
-are new ones, in files chosen by a hash of their names, and the model is asked the same questions before and after: the
-two pre-training tasks, moments of held-out old documents and synonyms, and moments of held-out new documents. Vectors
-of moments are left out of the loss, because their coordinates are those of the recordings they were counted in; pairs
-of danmaku of one moment have none.
+A model that is trained on new recordings alone forgets the old ones. So equally many old recordings, in files chosen by
+a hash of their names, are read again, and the model answers the same questions before and after: the two pre-training
+tasks, moments of held-out old documents and synonyms, and moments of held-out new documents. The loss has no vectors of
+moments, because their coordinates depend on the recordings that they were counted in; pairs of danmaku of one moment
+have none.
 
-Left out: a new vocabulary. A new word is spelled in pieces that the model knows.
+A new vocabulary is not supported. A new word is spelled in pieces that the model knows.
 """
 
 from __future__ import annotations

@@ -54,7 +54,9 @@ class GatewaySession:
                 wait_s = error.retry_after_s or pause_s * random.uniform(0.5, 1)  # not all callers at once
                 if not error.is_transient or time.monotonic() + wait_s > deadline:
                     raise
-            await asyncio.sleep(wait_s)
+                await asyncio.sleep(wait_s)
+                if time.monotonic() >= deadline:  # the pause took longer; this error says more than that time is over
+                    raise
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     async def stream_lines(self, method: str, path: str) -> AsyncGenerator[Any, None]:

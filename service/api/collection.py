@@ -10,6 +10,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
 
+from service.accounts import current_account
+from service.api.audit import audit
 from service.api.caller import Caller
 from service.api.headers import NDJSON, is_ndjson
 from service.api.items import AddedBody, DanmakuBody, add_list, add_stream
@@ -81,8 +83,10 @@ ANSWERS = {**ERRORS, **ABOUT_COLLECTIONS}
 
 @router.get("/collections", responses={**ANSWERS, 200: {"model": CollectionsBody}})
 async def list_collections(request: Request) -> Response:
+    """Returns the collections that the API key may use."""
     infos = await Caller(request).wait(get_state(request).collections.list())
-    return json_response({"collections": infos})
+    account = current_account.get()
+    return json_response({"collections": [info for info in infos if account is None or account.may_use(info.name)]})
 
 
 @router.put("/collections/{name}", openapi_extra=NAMED, responses={**ANSWERS, 200: {"model": CollectionBody}})
@@ -104,6 +108,7 @@ async def drop(request: Request) -> Response:
     caller, state, name = open_request(request)
     info = await caller.wait(state.collections.describe(name))
     await caller.wait(state.collections.drop(name))
+    audit("dropped collection %r with %d danmaku", name, info.count)
     return json_response(info)
 
 
@@ -188,7 +193,9 @@ async def delete_where(request: Request) -> Response:
     """Deletes all danmaku whose metadata match the filter."""
     caller, state, name = open_request(request)
     body = await DeleteRequest.read(request)
-    return json_response({"deleted": await caller.wait(state.collections.delete_where(name, parse(body.filter)))})
+    deleted = await caller.wait(state.collections.delete_where(name, parse(body.filter)))
+    audit("deleted %d danmaku of collection %r by a filter", deleted, name)
+    return json_response({"deleted": deleted})
 
 
 @router.post(
@@ -206,17 +213,23 @@ async def rebuild(request: Request) -> Response:
     _, state, name = open_request(request)
     progress = state.collections.rebuild(name)
     first = await anext(progress)  # raises errors that have a status of their own
-    return StreamingResponse(_format_progress(first, progress), media_type=NDJSON)
+    return StreamingResponse(_format_progress(name, first, progress), media_type=NDJSON)
 
 
-async def _format_progress(first: Progress, progress: AsyncGenerator[Progress, None]) -> AsyncIterator[bytes]:
+async def _format_progress(
+    name: str, first: Progress, progress: AsyncGenerator[Progress, None]
+) -> AsyncIterator[bytes]:
+    last = first
     try:
         async with aclosing(progress):  # stops the rebuild when the caller hangs up
             yield json_line(_describe_progress(first))
-            async for each in progress:
-                yield json_line(_describe_progress(each))
+            async for last in progress:
+                yield json_line(_describe_progress(last))
     except DanmakuError as error:
         yield json_line(error_content(error))
+    finally:
+        if last.is_finished:
+            audit("rebuilt collection %r: %d danmaku were kept, %d lost", name, last.total - last.lost, last.lost)
 
 
 def _describe_progress(progress: Progress) -> dict[str, object]:

@@ -14,6 +14,7 @@ import orjson
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.accounts import pay_for_lines
 from service.api.body import read_body, slices
 from service.api.caller import Caller
 from service.api.schemas import MAX_ERRORS, explain_error
@@ -91,6 +92,7 @@ async def add_stream(request: Request, caller: Caller, state: State, name: str) 
         async for index, lines in slices(request.receive, max_lines=max_lines, max_line_bytes=limit):
             is_long = sum(map(len, lines)) > LONG_BYTES
             entries = await run_in_thread_if(is_long, lambda: [_parse_line(line) for line in lines])  # noqa: B023  # awaited
+            await pay_for_lines(len(lines))
             await retry_overloaded(lambda: caller.wait(_add(state, name, report, index, entries)))  # noqa: B023  # awaited
             done = index + len(lines)
             if record := current_request.get():

@@ -6,20 +6,23 @@ random bits; for these one round of SHA-256 is as safe as a slow hash, whose pri
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import hmac
 import ipaddress
 import secrets
 import socket
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import ConfigurationError, Unauthorized
+from service.accounts import Accounts, current_account
+from service.api.pages import SAFE_METHODS
+from service.errors import ConfigurationError, QuotaSpent, RateExceeded, Unauthorized
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json"})
+COLLECTIONS, USAGE = "/collections/", "/usage"
+REFUSE_AFTER_S = 0.5
 STATIC_PATHS = ("/static-offline-docs/", "/static/")
 SCHEMES: dict[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -59,9 +62,9 @@ def _resolve(host: str) -> list[str]:
     return [str(address[0]).partition("%")[0] for *_, address in found]
 
 
-def require_keys(app: FastAPI, hashes: Sequence[str]) -> None:
+def require_keys(app: FastAPI, accounts: Accounts) -> None:
     """Adds `RequireKey`, and says so in the OpenAPI document, whose page then asks for a key."""
-    app.add_middleware(RequireKey, hashes=hashes)
+    app.add_middleware(RequireKey, accounts=accounts)
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -77,10 +80,14 @@ def require_keys(app: FastAPI, hashes: Sequence[str]) -> None:
 
 
 class RequireKey:
-    """ASGI middleware that raises Unauthorized for a request without a valid key, before its body is read."""
+    """ASGI middleware that raises for a request that its key does not allow, before the body is read.
 
-    def __init__(self, app: ASGIApp, hashes: Sequence[str]) -> None:
-        self._app, self._digests = app, [bytes.fromhex(entry) for entry in hashes]
+    Raises Unauthorized without a valid key, Forbidden, RateExceeded and QuotaSpent. These two are raised a moment
+    later, so that a client that does not wait costs the others little.
+    """
+
+    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
+        self._app, self._accounts = app, accounts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["path"].startswith(STATIC_PATHS):
@@ -88,14 +95,22 @@ class RequireKey:
         key = _find_key(scope)
         if key is None:
             raise Unauthorized("missing API key: expected Authorization: Bearer KEY or X-API-Key: KEY")
-        if not self._is_valid(key):
+        account = self._accounts.find(hashlib.sha256(key).digest())
+        if account is None:
             raise Unauthorized("invalid API key")
+        current_account.set(account)
+        if scope["path"].startswith(COLLECTIONS):
+            name = scope["path"].removeprefix(COLLECTIONS).partition("/")[0]
+            account.check_collection(name, writes=scope["method"] not in SAFE_METHODS)
+        if scope["path"] != USAGE:
+            try:
+                account.check()
+            except (RateExceeded, QuotaSpent):
+                account.refused_today += 1
+                await asyncio.sleep(REFUSE_AFTER_S)
+                raise
+            account.charge(1)
         await self._app(scope, receive, send)
-
-    def _is_valid(self, key: bytes) -> bool:
-        digest = hashlib.sha256(key).digest()
-        # Compares all, so the time taken does not reveal which one was close.
-        return any([hmac.compare_digest(digest, known) for known in self._digests])
 
 
 def _find_key(scope: Scope) -> bytes | None:

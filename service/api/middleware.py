@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.accounts import current_account
 from service.api.responses import error_response
 from service.errors import ClientGone, DanmakuError, InternalError, OutOfTime
 from service.log import AccessLog, RequestRecord, current_request
@@ -41,7 +42,7 @@ class Observe:
         started = time.perf_counter()
         request_id = _choose_id(scope["headers"])
         record, hold = RequestRecord(request_id.decode()), Hold(self._memory)
-        token, hold_token = current_request.set(record), current_hold.set(hold)
+        tokens = current_request.set(record), current_hold.set(hold), current_account.set(None)
         status: int | None = None  # stays None if the caller hung up before there was an answer
         has_failed = False
         bytes_in = bytes_out = 0
@@ -73,6 +74,8 @@ class Observe:
             outcome = "failed" if has_failed else name_outcome(status)
             self._metrics.requests[route, outcome].inc()
             self._metrics.request_seconds[route].observe(seconds)
+            if account := current_account.get():
+                account.requests[outcome].inc()
             if self._access_log and not (outcome == "ok" and path in PROBES):
                 client = scope.get("client")
                 self._access_log.write(
@@ -88,12 +91,13 @@ class Observe:
                         "bytes_out": bytes_out,
                         "texts": record.texts,
                         "client": client[0] if client else None,
+                        "key": account.name if account else None,
                     }
                 )
             if hold.held_bytes:
                 self._memory.release(hold.held_bytes)
-            current_hold.reset(hold_token)
-            current_request.reset(token)
+            for variable, token in zip((current_request, current_hold, current_account), tokens, strict=True):
+                variable.reset(token)  # type: ignore[attr-defined]
 
 
 class AnswerErrors:

@@ -6,9 +6,11 @@ from contextlib import suppress
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
+from service.accounts import current_account
 from service.api.responses import ERRORS, PlainRoute, error_response, json_response
 from service.api.state import get_state
 from service.collections.collections import Collections
@@ -54,8 +56,32 @@ async def info(request: Request) -> Response:
             "max_request_texts": settings.max_request_texts,
             "max_body_bytes": settings.max_body_bytes,
             "workers": state.embedder.encoder.workers,
+            "heads": {
+                name: {"version": head.version, "labels": head.labels, "fingerprint": head.encoder.fingerprint}
+                for name, head in state.heads.loaded.items()
+            },
         }
     )
+
+
+class KeyUsageBody(BaseModel):
+    key: str = Field(description="Its name; `unnamed` stands for the keys of --api-key-hashes.")
+    texts_today: int = Field(description="Since midnight UTC, or since the start of this gateway.")
+    texts_per_day: int | None
+    texts_per_s: float | None
+    refused_today: int = Field(description="Requests answered 429 because of the key.")
+    day_ends_in_s: int
+
+
+class UsageBody(BaseModel):
+    keys: list[KeyUsageBody]
+
+
+@router.get("/usage", responses={401: ERRORS[401], 200: {"model": UsageBody}})
+async def usage(request: Request) -> Response:
+    """Returns what API keys have used today: for a key with a name its own, for others that of all. Costs nothing."""
+    accounts = get_state(request).accounts.visible_to(current_account.get())
+    return json_response({"keys": [account.usage() for account in accounts]})
 
 
 @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)

@@ -22,13 +22,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "The body is not JSON, or its gzip is damaged.",
         401: "The API key is missing or invalid.",
-        403: "The page of another site sent the request, which `--cors-origins` does not name.",
+        403: "The API key does not allow it; or a page of another site sent it, which `--cors-origins` does not name.",
         408: "The body was late.",
         413: "Too many texts, or too large a body.",
         415: "A `Content-Encoding` other than gzip, or a change whose `Content-Type` is not JSON.",
         421: "The `Host` is unknown; `--allowed-hosts` names others.",
         422: "Valid JSON, but not what this route expects.",
-        429: "Too much work is waiting; `Retry-After` says when to retry.",
+        429: "Too much work is waiting, or the API key has used what it may; `Retry-After` says when to retry.",
         503: "No encoder is available, or no memory is left; `Retry-After` says when to retry.",
         504: "Out of time: `X-Timeout-Ms`, or the gateway's own limit.",
     }.items()

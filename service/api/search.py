@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import Response
 
+from service.accounts import current_account
 from service.api.caller import Caller
 from service.api.pieces import NUMBER_BYTES, json_list
 from service.api.responses import json_response
@@ -35,6 +36,8 @@ async def search(caller: Caller, state: State, body: SimilarRequest) -> Response
     name = check_name(body.collection or "")
     top_k = body.top_k or TOP_K
     queries: list[str] | list[None] = [None] if body.query is None else body.query
+    if account := current_account.get():
+        account.check_collection(name)
     state.accept_texts(len(body.query or ()))
     limit = MAX_MATCHES_WITH_VECTORS if body.with_vectors else MAX_MATCHES
     if len(queries) * top_k > limit:

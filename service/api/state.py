@@ -7,11 +7,13 @@ from typing import cast
 
 from fastapi import Request
 
+from service.accounts import Accounts, charge_texts
 from service.chat.sameness import Judge
 from service.collections.collections import Collections
 from service.collections.map_cache import Maps
 from service.embedder import Embedder
 from service.errors import DanmakuError, TooLarge
+from service.heads.heads import Heads
 from service.log import current_request
 from service.memory import SMALL_BYTES, hold_bytes
 from service.metrics import Metrics
@@ -29,6 +31,8 @@ class State:
     status: Status
     store: Collections | DanmakuError  # the error to answer where there are no collections
     judge: Judge  # for the vectors of this gateway
+    accounts: Accounts
+    heads: Heads
     maps: Maps = field(default_factory=Maps)
     encode_requests: int = 0  # requests to /encode that are not answered yet
     is_stopping: bool = False
@@ -46,7 +50,7 @@ class State:
         return self.store
 
     def accept_texts(self, count: int) -> None:
-        """Notes the number of texts for the log, and counts the memory for them and their vectors.
+        """Notes the number of texts, charges the key for them, and counts the memory for them and their vectors.
 
         Raises TooLarge if one request may not bring that many, MemoryFull, and EncoderUnavailable if no model is known.
         """
@@ -55,6 +59,7 @@ class State:
         limit = self.settings.max_request_texts
         if count > limit:
             raise TooLarge(f"too many texts: {count} in one request; expected at most {limit}, so split the list")
+        charge_texts(count)
         if (needed := count * (4 * self.embedder.model.dim + TEXT_BYTES)) > SMALL_BYTES:
             hold_bytes(needed)
 

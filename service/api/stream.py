@@ -22,6 +22,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
+from service.accounts import pay_for_lines
 from service.api.body import receive_hang_up, slices
 from service.api.caller import Caller
 from service.api.headers import NDJSON
@@ -62,6 +63,7 @@ class EmbedStream(Response):
     """The answer to a stream, which reads and writes at the same time."""
 
     options_type: type[BaseModel] = StreamOptions  # of the URL's query
+    result = "embedding"  # the field of an answer that is null if there is an error
 
     def __init__(self, request: Request) -> None:
         """Raises InvalidRequest for invalid options, EncoderUnavailable if no model is known."""
@@ -125,8 +127,7 @@ class EmbedStream(Response):
         await _drop(receive)
 
     async def _write(self, send: Send) -> None:
-        model = self._model
-        await self._put(send, json_line({"model": model.name, "fingerprint": model.fingerprint, "dim": model.dim}))
+        await self._put(send, json_line(self._describe_start()))
         while task := await self._slices.get():
             pieces, held = await task
             for piece in pieces:
@@ -155,6 +156,10 @@ class EmbedStream(Response):
             await self._sending
         await send({"type": "http.response.body", "body": json_line(error_content(error))})
 
+    def _describe_start(self) -> dict[str, object]:
+        """Returns what precedes the answers to all lines."""
+        return {"model": self._model.name, "fingerprint": self._model.fingerprint, "dim": self._model.dim}
+
     def _answer_end(self) -> list[bytes]:
         """Returns what follows the answers to all lines."""
         return []
@@ -167,6 +172,7 @@ class EmbedStream(Response):
 
     async def _embed(self, texts: Sequence[str], done: int) -> Embeddings:
         """Embeds the texts of a slice, with which `done` lines are read. Raises ModelChanged."""
+        await pay_for_lines(len(texts))
         embeddings = await retry_overloaded(lambda: self._caller.wait(self._state.embedder.embed(texts)))
         if embeddings.model.fingerprint != self._model.fingerprint:
             raise ModelChanged(
@@ -187,28 +193,31 @@ class EmbedStream(Response):
         read = await run_in_thread_if(is_long, lambda: [_parse_line(line) for line in lines])
         texts = [line.text for line in read if isinstance(line, StreamLine)]
         embeddings = await self._embed(texts, first + len(lines))
-        answers = iter(self._describe(embeddings))
+        answers = iter(await run_in_thread_if(is_long, lambda: self._describe(texts, embeddings)))
         pieces = [bytearray()]
         for index, line in enumerate(read, first):
             if isinstance(line, StreamLine):
                 given = {"id": orjson.Fragment(json.dumps(line.id))} if "id" in line.model_fields_set else {}
                 pieces[-1] += json_line({"index": index, **given, **next(answers)})
             else:
-                pieces[-1] += json_line({"index": index, "embedding": None, **error_content(line)})
+                pieces[-1] += json_line({"index": index, self.result: None, **error_content(line)})
             if len(pieces[-1]) > PIECE_BYTES:
                 pieces.append(bytearray())
         return [bytes(piece) for piece in pieces], held
 
-    def _describe(self, embeddings: Embeddings) -> list[dict[str, object]]:
-        assert isinstance(self._options, StreamOptions)
-        in_base64 = self._options.encoding == "base64"
-        vectors = format_vectors(embeddings, normalize=self._options.normalize, in_base64=in_base64)
-        answers: list[dict[str, object]] = [{"embedding": vector} for vector in vectors]
+    def _describe(self, texts: Sequence[str], embeddings: Embeddings) -> list[dict[str, object]]:
+        answers: list[dict[str, object]] = [{self.result: result} for result in self._make_results(texts, embeddings)]
         for index in embeddings.truncated:
             answers[index]["truncated"] = True
         for error in embeddings.errors:
             answers[error.index] |= {"error": error.error, "error_type": error.error_type}
         return answers
+
+    def _make_results(self, texts: Sequence[str], embeddings: Embeddings) -> Sequence[object]:
+        """Returns what the answer to each text has in its field `result`."""
+        assert isinstance(self._options, StreamOptions)
+        in_base64 = self._options.encoding == "base64"
+        return format_vectors(embeddings, normalize=self._options.normalize, in_base64=in_base64)
 
 
 def _parse_line(line: bytes) -> StreamLine | DanmakuError:

@@ -16,8 +16,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from service.embedder import Embedder
-from service.errors import Conflict, ModelChanged, NotFound, Overloaded, TextError
+from service.errors import Conflict, ModelChanged, NotFound, TextError
 from service.stores.base import Item, Store
+from service.tasks import retry_overloaded
 from service.vectors import unit
 
 STEP_ITEMS = 256
@@ -144,12 +145,7 @@ async def _embed(
     embedder: Embedder, items: Sequence[Item], fingerprint: str
 ) -> tuple[list[Item], dict[tuple[str, str], TextError]]:
     """Returns the items with new vectors, and the errors of those without one, by id and text."""
-    while True:
-        try:
-            embeddings = await embedder.embed([item.text for item in items])
-            break
-        except Overloaded as overloaded:  # a rebuild is not urgent
-            await asyncio.sleep(overloaded.retry_after_s or 1)
+    embeddings = await retry_overloaded(lambda: embedder.embed([item.text for item in items]))
     if embeddings.model.fingerprint != fingerprint:
         raise ModelChanged("the model changed during the rebuild; start it again")
     rows = zip(items, embeddings.rows, unit(embeddings.vectors), strict=True)

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from service.settings import Settings
 
+SEVERAL = ("heads", "pooling_layer")  # values of one flag
+
 
 def add_settings(parser: argparse._ActionsContainer, fields: Iterable[str]) -> None:
     for field in fields:
@@ -20,7 +22,7 @@ def add_settings(parser: argparse._ActionsContainer, fields: Iterable[str]) -> N
             f"--{field.replace('_', '-')}",
             dest=field,
             default=argparse.SUPPRESS,
-            nargs="+" if field == "pooling_layer" else None,
+            nargs="+" if field in SEVERAL else None,
             metavar=field.rsplit("_", 1)[-1].upper(),
             help=f"{info.description}{default}".replace("%", "%%"),
         )

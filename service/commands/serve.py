@@ -33,7 +33,7 @@ async def _serve(settings: Settings) -> int:
     from service.log import configure
     from service.server import create_server, serve_operation
 
-    check_host(settings.host, has_keys=bool(settings.api_key_hashes), allow_anonymous=settings.allow_anonymous)
+    check_host(settings.host, has_keys=settings.has_keys, allow_anonymous=settings.allow_anonymous)
     configure(settings.log_format)
     app = create_app(settings)
     # Opened here rather than by uvicorn, so that a model that cannot be opened is one line and no traceback.

@@ -1,10 +1,10 @@
-"""Reads recordings and embeds them in this process: what `danmaku merge` and `danmaku highlights` begin with."""
+"""Reads recordings and embeds them in this process, for `danmaku merge` and `danmaku highlights`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,17 +25,18 @@ BLOCK_TEXTS = BLOCK_LINES * BLOCKS_IN_FLIGHT  # what the queue of `open_model` h
 
 @dataclass(frozen=True)
 class TimedVectors:
-    """A recording with what was embedded of it."""
+    """A recording with the vectors of its danmaku."""
 
     path: Path
     timed: Timed
     vectors: np.ndarray  # [lines, dim] of length 1; NaN where there is none
+    extra: np.ndarray  # [texts, dim], of texts that were asked for besides
     judge: Judge
     model: str
     fingerprint: str
 
 
-async def embed_recordings(parsed: argparse.Namespace) -> AsyncGenerator[TimedVectors, None]:
+async def embed_recordings(parsed: argparse.Namespace, extra: Sequence[str] = ()) -> AsyncGenerator[TimedVectors, None]:
     """Yields each recording with its vectors; all are read before the first is embedded.
 
     Raises RecordingError for one that is not read, OSError, ConfigurationError.
@@ -50,6 +51,7 @@ async def embed_recordings(parsed: argparse.Namespace) -> AsyncGenerator[TimedVe
     total = sum(len({line.text for line in timed.lines}) for _, timed in read)
     is_quiet = parsed.quiet or not sys.stderr.isatty()
     async with open_model(settings, normalize=True) as embed:
+        extra_vectors = (await embed(list(extra))).vectors
         with tqdm(total=total, disable=is_quiet, unit=" texts") as bar:
             for path, timed in read:
                 texts = list(dict.fromkeys(line.text for line in timed.lines))
@@ -60,9 +62,9 @@ async def embed_recordings(parsed: argparse.Namespace) -> AsyncGenerator[TimedVe
                 number = {text: index for index, text in enumerate(texts)}
                 rows = [number[line.text] for line in timed.lines]
                 vectors = np.concatenate([block.vectors for block in blocks])[rows]
-                yield TimedVectors(path, timed, vectors, judge, blocks[0].model, blocks[0].fingerprint)
+                yield TimedVectors(path, timed, vectors, extra_vectors, judge, blocks[0].model, blocks[0].fingerprint)
 
 
 def is_whole(timed: Timed) -> bool:
-    """Whether nothing was left out that may have been a danmaku."""
+    """Returns whether everything that may have been a danmaku was read."""
     return not any(timed.dropped[reason] for reason in UNREADABLE)

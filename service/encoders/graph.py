@@ -1,7 +1,7 @@
 """BERT as an ONNX graph, built from a checkpoint's weights, pooling included.
 
-It computes what bert-serving-server 1.10 computes (GELU by erf, LayerNorm with epsilon 1e-12, masked scores of −10000),
-arranged for a CPU:
+It computes what bert-serving-server 1.10 computes (GELU by erf, LayerNorm with epsilon 1e-12, masked scores of −10000)
+unless the model's configuration says otherwise, arranged for a CPU:
 
 * Tokens are packed: the rows of a matrix are the tokens of all texts, one after the other, so padding costs nothing.
   Only attention and pooling see texts as padded rows of equal length.
@@ -25,8 +25,8 @@ from service.encoders.int8 import int8_product
 from service.encoders.options import EncoderOptions
 from service.model_directory import BertConfig
 
-LAYER_NORM_EPSILON = 1e-12
 MASKED_SCORE = -10000.0
+ACTIVATIONS = {"gelu": ("Gelu", MICROSOFT), "gelu_new": ("FastGelu", MICROSOFT), "relu": ("Relu", "")}
 
 
 def build_graph(config: BertConfig, weights: Mapping[str, np.ndarray], options: EncoderOptions) -> onnx.ModelProto:
@@ -44,18 +44,20 @@ def build_graph(config: BertConfig, weights: Mapping[str, np.ndarray], options: 
     """
     graph = GraphBuilder(weights)
     layers = options.layers(config)
-    outputs = [_embeddings(graph, options)]
+    outputs = [_embeddings(graph, config, options)]
     for index in range(max(layers)):
         outputs.append(_layer(graph, config, options, index, outputs[-1]))
     selected = [outputs[layer] for layer in layers]
     hidden = selected[0] if len(selected) == 1 else graph.add("Concat", selected, axis=-1)  # [n, h * layers]
     hidden = graph.add("Gather", [hidden, graph.input("tokens", ["b", "t"])])  # [b, t, h * layers]
     pooled = _cls_pooled(graph, hidden) if options.strategy == "CLS_POOLED" else _pool(graph, hidden, options)
+    if options.normalize and options.strategy != "NONE":
+        pooled = graph.add("LpNormalization", [pooled], axis=1, p=2)
     graph.add("Identity", [pooled], output="embedding")
     return graph.finish(["b", "t"] if options.strategy == "NONE" else ["b"], options.dim(config))
 
 
-def _embeddings(graph: GraphBuilder, options: EncoderOptions) -> str:
+def _embeddings(graph: GraphBuilder, config: BertConfig, options: EncoderOptions) -> str:
     tables = "bert/embeddings"
     segments = graph.weights[f"{tables}/token_type_embeddings"]
     positions = graph.weights[f"{tables}/position_embeddings"]
@@ -71,7 +73,7 @@ def _embeddings(graph: GraphBuilder, options: EncoderOptions) -> str:
         x = graph.add("Add", [x, position])
     elif not options.sentence_pairs:
         x = graph.add("Add", [x, graph.constant("segment", segments[0])])
-    return _layer_norm(graph, tables, x)
+    return _layer_norm(graph, config, tables, x)
 
 
 def _layer(graph: GraphBuilder, config: BertConfig, options: EncoderOptions, index: int, x: str) -> str:
@@ -88,9 +90,12 @@ def _layer(graph: GraphBuilder, config: BertConfig, options: EncoderOptions, ind
     )  # [b, t, h]
     attended = graph.add("Reshape", [attended, graph.ints([-1, config.hidden_size])])  # [b · t, h]
     attended = graph.add("Gather", [attended, cells])  # [n, h]
-    x = _add_and_norm(graph, f"{layer}/attention/output", dense(graph, f"{layer}/attention/output/dense", attended), x)
-    inner = graph.add("Gelu", [dense(graph, f"{layer}/intermediate/dense", x)], domain=MICROSOFT)  # [n, 4h]
-    return _add_and_norm(graph, f"{layer}/output", dense(graph, f"{layer}/output/dense", inner), x)
+    attended = dense(graph, f"{layer}/attention/output/dense", attended)
+    x = _layer_norm(graph, config, f"{layer}/attention/output", graph.add("Add", [attended, x]))
+    activation, domain = ACTIVATIONS[config.hidden_act]
+    inner = graph.add(activation, [dense(graph, f"{layer}/intermediate/dense", x)], domain=domain)  # [n, 4h]
+    inner = dense(graph, f"{layer}/output/dense", inner)
+    return _layer_norm(graph, config, f"{layer}/output", graph.add("Add", [inner, x]))
 
 
 def _presence(graph: GraphBuilder, options: EncoderOptions) -> str:
@@ -105,13 +110,9 @@ def _int8_dense(graph: GraphBuilder, scope: str, x: str) -> str:
     return graph.add("Add", [int8_product(graph, x, f"{scope}/kernel"), graph.weight(f"{scope}/bias")])
 
 
-def _add_and_norm(graph: GraphBuilder, scope: str, x: str, residual: str) -> str:
-    return _layer_norm(graph, scope, graph.add("Add", [x, residual]))
-
-
-def _layer_norm(graph: GraphBuilder, scope: str, x: str) -> str:
+def _layer_norm(graph: GraphBuilder, config: BertConfig, scope: str, x: str) -> str:
     gamma, beta = graph.weight(f"{scope}/LayerNorm/gamma"), graph.weight(f"{scope}/LayerNorm/beta")
-    return graph.add("LayerNormalization", [x, gamma, beta], axis=-1, epsilon=LAYER_NORM_EPSILON)
+    return graph.add("LayerNormalization", [x, gamma, beta], axis=-1, epsilon=config.layer_norm_eps)
 
 
 def _cls_pooled(graph: GraphBuilder, hidden: str) -> str:

@@ -44,6 +44,10 @@ class Inputs:
     def vocab(self) -> list[str]:
         return self._tokenizer.vocab
 
+    @property
+    def rules(self) -> dict[str, bool | None]:
+        return self._tokenizer.rules
+
     def normalize(self, text: str) -> str:
         return self._tokenizer.normalize(text)
 

@@ -9,11 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-# How far vectors of a model may be cut: the lengths that it was trained for, by its name and pooling.
-TRAINED_DIMENSIONS: dict[tuple[str, tuple[int, ...], str], tuple[int, ...]] = {
-    ("danmaku-bert-mini", (-2,), "REDUCE_MEAN"): (64, 128, 256)
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -56,21 +51,14 @@ class Model:
     pooling_layer: tuple[int, ...]
     pooling_strategy: str
     reader: Reader
+    trained_dimensions: tuple[int, ...] = ()  # the lengths to which it was trained to be cut
 
     @property
     def dimensions(self) -> tuple[int, ...]:
         """The lengths that vectors may be cut to; the last is `dim`."""
-        trained = TRAINED_DIMENSIONS.get((self.name, tuple(self.pooling_layer), self.pooling_strategy), ())
-        return (*(length for length in trained if length < self.dim), self.dim)
-
-    def normalize(self, text: str) -> str:
-        return self.reader.normalize(text)
-
-    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
-        return self.reader.prepare_normalized(texts)
+        return (*(length for length in self.trained_dimensions if length < self.dim), self.dim)
 
     def truncates(self, text: str) -> bool:
-        """Whether a normalised text has more tokens than max_seq_len allows."""
+        """Returns whether a normalised text has more tokens than max_seq_len allows."""
         # A token has at least one character, so hardly any text needs to be tokenized for this.
-
-        return len(text) > self.max_seq_len - 2 and self.prepare([text])[0].is_truncated
+        return len(text) > self.max_seq_len - 2 and self.reader.prepare_normalized([text])[0].is_truncated

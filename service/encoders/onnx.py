@@ -57,9 +57,10 @@ class OnnxEncoder:
             fingerprint,
             options.dim(directory.config),
             max_seq_len,
-            options.pooling_layer,
+            options.pooling_layer or (),
             options.strategy,
             self.inputs,
+            directory.config.matryoshka_dimensions if options.is_own(directory.pooling) else (),
         )
         self._session = session
         self._inputs = [value.name for value in session.get_inputs()]
@@ -89,12 +90,12 @@ class OnnxEncoder:
             prefix = find_checkpoint(tuned_model_dir)
         directory = open_model_directory(
             path,
-            pooled_encoder_shapes if options.strategy == "CLS_POOLED" else encoder_shapes,
+            pooled_encoder_shapes if options.pooling_strategy == "CLS_POOLED" else encoder_shapes,
             prefix=prefix,
             config_name=config_name,
             lowercase=not options.cased_tokenization,
         )
-        options.check(directory.config, str(path))
+        options = options.complete(directory, str(path))
         concurrency = min(concurrency, threads)
         session = _open_session(directory, options, threads - concurrency + 1)  # each caller is a thread too
         encoder = cls(directory, options, session, concurrency)

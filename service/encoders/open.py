@@ -15,8 +15,8 @@ from service.metrics import Metrics
 class EncoderSettings:
     """Settings of an encoder in this process. Workers have flags of their own."""
 
-    pooling_layer: tuple[int, ...] = (-2,)
-    pooling_strategy: str = "REDUCE_MEAN"
+    pooling_layer: tuple[int, ...] | None = None
+    pooling_strategy: str | None = None
     max_seq_len: int | None = None
     precision: str = "float32"
     threads: int = 1
@@ -38,7 +38,8 @@ async def open_encoder(url: str, settings: EncoderSettings, metrics: Metrics) ->
         # Single-threaded calls, several at a time, keep all cores busy without threads that wait for one another.
         threads = settings.threads
         encoder = await asyncio.to_thread(OnnxEncoder.open, Path(rest), options, threads=threads, concurrency=threads)
-        await encoder.encode(encoder.model.prepare(["warm up"]))  # the first call is slow: it allocates
+        # The first call is slow, because it allocates.
+        await encoder.encode(encoder.model.reader.prepare_normalized(["warm up"]))
         return encoder
     if scheme in ("bert", "bert+dns"):
         from service.encoders.remote import RemoteEncoder

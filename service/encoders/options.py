@@ -6,10 +6,11 @@ One frozen value goes from the command line to the graph. Everything in it that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.errors import ConfigurationError
-from service.model_directory import BertConfig
+from service.huggingface import Pooling
+from service.model_directory import BertConfig, ModelDirectory
 
 POOLING_STRATEGIES = ("NONE", "REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED")
 OTHER_NAMES = {"FIRST_TOKEN": "CLS_TOKEN", "LAST_TOKEN": "SEP_TOKEN"}
@@ -22,19 +23,34 @@ class EncoderOptions:
     """How vectors are computed. Layers count from −1, the last, down, or from 0, the first, up; several are
     concatenated in the given order.
 
-    Call `check` first; the other methods rely on it.
+    Call `complete` first; the other methods rely on it.
     """
 
-    pooling_layer: tuple[int, ...] = (-2,)
-    pooling_strategy: str = "REDUCE_MEAN"  # NONE gives [t, dim] per text; CLS_POOLED ignores pooling_layer
+    pooling_layer: tuple[int, ...] | None = None  # None: the model's own, which is −2 in bert-as-service's directories
+    pooling_strategy: str | None = None  # None: the model's own; NONE: [t, dim] per text; CLS_POOLED: of the last layer
     mask_cls_sep: bool = False  # hides [CLS] and [SEP] from pooling, and from the other tokens' attention
-    max_seq_len: int | None = None  # maximum tokens, special ones included; None: the model's number of positions
+    max_seq_len: int | None = None  # maximum tokens, special ones included; None: the model's own
     cased_tokenization: bool = False
     no_special_token: bool = False  # no [CLS] and [SEP] around texts that come as tokens
     no_position_embeddings: bool = False
     sentence_pairs: bool = False  # `a ||| b` is two texts
     precision: str = "float32"
     allow_inexact: bool = False  # skip the check that int8 is close to float32
+    normalize: bool = False  # scale vectors to length 1; only models say so, never a flag
+
+    def complete(self, directory: ModelDirectory, model: str) -> EncoderOptions:
+        """Returns these options with what they leave to the model. Raises ConfigurationError as `check` does."""
+        own = directory.pooling
+        completed = replace(
+            self,
+            pooling_layer=own.layer if self.pooling_layer is None else self.pooling_layer,
+            pooling_strategy=own.strategy if self.pooling_strategy is None else self.pooling_strategy,
+            max_seq_len=own.max_seq_len if self.max_seq_len is None else self.max_seq_len,
+            cased_tokenization=not directory.tokenizer.rules["lowercase"],
+            normalize=own.normalize,
+        )
+        completed.check(directory.config, model)
+        return completed
 
     def check(self, config: BertConfig, model: str) -> None:
         """Raises ConfigurationError that names the invalid option and the values that the model supports."""
@@ -42,9 +58,10 @@ class EncoderOptions:
             known = ", ".join((*POOLING_STRATEGIES, *OTHER_NAMES))
             raise ConfigurationError(f"invalid pooling_strategy: {self.pooling_strategy!r}; expected one of {known}")
         depth = config.num_hidden_layers
-        if not self.pooling_layer or not all(-depth - 1 <= layer < depth for layer in self.pooling_layer):
+        layers = self.pooling_layer or ()
+        if not layers or not all(-depth - 1 <= layer < depth for layer in layers):
             raise ConfigurationError(
-                f"invalid pooling_layer: {list(self.pooling_layer)}; {model} has layers −1 (the last) to −{depth}, "
+                f"invalid pooling_layer: {list(layers)}; {model} has layers −1 (the last) to −{depth}, "
                 f"or {depth - 1} to 0, and the embeddings at −{depth + 1}"
             )
         longest = None if self.no_position_embeddings else config.max_position_embeddings
@@ -59,8 +76,13 @@ class EncoderOptions:
         if self.precision not in PRECISIONS:
             raise ConfigurationError(f"invalid precision: {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
 
+    def is_own(self, pooling: Pooling) -> bool:
+        """Whether vectors are pooled as the model says, so that what it was trained for applies to them."""
+        return (self.pooling_layer, self.strategy) == (pooling.layer, pooling.strategy)
+
     @property
     def strategy(self) -> str:
+        assert self.pooling_strategy is not None, "complete() was not called"
         return OTHER_NAMES.get(self.pooling_strategy, self.pooling_strategy)
 
     def layers(self, config: BertConfig) -> tuple[int, ...]:
@@ -68,6 +90,7 @@ class EncoderOptions:
         depth = config.num_hidden_layers
         if self.strategy == "CLS_POOLED":
             return (depth,)
+        assert self.pooling_layer is not None, "complete() was not called"
         return tuple(layer + 1 + (depth if layer < 0 else 0) for layer in self.pooling_layer)
 
     def dim(self, config: BertConfig) -> int:
@@ -91,6 +114,7 @@ class EncoderOptions:
                 "no_special_token",
                 "no_position_embeddings",
                 "sentence_pairs",
+                "normalize",
             )
             if getattr(self, name)
         ]

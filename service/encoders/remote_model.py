@@ -57,7 +57,8 @@ async def learn_model(connection: WorkerConnection) -> Model:
         if _is_ours(config):
             answer = await connection.run_command(wire.SHOW_VOCAB)
             name, dim, max_seq_len = str(config["model"]), int(config["dim"]), int(answer["max_seq_len"])
-            tokenizer = await asyncio.to_thread(Tokenizer, answer["vocab"], lowercase=lowercase)
+            rules = {"lowercase": lowercase, **answer.get("rules", {})}  # of an older worker: the usual ones
+            tokenizer = await asyncio.to_thread(Tokenizer, answer["vocab"], **rules)
             reader = Inputs(tokenizer, EncoderOptions(), max_seq_len, fingerprint=fingerprint)
         else:
             name = PurePath(config.get("tuned_model_dir") or config["model_dir"]).name
@@ -65,7 +66,8 @@ async def learn_model(connection: WorkerConnection) -> Model:
             max_seq_len = config["max_seq_len"] or MAX_SEQ_LEN
             reader = ApproximateInputs(max_seq_len, lowercase=lowercase, fingerprint=fingerprint)
         strategy = wire.STRATEGIES[config["pooling_strategy"]]
-        return Model(name, fingerprint, dim, max_seq_len, tuple(config["pooling_layer"]), strategy, reader)
+        dimensions = tuple(map(int, config.get("dimensions", ())))
+        return Model(name, fingerprint, dim, max_seq_len, tuple(config["pooling_layer"]), strategy, reader, dimensions)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UnusableWorker(f"invalid description of its model: {error!r}") from None
 

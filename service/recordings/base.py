@@ -1,6 +1,6 @@
-"""The rows that readers of recordings yield: each is one danmaku, or the reason why there is none.
+"""The rows that parsers of recordings yield: each is one danmaku, or the reason why it is not one.
 
-Names, numbers and hashes of the people who wrote danmaku end in the readers: a `Row` has no place for them.
+Names, numbers and hashes of writers do not leave the parsers: a `Row` has no field for them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UNREADABLE = (MALFORMED, NOT_TEXT)  # drops of what may have been danmaku; all o
 
 
 class RecordingError(ConfigurationError, ValueError):
-    """A file that is refused as a whole; the message says why, and what would be read."""
+    """The error for a file that is refused as a whole; the message says why, and what is expected."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Style(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One danmaku, or what was in the place of one."""
+    """One danmaku, or the reason why this part of the file is not one."""
 
     text: str | None  # None: not a danmaku
     reason: str = MALFORMED  # … because
@@ -74,7 +74,7 @@ MALFORMED_ROW = Row(None)
 
 
 class Parser(Protocol):
-    """Reads one format, fed with decoded text that may be cut anywhere. `close` is called once, at the end."""
+    """Parses one format. Decoded text is fed to it, cut anywhere; `close` is called once, at the end."""
 
     def feed(self, text: str) -> Iterator[Row]: ...
     def close(self) -> Iterator[Row]: ...
@@ -87,7 +87,7 @@ class LineParser:
     """
 
     def __init__(self, undecodable: re.Pattern[str] | None = None) -> None:
-        """`undecodable` finds what stands for bytes that were not text; None if there were none."""
+        """`undecodable` finds the replacements of bytes that could not be decoded; None if there were none."""
         self._undecodable = undecodable
         self._rest = ""
         self._is_too_long = False
@@ -112,7 +112,7 @@ class LineParser:
             yield from self.feed("\n")
 
     def lines(self, lines: list[str]) -> Iterator[Row]:
-        """The rows of whole lines."""
+        """Yields the rows of complete lines."""
         undecodable, line_rows = self._undecodable, self.line
         for line in lines:
             if undecodable is not None and undecodable.search(line):
@@ -121,10 +121,10 @@ class LineParser:
                 yield from line_rows(line[:-1] if line.endswith("\r") else line)
 
     def line(self, line: str) -> Iterator[Row] | tuple[Row, ...]:
-        """The rows of one line, which has no end of line."""
+        """Yields the rows of one line, without its line feed."""
         raise NotImplementedError
 
 
 def is_most(count: int, lines: list[str]) -> bool:
-    """Whether so many are more than half of the lines that are not blank."""
+    """Returns whether this number is more than half of the lines that are not blank."""
     return count * 2 > sum(1 for line in lines if line.strip())

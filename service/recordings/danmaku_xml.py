@@ -98,7 +98,7 @@ class Fields(NamedTuple):
 
 
 def read_fields(p: str, *, is_2_0: bool = False) -> Fields | None:
-    """Returns None if these are not the fields of a danmaku."""
+    """Returns the fields of a danmaku, or None if these are not such fields."""
     fields = p.split(",")
     count = len(fields)
     seconds = number(fields[0])
@@ -127,10 +127,10 @@ def _read_number(field: str, default: int) -> int:
 
 
 def is_live(text: Iterable[str]) -> bool:
-    """Whether the clock of a recording and that of posting ran together, from the first row of a file to its last.
+    """Returns whether the clock of a recording and that of posting ran together, from the first row to the last.
 
-    About a video people write for years, so either its seconds fall somewhere (the file is in order of posting) or
-    the times of posting do (it is in order of the video), or posting took much longer than the video.
+    A video is commented on for years, so either its seconds fall somewhere (the file is in order of posting) or the
+    times of posting do (it is in order of the video), or posting took much longer than the video.
     """
     count, rest = 0, ""
     first_s = first_posted_s = highest_s = highest_posted_s = 0.0

@@ -7,7 +7,7 @@
     SPEAKERNUM2;10829074:name:28,…          the last lines; missing if the day was not closed
     V2
 
-A silence of both clocks, TIME and milliseconds, splits the day into its streams. The text may hold colons. A
+A silence of both clocks, TIME and milliseconds, splits the day into streams. Texts may contain colons. A
 recorder was renewed in the middle of some day: lines are taken for what they look like, and where a number
 might be a person's, the line is dropped.
 """
@@ -30,14 +30,14 @@ UTC_8_S = 8 * 3600
 
 
 def recognises(head: str, lines: list[str]) -> bool:
-    """One count of viewers suffices."""
+    """Returns whether there is a viewer count among the lines; one suffices."""
     if ANY_ONLINE.search(head):
         return True
     return is_most(sum(1 for line in lines if V2.fullmatch(line)), lines)
 
 
 def is_numbered(head: list[str], last_line: str) -> bool:
-    """Whether the day is V1 or V2. The last line says so; where it is missing, what most lines look like does."""
+    """Returns whether the day is V1 or V2, by its last line, or by most of the lines if that is missing."""
     if VERSION.fullmatch(last_line):
         return last_line != "V0"
     lines = [line for line in head if line and not ONLINE.fullmatch(line)]

@@ -1,8 +1,8 @@
-"""Which encoding a file has: a byte order mark, else UTF-8, else what its XML declaration says, else what
-charset-normalizer takes it for, of the two that danmaku are found in besides: GB18030 (with GBK and GB2312) and Big5.
+"""Detects the encoding of a file: by a byte order mark, else UTF-8, else by its XML declaration, else by
+charset-normalizer, which chooses between GB18030 (with GBK and GB2312) and Big5.
 
-A file with some bytes that are not UTF-8 is UTF-8: the lines that hold them are dropped. One of which most is not text
-is refused.
+A file with a few bytes that are not UTF-8 is UTF-8, and lines with such bytes are dropped. A file that is mostly not
+text is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Encoding:
 
     @property
     def undecodable(self) -> re.Pattern[str] | None:
-        """Finds what stands in the decoded text for bytes that are not text; None if there are none."""
+        """A pattern for the replacements of bytes that could not be decoded, or None."""
         if self.is_clean:
             return None
         return ESCAPED if self.name.startswith("utf-8") else REPLACED
@@ -55,7 +55,7 @@ class Encoding:
 
 
 def detect(name: str, source: BinaryIO, wanted: str | None) -> Encoding:
-    """The encoding of a file, all of which is read. Raises RecordingError if most of it is not text."""
+    """Detects the encoding of a whole file. Raises RecordingError if most of it is not text."""
     head = source.read(HEAD_BYTES)
     found = _named(name, wanted) if wanted else _marked(head)
     is_given = found is not None
@@ -82,7 +82,7 @@ def detect(name: str, source: BinaryIO, wanted: str | None) -> Encoding:
 
 
 def detect_head(name: str, head: bytes, wanted: str | None) -> Encoding:
-    """The encoding of what begins so and cannot be read twice."""
+    """Detects the encoding from the beginning of a stream that cannot be read twice."""
     cut = head.rpartition(b"\n")[0] or head
     is_wide = wanted is not None or _marked(head) is not None
     if not is_wide:
@@ -92,7 +92,7 @@ def detect_head(name: str, head: bytes, wanted: str | None) -> Encoding:
 
 
 def decode(source: BinaryIO, encoding: Encoding) -> Iterator[str]:
-    """The text of a file from its beginning, in parts."""
+    """Yields the text of a file from its beginning, in parts."""
     source.seek(0)
     decoder = encoding.decoder()
     while raw := source.read(CHUNK_BYTES):
@@ -133,7 +133,7 @@ def _is_clean(source: BinaryIO, encoding: str) -> bool:
 
 
 def _sample(source: BinaryIO) -> bytes:
-    """The first lines that hold other characters than ASCII."""
+    """Returns the first lines with characters outside ASCII."""
     source.seek(0)
     lines: list[bytes] = []
     size = 0
@@ -152,7 +152,7 @@ def _guess(sample: bytes) -> str | None:
 
 
 def _decodes(sample: bytes, encoding: str) -> bool:
-    """Whether all of the sample but its end, which may be cut, and a hundredth can be decoded."""
+    """Returns whether the sample can be decoded, except for its end, which may be cut, and one hundredth."""
     return sample.decode(encoding, "replace").count("\ufffd") <= 1 + len(sample) // 200
 
 

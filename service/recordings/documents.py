@@ -20,7 +20,7 @@ MAX_LINES = 100_000  # of one document: the largest streams have as many danmaku
 
 @dataclass(frozen=True)
 class Document:
-    """All danmaku of one video or stream, in the order in which viewers see them."""
+    """All danmaku of one video or stream, in the order in which viewers saw them."""
 
     id: str
     lines: list[str]
@@ -30,16 +30,16 @@ class Document:
 
 @dataclass
 class Tally:
-    """Counts of the rows read and of those dropped, by reason; all other rows are danmaku in documents."""
+    """Counts of the rows that were read and of those that were dropped, by reason; all others are danmaku."""
 
     rows: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
 
 def documents(name: str, rows: Iterable[Row], options: Options, tally: Tally) -> Iterator[Document]:
-    """The documents of the file called `name`: the first has its name, the others `name#2`, `name#3` …
+    """Yields the documents of the file called `name`: the first has its name, the others `name#2`, `name#3` …
 
-    So an id stays what it is when the file grows at its end.
+    So ids stay the same when the file grows at its end.
     """
     number = 0
     pending: list[tuple[float, float, str]] = []

@@ -1,7 +1,8 @@
-"""Which files of a folder are recordings.
+"""Finds the recordings in a folder.
 
-Those with a suffix of a format. A `.txt` may be anything: it counts if it is asked for by name, if it is recognised as
-another format than plain text, or if the folder holds nothing else. What is left out is named, with the reason.
+These are the files with the suffix of a format. A `.txt` may be anything, so it is read only if it is named, if it is
+recognised as another format than plain text, or if the folder has nothing else. Skipped files are listed with the
+reason.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Found:
 
 
 def find_files(paths: Sequence[Path], options: Options | None = None) -> Found:
-    """The files, and those in the folders: folder by folder, and in each the better format first.
+    """Returns the named files and those in the named folders, folder by folder, better formats first.
 
     Raises RecordingError if there is none.
     """
@@ -46,7 +47,7 @@ def find_files(paths: Sequence[Path], options: Options | None = None) -> Found:
 
 
 def without_copies(files: Iterable[Path]) -> Found:
-    """The files but those of which the same folder holds a better format of the same recording."""
+    """Returns the files without those of which the same folder has the recording in a better format."""
     found, first = Found(), dict[tuple[Path, str], Path]()
     for file in files:
         better = first.setdefault((file.parent, name_of(file)), file)

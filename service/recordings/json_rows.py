@@ -51,7 +51,7 @@ DECODER = json.JSONDecoder()
 
 
 class JsonRow:
-    """Makes rows of values, and remembers what it needs to complain of fields that none had."""
+    """Makes rows from values, and remembers which fields no value had, for an error at the end."""
 
     def __init__(self, name: str, options: Options) -> None:
         self._name, self._options = name, options
@@ -75,7 +75,7 @@ class JsonRow:
             yield MALFORMED_ROW
 
     def close(self) -> None:
-        """Raises RecordingError if no object had a named field: a misspelt one must not become an empty corpus."""
+        """Raises RecordingError if no object had the named field: a misspelt one must not become an empty corpus."""
         missing = {flag: field for flag, field in self._missing.items() if field is not None}
         if self._first is None or (self._has_text and not missing):
             return
@@ -121,7 +121,7 @@ def _is_item(value: dict[str, Any]) -> bool:
 
 
 def _of_tool(value: dict[str, Any]) -> list[Row] | None:
-    """Rows of an object whose fields say which tool wrote it; None if none of these did."""
+    """Returns the rows of an object whose fields say which tool wrote it, or None."""
     if isinstance(event := value.get("cmd", value.get("type")), str) and event.isupper():
         data = value if "info" in value else value.get("data")
         return [_of_event(event, data) if isinstance(data, dict) else Row(None, OTHER)]
@@ -183,7 +183,7 @@ def _of_live_chat(action: dict[str, Any], offset: object) -> list[Row]:
 
 
 def _whole(text: str) -> str:
-    """The text without halves of surrogate pairs, which JSON can spell and UTF-8 cannot."""
+    """Returns the text without halves of surrogate pairs, which JSON can express and UTF-8 cannot."""
     return HALF.sub("\ufffd", text)
 
 
@@ -204,7 +204,7 @@ class JsonLines(LineParser):
 
 
 class JsonArray:
-    """One array, value by value: what follows it, as the end of the object that it stands in, is not looked at."""
+    """Parses one array value by value; what follows it, such as the rest of its object, is ignored."""
 
     def __init__(self, name: str, undecodable: re.Pattern[str] | None, options: Options) -> None:
         self._undecodable = undecodable
@@ -250,7 +250,7 @@ class JsonArray:
 
 
 def load(line: str) -> object:
-    """The object or string that a line is; None if it is neither."""
+    """Returns the object or string on a line, or None if it is neither."""
     if not line.lstrip().startswith(("{", '"')):
         return None
     try:
@@ -261,7 +261,7 @@ def load(line: str) -> object:
 
 
 def is_array(head: str) -> bool:
-    """Whether a text begins as an array of values, or as an object with such an array in a known field."""
+    """Returns whether a text begins as an array of values, or as an object with such an array in a known field."""
     if (match := ARRAY.match(head)) is None:
         return False
     start = SEPARATOR.match(head, match.end()).end()  # type: ignore[union-attr]

@@ -25,7 +25,7 @@ CUT_OFF = "cut off at the end of the file"
 
 
 class Child(NamedTuple):
-    """A child of a root, with the text that stands directly in it; or, without a name, what went wrong."""
+    """A child of a root, with the text directly in it; or, without a name, an error."""
 
     name: str
     attributes: dict[str, str]
@@ -33,7 +33,7 @@ class Child(NamedTuple):
 
 
 class LenientXml:
-    """Finds all children of the roots. One called `name` that cannot be read does not spoil the next."""
+    """Finds all children of the roots. A child called `name` that cannot be parsed does not affect the next."""
 
     def __init__(self, file: str, name: str) -> None:
         self._file, self._name, self._end_tag = file, name, f"</{name}>"
@@ -57,7 +57,7 @@ class LenientXml:
             yield from self._parse(piece)
 
     def close(self) -> Iterator[Child]:
-        """An end without the root's closing tag is an end; what was begun is lost."""
+        """Ends the file, with or without the root's closing tag; an incomplete child is dropped."""
         piece, self._rest = self._rest, ""
         yield from self._parse(piece)
         is_open = self._open.name == self._name
@@ -91,7 +91,7 @@ class LenientXml:
         return children
 
     def _recover(self, piece: str, root: str | None) -> None:
-        """Reads a piece that expat refuses: the element at its end by its tags, what is before it once more."""
+        """Reads a piece that expat refuses: the element at its end by its tags, and what is before it again."""
         found = self._element.search(piece)
         self._new(root)
         if found is None:
@@ -138,7 +138,7 @@ class LenientXml:
 
 
 def _permit(reference: re.Match[str]) -> str:
-    """Returns a character reference, or nothing where XML 1.0 forbids the character even so."""
+    """Returns the character reference, or nothing if XML 1.0 forbids its character."""
     code = int(reference[1], 16) if reference[1] else int(reference[2])
     is_permitted = code in (9, 10, 13) or 0x20 <= code < 0xD800 or 0xE000 <= code < 0xFFFE or 0xFFFF < code < 0x110000
     return reference[0] if is_permitted else ""

@@ -1,8 +1,7 @@
-"""Any recording as plain text: a danmaku a line, UTF-8, for what needs nothing but texts in their order.
+"""Reads any recording as plain text, one danmaku per line in UTF-8, for users that need only texts in order.
 
-Plain text stays as it is, so that row n of what is made of it is line n of the file, blank lines and lines that are not
-UTF-8 included. Of any other recording, line n is the nth danmaku in the order of the file; line breaks in a danmaku
-become spaces.
+Plain text is unchanged, including blank lines and lines that are not UTF-8, so row n of a result is line n of the file.
+In other recordings, line n is the nth danmaku in the order of the file; line breaks in a danmaku become spaces.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ BREAKS = re.compile(r"\s*[\r\n]+\s*")
 
 
 class Lines(io.RawIOBase):
-    """A binary stream of lines, and what was dropped on the way. Use it through `buffered`."""
+    """A binary stream of lines that counts what was dropped. Use it through `buffered`."""
 
     def __init__(
         self, parts: Iterable[bytes], dropped: Counter[str] | None = None, file: BinaryIO | None = None
@@ -38,7 +37,7 @@ class Lines(io.RawIOBase):
 
     @property
     def unreadable(self) -> int:
-        """How many rows may have been danmaku, and could not be read."""
+        """The number of rows that may have been danmaku but could not be read."""
         return sum(self.dropped[reason] for reason in UNREADABLE)
 
     def readable(self) -> bool:
@@ -66,9 +65,9 @@ class Lines(io.RawIOBase):
 
 
 def open_lines(path: Path, options: Options | None = None) -> tuple[BinaryIO, Lines | None]:
-    """The lines of a file, from a stream that the caller closes; and, unless it is plain text, what was dropped.
+    """Returns a stream of lines, which the caller closes, and counts of what was dropped unless the file is plain text.
 
-    Raises RecordingError for a file that is not read or holds no danmaku, OSError for one that cannot be opened.
+    Raises RecordingError for a file that is refused or has no danmaku, OSError for one that cannot be opened.
     """
     recording = open_recording(path, options)
     if recording.format == "text":
@@ -88,9 +87,9 @@ def open_lines(path: Path, options: Options | None = None) -> tuple[BinaryIO, Li
 
 
 def open_pipe(source: BinaryIO, name: str, options: Options | None = None) -> tuple[BinaryIO, Lines | None]:
-    """Does the same for a stream that cannot be read twice, and recognises it by what comes first.
+    """Does the same for a stream that cannot be read twice, and recognises it by its beginning.
 
-    It waits for no more than the first line, so that a stream that is being written is read as it is written.
+    It waits for the first line only, so a stream can be read while it is being written.
     """
     feed = RecordingFeed(name, options)
     head, begun, is_over = b"", list[Row](), False
@@ -129,7 +128,7 @@ def _chunks(source: BinaryIO) -> Iterator[bytes]:
 
 
 def _read_some(source: BinaryIO) -> bytes:
-    """Returns what has come, without waiting for a whole chunk; nothing at the end."""
+    """Returns the bytes that have arrived without waiting for a whole chunk; empty at the end."""
     return cast(io.BufferedReader, source).read1(CHUNK_BYTES)
 
 
@@ -142,7 +141,7 @@ def _encode(rows: Iterable[Row], dropped: Counter[str]) -> Iterator[bytes]:
 
 
 def _first_danmaku(name: str, rows: Iterator[Row], dropped: Counter[str]) -> Row:
-    """The first danmaku; what is before it is counted. Raises RecordingError if there is none."""
+    """Returns the first danmaku and counts what is before it. Raises RecordingError if there is none."""
     for row in rows:
         if row.text is not None:
             return row

@@ -1,6 +1,6 @@
-"""The recipe's plain text: one danmaku a line, a blank line between documents, any number of them in a file.
+"""Plain text: one danmaku per line, and blank lines between documents, of which a file may have several.
 
-Documents are known by their number. It is what a text is taken for that is nothing else.
+Documents are identified by their number. A file that is not recognised as another format is plain text.
 """
 
 from __future__ import annotations

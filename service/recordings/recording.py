@@ -66,7 +66,7 @@ LAST_BYTES = 1024
 
 @dataclass(frozen=True)
 class Recording:
-    """A file that was recognised. Its rows are read from the file, as often as they are asked for."""
+    """A recognised file. Its rows can be read several times."""
 
     path: Path
     format: str
@@ -78,12 +78,12 @@ class Recording:
     is_numbered: bool = False  # a day file with the writers' numbers
 
     def rows(self) -> Iterator[Row]:
-        """Everything in the file that is a danmaku, or the reason why it is not, in the order of the file."""
+        """Yields each danmaku of the file, or the reason why it is not one, in the order of the file."""
         with self.path.open("rb") as source:
             yield from self.rows_from(source)
 
     def rows_from(self, source: BinaryIO) -> Iterator[Row]:
-        """The same, from a file that the caller opened and may ask how far it was read."""
+        """Yields the same from a file that the caller opened, who can ask for its position."""
         if self.format == "segment":
             yield from segments.rows(segments.parse(source.read(segments.MAX_BYTES)) or [])
             return
@@ -131,10 +131,10 @@ def open_recording(path: Path, options: Options | None = None) -> Recording:
 
 
 class RecordingFeed:
-    """Reads a recording as it comes: what is not whole yet waits for the next bytes.
+    """Parses a recording while it arrives; incomplete data waits for the next bytes.
 
-    It is recognised by its first line, so that the first danmaku does not wait for others; or, begun in the middle of a
-    file, by that file's `head`.
+    The format is recognised by the first line, so that the first danmaku need not wait for others; or, when starting in
+    the middle of a file, by that file's `head`.
     """
 
     def __init__(self, name: str, options: Options | None = None, head: bytes = b"") -> None:
@@ -147,7 +147,7 @@ class RecordingFeed:
             self._open(head, is_whole=False)
 
     def feed(self, chunk: bytes, *, is_last: bool = False) -> Iterator[Row]:
-        """Raises RecordingError if what comes is not read."""
+        """Yields the rows that are complete. Raises RecordingError if the data is refused."""
         if self._parser is None:
             self._pending += chunk
             if not self._pending or not (is_last or b"\n" in self._pending or len(self._pending) >= HEAD_BYTES // 16):
@@ -185,7 +185,9 @@ class RecordingFeed:
 
 
 def recognise(name: str, head: str, suffix: str, options: Options, *, is_whole: bool) -> str:
-    """The format of a text that begins so; `is_whole` if nothing follows. Raises RecordingError with the reason."""
+    """Returns the format of a text by its beginning; `is_whole` if that is everything. Raises RecordingError with the
+    reason.
+    """
     lines = _lines(head, is_whole=is_whole)
     start = head.lstrip("\ufeff \t\r\n")
     expected = SUFFIXES.get(suffix)
@@ -252,7 +254,7 @@ def _parser(recording: Recording, undecodable: re.Pattern[str] | None) -> Parser
 
 
 def _markup(name: str, start: str, lines: list[str], expected: str | None) -> str | None:
-    """The format of what begins with a tag; None for a text whose first danmaku does."""
+    """Returns the format of a text that begins with a tag, or None for a text whose first danmaku is a tag."""
     if HTML.match(start):
         raise RecordingError(f"{name} is a page of HTML, not a recording; {READ}")
     if expected == "xml" or start.startswith("<?xml") or DANMAKU_TAG.search(start):
@@ -263,7 +265,7 @@ def _markup(name: str, start: str, lines: list[str], expected: str | None) -> st
 
 
 def _refuse_unknown_objects(name: str, values: list[object], options: Options) -> None:
-    """Raises RecordingError if none of the first objects is a danmaku, nor anything else that a recorder writes."""
+    """Raises RecordingError if none of the first objects is a danmaku or another object of a recorder."""
     reader = JsonRow(name, options)
     for value in values:
         for _ in reader.rows(value):
@@ -293,7 +295,7 @@ def _is_whole_segment(path: Path, source: BinaryIO) -> bool:
 
 
 def _head(parts: Iterator[str]) -> tuple[str, bool]:
-    """The first HEAD_CHARACTERS, and whether that is all."""
+    """Returns the first HEAD_CHARACTERS, and whether that is everything."""
     head = ""
     for part in parts:
         head += part
@@ -303,7 +305,7 @@ def _head(parts: Iterator[str]) -> tuple[str, bool]:
 
 
 def _lines(head: str, *, is_whole: bool = False) -> list[str]:
-    """The lines of a head, of which the last may be cut."""
+    """Returns the lines of a head; the last may be cut."""
     lines = head.removeprefix("\ufeff").split("\n", HEAD_LINES)
     if len(lines) > HEAD_LINES or (len(head) >= HEAD_CHARACTERS and not is_whole and len(lines) > 1):
         del lines[-1]

@@ -36,7 +36,7 @@ def _reply() -> Any:
 
 
 def parse(content: bytes) -> list[Any] | None:
-    """The elements of a segment; None if it is not one."""
+    """Returns the elements of a segment, or None if it is not one."""
     from google.protobuf.message import DecodeError
 
     try:

@@ -46,12 +46,12 @@ EXPECTED = (
 
 
 def recognises(lines: list[str]) -> bool:
-    """Whether most lines are recorded danmaku."""
+    """Returns whether most lines are recorded danmaku."""
     return is_most(sum(1 for line in lines if RECORDED.fullmatch(line)), lines) or is_quoted_throughout(lines)
 
 
 def is_recorded(lines: list[str]) -> bool:
-    """Whether a .csv without a header is recorded danmaku: some lines are, in which nothing else stands."""
+    """Returns whether a .csv without a header is recorded danmaku, and not a table with other columns."""
     texts = [match[1] for line in lines if (match := RECORDED.fullmatch(line))]
     if len(texts) < MANY or any(mark in texts[0] for mark in '[{"'):  # a script, whose parts are no columns
         return bool(texts)
@@ -60,14 +60,14 @@ def is_recorded(lines: list[str]) -> bool:
 
 
 def is_quoted_throughout(lines: list[str]) -> bool:
-    """Whether most lines are recorded danmaku with quotes around more than the text."""
+    """Returns whether most lines are recorded danmaku with quotes around more than the text."""
     quoted = [line for line in lines if '"' in line]
     others = [line for line in quoted if not RECORDED.fullmatch(line) and QUOTED_RECORDED.fullmatch(line)]
     return is_most(sum(1 for line in others if _is_recorded(split(line, ","))), lines)
 
 
 def is_quoted(lines: Iterable[str]) -> bool:
-    """Whether all texts of recorded danmaku that need quotes have them, and no others; and some do."""
+    """Returns whether exactly those texts of recorded danmaku have quotes that need them, and there are some."""
     has_quotes = False
     for line in lines:
         if '"' not in line and line.count(",") <= 2:
@@ -83,7 +83,7 @@ def is_quoted(lines: Iterable[str]) -> bool:
 
 
 class RecordedCsv(LineParser):
-    """Recorded danmaku of which nothing is quoted, as far as is known: None is decided by the first that may be."""
+    """Parses recorded danmaku without quotes, as far as is known: with None, the first quote decides."""
 
     def __init__(self, undecodable: re.Pattern[str] | None, *, is_quoted: bool | None = False) -> None:
         super().__init__(undecodable)
@@ -116,7 +116,7 @@ class RecordedCsv(LineParser):
 
 
 class Table(LineParser):
-    """Rows whose fields may be quoted, over several lines."""
+    """Parses rows whose fields may be quoted and may span several lines."""
 
     def __init__(
         self, undecodable: re.Pattern[str] | None, delimiter: str, read: Callable[[list[str]], Row], *, has_header: bool
@@ -152,7 +152,7 @@ class Table(LineParser):
 def open_table(
     name: str, head: list[str], undecodable: re.Pattern[str] | None, options: Options, *, is_recorded: bool
 ) -> Table:
-    """Raises RecordingError, with the first row, where the columns cannot be told apart."""
+    """Returns a parser. Raises RecordingError with the first row if the columns are ambiguous."""
     if is_recorded and options.text_column is None:
         return Table(undecodable, ",", _read_recorded, has_header=False)
     first_line = next((line for line in head if line.strip()), "")
@@ -182,7 +182,7 @@ def open_table(
 
 
 def is_table(head: list[str]) -> bool:
-    """Whether the first line is a header that names the danmaku's column beside others."""
+    """Returns whether the first line is a header that names the danmaku's column beside others."""
     first_line = next((line for line in head if line.strip()), "")
     for delimiter in DELIMITERS:
         names = [cell.strip().lower() for cell in split(first_line, delimiter)]
@@ -192,7 +192,9 @@ def is_table(head: list[str]) -> bool:
 
 
 def is_columns(lines: list[str]) -> bool:
-    """Whether a text without a name is columns: as many in every line, one of which is a number everywhere."""
+    """Returns whether a text of unknown format is a table: equal numbers of columns, one of which is
+    always a number.
+    """
     rows = [split(line, ",") for line in lines if line.strip()]
     if len(rows) < 2 or len(rows[0]) < 3 or len({len(row) for row in rows}) > 1:
         return False
@@ -200,7 +202,7 @@ def is_columns(lines: list[str]) -> bool:
 
 
 def has_column(head: list[str], wanted: str | None) -> bool:
-    """Whether a column that was named is one of the first line's: JSON in the same folder may be what was meant."""
+    """Returns whether a named column is in the first line: the option may be meant for JSON in the same folder."""
     first_line = next((line for line in head if line.strip()), "")
     return wanted is not None and any(
         len(cells) > 1 and (wanted.isdecimal() or wanted in (cell.strip() for cell in cells))
@@ -280,9 +282,9 @@ def _column(name: str, wanted: str | None, first: list[str], flag: str) -> int |
 
 
 def _number(value: str) -> str | int | float:
-    """A number where it is written as JSON writes it, so that a filter can compare it: "007" stays a text.
+    """Returns a number if it is written as in JSON, so that filters can compare it: "007" stays a text.
 
-    So does an integer beyond 64 bits, which nothing here keeps exactly.
+    An integer beyond 64 bits stays a text, too, because nothing here stores it exactly.
     """
     try:
         found = orjson.loads(value)

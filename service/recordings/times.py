@@ -1,4 +1,4 @@
-"""Times as files have them: seconds into a video, or a time of posting as a number or a date."""
+"""Parses times in files: seconds into a video, or a time of posting as a number or a date."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PLAIN_DATE = re.compile(r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?:[ T](\d{1,2}):(\d\
 
 
 def unix_seconds(time: float) -> float:
-    """A Unix time in seconds, which may have been given in milliseconds or microseconds."""
+    """Returns a Unix time in seconds, which may be given in milliseconds or microseconds."""
     if time >= MICROSECONDS_FROM:
         return time / 1e6
     return time / 1000 if time > MILLISECONDS_FROM else time
 
 
 def number(value: object) -> float | None:
-    """A finite number, or a string of one."""
+    """Returns a finite number from a number or a string, or None."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
@@ -36,7 +36,7 @@ def number(value: object) -> float | None:
 
 
 def unix_time(value: object) -> float | None:
-    """The Unix time in seconds of a number or a date; None if it is not a time of posting."""
+    """Returns the Unix time in seconds of a number or a date, or None if it is not a time of posting."""
     if (found := number(value)) is not None:
         time = unix_seconds(found)
         return time if UNIX_FROM_S <= time < LAST_UNIX_S else None
@@ -52,7 +52,7 @@ def unix_time(value: object) -> float | None:
 
 
 def split_time(value: object) -> tuple[float | None, float | None] | None:
-    """Seconds into the video or Unix time, whichever a value can be; None if it is neither."""
+    """Returns (seconds into the video, None) or (None, Unix time), or None if the value is neither."""
     if (found := number(value)) is not None and abs(found) <= MAX_VIDEO_S:
         return found, None
     posted_s = unix_time(value)

@@ -44,12 +44,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     bert = parser.add_argument_group("vectors")
     bert.add_argument("-max_seq_len", type=_max_seq_len, default=25, help="tokens per text, or NONE [%(default)s]")
     bert.add_argument("-cased_tokenization", dest="do_lower_case", action="store_false", help="keep case and accents")
-    bert.add_argument("-pooling_layer", type=int, nargs="+", default=[-2], help="layers to pool, concatenated [-2]")
+    bert.add_argument("-pooling_layer", type=int, nargs="+", help="layers to pool, concatenated [-2, or the model's]")
     bert.add_argument(
         "-pooling_strategy",
         choices=(*POOLING_STRATEGIES, *OTHER_NAMES),
-        default="REDUCE_MEAN",
-        help="[%(default)s]",
+        help="[REDUCE_MEAN, or the model's]",
         metavar="|".join(POOLING_STRATEGIES),
     )
     bert.add_argument("-mask_cls_sep", action="store_true", help="hide [CLS] and [SEP] from attention and pooling")
@@ -104,7 +103,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def encoder_options(flags: argparse.Namespace) -> EncoderOptions:
     return EncoderOptions(
-        pooling_layer=tuple(flags.pooling_layer),
+        pooling_layer=None if flags.pooling_layer is None else tuple(flags.pooling_layer),
         pooling_strategy=flags.pooling_strategy,
         mask_cls_sep=flags.mask_cls_sep,
         max_seq_len=flags.max_seq_len,
@@ -134,12 +133,16 @@ def find_faults(flags: argparse.Namespace) -> list[str]:
     return faults
 
 
-def describe_flags(flags: argparse.Namespace) -> dict[str, Any]:
-    """Returns the flags for SHOW_CONFIG, under bert-serving-start's names and with the number of the strategy."""
+def describe_flags(flags: argparse.Namespace, options: EncoderOptions) -> dict[str, Any]:
+    """Returns the flags for SHOW_CONFIG, under bert-serving-start's names and with the number of the strategy.
+
+    `options` are those that the encoder uses, with what flags left to the model.
+    """
     values = {name: str(value) if isinstance(value, Path) else value for name, value in sorted(vars(flags).items())}
     values.pop("command", None)  # belongs to our command line
     values["ckpt_name"] = flags.ckpt_name or DEFAULT_CKPT_NAME
-    values["pooling_strategy"] = STRATEGIES.index(OTHER_NAMES.get(flags.pooling_strategy, flags.pooling_strategy))
+    values["pooling_layer"], values["pooling_strategy"] = options.pooling_layer, STRATEGIES.index(options.strategy)
+    values["do_lower_case"] = not options.cased_tokenization
     return values
 
 

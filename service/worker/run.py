@@ -57,11 +57,16 @@ async def serve(flags: argparse.Namespace) -> int:
             priority_batch_size=flags.priority_batch_size,
             metrics=metrics,
         )
-        identity = {"model": model.name, "fingerprint": model.fingerprint, "dim": model.dim}
+        identity = {
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "dim": model.dim,
+            "dimensions": model.dimensions,
+        }
         worker = Worker(
             encoder,
             batcher,
-            Status(describe_flags(flags), identity),
+            Status(describe_flags(flags, encoder.options), identity),
             metrics,
             bind=flags.bind,
             port=flags.port,

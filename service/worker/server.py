@@ -300,7 +300,8 @@ class Worker:
     def _describe_vocab(self) -> bytes:
         if self._vocab is None:
             # SHOW_CONFIG has the flag -max_seq_len, which may be NONE.
-            content = {"vocab": self._encoder.inputs.vocab, "max_seq_len": self._encoder.model.max_seq_len}
+            inputs, max_seq_len = self._encoder.inputs, self._encoder.model.max_seq_len
+            content = {"vocab": inputs.vocab, "rules": inputs.rules, "max_seq_len": max_seq_len}
             self._vocab = orjson.dumps(content)
         return self._vocab
 

@@ -1,10 +1,10 @@
-"""Captures what the genuine bert-serving-client 1.10 sends and the genuine server 1.10 answers, for tests/test_wire.py.
+"""Captures the frames of the genuine bert-serving-client and server 1.10, for tests/service/test_wire.py.
 
     make classic
     .venv-classic/bin/python tests/classic/capture_frames.py > tests/data/wire/frames.json
 
-A relay stands between the two and notes every frame, in base64. Run it again only if there is a reason to doubt the
-file: nothing in it can change, the versions being of 2019.
+A relay between the two records every frame in base64. Run it again only if there is a reason to doubt the file: the
+versions are of 2019, so its content cannot change.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def main(cases: Path, output: Path) -> None:
 
 
 def graph_of(args: Any) -> tuple[Any, Any]:
-    """(A session on the graph that it builds and freezes, the model's configuration)."""
+    """Returns a session on the graph that the server builds and freezes, and the model's configuration."""
     import tensorflow as tf
     from bert_serving.server.graph import optimize_graph
 
@@ -63,7 +63,7 @@ def graph_of(args: Any) -> tuple[Any, Any]:
 
 
 def features(args: Any, config: Any, inputs: list[Any]) -> list[Any]:
-    """As its worker makes them (server/__init__.py, BertWorker.input_fn_builder)."""
+    """Returns features as the server's worker makes them (server/__init__.py, BertWorker.input_fn_builder)."""
     from bert_serving.server.bert.extract_features import convert_lst_to_features
     from bert_serving.server.bert.tokenization import FullTokenizer
 

@@ -55,7 +55,7 @@ WORDS = (
 
 
 def danmaku(count: int, seed: int = 1) -> list[str]:
-    """Invented, of the kinds there are."""
+    """Returns invented danmaku of every kind."""
     rng = random.Random(seed)
     kinds = (
         lambda: "".join(rng.choices(CHINESE, k=rng.randint(1, 12))),
@@ -125,7 +125,7 @@ def cases() -> list[Case]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 layers × 64 with nothing in it zero; a vocabulary that spells most of the texts."""
+    """A model of 12 layers × 64 without zeros, with a vocabulary that spells most of the texts."""
     from service.model_directory import BertConfig, pooled_encoder_shapes
     from training.bert import checkpoint
 
@@ -170,7 +170,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tokens_and_vectors_are_those_of_the_genuine_server(model: Path, tmp_path: Path) -> None:
-    """Every strategy, layers near and far, masked or not, pairs, tokens, cased, without positions."""
+    """Covers every strategy, several layers, masks, pairs, token lists, cased text, and no positions."""
     asked = cases()
     question = {"flags": [case.flags(model) for case in asked], "inputs": [case.inputs for case in asked]}
     (tmp_path / "cases.json").write_text(json.dumps(question), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A gateway in front of a genuine bert-serving-server 1.10: its vectors, and what it does not survive kept from it.
+"""A gateway in front of a genuine bert-serving-server 1.10: it returns that server's vectors and protects it.
 
 make classic
 DANMAKU_CLASSIC_PYTHON=.venv-classic/bin/python .venv/bin/pytest tests/classic/test_gateway.py
@@ -28,7 +28,7 @@ def server(tiny_model: Path) -> Iterator[RunningWorker]:
 
 
 def test_vectors_are_what_the_genuine_client_gets(server: RunningWorker) -> None:
-    """Bars apart mean the same to the model, and are no pair of sentences to the server."""
+    """Bars with spaces between them are the same text for the model, but not a pair of sentences for the server."""
     with server.client(check_length=False) as client:
         expected = client.encode([text.replace("|||", "| | |") for text in TEXTS])
     with serving(model=server.url) as (gateway, _):
@@ -42,7 +42,7 @@ def test_vectors_are_what_the_genuine_client_gets(server: RunningWorker) -> None
     assert [worker["ready"] for worker in info["workers"]] == [True]
 
 
-def test_many_requests_at_a_time_share_a_connection(server: RunningWorker) -> None:
+def test_concurrent_requests_share_a_connection(server: RunningWorker) -> None:
     texts = [
         f"{first}{second}{third}" for first in "草哈阿夸" for second in "晚安好来" for third in "了我死谁你他她的笑可"
     ]

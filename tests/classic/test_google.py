@@ -35,7 +35,7 @@ def google(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """(Google's, ours) of one model with every weight random, over texts of several lengths."""
+    """Returns Google's outputs and ours for one model of random weights and texts of several lengths."""
     from service.model_directory import BertConfig
     from training.bert import checkpoint, model
 
@@ -75,10 +75,10 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndar
     return dict(np.load(directory / "outputs.npz")), {name: value.numpy() for name, value in ours.items()}
 
 
-def test_every_layer_and_both_heads_are_googles(
+def test_every_layer_and_both_heads_equal_googles(
     outputs: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
 ) -> None:
-    """Loaded by Google's code from our checkpoint, computed by it, and equal to 1e-5."""
+    """Google's code loads our checkpoint; its outputs equal ours to 1e-5."""
     theirs, ours = outputs
     assert theirs.keys() == ours.keys() and len(ours) == 7
     worst = {name: float(np.abs(theirs[name] - ours[name]).max()) for name in ours}
@@ -86,8 +86,8 @@ def test_every_layer_and_both_heads_are_googles(
     assert max(worst.values()) <= TOLERANCE, worst
 
 
-def test_tokens_are_googles(tmp_path: Path) -> None:
-    """On invented danmaku and on what is strange in Unicode, with the vocabulary of the bundled model."""
+def test_tokens_equal_googles(tmp_path: Path) -> None:
+    """Uses the bundled vocabulary on invented danmaku and unusual Unicode."""
     from service.tokenizer import Tokenizer
 
     vocab = REPOSITORY / "models/danmaku-bert-mini/vocab.txt"
@@ -103,7 +103,7 @@ def test_tokens_are_googles(tmp_path: Path) -> None:
 
 
 def test_google_reads_our_records(tmp_path: Path) -> None:
-    """With the features, kinds and lengths that run_pretraining.py declares; whole-word masks included."""
+    """Features, types and lengths are those that run_pretraining.py declares, also with whole-word masks."""
     from training.examples.records import write_shard
     from training.examples.sentence_pairs import make_examples
     from training.examples.settings import ExampleSettings, Vocabulary

@@ -45,7 +45,7 @@ PIECES = {
 
 
 def danmaku(count: int, seed: int = 1) -> list[str]:
-    """Invented, of every kind there is; one in twenty is longer than a worker takes."""
+    """Returns invented danmaku of every kind; one in twenty is longer than a worker accepts."""
     rng = random.Random(seed)
     kinds = list(PIECES.values())
     texts = []
@@ -58,7 +58,7 @@ def danmaku(count: int, seed: int = 1) -> list[str]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Twelve layers of random weights, large enough for differences to show."""
+    """A model of twelve layers with random weights, large enough for differences to show."""
     from training.bert import checkpoint
     from training.bert.model import initial_values
 

@@ -1,4 +1,4 @@
-"""The client: matrices in the order of the texts, tries until its deadline, and errors that say what to do."""
+"""The client: matrices in the order of the texts, retries until its deadline, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from processes import free_ports, serving
 
 @pytest.fixture(scope="module")
 def gateway(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """One that takes few texts and small bodies."""
+    """A gateway that accepts few texts and small bodies."""
     flags = ("--max-request-texts", "7", "--max-body-bytes", "300")
     collections = f"sqlite://{tmp_path_factory.mktemp('collections')}"
     with serving(*flags, "--collections", collections, model=f"onnx://{tiny_model}") as (http, _):
@@ -36,8 +36,8 @@ def url_of(http: httpx.Client) -> str:
 
 
 class Scripted(ThreadingHTTPServer):
-    """A gateway that answers as it is told, one entry of `script` a request: (status, headers, body), or None for a
-    connection that breaks. It keeps the headers of what it was asked.
+    """A gateway that follows `script`, one entry per request: (status, headers, body), or None to break the connection.
+    It records the headers of requests.
     """
 
     daemon_threads = True
@@ -100,7 +100,7 @@ def embedding(count: int, fingerprint: str = "f") -> tuple[int, dict[str, str], 
 
 
 def test_a_long_list_comes_back_as_one_matrix(gateway: httpx.Client) -> None:
-    """Longer than the gateway takes at once, by number and by bytes; what is said of a text names its place."""
+    """The list exceeds the gateway's limits of texts and bytes; errors name positions in the whole list."""
     texts = ["草", "awsl", " ", "晚安", "草" * 18, "好"] * 5
     with Client(url_of(gateway)) as client:
         embedded = client.embed(texts)
@@ -139,7 +139,7 @@ def test_similar_danmaku_come_best_first(gateway: httpx.Client) -> None:
 
 
 def test_a_collection_is_filled_searched_and_emptied(gateway: httpx.Client) -> None:
-    """More items than the gateway takes at once; what is refused names its place."""
+    """There are more items than one request may hold; refusals name positions in the whole list."""
     items = [
         "草",
         CollectionItem("晚安", id="a/b", metadata={"room": 3}),
@@ -169,7 +169,7 @@ def test_a_collection_is_filled_searched_and_emptied(gateway: httpx.Client) -> N
     assert caught.value.status == 404
 
 
-async def test_a_collection_is_filled_by_tasks(gateway: httpx.Client) -> None:
+async def test_several_tasks_fill_a_collection(gateway: httpx.Client) -> None:
     async with AsyncClient(url_of(gateway)) as client:
         await client.create("tasks")
         await asyncio.gather(*[client.add("tasks", [CollectionItem("草", id=str(number))]) for number in range(12)])
@@ -179,8 +179,8 @@ async def test_a_collection_is_filled_by_tasks(gateway: httpx.Client) -> None:
         assert (await client.drop("tasks")).count == 12
 
 
-def test_a_rebuild_tells_how_far_it_is(scripted: Scripted) -> None:
-    """And what ended it before its end."""
+def test_a_rebuild_reports_its_progress(scripted: Scripted) -> None:
+    """It also reports what ended it early."""
     step, end = b'{"done": 1, "total": 2}\n', b'{"done": 2, "total": 2, "finished": true, "lost": 1, "reasons": []}\n'
     scripted.script = [(200, {}, step + end), (200, {}, step + b'{"error": "no encoder", "error_type": "x"}\n')]
     with Client(scripted.url) as client:
@@ -197,8 +197,8 @@ async def test_many_tasks_share_an_async_client(gateway: httpx.Client) -> None:
     assert [len(answer.vectors) for answer in answers] == list(range(12))
 
 
-def test_a_client_needs_no_with(gateway: httpx.Client) -> None:
-    """It connects when it is first used and, unless it is closed, disconnects without a complaint at exit."""
+def test_a_client_works_without_a_with_statement(gateway: httpx.Client) -> None:
+    """It connects on first use; if nobody closes it, it disconnects silently at exit."""
     client = Client(url_of(gateway))
     assert len(client.embed(["草"]).vectors) == 1
     client.close()
@@ -211,26 +211,28 @@ def test_a_client_needs_no_with(gateway: httpx.Client) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
 
 
-async def test_a_client_works_where_an_event_loop_runs(gateway: httpx.Client) -> None:
-    """As in a notebook."""
+async def test_a_client_works_while_an_event_loop_runs(gateway: httpx.Client) -> None:
+    """This is the case in a notebook."""
     with Client(url_of(gateway)) as client:
         assert len(client.embed(["草"]).vectors) == 1
 
 
-def test_a_refusal_says_what_and_where(gateway: httpx.Client) -> None:
+def test_an_error_says_what_is_wrong_and_where(gateway: httpx.Client) -> None:
     with Client(url_of(gateway)) as client, pytest.raises(GatewayError, match="expected at most 7") as caught:
         client.similar("草", ["草"] * 9)
 
     assert (caught.value.status, caught.value.error_type) == (413, "too_large")
 
 
-def test_what_is_no_text_is_refused_before_it_is_sent(gateway: httpx.Client) -> None:
+def test_invalid_content_is_refused_before_it_is_sent(gateway: httpx.Client) -> None:
     with Client(url_of(gateway)) as client, pytest.raises(ValueError, match="invalid content"):
         client.embed(["\ud800"])
 
 
-def test_a_busy_gateway_is_asked_again_when_it_says(scripted: Scripted) -> None:
-    """Nor are a missing encoder or a broken connection the end; the gateway hears of less and less time left."""
+def test_retries_wait_as_long_as_the_gateway_says(scripted: Scripted) -> None:
+    """A missing encoder and a broken connection are retried, too; each request tells the gateway how much
+    time is left.
+    """
     unavailable = (503, {}, {"error": "no encoder", "error_type": "encoder_unavailable"})
     scripted.script = [(200, {}, INFO), BUSY, unavailable, None, embedding(1)]
     started = time.monotonic()
@@ -244,7 +246,7 @@ def test_a_busy_gateway_is_asked_again_when_it_says(scripted: Scripted) -> None:
     assert len(times) == 5 and 29_000 > times[2] > times[4] > 0
 
 
-def test_a_gateway_busy_beyond_the_deadline_is_not_waited_for(scripted: Scripted) -> None:
+def test_a_retry_after_the_deadline_is_not_attempted(scripted: Scripted) -> None:
     scripted.script = [(200, {}, INFO), BUSY]
     with Client(scripted.url, timeout_s=0.9) as client, pytest.raises(GatewayError, match="too much is") as caught:
         client.embed(["草"])
@@ -253,8 +255,8 @@ def test_a_gateway_busy_beyond_the_deadline_is_not_waited_for(scripted: Scripted
     assert len(scripted.asked) == 2
 
 
-def test_a_list_is_of_one_model(scripted: Scripted) -> None:
-    """When another takes over between two parts, the first is asked for again."""
+def test_all_vectors_of_a_list_come_from_one_model(scripted: Scripted) -> None:
+    """If the model changes between two parts, the first part is requested again."""
     scripted.script = [
         (200, {}, INFO),
         embedding(2, "old"),
@@ -279,7 +281,7 @@ def test_a_list_is_of_one_model(scripted: Scripted) -> None:
         ((401, {}, {"error": "no such key", "error_type": "unauthorized"}), "unauthorized"),
     ],
 )
-def test_what_no_gateway_answers_is_an_error(
+def test_a_response_that_is_not_a_gateways_is_an_error(
     scripted: Scripted, step: tuple[int, dict[str, str], object], error_type: str
 ) -> None:
     scripted.script = [(200, {}, INFO), step]
@@ -290,7 +292,7 @@ def test_what_no_gateway_answers_is_an_error(
     assert len(scripted.asked) == 2
 
 
-def test_nobody_there_is_told_at_the_deadline() -> None:
+def test_an_unreachable_gateway_is_reported_at_the_deadline() -> None:
     (port,) = free_ports(1)
     with Client(f"http://127.0.0.1:{port}", timeout_s=0.5) as client, pytest.raises(GatewayError) as caught:
         client.info()
@@ -301,7 +303,7 @@ def test_nobody_there_is_told_at_the_deadline() -> None:
     assert f"cannot reach http://127.0.0.1:{port}/info" in str(caught.value)
 
 
-def test_silence_is_told_at_the_deadline() -> None:
+def test_a_silent_gateway_is_reported_at_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with Client(url, timeout_s=0.2) as client, pytest.raises(GatewayError, match="within 0.2 s") as caught:
@@ -310,13 +312,13 @@ def test_silence_is_told_at_the_deadline() -> None:
     assert (caught.value.error_type, caught.value.status) == ("out_of_time", None)
 
 
-def test_an_address_that_is_none_is_an_error() -> None:
+def test_an_invalid_address_is_an_error() -> None:
     with Client("nonsense") as client, pytest.raises(GatewayError, match="cannot send a request to nonsense/info"):
         client.info()
 
 
-def test_a_client_that_is_left_ends_what_is_asked(caplog: pytest.LogCaptureFixture) -> None:
-    """As after Ctrl-C: waiting callers are released, and the event loop does not complain."""
+def test_an_interrupted_client_cancels_its_calls(caplog: pytest.LogCaptureFixture) -> None:
+    """As after Ctrl-C, waiting callers are released, and the event loop does not complain."""
     failures: list[BaseException] = []
 
     def ask(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""What the Dockerfile says, and what the command line makes of the words a container is started with."""
+"""What the Dockerfile says, and how the command line parses the arguments of a container."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Stage:
 
 
 def stages() -> dict[str, Stage]:
-    """By name, with what they have from the stage they begin with."""
+    """Returns the stages by name, each with what it inherits from the stage it begins with."""
     text = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.M))
     found: dict[str, Stage] = {}
     for line in text.splitlines():
@@ -67,7 +67,7 @@ def stages() -> dict[str, Stage]:
 
 
 def understand(words: Sequence[str], variables: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the command line read `words`; it stops short of doing what they say. Raises SystemExit or AssertionError."""
+    """Parses `words` with the command line without running the command. Raises SystemExit or AssertionError."""
 
     def check_settings(parsed: object) -> int:
         with monkeypatch.context() as outside:

@@ -1,4 +1,4 @@
-"""Manifests as kustomize makes them: kubectl's own, of the version that is pinned."""
+"""Manifests as kustomize builds them, with the pinned version of kubectl."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build(directory: Path) -> list[Manifest]:
 
 
 def build_own(kustomization: dict[str, Any]) -> list[Manifest]:
-    """Of an overlay as users make one, whose paths begin at k8s/overlays/theirs."""
+    """Builds an overlay as users write one; its paths are relative to k8s/overlays/theirs."""
     with tempfile.TemporaryDirectory() as directory:
         theirs = os.path.relpath(K8S / "overlays" / "theirs", os.path.realpath(directory))
         for kind in ("resources", "components"):

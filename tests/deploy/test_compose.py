@@ -1,4 +1,4 @@
-"""docker-compose.yml: a parser takes it, and it is of one piece with the images, the command line and monitoring/."""
+"""docker-compose.yml is valid and consistent with the images, the command line and monitoring/."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ OURS = {name: service for name, service in SERVICES.items() if "build" in servic
 STAGES = stages()
 
 
-def test_it_is_what_compose_takes() -> None:
+def test_the_file_is_valid() -> None:
     compose = PyOptions(apply_merge=True).from_yaml(TEXT)
 
     compose.validate()
     assert set(compose.service_names()) == set(SERVICES)
 
 
-def test_it_has_what_a_laptop_is_to_run() -> None:
-    """And the genuine server only when it is asked for."""
+def test_the_services_are_those_for_a_laptop() -> None:
+    """The genuine server starts only on request."""
     always = {name for name, service in SERVICES.items() if "profiles" not in service}
 
     assert always == {"gateway", "worker-1", "worker-2", "redis", "prometheus", "grafana"}
@@ -35,7 +35,7 @@ def test_it_has_what_a_laptop_is_to_run() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_the_command_line_takes_what_a_service_starts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_accepts_what_a_service_starts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     service = OURS[name]
     target = service["build"]["target"]
     stage = STAGES[target]
@@ -46,7 +46,7 @@ def test_the_command_line_takes_what_a_service_starts(name: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_runs_without_rights_and_is_reached_from_this_machine_only(name: str) -> None:
+def test_a_service_has_no_privileges_and_listens_on_this_machine_only(name: str) -> None:
     service = SERVICES[name]
 
     assert service["read_only"] is True
@@ -62,13 +62,13 @@ def test_a_service_cannot_fill_the_disk_or_the_memory(name: str) -> None:
     assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
 
 
-def test_services_of_others_have_a_health_check() -> None:
-    """Ours have that of their image."""
+def test_third_party_services_have_a_health_check() -> None:
+    """Our images have their own."""
     assert [name for name, service in SERVICES.items() if name not in OURS and "healthcheck" not in service] == []
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_what_is_mounted_and_waited_for_is_there(name: str) -> None:
+def test_mounted_files_and_awaited_services_exist(name: str) -> None:
     service = SERVICES[name]
     sources = [mount.split(":")[0] for mount in service.get("volumes", ())]
 
@@ -77,7 +77,7 @@ def test_what_is_mounted_and_waited_for_is_there(name: str) -> None:
     assert set(service.get("depends_on", ())) <= SERVICES.keys()
 
 
-def test_a_gateway_calls_services_that_are_there() -> None:
+def test_a_gateway_calls_services_that_exist() -> None:
     variables = SERVICES["gateway"]["environment"]
     workers = variables["DANMAKU_ENCODER"].removeprefix("bert://").split(",")
     cache = re.fullmatch(r"redis://(.*):6379/0", variables["DANMAKU_CACHE"])
@@ -92,7 +92,7 @@ def test_collections_are_on_a_volume() -> None:
 
 
 def test_prometheus_looks_for_services_where_they_listen() -> None:
-    """At the port of the gateway's image, and at that which the workers are told."""
+    """It uses the port of the gateway's image and the port in the workers' arguments."""
     jobs = yaml.safe_load((ROOT / "monitoring" / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
     looked_for = {f"{each['names'][0]}:{each['port']}" for job in jobs for each in job.get("dns_sd_configs", ())}
     looked_for |= {target for job in jobs for each in job.get("static_configs", ()) for target in each["targets"]}

@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be read. `make image-check` builds it."""
+"""The Dockerfile, checked without building it. `make image-check` builds it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ KEY = {"DANMAKU_API_KEY_HASHES": "0" * 64}
 
 
 @pytest.mark.parametrize("target", SERVING)
-def test_the_command_line_takes_what_an_image_starts(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_accepts_what_an_image_starts(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = STAGES[target]
 
     understand([*stage.entrypoint, *stage.command], stage.variables | KEY, monkeypatch)
     understand(stage.health_check, {}, monkeypatch)
 
 
-def test_a_gateway_lets_nobody_in_without_being_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gateway_requires_keys_unless_configured_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = STAGES["gateway"]
 
     with pytest.raises(AssertionError, match="no API keys"):
@@ -31,7 +31,7 @@ def test_a_gateway_lets_nobody_in_without_being_told_to(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("target", SERVING)
-def test_an_image_checks_the_ports_that_it_names(target: str) -> None:
+def test_a_health_check_uses_the_exposed_ports(target: str) -> None:
     stage = STAGES[target]
 
     asked = [int(port) for port in re.findall(r":(\d+)", stage.health_check[-1])]
@@ -43,12 +43,12 @@ def test_a_gateway_listens_where_its_image_says() -> None:
 
 
 @pytest.mark.parametrize("target", [*SERVING, "training"])
-def test_an_image_runs_without_rights(target: str) -> None:
+def test_an_image_runs_without_privileges(target: str) -> None:
     assert STAGES[target].user == "10001:10001"
 
 
-def test_what_is_copied_is_there_and_not_ignored() -> None:
-    """Everything is ignored but what `.dockerignore` names."""
+def test_copied_files_exist_and_are_not_ignored() -> None:
+    """Everything is ignored except what `.dockerignore` names."""
     copied = {path for stage in STAGES.values() for path in stage.copied}
     let_in = set(re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE))
 

@@ -1,4 +1,4 @@
-"""What kustomize makes of k8s/: valid to the letter, and of one piece with the images and the command line."""
+"""The manifests that kustomize builds from k8s/ are valid and consistent with the images and the command line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STAGES = stages()
 
 @cache
 def manifests(overlay: str) -> list[Manifest]:
-    """Of an overlay; `clean` is the job that stands by itself."""
+    """Builds an overlay; `clean` is the job, which stands alone."""
     if overlay == "clean":
         return list(yaml.safe_load_all((K8S / "clean-job.yaml").read_text(encoding="utf-8")))
     name, _, is_observed = overlay.partition(" ")
@@ -65,7 +65,7 @@ def pods(overlay: str) -> list[Pod]:
 
 
 def selected(overlay: str, selector: dict[str, Any]) -> list[Pod]:
-    """The pods that a label selector means."""
+    """Returns the pods that a label selector matches."""
 
     def fits(labels: dict[str, str]) -> bool:
         expressions = selector.get("matchExpressions", ())
@@ -84,8 +84,8 @@ observed = pytest.mark.parametrize("overlay", OBSERVED)
 
 @pytest.mark.parametrize("overlay", [*OVERLAYS, *OBSERVED, "clean"])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_it_is_what_kubernetes_takes(overlay: str, version: str) -> None:
-    """Strictly: a field it does not know is an error. The operator's kinds are not among those it has schemas of."""
+def test_manifests_are_valid(overlay: str, version: str) -> None:
+    """Validation is strict: an unknown field is an error. Custom resources of operators have no schemas here."""
     known = [each for each in manifests(overlay) if not each["apiVersion"].startswith("monitoring.coreos.com/")]
     assert known
     for manifest in known:
@@ -93,7 +93,7 @@ def test_it_is_what_kubernetes_takes(overlay: str, version: str) -> None:
 
 
 @everything
-def test_every_pod_keeps_to_the_restricted_profile(overlay: str) -> None:
+def test_every_pod_satisfies_the_restricted_profile(overlay: str) -> None:
     assert pods(overlay)
     for name, _, spec in pods(overlay):
         assert spec["automountServiceAccountToken"] is False, name
@@ -111,7 +111,7 @@ def test_every_pod_keeps_to_the_restricted_profile(overlay: str) -> None:
 
 
 def variables(container: dict[str, Any]) -> dict[str, str]:
-    """What the container's variables are set to; of a secret, something of its kind."""
+    """Returns the values of the container's variables; for a secret, an invented value."""
     given = {}
     for variable in container.get("env", ()):
         match variable:
@@ -128,7 +128,7 @@ def variables(container: dict[str, Any]) -> dict[str, str]:
 
 
 def ours(overlay: str) -> Iterator[tuple[Pod, str]]:
-    """Pods of our images, and the image's target."""
+    """Yields the pods of our images, each with the image's target."""
     for pod in pods(overlay):
         name = pod.container["image"].partition(":")[0]
         if name.startswith(PREFIX):
@@ -136,7 +136,7 @@ def ours(overlay: str) -> Iterator[tuple[Pod, str]]:
 
 
 @every_overlay
-def test_the_command_line_takes_what_a_pod_starts_and_asks(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_accepts_what_a_pod_starts_and_probes(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for pod, target in ours(overlay):
         stage, container = STAGES[target], pod.container
         given = stage.variables | variables(container)
@@ -153,7 +153,7 @@ def test_the_command_line_takes_what_a_pod_starts_and_asks(overlay: str, monkeyp
                     assert port in pod.ports
 
 
-def test_the_command_line_takes_what_the_job_starts() -> None:
+def test_the_command_line_accepts_what_the_job_starts() -> None:
     ((pod, target),) = ours("clean")
     assert target == "training"
     program, *arguments = [*pod.container["command"], *pod.container["args"]]
@@ -176,7 +176,7 @@ def test_images_have_a_version(overlay: str) -> None:
 
 
 @every_overlay
-def test_services_lead_to_ports_of_pods(overlay: str) -> None:
+def test_services_target_ports_of_pods(overlay: str) -> None:
     for manifest in of_kind(overlay, "Service"):
         found = selected(overlay, {"matchLabels": manifest["spec"]["selector"]})
         assert len(found) == 1, manifest["metadata"]["name"]
@@ -185,8 +185,8 @@ def test_services_lead_to_ports_of_pods(overlay: str) -> None:
 
 
 @every_overlay
-def test_what_is_referred_to_is_there(overlay: str) -> None:
-    """Targets of autoscalers, disrupted pods, claims, secrets, and the hosts of every URL, at a port of theirs."""
+def test_references_exist(overlay: str) -> None:
+    """Covers targets of autoscalers and disruption budgets, claims, secrets, and the host and port of every URL."""
     there = {(each["kind"], each["metadata"]["name"]) for each in manifests(overlay)} | MADE_BY_HAND
     ports = {
         each["metadata"]["name"]: {port["port"] for port in each["spec"]["ports"]}
@@ -214,7 +214,7 @@ def test_what_is_referred_to_is_there(overlay: str) -> None:
 
 
 def test_only_gateways_reach_workers_and_redis() -> None:
-    """And whatever is not let in explicitly is let in nowhere."""
+    """Everything else is denied by default."""
     policies = [policy["spec"] for policy in of_kind("production", "NetworkPolicy")]
     assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in policies
 
@@ -233,7 +233,7 @@ def test_only_gateways_reach_workers_and_redis() -> None:
             assert [selected("production", caller) for caller in callers] == [[gateway]]
 
 
-def test_a_gateway_may_call_whom_it_is_told_to_call() -> None:
+def test_a_gateway_may_call_the_services_in_its_configuration() -> None:
     (gateway,) = selected("production", {"matchLabels": {"app.kubernetes.io/component": "gateway"}})
     reached = {
         (pod.name, port["port"])
@@ -275,7 +275,7 @@ def test_the_operator_finds_what_to_scrape(overlay: str) -> None:
     }
 
 
-def test_prometheus_is_let_in_to_the_ports_of_metrics_alone() -> None:
+def test_prometheus_may_reach_only_the_metrics_ports() -> None:
     let_in = {
         port["port"]
         for policy in of_kind("production observed", "NetworkPolicy")
@@ -294,7 +294,7 @@ def test_prometheus_is_let_in_to_the_ports_of_metrics_alone() -> None:
 
 @observed
 def test_rules_and_dashboards_are_those_of_monitoring(overlay: str) -> None:
-    """`make k8s-rules` writes the rules anew."""
+    """`make k8s-rules` regenerates the rules."""
     rules = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "monitoring" / "rules").glob("*.yml")}
     dashboards = {path.name for path in (ROOT / "monitoring" / "grafana" / "dashboards").glob("*.json")}
     (config,) = of_kind(overlay, "ConfigMap")
@@ -307,8 +307,8 @@ def test_rules_and_dashboards_are_those_of_monitoring(overlay: str) -> None:
     assert config["metadata"]["labels"] == {"grafana_dashboard": "1"}
 
 
-def test_workers_are_scaled_by_a_metric_that_there_is() -> None:
-    """The autoscaler's name for it is the adapter's, and that is made of a gateway's own."""
+def test_workers_are_scaled_by_an_existing_metric() -> None:
+    """The adapter derives the autoscaler's metric from one that a gateway exports."""
     (scaler,) = [
         each
         for each in of_kind("production observed", "HorizontalPodAutoscaler")

@@ -1,4 +1,4 @@
-"""What docs/operations.md says: its table of settings is that of the code, and a backup made its way is one."""
+"""docs/operations.md: its table of settings equals the code, and its backup procedure works."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_the_table_of_settings_is_up_to_date() -> None:
     assert with_table(TEXT) == TEXT, "make docs"
 
 
-def test_a_backup_made_while_danmaku_come_in_can_be_searched(tiny_model: Path, tmp_path: Path) -> None:
-    """By the page's own command."""
+def test_a_backup_made_during_writes_can_be_searched(tiny_model: Path, tmp_path: Path) -> None:
+    """It uses the command of the page."""
     (command,) = re.findall(rf"kubectl exec .* -- python (-c '.*{KEPT_AT}.*')", TEXT)
     kept, restored = tmp_path / "kept", tmp_path / "restored"
     restored.mkdir()

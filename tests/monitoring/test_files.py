@@ -1,5 +1,5 @@
-"""What is in monitoring/, without a running Prometheus: dashboards as generated, rules that promtool accepts and tests,
-a runbook for each alert, and no name that nothing exports.
+"""The files of monitoring/, without a running Prometheus: dashboards are as generated, promtool accepts the
+rules, each alert has a runbook, and every metric that is used is exported.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ RUNBOOKS = (ROOT / "docs" / "runbooks.md").read_text(encoding="utf-8")
 
 
 def test_the_dashboards_are_as_generated() -> None:
-    """If not: `make dashboards`."""
+    """If this fails, run `make dashboards`."""
     assert {path.name: path.read_text() for path in DASHBOARDS} == generated()
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
-def test_a_dashboard_is_what_grafana_s_types_say(path: Path) -> None:
-    """Read into them and written again, nothing is lost and nothing has changed; defaults may have come."""
+def test_a_dashboard_survives_grafanas_types(path: Path) -> None:
+    """Reading a dashboard into Grafana's types and writing it again changes nothing except defaults."""
     register_default_plugins()
     content = json.loads(path.read_text())
     again = json.loads(json.dumps(Dashboard.from_json(content), cls=JSONEncoder))
@@ -73,8 +73,8 @@ def test_panels_do_not_overlap() -> None:
             taken |= cells
 
 
-def test_names_are_of_what_is_exported() -> None:
-    """In panels and rules; a misspelt one would only be a panel without data."""
+def test_expressions_use_exported_metrics() -> None:
+    """A misspelt name in a panel or rule would only be a panel without data."""
     families = [f for metrics in (Metrics(), WorkerMetrics()) for f in metrics.registry.collect()]
     exported = {family.name.removesuffix("_info") for family in families}
     recorded = {rule["record"] for rule in rules() if "record" in rule}
@@ -85,8 +85,8 @@ def test_names_are_of_what_is_exported() -> None:
 
 
 @pytest.mark.parametrize("metrics", [Metrics(), WorkerMetrics()], ids=["gateway", "worker"])
-def test_what_is_exported_is_looked_at(metrics: Metrics | WorkerMetrics) -> None:
-    """In some panel or rule; but for what a process tells anyway, and what a worker's queue never does."""
+def test_every_exported_metric_is_used(metrics: Metrics | WorkerMetrics) -> None:
+    """Exceptions are process metrics, and worker-queue metrics that a worker never sets."""
     named = set(re.findall(r"\b(danmaku[\w:]+?)(?:_total|_bucket|_count|_sum|_info)?\b", "\n".join(expressions())))
     ours = {f.name for f in metrics.registry.collect() if f.name.startswith("danmaku")}
 
@@ -94,12 +94,12 @@ def test_what_is_exported_is_looked_at(metrics: Metrics | WorkerMetrics) -> None
 
 
 @pytest.mark.parametrize("metrics", [Metrics(), WorkerMetrics()], ids=["gateway", "worker"])
-def test_series_are_there_from_the_start(metrics: Metrics | WorkerMetrics) -> None:
-    """And do not become more: but for the model, of which there is one at a time."""
+def test_all_series_exist_from_the_start(metrics: Metrics | WorkerMetrics) -> None:
+    """Their number does not grow, except for those of the model, and of the keys and heads that settings name."""
     families = list(text_string_to_metric_families(metrics.text().decode()))
     empty = [family.name for family in families if not family.samples]
 
-    assert [name for name in empty if not name.endswith("model_info")] == []
+    assert [name for name in empty if not re.search("model_info$|_key_|_head_", name)] == []
     for family in families:
         if family.type == "histogram":
             bounds = {s.labels["le"] for s in family.samples if "le" in s.labels}
@@ -118,7 +118,7 @@ def test_series_are_there_from_the_start(metrics: Metrics | WorkerMetrics) -> No
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )
-def test_promtool_agrees(arguments: list[str]) -> None:
+def test_promtool_accepts_the_rules(arguments: list[str]) -> None:
     done = subprocess.run([program("promtool"), *arguments], cwd=MONITORING, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -131,7 +131,7 @@ def test_every_alert_is_tested() -> None:
 
 
 def test_every_alert_has_its_runbook() -> None:
-    """And every runbook its alert, of the urgency that both say; there is nothing else in capitals and camels."""
+    """Every runbook has its alert, with the same urgency; no other heading looks like an alert's name."""
     paragraphs = dict(re.findall(r"^## (Danmaku\w+)\n\n\*(page|ticket)\.\*", RUNBOOKS, re.MULTILINE))
 
     assert paragraphs == {rule["alert"]: rule["labels"]["severity"] for rule in alerts()}
@@ -141,7 +141,7 @@ def test_every_alert_has_its_runbook() -> None:
         assert rule["annotations"]["summary"].endswith(".")
 
 
-def test_prometheus_has_the_label_that_links_to_runbooks_begin_with() -> None:
+def test_prometheus_has_the_label_with_the_base_of_runbook_links() -> None:
     config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
 
     assert (ROOT / config["global"]["external_labels"]["danmaku_runbooks"]).is_file()

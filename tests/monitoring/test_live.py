@@ -1,4 +1,4 @@
-"""Everything that monitoring/ asks Prometheus is asked of a real one, which has scraped a real installation under load:
+"""Every expression of monitoring/ is evaluated by a real Prometheus that has scraped a real installation under load:
 a gateway, two workers and a Redis.
 """
 
@@ -37,7 +37,7 @@ class Installation:
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Under load until a moment ago, and scraped since."""
+    """An installation that was under load until a moment ago, and was scraped meanwhile."""
     program("prometheus")  # or there is no need to start the others
     directory = tmp_path_factory.mktemp("monitoring")
     ports = free_ports(2)
@@ -55,7 +55,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         prometheus = stack.enter_context(running_prometheus(directory, targets))
         wait_for(lambda: len(prometheus.query("danmaku_build_info or danmaku_worker_build_info")) == 3)
         installation = Installation(prometheus, workers, [])
-        of_all_kinds(http, installation)
+        send_all_kinds(http, installation)
         asyncio.run(many(str(http.base_url), installation))
         asked = 'sum(danmaku_requests_total{route=~"/embed|/similar"})'
         wait_for(lambda: prometheus.value(asked) == len(installation.seconds))
@@ -63,8 +63,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         yield installation
 
 
-def of_all_kinds(http: httpx.Client, installation: Installation) -> None:
-    """A request of each kind that something is counted of."""
+def send_all_kinds(http: httpx.Client, installation: Installation) -> None:
+    """Sends a request of each kind that is counted."""
 
     def ask(path: str, body: object, status: int = 200) -> None:
         started = time.perf_counter()
@@ -81,7 +81,7 @@ def of_all_kinds(http: httpx.Client, installation: Installation) -> None:
 
 
 async def many(url: str, installation: Installation) -> None:
-    """Lists of texts, a third of which came before; long enough that a moment's pause of this machine tells little."""
+    """Returns lists of texts, a third of which repeat; long enough that a short pause of the machine matters little."""
     texts, values = some_texts(4000), random.Random(1)
     lists = [values.choices(texts, k=TEXTS_A_REQUEST) for _ in range(REQUESTS)]
     requests = (Request(orjson.dumps({"texts": these}), len(these)) for these in lists)
@@ -98,7 +98,7 @@ def test_an_expression_returns_data(installation: Installation, expression: str)
 
 @pytest.mark.parametrize("quantile", [0.5, 0.9, 0.99])
 def test_a_percentile_is_what_callers_saw(installation: Installation, quantile: float) -> None:
-    """Within a bucket: the panel's own expression, and the times that the load generator took."""
+    """The panel's expression agrees, within a bucket, with the times of the load generator."""
     (panel,) = [panel for panel in panels() if panel["title"] == "Latency of requests for vectors"]
     (expression,) = [t["expr"] for t in panel["targets"] if f"histogram_quantile({quantile}," in t["expr"]]
     shown = installation.prometheus.value(with_variables(expression))
@@ -107,8 +107,8 @@ def test_a_percentile_is_what_callers_saw(installation: Installation, quantile: 
     assert abs(bisect_left(SECONDS, shown) - bisect_left(SECONDS, seen)) <= 1, f"{shown} s shown, {seen} s seen"
 
 
-def test_what_was_done_is_counted_once(installation: Installation) -> None:
-    """By gateway and workers alike; a batch that takes long is given to a second worker, too."""
+def test_work_is_counted_once(installation: Installation) -> None:
+    """Gateways and workers agree; a slow batch may be sent to a second worker, too."""
     query = installation.prometheus.value
     hits = query('sum(danmaku_cache_lookups_total{result="hit"})')
     looked_up = query('sum(danmaku_cache_lookups_total{tier="memory"})')
@@ -122,14 +122,13 @@ def test_what_was_done_is_counted_once(installation: Installation) -> None:
     assert query('sum(danmaku_worker_requests_total{outcome="ok"})') >= query("sum(danmaku_encode_seconds_count)")
 
 
-def test_all_instances_can_be_chosen(installation: Installation) -> None:
-    """By the dashboards' variables."""
+def test_dashboard_variables_list_all_instances(installation: Installation) -> None:
     for series, count in (("danmaku_build_info", 1), ("danmaku_worker_build_info", 2)):
         assert len({labels["instance"] for labels, _ in installation.prometheus.query(series)}) == count
 
 
-def test_a_worker_that_is_lost_is_noticed(installation: Installation) -> None:
-    """The last test: the alerts wait for their time."""
+def test_a_lost_worker_raises_alerts(installation: Installation) -> None:
+    """This is the last test, because alerts wait for their time."""
     assert not {"DanmakuWorkerLost", "DanmakuProcessDown", "DanmakuDown"} & installation.prometheus.alerts()
     installation.workers[0].kill()
 

@@ -16,7 +16,7 @@ OURS = [name for name in read_web() if not name.startswith("vendor/")]
 LIBRARIES = [name for name in read_web() if name.startswith("vendor/")]
 
 
-async def test_the_page_may_fetch_from_here_alone_and_run_nothing_written_into_it(client: httpx.AsyncClient) -> None:
+async def test_the_policy_forbids_other_hosts_and_inline_scripts(client: httpx.AsyncClient) -> None:
     answer = await client.get("/")
     policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
 
@@ -27,13 +27,13 @@ async def test_the_page_may_fetch_from_here_alone_and_run_nothing_written_into_i
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_file_of_ours_names_no_other_host(name: str) -> None:
+def test_our_files_name_no_other_host(name: str) -> None:
     text = read_web()[name].body.decode()
 
     assert set(re.findall(r"https?://[^\s\"'`)]+", text)) <= {"http://www.w3.org/2000/svg"}
 
 
-async def test_everything_that_the_page_names_is_there(client: httpx.AsyncClient) -> None:
+async def test_everything_that_the_page_names_exists(client: httpx.AsyncClient) -> None:
     page = (await client.get("/")).text
     named = re.findall(r"(?:src|href)=\"(static/[^\"]+)\"", page)
     imported = [
@@ -60,7 +60,7 @@ async def test_a_file_is_sent_once(client: httpx.AsyncClient, path: str) -> None
 
 
 @pytest.mark.parametrize("name", read_web())
-async def test_a_file_comes_packed_to_who_can_unpack_it(client: httpx.AsyncClient, name: str) -> None:
+async def test_files_are_compressed_for_clients_that_accept_it(client: httpx.AsyncClient, name: str) -> None:
     path = "/" if name == "index.html" else f"/static/{name}"
     packed = await client.get(path, headers={"Accept-Encoding": "gzip"})
     plain = await client.get(path, headers={"Accept-Encoding": "identity"})
@@ -72,7 +72,7 @@ async def test_a_file_comes_packed_to_who_can_unpack_it(client: httpx.AsyncClien
 
 
 @pytest.mark.parametrize("name", ["../app.py", "vendor/README.md", "index.html", "", "%2e%2e/settings.py"])
-async def test_nothing_else_is_given_out(client: httpx.AsyncClient, name: str) -> None:
+async def test_other_files_are_not_served(client: httpx.AsyncClient, name: str) -> None:
     answer = await client.get(f"/static/{name}")
 
     assert (answer.status_code, answer.json()["error_type"]) == (404, "not_found")

@@ -14,14 +14,14 @@ from service.settings import Settings
 
 
 def blobs(*sizes: int, dim: int = 16) -> np.ndarray:
-    """Returns rows in groups of these sizes that lie far apart."""
+    """Returns rows in groups of these sizes that are far apart."""
     random = np.random.default_rng(3)
     middles = random.normal(size=(len(sizes), dim)) * 5
     rows = [middle + random.normal(size=(size, dim)) / 10 for middle, size in zip(middles, sizes, strict=True)]
     return np.concatenate(rows).astype(np.float32)
 
 
-def test_what_lies_on_a_plane_keeps_its_distances() -> None:
+def test_points_on_a_plane_keep_their_distances() -> None:
     random = np.random.default_rng(1)
     flat = random.normal(size=(50, 2)) * (3, 1)
     turned = flat @ np.linalg.qr(random.normal(size=(16, 2)))[0].T + 7
@@ -35,7 +35,7 @@ def test_what_lies_on_a_plane_keeps_its_distances() -> None:
     assert drawn.share[0] > drawn.share[1]
 
 
-def test_every_vector_has_its_place() -> None:
+def test_every_vector_has_a_place() -> None:
     vectors = blobs(30, 20)
     drawn = draw(vectors)
 
@@ -50,7 +50,7 @@ def test_the_same_vectors_have_the_same_map() -> None:
     assert np.array_equal(first.clusters, second.clusters)
 
 
-def test_what_lies_apart_is_a_cluster_of_its_own() -> None:
+def test_separate_groups_are_separate_clusters() -> None:
     """The largest comes first, and each cluster's centre is one of its own rows."""
     sizes = (9, 14, 27, 18, 11, 4, 16)  # as many as are looked for among 99
     drawn = draw(blobs(*sizes))
@@ -102,7 +102,7 @@ async def test_a_collection_has_a_map(client_of: ClientOf, tmp_path: Path) -> No
     assert (some["count"], len(some["danmaku"])) == (len(TEXTS), 4)
 
 
-async def test_a_map_holds_the_beginning_of_a_long_text(client_of: ClientOf, tmp_path: Path) -> None:
+async def test_a_map_contains_only_the_beginning_of_a_long_text(client_of: ClientOf, tmp_path: Path) -> None:
     async with client_of(Settings(collections=f"sqlite://{tmp_path}/c")) as http:
         await http.put("/collections/room")
         await http.post("/collections/room/danmaku", json=["哈" * 9000])
@@ -114,7 +114,9 @@ async def test_a_map_holds_the_beginning_of_a_long_text(client_of: ClientOf, tmp
 @pytest.mark.parametrize(
     ("path", "status"), [("none/map", 404), ("room/map?limit=0", 422), ("room/map?limit=x", 422), ("NO/map", 422)]
 )
-async def test_what_has_no_map_is_refused(client_of: ClientOf, tmp_path: Path, path: str, status: int) -> None:
+async def test_a_collection_without_a_map_is_refused(
+    client_of: ClientOf, tmp_path: Path, path: str, status: int
+) -> None:
     async with client_of(Settings(collections=f"sqlite://{tmp_path}/c")) as http:
         await http.put("/collections/room")
         answer = await http.get(f"/collections/{path}")
@@ -123,8 +125,8 @@ async def test_what_has_no_map_is_refused(client_of: ClientOf, tmp_path: Path, p
     assert answer.json()["error"]
 
 
-async def test_the_playground_tells_what_the_encoder_had_to_do(client: httpx.AsyncClient) -> None:
-    """Its own route returns the vectors of /embed and whether they were cached."""
+async def test_the_playground_route_reports_cache_misses(client: httpx.AsyncClient) -> None:
+    """It returns the vectors of /embed and whether they were cached."""
     first = (await client.post("/playground/embed", json={"texts": ["草", "晚安"], "normalize": True})).json()
     again = (await client.post("/playground/embed", json={"texts": ["晚安"], "normalize": True})).json()
     public = (await client.post("/embed", json={"texts": ["草", "晚安"], "normalize": True})).json()

@@ -47,7 +47,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[tuple[httpx.Client, str]]:
-    """A gateway that requires a key, accepts little at a time and caches nothing; and its key."""
+    """A gateway that requires a key, accepts little at a time and caches nothing; yields it and its key."""
     key = make_key()
     limits = ("--max-queue-texts", "24", "--max-request-texts", "24", "--threads", "1", "--cache-bytes", "0")
     flags = ("--api-key-hashes", hash_key(key), "--collections", "none", "--access-log", "false")
@@ -101,7 +101,7 @@ def picture(page: Page) -> str:
     return str(page.evaluate("document.querySelector('#map canvas').toDataURL()"))
 
 
-def test_what_is_typed_is_answered_as_the_routes_answer_it(browser: Browser, gateway: httpx.Client) -> None:
+def test_the_page_shows_what_the_routes_answer(browser: Browser, gateway: httpx.Client) -> None:
     """It shows matches and scores, tokens, the place on the map, and whether the vector was cached."""
     text = "阿夸今天也好可爱"
     with opened(browser, gateway.base_url) as page:
@@ -124,7 +124,7 @@ def test_what_is_typed_is_answered_as_the_routes_answer_it(browser: Browser, gat
     assert tokens == gateway.post("/tokenize", json={"texts": [text]}).json()["results"][0]["tokens"]
 
 
-def test_an_answer_that_is_given_up_halfway_is_none(browser: Browser, gateway: httpx.Client) -> None:
+def test_an_aborted_response_is_not_shown(browser: Browser, gateway: httpx.Client) -> None:
     """Typing on aborts the previous request, even between its response head and body."""
     with opened(browser, gateway.base_url) as page:
         expect(page.locator("#clusters li").first).to_be_visible()
@@ -145,7 +145,7 @@ def test_an_answer_that_is_given_up_halfway_is_none(browser: Browser, gateway: h
         assert outcome == "AbortError"
 
 
-def test_what_the_model_cannot_read_is_shown(browser: Browser, gateway: httpx.Client) -> None:
+def test_unknown_characters_are_marked(browser: Browser, gateway: httpx.Client) -> None:
     with opened(browser, gateway.base_url) as page:
         ask(page, f"吃{UNKNOWN}{UNKNOWN}面")
         unknown = page.locator("#tokens .unknown")
@@ -159,7 +159,7 @@ def test_what_the_model_cannot_read_is_shown(browser: Browser, gateway: httpx.Cl
         expect(page.locator("#meter")).to_be_empty()
 
 
-def test_the_map_is_moved_by_mouse_keys_and_buttons(browser: Browser, gateway: httpx.Client) -> None:
+def test_mouse_keys_and_buttons_move_the_map(browser: Browser, gateway: httpx.Client) -> None:
     with opened(browser, gateway.base_url) as page:
         expect(page.locator("#clusters li").first).to_be_visible()
         ask(page, "阿夸")
@@ -230,7 +230,7 @@ def test_flying_danmaku_pass_above_the_heading(browser: Browser, gateway: httpx.
         assert lanes and heading and lanes["y"] + lanes["height"] <= heading["y"]
 
 
-def test_a_list_is_compared(browser: Browser, gateway: httpx.Client) -> None:
+def test_the_comparison_shows_cosines(browser: Browser, gateway: httpx.Client) -> None:
     """The numbers are the cosines of the vectors of /embed."""
     lines = ["草", "哈哈哈", "晚安", UNKNOWN]
     with opened(browser, gateway.base_url) as page:
@@ -250,7 +250,7 @@ def test_a_list_is_compared(browser: Browser, gateway: httpx.Client) -> None:
     assert cells[3] == ["–"] * 4
 
 
-def test_language_and_theme_are_switched_and_kept(browser: Browser, gateway: httpx.Client) -> None:
+def test_language_and_theme_persist(browser: Browser, gateway: httpx.Client) -> None:
     with opened(browser, gateway.base_url, color_scheme="light") as page:
         expect(page.locator("h1")).to_contain_text("弹幕")
         ask(page, "草")
@@ -269,7 +269,7 @@ def test_language_and_theme_are_switched_and_kept(browser: Browser, gateway: htt
         assert page.title() == "Danmaku playground"
 
 
-def test_a_request_is_copied_as_people_would_send_it(browser: Browser, gateway: httpx.Client) -> None:
+def test_copied_requests_run_unchanged(browser: Browser, gateway: httpx.Client) -> None:
     """The Python runs unchanged, and a shell parses the command into the same request."""
     text = 'it\'s "草" $HOME \\'
     with opened(browser, gateway.base_url) as page:
@@ -291,7 +291,7 @@ def test_a_request_is_copied_as_people_would_send_it(browser: Browser, gateway: 
     assert gateway.post(url, content=body).json()["results"][0]["matches"][0]["text"] == best
 
 
-def test_a_key_is_asked_for_and_told_to_nobody(browser: Browser, strict: tuple[httpx.Client, str]) -> None:
+def test_the_page_asks_for_a_key_and_does_not_leak_it(browser: Browser, strict: tuple[httpx.Client, str]) -> None:
     gateway, key = strict
     with opened(browser, gateway.base_url, refused=True) as page:
         expect(page.locator("#alert")).to_contain_text("401 unauthorized")
@@ -318,7 +318,7 @@ def test_without_collections_it_still_shows_tokens_and_compares(
         expect(page.locator("#tokens li")).to_have_count(3)
 
 
-def test_a_refusal_is_shown_and_can_be_tried_again(browser: Browser, strict: tuple[httpx.Client, str]) -> None:
+def test_a_refusal_is_shown_and_can_be_retried(browser: Browser, strict: tuple[httpx.Client, str]) -> None:
     """The load is real: other clients fill the queue."""
     gateway, key = strict
     done = threading.Event()
@@ -351,7 +351,7 @@ def test_a_refusal_is_shown_and_can_be_tried_again(browser: Browser, strict: tup
 
 
 @pytest.mark.parametrize(("theme", "width", "language"), [("light", 1280, "zh"), ("dark", 360, "en")])
-def test_everybody_can_use_it(browser: Browser, gateway: httpx.Client, theme: str, width: int, language: str) -> None:
+def test_the_page_is_accessible(browser: Browser, gateway: httpx.Client, theme: str, width: int, language: str) -> None:
     """axe finds nothing serious and nothing is wider than the screen, with every part of the page shown."""
     with opened(browser, gateway.base_url, width=width, color_scheme=theme) as page:
         if language == "en":
@@ -372,7 +372,7 @@ def test_everybody_can_use_it(browser: Browser, gateway: httpx.Client, theme: st
     assert wide == width
 
 
-def test_it_is_used_without_a_mouse(browser: Browser, gateway: httpx.Client) -> None:
+def test_the_page_works_without_a_mouse(browser: Browser, gateway: httpx.Client) -> None:
     """The first Tab stop skips the header; from the field, Tab leads through the examples to the results."""
     with opened(browser, gateway.base_url) as page:
         expect(page.locator("#clusters li").first).to_be_visible()
@@ -393,7 +393,7 @@ def test_it_is_used_without_a_mouse(browser: Browser, gateway: httpx.Client) -> 
         expect(page.locator("#text")).to_have_value(second)
 
 
-def test_what_was_sent_is_asked_once(browser: Browser, gateway: httpx.Client) -> None:
+def test_enter_sends_one_request(browser: Browser, gateway: httpx.Client) -> None:
     """The pause in typing must not repeat it: that would replace the list while the keyboard is in it."""
     with opened(browser, gateway.base_url) as page:
         expect(page.locator("#clusters li").first).to_be_visible()

@@ -1,4 +1,4 @@
-"""Every route: what it answers, and what it answers to what it cannot take."""
+"""Every route: its responses, and its errors for invalid requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def vectors_of(client: httpx.AsyncClient, **body: object) -> np.ndarray:
     return np.array(answer.json()["embeddings"], np.float32)
 
 
-async def test_embed_answers_in_the_shape_of_the_contract(client: httpx.AsyncClient) -> None:
+async def test_embed_returns_the_documented_fields(client: httpx.AsyncClient) -> None:
     answer = await client.post("/embed", json={"texts": TEXTS})
     body = answer.json()
 
@@ -64,7 +64,7 @@ async def test_normalized_vectors_have_length_one(client: httpx.AsyncClient) -> 
 
 
 async def test_a_text_without_a_vector_is_null_and_explained(client: httpx.AsyncClient) -> None:
-    """In every encoding, beside texts that have one."""
+    """This holds in every encoding, beside texts that have a vector."""
     texts = ["草", " ", "😂", "晚安"]
     body = (await client.post("/embed", json={"texts": texts})).json()
     in_base64 = (await client.post("/embed", json={"texts": texts, "encoding": "base64"})).json()
@@ -81,7 +81,7 @@ async def test_a_text_without_a_vector_is_null_and_explained(client: httpx.Async
 
 
 async def test_a_long_text_is_truncated(client: httpx.AsyncClient) -> None:
-    """It gets the vector of its beginning, and the answer says so."""
+    """It gets the vector of its beginning, and the response says so."""
     body = (await client.post("/embed", json=["草", "哈" * 3000])).json()
 
     assert body["truncated"] == [1]
@@ -89,7 +89,7 @@ async def test_a_long_text_is_truncated(client: httpx.AsyncClient) -> None:
 
 
 async def test_similar_ranks_candidates(client: httpx.AsyncClient) -> None:
-    """By the cosine of the vectors that /embed gives."""
+    """The scores are cosines of the vectors that /embed returns."""
     candidates = ["晚安", "awsl", "草草", "草"]
     vectors = await vectors_of(client, texts=["草", *candidates], normalize=True)
     body = (await client.post("/similar", json={"query": "草", "candidates": candidates})).json()
@@ -113,8 +113,8 @@ async def test_similar_ranks_candidates(client: httpx.AsyncClient) -> None:
     }
 
 
-async def test_similar_takes_several_queries(client: httpx.AsyncClient) -> None:
-    """One that cannot be embedded matches nothing; so does such a candidate."""
+async def test_similar_accepts_several_queries(client: httpx.AsyncClient) -> None:
+    """A query that cannot be embedded matches nothing, and such a candidate is never matched."""
     answer = await client.post("/similar", json={"query": ["草", "😂"], "candidates": [" ", "awsl", "草"], "top_k": 1})
     first, second = answer.json()["results"]
 
@@ -162,10 +162,10 @@ async def test_no_texts_give_no_vectors(client: httpx.AsyncClient, body: object)
         ("/healthz", "{}", 405, "method_not_allowed", "Method Not Allowed"),
     ],
 )
-async def test_what_cannot_be_taken_is_explained(
+async def test_invalid_requests_are_explained(
     client: httpx.AsyncClient, path: str, body: str | bytes, status: int, error_type: str, message: str
 ) -> None:
-    """One shape for every error, the right status, and the server goes on."""
+    """Every error has the same fields and the right status, and the server keeps serving."""
     answer = await client.post(path, content=body)
 
     assert answer.status_code == status
@@ -189,7 +189,7 @@ async def test_a_body_of_unknown_length_is_limited_too(client: httpx.AsyncClient
     assert (refused.status_code, refused.json()["error_type"]) == (413, "too_large")
 
 
-async def test_health_and_information(client: httpx.AsyncClient) -> None:
+async def test_health_and_info(client: httpx.AsyncClient) -> None:
     assert (await client.get("/healthz")).json() == {"status": "ok"}
     assert (await client.get("/readyz")).json() == {"status": "ready"}
     info = (await client.get("/info")).json()
@@ -197,8 +197,8 @@ async def test_health_and_information(client: httpx.AsyncClient) -> None:
     assert info["fingerprint"] == (await client.post("/embed", json=[])).json()["fingerprint"]
 
 
-async def test_the_page_of_routes_needs_no_other_host(client: httpx.AsyncClient) -> None:
-    """Its scripts and styles come from this server, and describe every route."""
+async def test_the_docs_page_needs_no_other_host(client: httpx.AsyncClient) -> None:
+    """Its scripts and styles come from this server, and it describes every route."""
     page = (await client.get("/docs")).text
     paths = (await client.get("/openapi.json")).json()["paths"]
 
@@ -213,8 +213,8 @@ async def test_the_page_of_routes_needs_no_other_host(client: httpx.AsyncClient)
     }
 
 
-async def test_metrics_tell_what_happened(client: httpx.AsyncClient) -> None:
-    """In Prometheus' format, every series there from the start."""
+async def test_metrics_count_requests(client: httpx.AsyncClient) -> None:
+    """They are in Prometheus' format, and every series exists from the start."""
     from prometheus_client.parser import text_string_to_metric_families
 
     Sample = tuple[str, frozenset[tuple[str, str]]]
@@ -256,7 +256,7 @@ async def test_metrics_tell_what_happened(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "1.5", "soon", "9999999999999"])
-async def test_a_deadline_that_is_none_is_refused(client: httpx.AsyncClient, value: str) -> None:
+async def test_an_invalid_deadline_is_refused(client: httpx.AsyncClient, value: str) -> None:
     answer = await client.post("/embed", json=["草"], headers={"X-Timeout-Ms": value})
 
     assert (answer.status_code, answer.json()["error_type"]) == (422, "invalid_request")

@@ -1,4 +1,4 @@
-"""The batcher: what is sent to the encoder, and what becomes of callers who leave."""
+"""The batcher: what is sent to the encoder, and what happens when callers leave."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make(encoder: RecordingEncoder, metrics: Metrics, **changes: Any) -> Batcher
 
 
 async def ask(batcher: Batcher, encoder: RecordingEncoder, *texts: str) -> list[list[float]]:
-    return [vector.tolist() for vector in await batcher.encode(encoder.model.prepare(texts))]
+    return [vector.tolist() for vector in await batcher.encode(encoder.model.reader.prepare_normalized(texts))]
 
 
 async def settle() -> None:
@@ -52,7 +52,7 @@ async def settle() -> None:
 async def test_vectors_come_back_in_the_order_of_the_texts(
     batcher: Batcher, recording_encoder: RecordingEncoder
 ) -> None:
-    """Whatever batches they went through."""
+    """The order does not depend on the batches."""
     texts = ["哈哈哈", "草", "awsl", "晚安"]
 
     assert await ask(batcher, recording_encoder, *texts) == [RecordingEncoder.vector(text) for text in texts]
@@ -63,8 +63,8 @@ async def test_an_empty_list_is_answered_without_a_call(batcher: Batcher, record
     assert recording_encoder.calls == []
 
 
-async def test_callers_of_one_moment_share_a_call(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
-    """Eight clients with one text each are one model call, not eight."""
+async def test_simultaneous_callers_share_a_call(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
+    """Eight clients with one text each make one model call, not eight."""
     texts = list("abcdefgh")
 
     await asyncio.gather(*(ask(batcher, recording_encoder, text) for text in texts))
@@ -73,7 +73,7 @@ async def test_callers_of_one_moment_share_a_call(batcher: Batcher, recording_en
 
 
 async def test_a_text_in_flight_is_not_sent_again(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
-    """Neither while it is queued nor while it is being encoded."""
+    """This holds while it is queued and while it is being encoded."""
     recording_encoder.gate.clear()
     first = asyncio.create_task(ask(batcher, recording_encoder, "草"))
     await settle()
@@ -88,8 +88,10 @@ async def test_a_text_in_flight_is_not_sent_again(batcher: Batcher, recording_en
     assert recording_encoder.calls == [["草"], ["好"]]
 
 
-async def test_texts_gather_while_the_encoder_is_busy(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
-    """No timer: the batch is what arrived meanwhile."""
+async def test_texts_accumulate_while_the_encoder_is_busy(
+    batcher: Batcher, recording_encoder: RecordingEncoder
+) -> None:
+    """There is no timer: the next batch is what has arrived meanwhile."""
     recording_encoder.gate.clear()
     tasks = [asyncio.create_task(ask(batcher, recording_encoder, "a"))]
     await settle()
@@ -102,7 +104,7 @@ async def test_texts_gather_while_the_encoder_is_busy(batcher: Batcher, recordin
     assert recording_encoder.calls == [["a"], ["b", "c", "d"]]
 
 
-async def test_texts_of_like_length_go_together(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+async def test_texts_of_similar_length_share_a_call(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
     """The text that has waited longest leads; those under a quarter of its tokens would mostly be padding."""
     async with make(recording_encoder, metrics, max_batch_tokens=1000) as batcher:
         recording_encoder.limit = 100
@@ -111,30 +113,32 @@ async def test_texts_of_like_length_go_together(recording_encoder: RecordingEnco
     assert recording_encoder.calls == [["a" * 20, "e" * 20, "c" * 6], ["b", "d"]]
 
 
-async def test_a_call_keeps_to_the_token_budget(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
-    """5 texts of 4 tokens under a budget of 8 are three calls."""
+async def test_a_call_respects_the_token_budget(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    """5 texts of 4 tokens under a budget of 8 make three calls."""
     async with make(recording_encoder, metrics, max_batch_tokens=8) as batcher:
         await ask(batcher, recording_encoder, "aa", "bb", "cc", "dd", "ee")
 
     assert recording_encoder.calls == [["aa", "bb"], ["cc", "dd"], ["ee"]]
 
 
-async def test_a_text_over_the_budget_goes_alone(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+async def test_a_text_over_the_budget_has_a_call_of_its_own(
+    recording_encoder: RecordingEncoder, metrics: Metrics
+) -> None:
     async with make(recording_encoder, metrics, max_batch_tokens=1) as batcher:
         await ask(batcher, recording_encoder, "aa", "bb")
 
     assert recording_encoder.calls == [["aa"], ["bb"]]
 
 
-async def test_a_call_keeps_to_the_number_of_texts(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+async def test_a_call_respects_the_number_of_texts(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
     async with make(recording_encoder, metrics, max_batch_size=2) as batcher:
         await ask(batcher, recording_encoder, "a", "b", "c")
 
     assert recording_encoder.calls == [["a", "b"], ["c"]]
 
 
-async def test_few_texts_overtake_many(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
-    """In a call of their own, which is over sooner."""
+async def test_short_requests_overtake_long_ones(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    """They have a call of their own, which ends sooner."""
     recording_encoder.gate.clear()
     async with make(recording_encoder, metrics, max_batch_tokens=12, priority_batch_size=2) as batcher:
         many = asyncio.create_task(ask(batcher, recording_encoder, *"abcdefghi"))
@@ -147,8 +151,8 @@ async def test_few_texts_overtake_many(recording_encoder: RecordingEncoder, metr
     assert recording_encoder.calls == [list("abcd"), list("xy"), list("efgh"), ["i"]]
 
 
-async def test_many_texts_have_their_turn_among_few(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
-    """Every fourth call; the few ride along where there is room."""
+async def test_long_requests_have_every_fourth_call(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    """Short requests fill what room is left in it."""
     recording_encoder.gate.clear()
     async with make(recording_encoder, metrics, max_batch_tokens=3, priority_batch_size=1) as batcher:
         tasks = [asyncio.create_task(ask(batcher, recording_encoder, *"abc"))]
@@ -161,7 +165,7 @@ async def test_many_texts_have_their_turn_among_few(recording_encoder: Recording
     assert [call[0] for call in recording_encoder.calls] == list("a123b456c")
 
 
-async def test_a_text_of_a_long_list_overtakes_it_if_a_short_request_wants_it(
+async def test_a_short_request_moves_its_texts_ahead_of_a_long_list(
     recording_encoder: RecordingEncoder, metrics: Metrics
 ) -> None:
     recording_encoder.gate.clear()
@@ -177,7 +181,7 @@ async def test_a_text_of_a_long_list_overtakes_it_if_a_short_request_wants_it(
     assert recording_encoder.calls == [list("ab"), ["f"], list("cd"), ["e"]]
 
 
-async def test_nobody_starves(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+async def test_long_texts_do_not_starve(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
     """A long text that came first is not overtaken by a stream of short ones."""
     recording_encoder.gate.clear()
     async with make(recording_encoder, metrics, max_batch_tokens=12) as batcher:
@@ -192,7 +196,7 @@ async def test_nobody_starves(recording_encoder: RecordingEncoder, metrics: Metr
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-async def test_as_many_calls_run_as_the_encoder_can_take(
+async def test_as_many_calls_run_as_the_encoder_allows(
     concurrency: int, recording_encoder: RecordingEncoder, metrics: Metrics
 ) -> None:
     async with make(recording_encoder, metrics, concurrency=lambda: concurrency, max_batch_tokens=1) as batcher:
@@ -202,7 +206,7 @@ async def test_as_many_calls_run_as_the_encoder_can_take(
 
 
 async def test_a_full_queue_refuses_the_whole_request(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
-    """All or none: what fits is not taken in part, and the answer says when to come back."""
+    """A request is accepted or refused as a whole; the refusal says when to retry."""
     recording_encoder.gate.clear()
     async with make(recording_encoder, metrics, max_queue_texts=3) as batcher:
         running = asyncio.create_task(ask(batcher, recording_encoder, "a"))
@@ -228,7 +232,9 @@ async def test_a_full_queue_refuses_the_whole_request(recording_encoder: Recordi
 async def test_a_refusal_says_how_long_the_excess_will_take(
     concurrency: int, call_s: float, excess: int, retry_after_s: int, metrics: Metrics
 ) -> None:
-    """At the measured rate of one call times the calls that run at once, rounded up; at most a minute."""
+    """The estimate is the measured rate of one call times the number of parallel calls, rounded up; at
+    most a minute.
+    """
     encoder, clock = RecordingEncoder(), Clock()
 
     async def encode(batch: Sequence[Prepared]) -> np.ndarray:
@@ -252,7 +258,7 @@ async def test_a_refusal_says_how_long_the_excess_will_take(
 
 
 async def test_a_call_carries_no_callers_context(metrics: Metrics) -> None:
-    """It serves several requests, so what it logs must not carry the id of one of them."""
+    """It serves several requests, so its log lines must not have the id of one of them."""
     encoder = RecordingEncoder()
     records: list[RequestRecord | None] = []
 
@@ -271,7 +277,7 @@ async def test_a_call_carries_no_callers_context(metrics: Metrics) -> None:
 
 
 async def test_a_wrong_number_of_vectors_is_named(metrics: Metrics) -> None:
-    """Three texts, two vectors: nobody gets a neighbour's vector."""
+    """If three texts get two vectors, no caller may get another text's vector."""
 
     async def too_few(batch: object) -> np.ndarray:
         return np.zeros((2, 2), np.float32)
@@ -281,11 +287,11 @@ async def test_a_wrong_number_of_vectors_is_named(metrics: Metrics) -> None:
         too_few, concurrency=lambda: 1, max_batch_tokens=99, max_queue_texts=9, metrics=metrics
     ) as batcher:
         with pytest.raises(EncoderFailure, match="sent 3 texts to the encoder, got 2 vectors back"):
-            await batcher.encode(encoder.model.prepare(["a", "b", "c"]))
+            await batcher.encode(encoder.model.reader.prepare_normalized(["a", "b", "c"]))
 
 
 async def test_a_failure_is_forgotten(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
-    """Whoever asks again gets a fresh try."""
+    """The next request for the text tries again."""
     recording_encoder.failure = RuntimeError("broken")
     with pytest.raises(EncoderFailure):
         await ask(batcher, recording_encoder, "草")
@@ -297,7 +303,7 @@ async def test_a_failure_is_forgotten(batcher: Batcher, recording_encoder: Recor
 async def test_an_encoder_that_keeps_failing_is_an_obstacle(
     recording_encoder: RecordingEncoder, metrics: Metrics
 ) -> None:
-    """Once is chance; three times is not, until a call succeeds or some time has passed."""
+    """Three failures in a row are, one is not; a success or some time ends it."""
     recording_encoder.failure = RuntimeError("broken")
     clock = Clock()
     async with make(recording_encoder, metrics, clock=clock) as batcher:
@@ -315,17 +321,17 @@ async def test_an_encoder_that_keeps_failing_is_an_obstacle(
         assert batcher.obstacle is None
 
 
-async def test_a_call_is_of_one_model(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
-    """Texts that were prepared for two models may wait together, while one takes over from the other."""
+async def test_a_call_contains_texts_of_one_model(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
+    """Texts prepared for two models may wait together while the model changes."""
     old, new = (replace(recording_encoder.model, fingerprint=f) for f in ("f0", "f1"))
     recording_encoder.gate.clear()
-    busy = asyncio.create_task(batcher.encode(old.prepare(["忙"])))
+    busy = asyncio.create_task(batcher.encode(old.reader.prepare_normalized(["忙"])))
     await settle()
     waiting = []
     for text in "草好死来":
         for model in (old, new):
             recording_encoder.model = model
-            waiting.append(asyncio.create_task(batcher.encode(model.prepare([text]))))
+            waiting.append(asyncio.create_task(batcher.encode(model.reader.prepare_normalized([text]))))
     recording_encoder.model = old
     await settle()
     recording_encoder.gate.set()
@@ -336,10 +342,10 @@ async def test_a_call_is_of_one_model(batcher: Batcher, recording_encoder: Recor
 
 
 @pytest.mark.parametrize("failure", [EncoderUnavailable("no worker is ready"), ModelGone("another has taken over")])
-async def test_an_encoder_that_is_not_there_is_not_broken(
+async def test_an_unavailable_encoder_does_not_count_as_failing(
     batcher: Batcher, recording_encoder: RecordingEncoder, failure: EncoderUnavailable
 ) -> None:
-    """It says so itself: when it is back, nothing stands in the way."""
+    """It reports that itself; when it is back, there is no obstacle."""
     recording_encoder.failure = failure
     for _ in range(5):
         with pytest.raises(type(failure)):
@@ -364,7 +370,7 @@ async def test_one_of_two_sharers_leaves(batcher: Batcher, recording_encoder: Re
 
 
 async def test_the_only_caller_leaves_before_dispatch(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
-    """Its text is never encoded, and no longer counts as waiting."""
+    """Its text is never encoded and no longer counts as waiting."""
     recording_encoder.gate.clear()
     busy = asyncio.create_task(ask(batcher, recording_encoder, "a"))
     await settle()
@@ -380,7 +386,7 @@ async def test_the_only_caller_leaves_before_dispatch(batcher: Batcher, recordin
 
 
 async def test_the_only_caller_leaves_during_the_call(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
-    """The batcher goes on."""
+    """The batcher keeps working."""
     recording_encoder.gate.clear()
     leaves = asyncio.create_task(ask(batcher, recording_encoder, "草"))
     await settle()
@@ -392,7 +398,7 @@ async def test_the_only_caller_leaves_during_the_call(batcher: Batcher, recordin
 
 
 async def test_the_call_fails_after_everyone_left(batcher: Batcher, recording_encoder: RecordingEncoder) -> None:
-    """No "exception was never retrieved" in the log, and the batcher goes on."""
+    """The log has no "exception was never retrieved", and the batcher keeps working."""
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     recording_encoder.gate.clear()
@@ -411,8 +417,8 @@ async def test_the_call_fails_after_everyone_left(batcher: Batcher, recording_en
     assert complaints == []
 
 
-async def test_closing_answers_those_who_wait(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
-    """What is in the encoder is finished; what is queued is told; what comes later is refused."""
+async def test_closing_answers_waiting_callers(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    """Texts in the encoder are finished, queued ones get an error, and later ones are refused."""
     recording_encoder.gate.clear()
     batcher = make(recording_encoder, metrics)
     async with batcher:
@@ -433,7 +439,7 @@ async def test_closing_answers_those_who_wait(recording_encoder: RecordingEncode
 async def test_the_gauges_return_to_zero(
     batcher: Batcher, recording_encoder: RecordingEncoder, metrics: Metrics
 ) -> None:
-    """After work, after failure, after callers left."""
+    """They do so after success, after failure, and after callers have left."""
     await ask(batcher, recording_encoder, "a", "b")
     recording_encoder.failure = RuntimeError("broken")
     with pytest.raises(EncoderFailure):

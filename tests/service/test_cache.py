@@ -1,4 +1,4 @@
-"""The memory cache: what it keeps, what it forgets first, and that it stays within its budget."""
+"""The memory cache: what it stores, what it evicts first, and that it stays within its budget."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def value(number: int) -> bytes:
     return bytes([number]) * 1000
 
 
-async def test_what_was_set_is_found(metrics: Metrics) -> None:
-    """And what was not is absent from the answer."""
+async def test_stored_vectors_are_found(metrics: Metrics) -> None:
+    """Others are absent from the result."""
     cache = MemoryCache(100_000, metrics)
     await cache.set_many("f", {"草": value(1), "awsl": value(2)})
 
@@ -30,7 +30,7 @@ async def test_another_fingerprint_finds_nothing(metrics: Metrics) -> None:
     assert await cache.get_many("new", ["草"]) == {}
 
 
-async def test_the_least_recently_used_is_forgotten_first(metrics: Metrics) -> None:
+async def test_the_least_recently_used_is_evicted_first(metrics: Metrics) -> None:
     """Reading counts as use."""
     cache = MemoryCache(3 * (1000 + 200 + ENTRY_OVERHEAD), metrics)
     await cache.set_many("f", {"a": value(1), "b": value(2), "c": value(3)})
@@ -40,8 +40,8 @@ async def test_the_least_recently_used_is_forgotten_first(metrics: Metrics) -> N
     assert set(await cache.get_many("f", list("abcd"))) == {"a", "c", "d"}
 
 
-async def test_the_budget_holds_whatever_is_set(metrics: Metrics) -> None:
-    """Also when a text is set again, and when one request brings more than fits."""
+async def test_the_budget_is_never_exceeded(metrics: Metrics) -> None:
+    """This includes a text that is set again and a request with more than fits."""
     cache = MemoryCache(10_000, metrics)
     for number in range(50):
         await cache.set_many("f", {str(number % 20): value(number), f"x{number}": value(number)})
@@ -53,7 +53,7 @@ async def test_the_budget_holds_whatever_is_set(metrics: Metrics) -> None:
     assert len(found) == metrics.registry.get_sample_value("danmaku_cache_texts")
 
 
-async def test_a_budget_of_nothing_keeps_nothing(metrics: Metrics) -> None:
+async def test_a_budget_of_zero_stores_nothing(metrics: Metrics) -> None:
     cache = MemoryCache(0, metrics)
     await cache.set_many("f", {"草": value(1)})
 

@@ -24,7 +24,7 @@ TENSORS = {
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The prefix of a checkpoint with 307 tensors, so that its index has several blocks, and a string among them."""
+    """Returns the prefix of a checkpoint with 307 tensors, so that its index has several blocks; one is a string."""
     import tensorflow as tf
 
     prefix = tmp_path_factory.mktemp("checkpoint") / "model.ckpt-7"
@@ -47,7 +47,7 @@ def copy(written: Path, tmp_path: Path) -> Path:
 
 
 def test_every_tensor_is_read_as_it_was_written(written: Path) -> None:
-    """Names, shapes, types and bits; strings are passed over."""
+    """Names, shapes, types and bits are equal; strings are skipped."""
     found = read_checkpoint(written)
 
     assert found.keys() == TENSORS.keys()
@@ -57,8 +57,8 @@ def test_every_tensor_is_read_as_it_was_written(written: Path) -> None:
         assert np.array_equal(found[name], expected), name
 
 
-def test_a_damaged_tensor_is_found_out(copy: Path) -> None:
-    """One flipped bit in 85 kB; the message names the tensor."""
+def test_a_damaged_tensor_is_detected(copy: Path) -> None:
+    """One bit in 85 kB is flipped; the message names the tensor."""
     data = copy.with_name(copy.name + ".data-00000-of-00001")
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
@@ -68,7 +68,7 @@ def test_a_damaged_tensor_is_found_out(copy: Path) -> None:
         read_checkpoint(copy)
 
 
-def test_a_file_cut_off_is_found_out(copy: Path) -> None:
+def test_a_truncated_file_is_detected(copy: Path) -> None:
     data = copy.with_name(copy.name + ".data-00000-of-00001")
     data.write_bytes(data.read_bytes()[:1000])
 
@@ -77,7 +77,7 @@ def test_a_file_cut_off_is_found_out(copy: Path) -> None:
 
 
 def test_any_damage_to_the_index_is_an_error(copy: Path) -> None:
-    """Never another exception, never wrong tensors: every 37th of its bytes is changed in turn."""
+    """Every 37th byte is changed in turn: there is never another exception and never a wrong tensor."""
     index = copy.with_name(copy.name + ".index")
     whole = index.read_bytes()
     for position in range(0, len(whole), 37):

@@ -1,4 +1,4 @@
-"""`danmaku collections`, as processes beside a running gateway."""
+"""`danmaku collections`, as processes that talk to a running gateway."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def danmaku(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-def test_collections_are_looked_after_from_a_shell(tiny_model: Path, tmp_path: Path) -> None:
+def test_collections_are_managed_from_a_shell(tiny_model: Path, tmp_path: Path) -> None:
     at = ("--collections", f"sqlite://{tmp_path}/c")
     with serving(*at, model=f"onnx://{tiny_model}") as (http, _):
         url = ("--url", str(http.base_url))
@@ -77,7 +77,7 @@ def test_files_are_loaded_and_a_collection_is_exported(tiny_model: Path, tmp_pat
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_load_that_breaks_off_says_where_to_go_on(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_interrupted_load_says_where_to_resume(tiny_model: Path, tmp_path: Path) -> None:
     danmaku_file = tmp_path / "in.txt"
     danmaku_file.write_text("".join(f"草{number}\n" for number in range(200_000)), encoding="utf-8")
     flags = ("--collections", f"sqlite://{tmp_path}/c")
@@ -108,8 +108,8 @@ def test_the_url_may_stand_before_the_action(tiny_model: Path, tmp_path: Path) -
         assert "room\t0 danmaku" in danmaku("--url", str(http.base_url), "list").stdout
 
 
-def test_a_reader_that_leaves_ends_the_output_quietly(tiny_model: Path, tmp_path: Path) -> None:
-    """As `danmaku collections search … | head -1` does."""
+def test_a_closed_pipe_ends_the_output_silently(tiny_model: Path, tmp_path: Path) -> None:
+    """This is what `danmaku collections search … | head -1` does."""
     with serving("--collections", f"sqlite://{tmp_path}/c", model=f"onnx://{tiny_model}") as (http, _):
         http.put("/collections/room")
         http.post("/collections/room/danmaku", json=["草", "晚安"])

@@ -1,4 +1,4 @@
-"""bert-serving-server's HTTP, as its clients call it."""
+"""bert-serving-server's HTTP API, as its clients call it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.settings import Settings
 
 
 async def test_the_call_that_its_readme_shows(client: httpx.AsyncClient) -> None:
-    """The vectors are those of /embed, under the name that the genuine server's code has."""
+    """The vectors are those of /embed, under the field name of the genuine server's code."""
     body = {"id": 123, "texts": ["草", "awsl"], "is_tokenized": False}
     answer = await client.post("/encode", json=body)
     expected = (await client.post("/embed", json=body["texts"])).json()["embeddings"]
@@ -27,8 +27,8 @@ async def test_the_call_that_its_readme_shows(client: httpx.AsyncClient) -> None
 
 
 @pytest.mark.parametrize("given", ["a", None, [1], {"a": 1}, 12345678901234567890123])
-async def test_any_id_comes_back(client: httpx.AsyncClient, given: object) -> None:
-    """Whatever else the body has."""
+async def test_any_id_is_returned(client: httpx.AsyncClient, given: object) -> None:
+    """Other fields of the body are ignored."""
     answer = await client.post("/encode", json={"id": given, "texts": ["草"], "more": 1})
 
     assert answer.json()["id"] == given
@@ -51,10 +51,10 @@ async def test_any_id_comes_back(client: httpx.AsyncClient, given: object) -> No
         (json.dumps({"id": 1, "texts": ["草"] * 51}), "TooLarge", "51 in one request; expected at most 50"),
     ],
 )
-async def test_what_cannot_be_encoded_is_a_400_that_says_why(
+async def test_invalid_texts_are_a_400_with_the_reason(
     client: httpx.AsyncClient, body: str, kind: str, message: str
 ) -> None:
-    """In the genuine server's shape."""
+    """The response has the genuine server's fields."""
     answer = await client.post("/encode", content=body)
 
     assert answer.status_code == 400
@@ -65,16 +65,16 @@ async def test_what_cannot_be_encoded_is_a_400_that_says_why(
 
 @pytest.fixture
 async def gateway(recording_encoder: RecordingEncoder, client_of: ClientOf) -> AsyncIterator[httpx.AsyncClient]:
-    """The application over an encoder with a gate; one text may wait for it."""
+    """An application over an encoder with a gate; one text may wait for it."""
     async with client_of(Settings(max_request_texts=1, max_queue_texts=1)) as http:
         yield http
         recording_encoder.gate.set()
 
 
-async def test_what_is_not_the_callers_doing_keeps_its_status(
+async def test_errors_of_the_service_keep_their_status(
     gateway: httpx.AsyncClient, recording_encoder: RecordingEncoder
 ) -> None:
-    """So that whoever retries knows when to."""
+    """So a client knows when to retry."""
     recording_encoder.gate.clear()
     asking = []
     for text, queued in (("a", 0), ("b", 1)):
@@ -96,8 +96,8 @@ async def test_what_is_not_the_callers_doing_keeps_its_status(
     assert all(answer.headers["retry-after"] for answer in failed)
 
 
-async def test_the_status_is_in_the_genuine_words(client: httpx.AsyncClient) -> None:
-    """It counts what came through these routes, and says what is loaded."""
+async def test_the_status_has_the_genuine_fields(client: httpx.AsyncClient) -> None:
+    """It counts the requests of these routes and describes the model."""
     for count in (1, 3):
         await client.post("/encode", json={"id": 1, "texts": ["草"] * count})
     status = (await client.get("/status/server")).json()
@@ -118,8 +118,8 @@ async def test_the_status_of_a_client_is_the_workers(client: httpx.AsyncClient) 
     assert status == {"client_version": "1.10.0", "identity": "http", "output_fmt": "list", "status": 200}
 
 
-async def test_a_whole_answer_is_an_array(client: httpx.AsyncClient, tiny_model: Path) -> None:
-    """As callers make one of it."""
+async def test_the_result_is_an_array(client: httpx.AsyncClient, tiny_model: Path) -> None:
+    """It has the type that callers convert it to."""
     answer = await client.post("/encode", json={"id": 1, "texts": ["草", "好", "晚安"]})
 
     assert np.array(answer.json()["result"], np.float32).shape == (3, 16)

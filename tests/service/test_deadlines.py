@@ -1,4 +1,4 @@
-"""How long a caller waits, and what becomes of the texts they waited for."""
+"""How long a caller waits, and what happens to the texts of callers who gave up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.settings import Settings
 
 @pytest.fixture
 async def gateway(recording_encoder: RecordingEncoder) -> AsyncIterator[httpx.AsyncClient]:
-    """The application over an encoder that waits at its gate."""
+    """An application over an encoder that waits at its gate."""
 
     recording_encoder.gate.clear()
     app = create_app(Settings(request_timeout_s=0.2), encoder=recording_encoder)
@@ -30,17 +30,17 @@ async def gateway(recording_encoder: RecordingEncoder) -> AsyncIterator[httpx.As
     ("headers", "allowed_ms"),
     [({}, 200), ({"X-Timeout-Ms": "20"}, 20), ({"X-Timeout-Ms": "86400000"}, 200)],
 )
-async def test_who_waits_too_long_is_told(gateway: httpx.AsyncClient, headers: dict[str, str], allowed_ms: int) -> None:
-    """After the request's own time, or the gateway's if that is less."""
+async def test_a_late_response_is_an_error(
+    gateway: httpx.AsyncClient, headers: dict[str, str], allowed_ms: int
+) -> None:
+    """The limit is the request's own, or the gateway's if that is less."""
     answer = await asyncio.wait_for(gateway.post("/embed", json=["草"], headers=headers), 10)
 
     assert (answer.status_code, answer.json()["error_type"]) == (504, "out_of_time")
     assert answer.json()["error"].startswith(f"not done within {allowed_ms} ms")
 
 
-async def test_texts_that_nobody_waits_for_any_more_cost_nothing(
-    gateway: httpx.AsyncClient, recording_encoder: RecordingEncoder
-) -> None:
+async def test_expired_texts_are_not_encoded(gateway: httpx.AsyncClient, recording_encoder: RecordingEncoder) -> None:
     """Those in the queue are dropped at the deadline."""
     first = asyncio.create_task(gateway.post("/embed", json=["草"]))
     await recording_encoder.until_called()
@@ -52,7 +52,7 @@ async def test_texts_that_nobody_waits_for_any_more_cost_nothing(
     assert recording_encoder.calls == [["草"]]
 
 
-async def test_what_is_known_is_answered_whatever_the_encoder_does(
+async def test_cached_texts_are_answered_while_the_encoder_hangs(
     gateway: httpx.AsyncClient, recording_encoder: RecordingEncoder
 ) -> None:
     recording_encoder.gate.set()

@@ -1,4 +1,4 @@
-"""The embedder: misses only, each text once, and no text sinks the others."""
+"""The embedder encodes only cache misses, each text once, and no text fails the others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def texts_encoded(encoder: RecordingEncoder) -> list[str]:
     return [text for call in encoder.calls for text in call]
 
 
-async def test_vectors_stand_in_the_order_of_the_texts(embedder: Embedder) -> None:
+async def test_vectors_are_in_the_order_of_the_texts(embedder: Embedder) -> None:
     texts = ["awsl", "草", "哈哈"]
     embeddings = await embedder.embed(texts)
 
@@ -37,14 +37,14 @@ async def test_vectors_stand_in_the_order_of_the_texts(embedder: Embedder) -> No
 
 
 async def test_repeats_are_encoded_once(embedder: Embedder, recording_encoder: RecordingEncoder) -> None:
-    """Within a request, and whatever way they are written."""
+    """This holds within a request, also for different spellings of a text."""
     embeddings = await embedder.embed(["草", "草", " AWSL", "awsl", "Awsl "])
 
     assert texts_encoded(recording_encoder) == ["awsl", "草"] or texts_encoded(recording_encoder) == ["草", "awsl"]
     assert embeddings.vectors[2].tolist() == embeddings.vectors[4].tolist() == RecordingEncoder.vector("awsl")
 
 
-async def test_only_what_is_missing_is_encoded(embedder: Embedder, recording_encoder: RecordingEncoder) -> None:
+async def test_only_missing_texts_are_encoded(embedder: Embedder, recording_encoder: RecordingEncoder) -> None:
     await embedder.embed(["草", "好"])
     recording_encoder.calls.clear()
     embeddings = await embedder.embed(["好", "死", "草"])
@@ -57,7 +57,7 @@ async def test_only_what_is_missing_is_encoded(embedder: Embedder, recording_enc
 async def test_texts_that_do_not_fit_in_the_queue_are_not_tokenized(
     recording_encoder: RecordingEncoder, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Texts in the cache, and texts that are on their way already, need no room."""
+    """Cached texts and texts that are being encoded need no room."""
     cache = MemoryCache(1_000_000, metrics)
     async with Embedder(recording_encoder, cache, metrics, max_batch_tokens=100, max_queue_texts=2) as embedder:
         await embedder.embed(["草"])
@@ -74,8 +74,8 @@ async def test_texts_that_do_not_fit_in_the_queue_are_not_tokenized(
         await asyncio.gather(running, shared)
 
 
-async def test_a_text_without_a_vector_does_not_sink_the_list(embedder: Embedder) -> None:
-    """Blank and unspellable texts leave a row of NaN and say why; the rest is answered."""
+async def test_a_text_without_a_vector_does_not_fail_the_list(embedder: Embedder) -> None:
+    """Blank and unspellable texts get a row of NaN and a reason."""
     embeddings = await embedder.embed(["草", "  ", "?", ""])
 
     assert embeddings.vectors[0].tolist() == RecordingEncoder.vector("草")
@@ -87,8 +87,8 @@ async def test_a_text_without_a_vector_does_not_sink_the_list(embedder: Embedder
     ]
 
 
-async def test_truncation_is_told_every_time(embedder: Embedder) -> None:
-    """Also when the vector comes from the cache."""
+async def test_truncation_is_always_reported(embedder: Embedder) -> None:
+    """This includes vectors from the cache."""
     for _ in range(2):
         assert (await embedder.embed(["草", "哈" * 9])).truncated == [1]
 
@@ -111,10 +111,8 @@ async def test_an_unspellable_text_is_not_called_truncated(embedder: Embedder) -
     assert embeddings.encoded == 0
 
 
-async def test_what_was_encoded_before_a_failure_is_kept(
-    embedder: Embedder, recording_encoder: RecordingEncoder
-) -> None:
-    """The batches of one request stand for themselves: what is done is not done again."""
+async def test_batches_before_a_failure_are_cached(embedder: Embedder, recording_encoder: RecordingEncoder) -> None:
+    """They are not encoded again by the next request."""
     recording_encoder.limit = 20  # so much longer that the two do not share a call
     long = "a" * 20
     recording_encoder.failing.add("b")
@@ -128,10 +126,10 @@ async def test_what_was_encoded_before_a_failure_is_kept(
     assert recording_encoder.calls == [["b"]]
 
 
-async def test_all_vectors_of_an_answer_are_of_one_model(
+async def test_all_vectors_of_a_result_come_from_one_model(
     embedder: Embedder, recording_encoder: RecordingEncoder
 ) -> None:
-    """If another takes over meanwhile, the list is embedded again with that one."""
+    """If the model changes meanwhile, the whole list is embedded again."""
     await embedder.embed(["草"])
     recording_encoder.gate.clear()
     asking = asyncio.create_task(embedder.embed(["草", "好"]))

@@ -1,4 +1,4 @@
-"""The ONNX encoder: the vectors of the model that was trained, whatever shares a batch with them."""
+"""The ONNX encoder returns the vectors of the trained model, whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Open = Callable[..., OnnxEncoder]
 
 @pytest.fixture(scope="session")
 def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with nothing in it zero or one, so that a bias in the wrong place shows."""
+    """The tiny model without zeros and ones, so that a misplaced bias shows."""
     from training.bert import checkpoint
 
     directory = Path(shutil.copytree(tiny_model, tmp_path_factory.mktemp("models") / "rough"))
@@ -43,7 +43,7 @@ def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def open_tiny(model: Path) -> Iterator[Open]:
-    """Takes options, and by `threads=…` and the like where the model is and how it runs."""
+    """Opens the tiny model, or another one, with options."""
     opened: list[OnnxEncoder] = []
 
     def open_it(*, path: Path = model, **changes: object) -> OnnxEncoder:
@@ -67,7 +67,9 @@ async def encode(encoder: OnnxEncoder, texts: list[str]) -> np.ndarray:
 
 
 def trained_vectors(model: Path, rows: list[Prepared], options: EncoderOptions) -> list[np.ndarray]:
-    """The same by the code that trains, padding and all, pooled as bert-serving-server 1.10 pools (server/graph.py)."""
+    """Returns the vectors of the training code, with padding, pooled as bert-serving-server 1.10 does
+    (server/graph.py).
+    """
     import tensorflow as tf
 
     from service.model_directory import BertConfig
@@ -120,7 +122,7 @@ def trained_vectors(model: Path, rows: list[Prepared], options: EncoderOptions) 
 async def test_served_vectors_are_those_of_the_trained_model(
     open_tiny: Open, model: Path, options: dict[str, object], strategy: str
 ) -> None:
-    """Whatever is asked for, to rounding."""
+    """This holds for every option, up to rounding."""
     encoder = open_tiny(pooling_strategy=strategy, **options)
     rows = encoder.inputs.prepare_texts(TEXTS + PAIRS if encoder.options.sentence_pairs else TEXTS)
     vectors = await encoder.encode(rows)
@@ -137,8 +139,8 @@ async def test_served_vectors_are_those_of_the_trained_model(
 
 @pytest.mark.parametrize("mask_cls_sep", [False, True])
 @pytest.mark.parametrize("strategy", POOLING_STRATEGIES)
-async def test_company_does_not_change_a_vector(open_tiny: Open, strategy: str, mask_cls_sep: bool) -> None:
-    """Alone or beside longer texts: the same to rounding, even a blank one, of which mask_cls_sep leaves nothing."""
+async def test_other_texts_of_a_call_do_not_change_a_vector(open_tiny: Open, strategy: str, mask_cls_sep: bool) -> None:
+    """This holds up to rounding, even for a blank text, of which mask_cls_sep leaves nothing."""
     encoder = open_tiny(pooling_strategy=strategy, mask_cls_sep=mask_cls_sep)
     texts = [*TEXTS, ""]
     together = await encode(encoder, texts)
@@ -158,7 +160,7 @@ async def test_layers_may_be_counted_from_the_first(open_tiny: Open) -> None:
     assert from_the_end.model.fingerprint == from_the_first.model.fingerprint
 
 
-async def test_several_calls_at_a_time_and_several_threads_give_the_same(open_tiny: Open) -> None:
+async def test_concurrent_calls_and_threads_give_the_same_vectors(open_tiny: Open) -> None:
     expected = await encode(open_tiny(), TEXTS)
     for threads, concurrency in ((2, 1), (2, 2), (3, 2), (1, 5)):
         encoder = open_tiny(threads=threads, concurrency=concurrency)
@@ -168,7 +170,7 @@ async def test_several_calls_at_a_time_and_several_threads_give_the_same(open_ti
 
 
 def test_what_changes_vectors_changes_the_fingerprint(open_tiny: Open) -> None:
-    """And nothing else does: the number of threads is none of it."""
+    """Other options, such as the number of threads, do not."""
     different = (
         {},
         {"pooling_layer": (-1,)},
@@ -188,7 +190,7 @@ def test_what_changes_vectors_changes_the_fingerprint(open_tiny: Open) -> None:
     assert open_tiny(threads=2, concurrency=2, max_seq_len=16).model.fingerprint == fingerprints[0]
 
 
-def test_another_pooler_is_another_model_where_it_is_used(open_tiny: Open, model: Path, tmp_path: Path) -> None:
+def test_the_pooler_is_part_of_the_fingerprint_if_it_is_used(open_tiny: Open, model: Path, tmp_path: Path) -> None:
     from training.bert import checkpoint
 
     other = Path(shutil.copytree(model, tmp_path / "other"))
@@ -202,7 +204,7 @@ def test_another_pooler_is_another_model_where_it_is_used(open_tiny: Open, model
 
 
 def test_the_number_of_heads_is_part_of_the_fingerprint(tiny_model: Path, tmp_path: Path) -> None:
-    """No weight's shape tells it, and every vector depends on it."""
+    """No weight's shape shows it, and every vector depends on it."""
     other = Path(shutil.copytree(tiny_model, tmp_path / "tiny"))
     config = json.loads((other / "bert_config.json").read_text(encoding="utf-8"))
     (other / "bert_config.json").write_text(json.dumps(config | {"num_attention_heads": 2}), encoding="utf-8")
@@ -210,21 +212,20 @@ def test_the_number_of_heads_is_part_of_the_fingerprint(tiny_model: Path, tmp_pa
     assert open_model_directory(other).digest != open_model_directory(tiny_model).digest
 
 
-def test_long_texts_lose_their_end_and_say_so(open_tiny: Open) -> None:
+def test_long_texts_are_truncated_and_marked(open_tiny: Open) -> None:
     """Up to max_seq_len tokens fit, [CLS] and [SEP] included."""
-    encoder = open_tiny(max_seq_len=6)
-    fits, too_long = encoder.model.prepare([encoder.model.normalize("哈哈哈哈"), encoder.model.normalize("哈哈哈哈草")])
+    model = open_tiny(max_seq_len=6).model
+    normal = [model.reader.normalize(text) for text in ("哈哈哈哈", "哈哈哈哈草", "awsl" * 3)]
+    fits, too_long = model.reader.prepare_normalized(normal[:2])
 
     assert (fits.num_tokens, fits.is_truncated, too_long.num_tokens, too_long.is_truncated) == (6, False, 6, True)
     assert fits.ids == too_long.ids
-    model = encoder.model
-    truncates = [model.truncates(model.normalize(text)) for text in ("哈哈哈哈", "哈哈哈哈草", "awsl" * 3)]
-    assert truncates == [False, True, False]
+    assert [model.truncates(text) for text in normal] == [False, True, False]
 
 
 def test_a_text_of_unknown_characters_is_unspellable(open_tiny: Open) -> None:
-    encoder = open_tiny()
-    prepared = encoder.model.prepare([encoder.model.normalize(text) for text in ("喵喵😂", "喵草")])
+    reader = open_tiny().model.reader
+    prepared = reader.prepare_normalized([reader.normalize(text) for text in ("喵喵😂", "喵草")])
 
     assert [text.is_spelled for text in prepared] == [False, True]
 
@@ -242,7 +243,7 @@ def test_a_text_of_unknown_characters_is_unspellable(open_tiny: Open) -> None:
         ({"precision": "float16"}, "expected one of float32, int8"),
     ],
 )
-def test_settings_that_the_model_cannot_follow_are_refused(
+def test_settings_that_do_not_fit_the_model_are_refused(
     open_tiny: Open, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
@@ -250,8 +251,8 @@ def test_settings_that_the_model_cannot_follow_are_refused(
 
 
 @pytest.mark.parametrize("strategy", POOLING_STRATEGIES)
-async def test_int8_is_near_and_company_does_not_change_it_either(open_tiny: Open, strategy: str) -> None:
-    """Every row has a scale of its own, so a vector does not depend on what shares the call."""
+async def test_int8_vectors_are_close_and_do_not_depend_on_other_texts(open_tiny: Open, strategy: str) -> None:
+    """Every row has a scale of its own."""
     options = {"pooling_strategy": strategy, "mask_cls_sep": True}
     encoder = open_tiny(precision="int8", allow_inexact=True, **options)
     together = await encode(encoder, TEXTS)
@@ -263,7 +264,7 @@ async def test_int8_is_near_and_company_does_not_change_it_either(open_tiny: Ope
 
 
 def test_int8_that_is_far_from_float32_is_refused_unless_allowed(open_tiny: Open, model: Path, tmp_path: Path) -> None:
-    """Here because one outlier in each column leaves nothing of the other weights."""
+    """Here, one outlier per column leaves nothing of the other weights."""
     from training.bert import checkpoint
 
     other = Path(shutil.copytree(model, tmp_path / "other"))
@@ -280,7 +281,7 @@ def test_int8_that_is_far_from_float32_is_refused_unless_allowed(open_tiny: Open
 
 
 def test_a_missing_pooler_is_named(open_tiny: Open, model: Path, tmp_path: Path) -> None:
-    """Only CLS_POOLED needs one: fine-tuned models may be without."""
+    """Only CLS_POOLED needs one: fine-tuned models may lack it."""
     from training.bert import checkpoint
 
     other = Path(shutil.copytree(model, tmp_path / "other"))
@@ -293,7 +294,7 @@ def test_a_missing_pooler_is_named(open_tiny: Open, model: Path, tmp_path: Path)
 
 
 def test_a_tuned_checkpoint_may_lie_elsewhere_under_another_name(open_tiny: Open, model: Path, tmp_path: Path) -> None:
-    """Vocabulary and configuration come from the model's own directory."""
+    """Vocabulary and configuration come from the model directory."""
     (tmp_path / "tuned").mkdir()
     for file in model.glob("model.ckpt-1.*"):
         shutil.copy(file, tmp_path / "tuned" / file.name.replace("model.ckpt-1", "mine"))
@@ -317,7 +318,7 @@ async def test_an_unknown_scheme_is_refused() -> None:
 
 async def test_a_url_opens_an_encoder(model: Path) -> None:
     encoder = await open_encoder(f"onnx://{model}", EncoderSettings((-1,), "REDUCE_MAX", threads=2), Metrics())
-    vectors = await encoder.encode(encoder.model.prepare(["草"]))
+    vectors = await encoder.encode(encoder.model.reader.prepare_normalized(["草"]))
     await encoder.aclose()
 
     assert (vectors.shape, encoder.concurrency, encoder.model.max_seq_len) == ((1, 16), 2, 16)

@@ -1,4 +1,4 @@
-"""The loop that commands run on, with uvloop and without, and signals that are handled in it."""
+"""The event loop of commands, with uvloop and without, and its signal handlers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ async def running_loop() -> asyncio.AbstractEventLoop:
     return asyncio.get_running_loop()
 
 
-def test_it_is_uvloop_s_where_there_is_one() -> None:
+def test_the_loop_is_uvloops_if_it_is_installed() -> None:
     assert isinstance(run_until_complete(running_loop()), uvloop.Loop)
 
 
-def test_it_is_one_of_asyncio_without_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that can wait for the file descriptors of ZMQ: on Windows, not its default."""
+def test_the_loop_is_asyncios_without_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows it is not the default one, because ZMQ has to wait for file descriptors."""
     monkeypatch.setitem(sys.modules, "uvloop", None)
 
     assert isinstance(run_until_complete(running_loop()), asyncio.SelectorEventLoop)
 
 
 @pytest.mark.parametrize("has_uvloop", [True, False])
-def test_a_signal_is_handled_until_that_is_undone(has_uvloop: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_handler_can_be_removed(has_uvloop: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not has_uvloop:
         monkeypatch.setitem(sys.modules, "uvloop", None)
 
@@ -45,7 +45,7 @@ def test_a_signal_is_handled_until_that_is_undone(has_uvloop: bool, monkeypatch:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_what_the_coroutine_raises_comes_out() -> None:
+def test_the_coroutines_exception_is_raised() -> None:
     async def fail() -> None:
         raise ValueError("no such model")
 

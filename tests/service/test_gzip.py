@@ -1,4 +1,4 @@
-"""Bodies and answers packed with gzip."""
+"""Request bodies and responses compressed with gzip."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def in_pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("name", ["gzip", "GZIP", "x-gzip", " gzip "])
-async def test_a_packed_body_is_as_good_as_a_plain_one(client: httpx.AsyncClient, name: str) -> None:
+async def test_a_compressed_body_is_like_a_plain_one(client: httpx.AsyncClient, name: str) -> None:
     plain = await client.post("/embed", content=BODY)
     packed = await client.post("/embed", content=gzip.compress(BODY), headers={"content-encoding": name})
 
@@ -34,16 +34,16 @@ async def test_a_packed_body_is_as_good_as_a_plain_one(client: httpx.AsyncClient
 
 
 @pytest.mark.parametrize("size", [1, 5, 1000])
-async def test_it_may_come_in_any_pieces(client: httpx.AsyncClient, size: int) -> None:
-    """Also as several members, one after the other, as gzip files may be."""
+async def test_a_compressed_body_may_arrive_in_any_pieces(client: httpx.AsyncClient, size: int) -> None:
+    """It may consist of several members, as gzip files may."""
     body = gzip.compress(BODY[:7]) + gzip.compress(BODY[7:9]) + gzip.compress(BODY[9:])
     answer = await client.post("/embed", content=in_pieces(body, size), headers=PACKED)
 
     assert answer.json()["embeddings"] == (await client.post("/embed", content=BODY)).json()["embeddings"]
 
 
-async def test_a_packed_stream_is_a_stream(client: httpx.AsyncClient) -> None:
-    """Longer than any one body may be."""
+async def test_a_stream_may_be_compressed(client: httpx.AsyncClient) -> None:
+    """It may be longer than any other body."""
     lines = b"".join(json.dumps("草" * 10 + text).encode() + b"\n" for text in TEXTS * 200)
     assert len(lines) > 20_000
     headers = PACKED | {"content-type": "application/x-ndjson"}
@@ -59,8 +59,8 @@ def error_type(answer: httpx.Response) -> str:
 
 
 @pytest.mark.parametrize("members", [1, 3])
-async def test_a_bomb_is_too_large(client: httpx.AsyncClient, members: int) -> None:
-    """For a list as a whole, for a stream as a line without end."""
+async def test_a_gzip_bomb_is_too_large(client: httpx.AsyncClient, members: int) -> None:
+    """For a list, the whole body counts; for a stream, a line."""
     packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS + 16)
     member = b"".join(packer.compress(b" " * 2**20) for _ in range(64)) + packer.flush()
     for path in ("/embed", "/encode", "/v1/embeddings", "/tokenize", "/similar"):
@@ -81,8 +81,8 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("body", DAMAGED.values(), ids=DAMAGED)
-async def test_a_damaged_body_is_said_to_be(client: httpx.AsyncClient, body: bytes) -> None:
-    """Whoever reads it, and nothing of it is used."""
+async def test_a_damaged_body_is_an_error(client: httpx.AsyncClient, body: bytes) -> None:
+    """This holds for every route, and nothing of the body is used."""
     for path in ("/embed", "/encode", "/v1/embeddings"):
         answer = await client.post(path, content=body, headers=PACKED)
         assert (answer.status_code, error_type(answer)) == (400, "damaged_gzip")
@@ -92,21 +92,21 @@ async def test_a_damaged_body_is_said_to_be(client: httpx.AsyncClient, body: byt
 
 
 @pytest.mark.parametrize("name", ["br", "deflate", "gzip, gzip", "nonsense"])
-async def test_another_packing_is_refused(client: httpx.AsyncClient, name: str) -> None:
+async def test_another_content_encoding_is_refused(client: httpx.AsyncClient, name: str) -> None:
     answer = await client.post("/embed", content=BODY, headers={"content-encoding": name})
 
     assert (answer.status_code, answer.json()["error_type"]) == (415, "unknown_encoding")
     assert repr(name) in answer.json()["error"] and "expected gzip or none" in answer.json()["error"]
 
 
-async def test_an_empty_body_is_what_it_is(client: httpx.AsyncClient) -> None:
-    """Some clients say gzip of everything."""
+async def test_an_empty_body_may_claim_to_be_gzip(client: httpx.AsyncClient) -> None:
+    """Some clients always send that header."""
     assert (await client.get("/healthz", headers=PACKED)).status_code == 200
     assert (await client.post("/embed", content=b"", headers=PACKED)).json()["error_type"] == "malformed_json"
 
 
-async def test_answers_are_packed_only_if_both_sides_want_it(client: httpx.AsyncClient, tiny_model: Path) -> None:
-    """By default the operator does not: nearly every client asks for it, and it costs more than the answer."""
+async def test_responses_are_compressed_if_both_sides_want_it(client: httpx.AsyncClient, tiny_model: Path) -> None:
+    """By default the gateway does not: nearly every client accepts it, and it costs more than the response."""
     app = create_app(Settings(encoder=f"onnx://{tiny_model}", gzip_level=1, threads=1))
     stream = {"content-type": "application/x-ndjson"}
     packing = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")

@@ -1,4 +1,4 @@
-"""The input of the model for texts and tokens of a client, compared with bert-serving-server 1.10."""
+"""The model's input for texts and tokens of a client, compared with bert-serving-server 1.10."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def make(max_seq_len: int = 16, **options: object) -> Inputs:
     return Inputs(Tokenizer(TINY_VOCAB), EncoderOptions(**options), max_seq_len)
 
 
-def shown(inputs: Inputs, texts: list[str] | list[list[str]]) -> list[str]:
-    """The rows' tokens; segment B after a double bar."""
+def show(inputs: Inputs, texts: list[str] | list[list[str]]) -> list[str]:
+    """Returns the rows' tokens, with a double bar before segment B."""
     of = inputs.prepare_tokens if isinstance(texts[0], list) else inputs.prepare_texts
     rows = []
     for prepared in of(texts):
@@ -36,8 +36,8 @@ def shown(inputs: Inputs, texts: list[str] | list[list[str]]) -> list[str]:
     ],
 )
 def test_texts(text: str, row: str) -> None:
-    """Without pairs asked for, bars are characters like others."""
-    assert shown(make(), [text]) == [row]
+    """Unless pairs are enabled, bars are ordinary characters."""
+    assert show(make(), [text]) == [row]
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_texts(text: str, row: str) -> None:
     ],
 )
 def test_pairs(text: str, row: str) -> None:
-    """The last ` ||| ` divides a text without line breaks, if something is on both sides."""
-    assert shown(make(sentence_pairs=True), [text]) == [row]
+    """The last ` ||| ` divides a text without line breaks if both sides contain something."""
+    assert show(make(sentence_pairs=True), [text]) == [row]
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_pairs(text: str, row: str) -> None:
     ],
 )
 def test_tokens(options: dict[str, object], tokens: list[str], row: str) -> None:
-    """Taken as they are, looked up in the vocabulary; special tokens come around them unless that is switched off."""
-    assert shown(make(**options), [tokens]) == [row]
+    """They are looked up in the vocabulary as they are; special tokens are added unless that is disabled."""
+    assert show(make(**options), [tokens]) == [row]
 
 
-def test_no_special_token_is_for_tokens_only() -> None:
-    assert shown(make(no_special_token=True), ["草"]) == ["[CLS] 草 [SEP]"]
+def test_no_special_tokens_applies_to_tokens_only() -> None:
+    assert show(make(no_special_token=True), ["草"]) == ["[CLS] 草 [SEP]"]
 
 
 @pytest.mark.parametrize(
@@ -94,16 +94,16 @@ def test_no_special_token_is_for_tokens_only() -> None:
         ({"sentence_pairs": True}, "草草草 ||| 晚晚晚", "[CLS] 草 草 [SEP] ‖ 晚 [SEP]"),
     ],
 )
-def test_too_long_is_cut(options: dict[str, object], given: str | list[str], row: str) -> None:
-    """The longer half of a pair first."""
+def test_long_inputs_are_truncated(options: dict[str, object], given: str | list[str], row: str) -> None:
+    """Of a pair, the longer half is cut first."""
     inputs = make(6, **options)
     (prepared,) = inputs.prepare_texts([given]) if isinstance(given, str) else inputs.prepare_tokens([given])
 
-    assert shown(inputs, [given]) == [row]
+    assert show(inputs, [given]) == [row]
     assert prepared.is_truncated
 
 
-def test_equal_spelling_is_equal_input_and_other_input_is_spelled_otherwise() -> None:
+def test_inputs_are_equal_exactly_if_their_spelling_is() -> None:
     """The batcher sends one of several texts of the same spelling."""
     inputs = make(sentence_pairs=True, no_special_token=True)
     texts = inputs.prepare_texts(["晚 安", "晚 ||| 安", "AWSL", "awsl ", "晚 ||| \u200b", "晚"])
@@ -120,4 +120,4 @@ def test_cased_vocabularies_keep_capitals_and_accents() -> None:
     vocab = [*TINY_VOCAB, "AWSL", "méa"]
     cased = Inputs(Tokenizer(vocab, lowercase=False), EncoderOptions(cased_tokenization=True), 16)
 
-    assert shown(cased, ["AWSL méa mea"]) == ["[CLS] AWSL méa mea [SEP]"]
+    assert show(cased, ["AWSL méa mea"]) == ["[CLS] AWSL méa mea [SEP]"]

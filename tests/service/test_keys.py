@@ -1,4 +1,4 @@
-"""API keys: who is let in, and that the gateway does not listen to strangers without them."""
+"""API keys: requests with a key are accepted, and a gateway without keys listens on loopback only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGE = "https://danmaku.example"
 
 @pytest.fixture
 async def client(client_of: ClientOf) -> AsyncIterator[httpx.AsyncClient]:
-    """Of a gateway with two keys, which scripts of one page may ask."""
+    """A client of a gateway with two keys and one allowed origin."""
     hashes = ", ".join(hash_key(key) for key in KEYS)
     async with client_of(Settings(api_key_hashes=hashes, cors_origins=PAGE)) as http:
         yield http
@@ -31,8 +31,8 @@ async def client(client_of: ClientOf) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.mark.parametrize("key", KEYS, ids=["first", "second"])
 @pytest.mark.parametrize("header", ["Authorization: Bearer ", "authorization: bearer ", "X-API-Key: "])
-async def test_who_has_a_key_is_let_in(client: httpx.AsyncClient, header: str, key: str) -> None:
-    """Each of several keys, in either header."""
+async def test_requests_with_a_key_are_accepted(client: httpx.AsyncClient, header: str, key: str) -> None:
+    """Each of several keys is valid, in either header."""
     name, _, value = (header + key).partition(": ")
 
     assert (await client.post("/embed", json=["草"], headers={name: value})).status_code == 200
@@ -52,8 +52,10 @@ async def test_who_has_a_key_is_let_in(client: httpx.AsyncClient, header: str, k
 @pytest.mark.parametrize(
     "path", ["/embed", "/similar", "/info", "/nothing", "/docs/", "http://test//healthz", "/healthz/../embed"]
 )
-async def test_who_has_none_is_not(client: httpx.AsyncClient, path: str, headers: dict[str, str]) -> None:
-    """Nor is it told which routes there are, and nothing is encoded."""
+async def test_requests_without_a_key_are_refused(
+    client: httpx.AsyncClient, path: str, headers: dict[str, str]
+) -> None:
+    """The refusal does not reveal which routes exist, and nothing is encoded."""
     answer = await client.request("POST", path, json=["草"], headers=headers)
 
     assert (answer.status_code, answer.json()["error_type"]) == (401, "unauthorized")
@@ -61,7 +63,7 @@ async def test_who_has_none_is_not(client: httpx.AsyncClient, path: str, headers
     assert KEYS[0][:-1] not in answer.text
 
 
-async def test_a_wrong_key_and_none_are_told_apart(client: httpx.AsyncClient) -> None:
+async def test_a_wrong_key_and_a_missing_key_are_different_errors(client: httpx.AsyncClient) -> None:
     wrong = await client.get("/info", headers={"X-API-Key": "danmaku_wrong"})
     none = await client.get("/info")
 
@@ -76,12 +78,12 @@ async def test_a_wrong_key_and_none_are_told_apart(client: httpx.AsyncClient) ->
         *("/", "/static/app.js"),
     ],
 )
-async def test_machines_and_readers_need_none(client: httpx.AsyncClient, path: str) -> None:
+async def test_probes_and_documentation_need_no_key(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 200
 
 
-async def test_the_page_of_routes_asks_for_a_key(client: httpx.AsyncClient) -> None:
-    """OpenAPI says which routes need one."""
+async def test_the_docs_page_asks_for_a_key(client: httpx.AsyncClient) -> None:
+    """The OpenAPI document says which routes need one."""
     document = (await client.get("/openapi.json")).json()
 
     assert set(document["components"]["securitySchemes"]) == {"bearer", "key"}
@@ -89,8 +91,8 @@ async def test_the_page_of_routes_asks_for_a_key(client: httpx.AsyncClient) -> N
     assert "security" not in document["paths"]["/healthz"]["get"]
 
 
-async def test_a_page_that_is_named_may_ask(client: httpx.AsyncClient) -> None:
-    """Its browser asks first, without a key; then also a refusal can be read, and the headers of an answer."""
+async def test_an_allowed_origin_may_send_requests(client: httpx.AsyncClient) -> None:
+    """Its browser first asks without a key; errors and exposed headers can be read, too."""
     asking = {
         "Origin": PAGE,
         "Access-Control-Request-Method": "POST",
@@ -108,7 +110,7 @@ async def test_a_page_that_is_named_may_ask(client: httpx.AsyncClient) -> None:
     assert "X-Request-ID" in answered.headers["access-control-expose-headers"]
 
 
-async def test_other_pages_may_not(client: httpx.AsyncClient) -> None:
+async def test_other_origins_may_not(client: httpx.AsyncClient) -> None:
     other = {"Origin": "https://other.example"}
     asked = await client.options("/embed", headers={**other, "Access-Control-Request-Method": "POST"})
     answer = await client.post("/embed", json=["草"], headers={**other, "X-API-Key": KEYS[0]})
@@ -117,7 +119,7 @@ async def test_other_pages_may_not(client: httpx.AsyncClient) -> None:
     assert "access-control-allow-origin" not in answer.headers
 
 
-async def test_without_the_setting_no_page_may(recording_client: httpx.AsyncClient) -> None:
+async def test_by_default_no_origin_is_allowed(recording_client: httpx.AsyncClient) -> None:
     answer = await recording_client.post("/embed", json=["草"], headers={"Origin": PAGE})
 
     assert (answer.status_code, answer.json()["error_type"]) == (403, "foreign_origin")
@@ -130,20 +132,20 @@ def test_loopback_needs_no_keys(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", ""])
-def test_other_addresses_need_keys_or_a_word(host: str) -> None:
+def test_other_addresses_need_keys_or_an_explicit_setting(host: str) -> None:
     check_host(host, has_keys=True, allow_anonymous=False)
     check_host(host, has_keys=False, allow_anonymous=True)
     with pytest.raises(ConfigurationError, match=r"`danmaku key`.*--allow-anonymous true"):
         check_host(host, has_keys=False, allow_anonymous=False)
 
 
-def test_a_host_that_is_nowhere_is_said() -> None:
+def test_an_unresolvable_host_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="invalid host 'no.such.invalid'"):
         check_host("no.such.invalid", has_keys=False, allow_anonymous=False)
 
 
-def test_the_gateway_refuses_to_start_open_to_all() -> None:
-    """In one line, before it opens its model."""
+def test_a_gateway_without_keys_refuses_to_listen_on_other_addresses() -> None:
+    """The error is one line, before the model is opened."""
     command = [sys.executable, "-m", "service", "serve", "--host", "0.0.0.0", "--port", "0", "--encoder", "onnx://none"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
@@ -152,7 +154,7 @@ def test_the_gateway_refuses_to_start_open_to_all() -> None:
 
 
 def test_a_key_is_printed_with_its_hash(capsys: pytest.CaptureFixture[str]) -> None:
-    """Another one each time."""
+    """Every call prints another one."""
     from service.cli import main
 
     keys = set()

@@ -1,4 +1,4 @@
-"""The access log: what a line holds, and what becomes of lines that nobody reads."""
+"""The access log: the fields of a line, and lines that nobody reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def lines(data: bytes) -> list[dict[str, object]]:
     return [json.loads(line) for line in data.splitlines()]
 
 
-def test_lines_come_in_order_and_whole() -> None:
+def test_lines_are_complete_and_in_order() -> None:
     reading, writing = os.pipe()
     with AccessLog(writing) as access_log:
         for number in range(500):
@@ -30,7 +30,7 @@ def test_lines_come_in_order_and_whole() -> None:
 
 
 def test_lines_that_nobody_reads_are_dropped_and_counted() -> None:
-    """Writing one never waits; when somebody reads again, the log says how many are missing, and goes on."""
+    """Writing never blocks; when the output is read again, the log says how many lines are missing."""
     reading, writing = os.pipe()
     count, most = 5000, 100
     with AccessLog(writing, max_waiting=most) as access_log:
@@ -53,7 +53,7 @@ def test_lines_that_nobody_reads_are_dropped_and_counted() -> None:
 
 
 def test_a_log_without_a_reader_ends(caplog: pytest.LogCaptureFixture) -> None:
-    """It is said once, and nothing else suffers."""
+    """A warning is logged once, and requests are unaffected."""
     reading, writing = os.pipe()
     os.close(reading)
     with AccessLog(writing) as access_log:
@@ -68,8 +68,8 @@ def test_a_log_without_a_reader_ends(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.records[0].levelno == logging.WARNING
 
 
-def test_every_request_is_a_line(tmp_path: object) -> None:
-    """But for probes while all is well. It holds no query, and what it says is true."""
+def test_every_request_has_a_line(tmp_path: object) -> None:
+    """Successful probes have none. A line contains no query, and its values are right."""
     path = os.path.join(str(tmp_path), "access.jsonl")
     with open(path, "wb") as file, serving(stdout=file) as (client, process):
         embedded = client.post("/embed?token=hunter2", json=["草", "awsl"], headers={"X-Request-ID": "mine"})
@@ -88,7 +88,7 @@ def test_every_request_is_a_line(tmp_path: object) -> None:
 
     assert list(first) == [
         *("time", "id", "method", "path", "status", "outcome", "seconds"),
-        *("bytes_in", "bytes_out", "texts", "client"),
+        *("bytes_in", "bytes_out", "texts", "client", "key"),
     ]
     taken = datetime.now().astimezone() - datetime.fromisoformat(str(first["time"]))
     assert timedelta(0) <= taken < timedelta(minutes=5)
@@ -106,8 +106,8 @@ def test_every_request_is_a_line(tmp_path: object) -> None:
     assert b"hunter2" not in data
 
 
-def test_a_pipe_that_nobody_reads_holds_up_nobody() -> None:
-    """Nor does it keep the process from ending."""
+def test_a_full_pipe_delays_no_request() -> None:
+    """It does not keep the process from ending, either."""
     reading, writing = os.pipe()
     with serving(stdout=writing) as (client, process):
         for _ in range(600):  # lines of 180 bytes and more; a pipe holds 64 KiB

@@ -1,6 +1,4 @@
-"""What is counted when things do not go well, and what a worker tells of itself. What monitoring/ makes of it is in
-tests/monitoring.
-"""
+"""Metrics of failures, and the metrics of a worker. tests/monitoring checks what monitoring/ makes of them."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ async def reaches(http: httpx.AsyncClient, name: str, expected: float) -> None:
 
 
 async def test_refused_and_expired_texts_are_counted(client_of: ClientOf, recording_encoder: RecordingEncoder) -> None:
-    """Those that found no room, and those that left the queue at their deadline; the requests by outcome."""
+    """Texts that found no room and those that left the queue at their deadline are counted, and requests by outcome."""
     recording_encoder.gate.clear()
     async with client_of(Settings(max_queue_texts=3, max_request_texts=3)) as http:
         first = asyncio.create_task(http.post("/embed", json=["a"]))
@@ -64,7 +62,7 @@ async def test_refused_and_expired_texts_are_counted(client_of: ClientOf, record
     assert value(after, "danmaku_queue_texts") == value(after, "danmaku_in_flight_texts") == 0
 
 
-async def test_readiness_is_told_as_readyz_tells_it(
+async def test_the_readiness_metric_agrees_with_readyz(
     recording_client: httpx.AsyncClient, recording_encoder: RecordingEncoder
 ) -> None:
     for obstacle, status, ready in ((None, 200, 1), ("no worker is ready", 503, 0), (None, 200, 1)):
@@ -73,8 +71,8 @@ async def test_readiness_is_told_as_readyz_tells_it(
         assert value(read((await recording_client.get("/metrics")).text), "danmaku_ready") == ready
 
 
-def test_a_worker_tells_of_itself(tiny_model: Path) -> None:
-    """On a port of its own: requests by outcome, texts, calls, clients, its model."""
+def test_a_worker_has_metrics_of_its_own(tiny_model: Path) -> None:
+    """It has a port for them: requests by outcome, texts, calls, clients, its model."""
     (port,) = free_ports(1)
     with working(tiny_model, "-max_seq_len", "12", "-metrics_port", str(port)) as worker, peer(worker) as it:
         before = read(httpx.get(f"http://127.0.0.1:{port}/metrics").text)

@@ -1,4 +1,4 @@
-"""What a request leaves behind: its id, a line in the access log, its count."""
+"""Request ids, error logs and request metrics."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ from service.settings import Settings
 
 
 @pytest.fixture
-async def broken_client(client_of: ClientOf, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
-    """Of a gateway whose `rank` has a bug."""
+async def broken_client(client_of: ClientOf, recording_encoder: RecordingEncoder) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a gateway that has a bug in the code that reads texts."""
 
-    async def rank(*_: object, **__: object) -> None:
+    def normalize(text: str) -> str:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("service.api.similar.rank", rank)
-    async with client_of(Settings(max_text_characters=8)) as http:
+    recording_encoder.normalize = normalize  # type: ignore[method-assign]
+    async with client_of(Settings()) as http:
         yield http
 
 
 @pytest.mark.parametrize("given", ["a", "order-7_b.2", "x" * 128])
-async def test_a_callers_id_is_echoed(recording_client: httpx.AsyncClient, given: str) -> None:
+async def test_a_valid_request_id_is_returned(recording_client: httpx.AsyncClient, given: str) -> None:
     answer = await recording_client.post("/embed", json=["草"], headers={"X-Request-ID": given})
 
     assert answer.headers.get_list("x-request-id") == [given]
 
 
 @pytest.mark.parametrize("given", [None, "", "x" * 129, "a b", "a\tb", '"', "草".encode(), "a,b"])
-async def test_what_is_no_id_is_replaced(recording_client: httpx.AsyncClient, given: str | bytes | None) -> None:
-    """By a new one for each request."""
+async def test_an_invalid_request_id_is_replaced(
+    recording_client: httpx.AsyncClient, given: str | bytes | None
+) -> None:
+    """Each request gets a new one."""
     headers = {} if given is None else {"X-Request-ID": given}
     answers = [await recording_client.get("/info", headers=headers) for _ in range(2)]
     ids = [answer.headers["x-request-id"] for answer in answers]
@@ -56,7 +58,7 @@ async def test_what_is_no_id_is_replaced(recording_client: httpx.AsyncClient, gi
         ("POST", "/similar", '{"query": "草", "candidates": []}', 500),
     ],
 )
-async def test_errors_have_one_too(
+async def test_errors_have_a_request_id(
     broken_client: httpx.AsyncClient, method: str, path: str, body: str, status: int
 ) -> None:
     answer = await broken_client.request(method, path, content=body, headers={"X-Request-ID": "mine"})
@@ -68,7 +70,7 @@ async def test_errors_have_one_too(
 async def test_a_bug_is_logged_once_with_the_id(
     broken_client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In text and as JSON; the caller learns nothing of it but that it is ours."""
+    """It is logged in text and as JSON; the caller learns only that it is an internal error."""
     caplog.handler.addFilter(name_request := NameRequest())
     try:
         body = {"query": "草", "candidates": []}
@@ -86,10 +88,10 @@ async def test_a_bug_is_logged_once_with_the_id(
     assert 'danmaku_requests_total{outcome="failed",route="/similar"} 1.0' in counted
 
 
-async def test_a_batch_is_of_no_one_request(
+async def test_a_failed_batch_is_logged_without_a_request_id(
     recording_client: httpx.AsyncClient, recording_encoder: RecordingEncoder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It may hold several's texts, so its failure is not logged under the id of whoever came first."""
+    """A batch may contain texts of several requests."""
     caplog.handler.addFilter(name_request := NameRequest())
     recording_encoder.failure = RuntimeError("broken")
     try:
@@ -101,10 +103,12 @@ async def test_a_batch_is_of_no_one_request(
     assert [record.request_id for record in caplog.records if "model call" in record.message] == [None]
 
 
-async def test_a_text_that_is_too_long_sinks_nobody(broken_client: httpx.AsyncClient) -> None:
-    """However it reads when it is normalised; one character less is embedded."""
+async def test_a_text_that_is_too_long_fails_alone(client_of: ClientOf) -> None:
+    """The length is checked before normalisation; a text with one character less is embedded."""
     texts = ["草", "哈" * 9, "哈" * 8, " " * 9, " "]
-    body = (await broken_client.post("/embed", json=texts)).json()
+    async with client_of(Settings(max_text_characters=8)) as http:
+        body = (await http.post("/embed", json=texts)).json()
+        metrics = (await http.get("/metrics")).text
 
     assert [row is None for row in body["embeddings"]] == [False, True, False, True, True]
     assert [(error["index"], error["error_type"]) for error in body["errors"]] == [
@@ -113,4 +117,4 @@ async def test_a_text_that_is_too_long_sinks_nobody(broken_client: httpx.AsyncCl
         (4, "empty_text"),
     ]
     assert body["errors"][0]["error"] == "the text has 9 characters; expected at most 8"
-    assert 'danmaku_text_errors_total{error_type="text_too_long"} 2.0' in (await broken_client.get("/metrics")).text
+    assert 'danmaku_text_errors_total{error_type="text_too_long"} 2.0' in metrics

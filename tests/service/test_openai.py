@@ -1,4 +1,4 @@
-"""/v1/embeddings and /v1/models, through OpenAI's own client as it is."""
+"""/v1/embeddings and /v1/models, through OpenAI's own unmodified client."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def expected(gateway: httpx.Client) -> np.ndarray:
 def test_a_list_has_the_vectors_of_embed(
     genuine: openai.OpenAI, expected: np.ndarray, options: dict[str, object]
 ) -> None:
-    """In its order, in either format; by default the client asks for base64 and unpacks it."""
+    """They are in the order of the list, in either format; by default the client requests base64 and decodes it."""
     answer = genuine.embeddings.create(model="tiny", input=TEXTS, user="somebody", **options)
     given = [item.embedding for item in answer.data]
     if options == {"encoding_format": "base64"}:  # asked for by hand, it is left as it is
@@ -74,7 +74,7 @@ def test_all_dimensions_may_be_requested(genuine: openai.OpenAI, expected: np.nd
 
 @pytest.mark.parametrize("dimensions", [64, 128, 256])
 async def test_vectors_of_the_bundled_model_are_cut_and_then_scaled(dimensions: int) -> None:
-    """On every route that takes dimensions; the cosine of /similar is that of the cut vectors."""
+    """This holds on every route with dimensions; the cosine of /similar is that of the cut vectors."""
     app = create_app(Settings(threads=1))
     async with (
         app.router.lifespan_context(app),
@@ -112,7 +112,7 @@ def test_nulls_are_defaults_and_unknown_fields_are_ignored(gateway: httpx.Client
 
 
 def test_a_text_of_unknown_characters_has_a_vector_and_is_named(gateway: httpx.Client) -> None:
-    """Only here: for /embed it still has none, whether or not this route has seen it."""
+    """This is so only here: /embed returns none, whether or not this route has seen the text."""
     answer = gateway.post("/v1/embeddings", json={"model": "tiny", "input": ["草", "😂", "🎉"]})
     embedded = gateway.post("/embed", json=["草", "😂"]).json()
 
@@ -149,7 +149,7 @@ async def test_a_setting_refuses_unknown_texts_before_anything_is_encoded(
 
 
 def test_usage_counts_what_the_model_reads(genuine: openai.OpenAI) -> None:
-    """Without [CLS], [SEP] and what was cut off, and whether it was known or not."""
+    """It excludes [CLS], [SEP] and what was cut off; the cache makes no difference."""
     for _ in range(2):
         usage = genuine.embeddings.create(model="tiny", input=["草", "kksk awsl", "草" * 100]).usage
 
@@ -183,10 +183,10 @@ def test_usage_counts_what_the_model_reads(genuine: openai.OpenAI) -> None:
         ),
     ],
 )
-def test_what_is_refused_is_explained(
+def test_errors_are_explained(
     genuine: openai.OpenAI, body: dict[str, object], kind: type[openai.APIStatusError], error_type: str, message: str
 ) -> None:
-    """The client raises its own error of that status, whose text has our sentence."""
+    """The client raises its own exception for that status, with our message."""
     with pytest.raises(kind) as raised:
         genuine.embeddings.create(**({"model": "tiny"} | body))
 

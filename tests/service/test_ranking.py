@@ -28,7 +28,7 @@ def test_ties_keep_the_order_of_the_candidates() -> None:
     assert [match.index for match in rank_scores(scores, top_k=None, min_score=None)] == [1, 3, 0, 2]
 
 
-def test_what_has_no_score_is_left_out() -> None:
+def test_candidates_without_a_score_are_left_out() -> None:
     scores = np.array([math.nan, 0.2, math.nan, 0.3], np.float32)
 
     assert [match.index for match in rank_scores(scores, top_k=None, min_score=None)] == [3, 1]
@@ -44,14 +44,14 @@ def test_top_k_and_min_score_cut_the_list(top_k: int | None, min_score: float | 
 
 
 def test_unit_rows_have_length_one() -> None:
-    """Except a row of zeros, which has no direction."""
+    """A row of zeros has no direction and stays zero."""
     vectors = unit(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32))
 
     assert vectors.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0.0, 0.0]]
 
 
-async def test_an_answer_that_could_be_huge_is_refused(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
-    """Every query with every candidate can be more than fits in memory; `top_k` makes it fit."""
+async def test_a_possibly_huge_response_is_refused(recording_encoder: RecordingEncoder, metrics: Metrics) -> None:
+    """All pairs of queries and candidates may not fit in memory; with `top_k` they do."""
     queries, candidates = ["草"] * 6, ["草" * 10, "awsl" * 7, "晚安"] * 3
     async with Embedder(recording_encoder, MemoryCache(0, metrics), metrics) as embedder:
         with pytest.raises(TooLarge, match=r"6 queries over 9 candidates.*top_k"):

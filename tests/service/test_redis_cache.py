@@ -1,4 +1,4 @@
-"""The cache in a real Redis: shared, with an end, and never in the way, whatever becomes of Redis."""
+"""The cache in a real Redis: shared, expiring, and never a reason for a request to fail."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def cache(server: RunningRedis, admin: object, metrics: Metrics) -> AsyncI
 
 
 async def keep(cache: RedisCache, vectors: dict[str, bytes]) -> None:
-    """Until they are written."""
+    """Stores vectors and waits until they are written."""
     await cache.set_many(FINGERPRINT, vectors)
     await cache._to_write.join()
 
@@ -64,15 +64,15 @@ def counted(metrics: Metrics, name: str, **labels: str) -> float:
     return metrics.registry.get_sample_value(name, labels) or 0.0
 
 
-async def test_what_was_set_is_found(cache: RedisCache) -> None:
+async def test_stored_vectors_are_found(cache: RedisCache) -> None:
     vectors = {f"草{number}": vector(number) for number in range(1500)}
     await keep(cache, vectors)
 
     assert await cache.get_many(FINGERPRINT, ["none", *vectors]) == vectors
 
 
-async def test_many_look_ups_at_a_time_get_their_own(cache: RedisCache) -> None:
-    """Though they share connections, and some callers leave before their answer."""
+async def test_concurrent_look_ups_get_their_own_results(cache: RedisCache) -> None:
+    """They share connections, and some callers leave before their result."""
     vectors = {f"草{number}": vector(number) for number in range(200)}
     await keep(cache, vectors)
     texts = list(vectors)
@@ -93,7 +93,7 @@ async def test_many_look_ups_at_a_time_get_their_own(cache: RedisCache) -> None:
     assert all(task.result() for task in stayed)
 
 
-async def test_another_gateway_finds_it_too(cache: RedisCache, server: RunningRedis) -> None:
+async def test_another_gateway_finds_them(cache: RedisCache, server: RunningRedis) -> None:
     await keep(cache, {"草": vector(1)})
     other = open_redis_cache(server.url, Metrics())
 
@@ -107,7 +107,7 @@ async def test_another_fingerprint_finds_nothing(cache: RedisCache) -> None:
     assert await cache.get_many("f1", ["草"]) == {}
 
 
-async def test_values_have_an_end(cache: RedisCache, admin: redis.asyncio.Redis) -> None:
+async def test_values_expire(cache: RedisCache, admin: redis.asyncio.Redis) -> None:
     await keep(cache, {"草": vector(1)})
     (key,) = await admin.keys("danmaku:*")
 
@@ -115,7 +115,7 @@ async def test_values_have_an_end(cache: RedisCache, admin: redis.asyncio.Redis)
 
 
 async def test_float16_takes_half_the_room(server: RunningRedis, admin: redis.asyncio.Redis, metrics: Metrics) -> None:
-    """And is read back by gateways of either setting."""
+    """Gateways of either setting can read it."""
     half, full = (open_redis_cache(server.url, metrics, number_format=name) for name in ("float16", "float32"))
     await keep(half, {"草": vector(1)})
     (key,) = await admin.keys("danmaku:*")
@@ -159,7 +159,7 @@ async def test_a_key_of_another_type_is_a_miss(cache: RedisCache, admin: redis.a
     assert await cache.get_many(FINGERPRINT, ["草"]) == {}
 
 
-async def test_a_redis_that_is_not_there_is_a_miss(metrics: Metrics) -> None:
+async def test_an_unreachable_redis_is_a_miss(metrics: Metrics) -> None:
     (port,) = free_ports(1)
     cache = open_redis_cache(f"redis://127.0.0.1:{port}/0", metrics)
     await cache.set_many(FINGERPRINT, {"草": vector(1)})
@@ -172,8 +172,8 @@ async def test_a_redis_that_is_not_there_is_a_miss(metrics: Metrics) -> None:
     assert counted(metrics, "danmaku_redis_unwritten_texts_total") == 1
 
 
-async def test_a_redis_that_hangs_costs_milliseconds_and_then_nothing(metrics: Metrics) -> None:
-    """And is used again when it answers."""
+async def test_a_hanging_redis_costs_milliseconds_and_then_nothing(metrics: Metrics) -> None:
+    """It is used again once it answers."""
     with running_redis() as server:
         cache = open_redis_cache(server.url, metrics)
         await keep(cache, {"草": vector(1)})
@@ -204,8 +204,8 @@ async def test_a_redis_that_hangs_costs_milliseconds_and_then_nothing(metrics: M
         await cache.close()
 
 
-async def test_a_hiccup_is_no_reason_to_leave_redis_alone(server: RunningRedis, metrics: Metrics) -> None:
-    """All look-ups of a moment are late then; the next ones are asked as before."""
+async def test_a_hiccup_does_not_open_the_circuit_breaker(server: RunningRedis, metrics: Metrics) -> None:
+    """All look-ups of that moment are late; the next ones are sent as before."""
     cache = open_redis_cache(server.url, metrics)
     await keep(cache, {"草": vector(1)})
     cache.lookup_ticks = LOOKUP_TICKS
@@ -220,8 +220,8 @@ async def test_a_hiccup_is_no_reason_to_leave_redis_alone(server: RunningRedis, 
     await cache.close()
 
 
-async def test_a_redis_that_is_always_late_is_left_alone(server: RunningRedis, admin: object, metrics: Metrics) -> None:
-    """Though it answers in the end: else every request would wait for it in vain."""
+async def test_a_slow_redis_opens_the_circuit_breaker(server: RunningRedis, admin: object, metrics: Metrics) -> None:
+    """Otherwise every request would wait for it in vain."""
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_redis, to_redis = await asyncio.open_connection("127.0.0.1", server.port)
@@ -249,7 +249,7 @@ async def test_a_redis_that_is_always_late_is_left_alone(server: RunningRedis, a
         await cache.close()
 
 
-async def test_a_redis_that_was_killed_is_used_again_when_it_is_back(metrics: Metrics) -> None:
+async def test_a_restarted_redis_is_used_again(metrics: Metrics) -> None:
     with running_redis() as server:
         cache = open_redis_cache(server.url, metrics, first_pause_s=0.1)
         await keep(cache, {"草": vector(1)})
@@ -280,7 +280,7 @@ async def test_a_full_redis_is_still_read(metrics: Metrics) -> None:
         await cache.close()
 
 
-async def test_a_password_is_nowhere_in_the_log(metrics: Metrics, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_does_not_contain_the_password(metrics: Metrics, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with running_redis("--requirepass", "right") as server:
         cache = open_redis_cache(f"redis://:wrong-secret@127.0.0.1:{server.port}/0", metrics)
@@ -293,8 +293,8 @@ async def test_a_password_is_nowhere_in_the_log(metrics: Metrics, caplog: pytest
     assert "wrong-secret" not in caplog.text
 
 
-async def test_memory_stands_in_front_of_redis(server: RunningRedis, admin: redis.asyncio.Redis) -> None:
-    """What Redis had is in memory the next time."""
+async def test_memory_is_read_before_redis(server: RunningRedis, admin: redis.asyncio.Redis) -> None:
+    """What was found in Redis is in memory the next time."""
     first, second = Metrics(), Metrics()
 
     def open_one(metrics: Metrics) -> Cache:
@@ -311,7 +311,7 @@ async def test_memory_stands_in_front_of_redis(server: RunningRedis, admin: redi
     await reading.close()
 
 
-def test_a_url_that_is_none_is_refused_without_showing_it(metrics: Metrics) -> None:
+def test_an_invalid_url_is_refused_without_showing_it(metrics: Metrics) -> None:
     with pytest.raises(ConfigurationError) as refused:
         open_redis_cache("redis://:secret@host:port/0", metrics)
 

@@ -1,4 +1,4 @@
-"""A pool of real workers: their vectors, and what becomes of texts when workers die, hang, end and come back."""
+"""A pool of real workers: their vectors, and what happens to texts when workers die, hang, stop and return."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEXTS = ["草", "awsl", "阿夸 ||| 晚安", "|||", "草|||||||草", "哈" * 30,
 
 @pytest.fixture(scope="module")
 def two_workers(tiny_model: Path) -> Iterator[tuple[RunningWorker, RunningWorker]]:
-    """For tests that leave them as they are."""
+    """Two workers for tests that do not change them."""
     with working(tiny_model, *FLAGS) as first, working(tiny_model, *FLAGS, "-sentence_pairs") as second:
         yield first, second
 
@@ -35,21 +35,21 @@ def two_workers(tiny_model: Path) -> Iterator[tuple[RunningWorker, RunningWorker
 async def test_vectors_are_those_of_an_encoder_in_this_process(
     two_workers: tuple[RunningWorker, RunningWorker], tiny_model: Path
 ) -> None:
-    """And the gateway reads texts as the worker does: the same fingerprint, lengths, and unknown characters."""
+    """The gateway also reads texts as the worker does: fingerprint, lengths and unknown characters are equal."""
     local = await open_encoder(f"onnx://{tiny_model}", EncoderSettings(), Metrics())
-    texts = [local.model.normalize(text) for text in [*TEXTS, "😂"]]
+    texts = [local.model.reader.normalize(text) for text in [*TEXTS, "😂"]]
     async with pool(two_workers[0]) as encoder:
-        assert [encoder.model.normalize(text) for text in [*TEXTS, "😂"]] == texts
-        assert encoder.model.prepare(texts) == local.model.prepare(texts)
+        assert [encoder.model.reader.normalize(text) for text in [*TEXTS, "😂"]] == texts
+        assert encoder.model.reader.prepare_normalized(texts) == local.model.reader.prepare_normalized(texts)
         for told in ("name", "fingerprint", "dim", "max_seq_len", "pooling_layer", "pooling_strategy"):
             assert getattr(encoder.model, told) == getattr(local.model, told)
-        vectors = await encoder.encode(encoder.model.prepare(texts))
-    np.testing.assert_allclose(vectors, await local.encode(local.model.prepare(texts)), atol=1e-6)
+        vectors = await encoder.encode(encoder.model.reader.prepare_normalized(texts))
+    np.testing.assert_allclose(vectors, await local.encode(local.model.reader.prepare_normalized(texts)), atol=1e-6)
     await local.aclose()
 
 
-async def test_bars_make_no_pair_of_a_text(two_workers: tuple[RunningWorker, RunningWorker]) -> None:
-    """Also of a worker that makes pairs when asked for them, as the genuine server always does."""
+async def test_bars_do_not_make_a_pair(two_workers: tuple[RunningWorker, RunningWorker]) -> None:
+    """This holds also for workers with pairs enabled, as they are in the genuine server."""
     plain, pairing = two_workers
     async with pool(plain) as encoder:
         expected = await encode(encoder, TEXTS)
@@ -57,7 +57,7 @@ async def test_bars_make_no_pair_of_a_text(two_workers: tuple[RunningWorker, Run
         np.testing.assert_allclose(await encode(encoder, TEXTS), expected, atol=1e-6)
 
 
-async def test_workers_of_one_model_have_one_vocabulary_among_them(
+async def test_workers_of_one_model_share_one_vocabulary(
     two_workers: tuple[RunningWorker, RunningWorker], tiny_model: Path
 ) -> None:
     with working(tiny_model, *FLAGS) as third:
@@ -66,7 +66,7 @@ async def test_workers_of_one_model_have_one_vocabulary_among_them(
 
 
 def retried(metrics: Metrics) -> float:
-    """Calls given to another worker, whether the first one was found gone or too slow: a busy machine decides which."""
+    """Returns the number of calls given to another worker, because the first was gone or too slow."""
     counts = (
         metrics.registry.get_sample_value("danmaku_calls_retried_total", {"reason": reason})
         for reason in ("lost", "slow")
@@ -74,8 +74,8 @@ def retried(metrics: Metrics) -> float:
     return sum(count or 0 for count in counts)
 
 
-async def test_a_killed_worker_costs_nobody_an_answer(tiny_model: Path) -> None:
-    """Its batches go to the other one; restarted on its ports, it is used again."""
+async def test_a_killed_worker_loses_no_request(tiny_model: Path) -> None:
+    """Its batches go to the other one; after a restart on the same ports it is used again."""
     expected, metrics = await expected_of(tiny_model), Metrics()
     with working(tiny_model, *FLAGS) as stays, working(tiny_model, *FLAGS) as dies:
         async with (
@@ -99,8 +99,8 @@ async def test_a_killed_worker_costs_nobody_an_answer(tiny_model: Path) -> None:
     assert retried(metrics) >= 1
 
 
-async def test_a_stopped_worker_is_found_out(tiny_model: Path) -> None:
-    """It still has its connections, but answers nothing: what it owes is given to the other one."""
+async def test_a_stopped_worker_is_detected(tiny_model: Path) -> None:
+    """It has open connections but does not answer; its batches go to the other one."""
     expected, metrics = await expected_of(tiny_model), Metrics()
     with working(tiny_model, *FLAGS) as works, working(tiny_model, *FLAGS) as hangs:
         async with (
@@ -118,10 +118,10 @@ async def test_a_stopped_worker_is_found_out(tiny_model: Path) -> None:
     assert retried(metrics) >= 1
 
 
-async def test_a_gateway_that_was_held_up_blames_no_worker(
+async def test_a_delayed_gateway_does_not_blame_the_workers(
     two_workers: tuple[RunningWorker, RunningWorker], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When it continues, the time for an answer is over, and the answer is there."""
+    """When it continues, the time for an answer is over, but the answer has arrived."""
     worker, _ = two_workers
     async with pool(worker) as encoder:
         worker.process.send_signal(signal.SIGSTOP)
@@ -134,7 +134,7 @@ async def test_a_gateway_that_was_held_up_blames_no_worker(
         assert "not ready" not in caplog.text
 
 
-async def test_a_worker_that_ends_in_order_costs_nobody_an_answer(tiny_model: Path) -> None:
+async def test_a_worker_that_shuts_down_loses_no_request(tiny_model: Path) -> None:
     expected = await expected_of(tiny_model)
     with working(tiny_model, *FLAGS) as stays, working(tiny_model, *FLAGS) as ends:
         async with (
@@ -149,7 +149,7 @@ async def test_a_worker_that_ends_in_order_costs_nobody_an_answer(tiny_model: Pa
 
 
 async def test_the_model_of_most_workers_takes_over_under_load(tiny_model: Path) -> None:
-    """Every answer is of one model, which it names; nobody is refused."""
+    """Every response comes from one model, which it names, and none is an error."""
     (old, of_old), (new, of_new) = [
         *(await expected_of(tiny_model)).items(),
         *(await expected_of(tiny_model, -1)).items(),
@@ -183,8 +183,8 @@ async def test_the_model_of_most_workers_takes_over_under_load(tiny_model: Path)
             assert metrics.registry.get_sample_value("danmaku_worker_fingerprints") == 1
 
 
-async def test_without_workers_a_gateway_answers_what_it_knows(tiny_model: Path) -> None:
-    """It starts, says that nothing is there, serves when a worker comes, is not ready when it goes, serves again."""
+async def test_without_workers_a_gateway_answers_from_its_cache(tiny_model: Path) -> None:
+    """It starts without workers, serves when one joins, is not ready when it leaves, and serves again."""
     ports = free_ports(2)
     app = create_app(Settings(encoder=f"bert://localhost:{ports[0]}:{ports[1]}"))
     async with (
@@ -220,7 +220,7 @@ async def test_without_workers_a_gateway_answers_what_it_knows(tiny_model: Path)
             assert "danmaku_workers_ready 1.0" in (await client.get("/metrics")).text
 
 
-async def test_the_workers_of_a_name_are_found(tiny_model: Path) -> None:
+async def test_the_workers_of_a_dns_name_are_found(tiny_model: Path) -> None:
     ports = free_ports(2)
     with working(tiny_model, *FLAGS, ports=ports):
         encoder = await RemoteEncoder.open(f"bert+dns://localhost:{ports[0]}:{ports[1]}", Metrics())

@@ -1,4 +1,4 @@
-"""A pool of scripted workers: what it sends to whom, and what it takes for an answer."""
+"""A pool of scripted workers: which worker gets which texts, and which answers are valid."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def retried(metrics: Metrics, reason: str) -> float | None:
     return metrics.registry.get_sample_value("danmaku_calls_retried_total", {"reason": reason})
 
 
-async def test_a_genuine_server_is_asked_only_what_it_knows() -> None:
-    """Any other word would end it; and a text with ` ||| ` would be a pair of sentences."""
+async def test_a_genuine_server_gets_only_commands_that_it_knows() -> None:
+    """Any other word would end it, and a text with ` ||| ` would be a pair of sentences."""
     async with ScriptedWorker() as server, pool(server) as encoder:
         vectors = await encode(encoder, ["草", "aqua ||| 阿夸"])
 
@@ -38,7 +38,7 @@ async def test_a_genuine_server_is_asked_only_what_it_knows() -> None:
         assert (encoder.model.pooling_layer, encoder.model.pooling_strategy) == ((-2,), "REDUCE_MEAN")
 
 
-async def test_whoever_owes_least_is_asked_next() -> None:
+async def test_the_worker_with_the_fewest_pending_tokens_is_next() -> None:
     async with ScriptedWorker() as first, ScriptedWorker() as second, pool(first, second) as encoder:
         for worker in (first, second):
             worker.gate.clear()
@@ -85,10 +85,8 @@ def a_description(texts: list[str]) -> list[bytes]:
         (a_description, "invalid answer to texts; expected vectors"),
     ],
 )
-async def test_an_answer_that_cannot_be_right_is_none(
-    reply: Callable[[list[str]], list[bytes]], complaint: str
-) -> None:
-    """Another worker gets the batch; without one, the caller gets an error; the worker stays in use."""
+async def test_an_invalid_answer_is_a_failure(reply: Callable[[list[str]], list[bytes]], complaint: str) -> None:
+    """Another worker gets the batch; without one, the caller gets an error. The worker stays in use."""
     metrics = Metrics()
     async with ScriptedWorker() as wrong, ScriptedWorker() as right:
         wrong.reply = reply
@@ -106,7 +104,7 @@ async def test_an_answer_that_cannot_be_right_is_none(
     assert retried(metrics, "failed") == 1  # a worker that failed is avoided for a while
 
 
-async def test_two_workers_that_fail_are_enough() -> None:
+async def test_a_batch_is_given_up_after_two_failures() -> None:
     async with ScriptedWorker() as first, ScriptedWorker() as second, ScriptedWorker() as third:
         for worker in (first, second, third):
             worker.reply = an_error
@@ -118,7 +116,7 @@ async def test_two_workers_that_fail_are_enough() -> None:
 
 
 async def test_an_idle_worker_helps_a_slow_one() -> None:
-    """The first answer counts, and whatever the slow one says later is not taken for another's."""
+    """The first answer counts, and a late answer is not mistaken for another batch's."""
     metrics = Metrics()
     async with ScriptedWorker() as slow, pool(slow, metrics=metrics, slow_s=0.1) as encoder:
         slow.gate.clear()
@@ -142,8 +140,8 @@ async def test_an_idle_worker_helps_a_slow_one() -> None:
     assert retried(metrics, "slow") == 2
 
 
-async def test_an_answer_that_never_comes_is_a_failure() -> None:
-    """A genuine server says nothing of what it failed at."""
+async def test_a_missing_answer_is_a_failure() -> None:
+    """A genuine server does not answer requests that failed."""
     async with ScriptedWorker() as server, pool(server, slow_s=0.05, timeout_s=0.2) as encoder:
         server.reply = lambda texts: None
         with pytest.raises(EncoderFailure, match="no worker answered within 0.2 s"):
@@ -151,8 +149,8 @@ async def test_an_answer_that_never_comes_is_a_failure() -> None:
         assert encoder.workers[0]["owed_tokens"] == 0
 
 
-async def test_texts_of_a_model_that_is_gone_are_refused_as_such() -> None:
-    """So that the embedder asks the present one; without any worker there is no use in that."""
+async def test_texts_of_a_former_model_are_refused() -> None:
+    """The embedder then uses the current model; without any worker the error is another one."""
     async with (
         ScriptedWorker() as stays,
         ScriptedWorker(model_dir="/models/other") as goes,
@@ -160,7 +158,7 @@ async def test_texts_of_a_model_that_is_gone_are_refused_as_such() -> None:
     ):
         of_both = {worker.model.fingerprint: worker.model for worker in encoder._workers.values()}
         (gone,) = of_both.keys() - {read_fingerprint(stays.config)}
-        texts = of_both[gone].prepare(["草"])
+        texts = of_both[gone].reader.prepare_normalized(["草"])
         await encoder.encode(texts)
         assert (len(goes.batches), len(stays.batches)) == (1, 0)
         await goes.__aexit__()
@@ -174,7 +172,7 @@ async def test_texts_of_a_model_that_is_gone_are_refused_as_such() -> None:
         assert not isinstance(refused.value, ModelGone) and encoder.obstacle
 
 
-async def test_a_worker_without_one_vector_a_text_is_not_used() -> None:
+async def test_a_worker_without_pooling_is_not_used() -> None:
     async with ScriptedWorker(pooling_strategy=0) as worker:
         encoder = await RemoteEncoder.open(worker.url, Metrics())
         with pytest.raises(EncoderUnavailable):
@@ -183,8 +181,8 @@ async def test_a_worker_without_one_vector_a_text_is_not_used() -> None:
         await encoder.aclose()
 
 
-async def test_who_leaves_leaves_nothing_behind() -> None:
-    """The late answer is nobody's, and the link is owed nothing: asked to end, it ends."""
+async def test_a_cancelled_request_leaves_nothing_behind() -> None:
+    """The late answer is ignored, nothing is pending, and the connection can be closed."""
     with zmq.asyncio.Context() as context:
         async with (
             ScriptedWorker() as worker,
@@ -204,8 +202,8 @@ async def test_who_leaves_leaves_nothing_behind() -> None:
                 await link.encode(["草"])
 
 
-async def test_a_worker_that_reads_no_more_may_still_answer() -> None:
-    """As one that was told to end: nothing is sent to it any more, and what it has is waited for."""
+async def test_a_worker_that_is_shutting_down_may_still_answer() -> None:
+    """It gets nothing new, and its pending answers are awaited."""
     async with ScriptedWorker() as ends, pool(ends) as encoder:
         ends.gate.clear()
         waiting = asyncio.create_task(encode(encoder, ["草"]))
@@ -220,8 +218,8 @@ async def test_a_worker_that_reads_no_more_may_still_answer() -> None:
         assert (await waiting).tolist() == [ScriptedWorker.vector("草")]
 
 
-async def test_a_name_is_followed() -> None:
-    """Workers at new addresses join; those at old ones get nothing new and finish what they have."""
+async def test_changes_of_a_dns_name_are_followed() -> None:
+    """Workers at new addresses join; those at former ones get nothing new and finish their batches."""
     addresses = ["127.0.0.2"]
 
     resolved: list[str] = []
@@ -259,7 +257,7 @@ async def test_a_name_is_followed() -> None:
         await encoder.aclose()
 
 
-async def test_a_name_that_nobody_knows_is_said() -> None:
+async def test_an_unknown_dns_name_is_reported() -> None:
     async def resolve(name: str) -> list[str]:
         raise OSError(-2, "Name or service not known")
 
@@ -268,7 +266,7 @@ async def test_a_name_that_nobody_knows_is_said() -> None:
     await encoder.aclose()
 
 
-async def test_what_cannot_be_a_name_is_said() -> None:
+async def test_an_invalid_dns_name_is_reported() -> None:
     with pytest.raises(OSError, match="invalid host name"):
         await resolve("workers..example")
 
@@ -279,12 +277,12 @@ async def test_a_url_without_workers_is_refused(url: str) -> None:
         await open_encoder(url, EncoderSettings(), Metrics())
 
 
-async def test_options_of_a_model_are_not_the_gateways() -> None:
+async def test_model_options_are_refused_for_remote_workers() -> None:
     with pytest.raises(ConfigurationError, match="are set by the workers"):
         await open_encoder("bert://127.0.0.1", EncoderSettings((-1,)), Metrics())
 
 
-def test_genuine_servers_are_told_apart_by_what_changes_a_vector() -> None:
+def test_the_fingerprint_of_genuine_servers_depends_on_vector_options() -> None:
     same = GENUINE | {"port": 7000, "server_start_time": "now", "num_worker": 4, "python_version": "3.5"}
     others = [
         GENUINE | {name: value}
@@ -299,12 +297,12 @@ def test_genuine_servers_are_told_apart_by_what_changes_a_vector() -> None:
     assert len({read_fingerprint(config) for config in [GENUINE, *others]}) == len(others) + 1
 
 
-def test_lengths_are_guessed_without_a_vocabulary() -> None:
-    """A token for a Chinese character or a mark, and for every three characters of a word."""
+def test_lengths_are_estimated_without_a_vocabulary() -> None:
+    """The estimate is one token per Chinese character or mark, and one per three characters of a word."""
     inputs = ApproximateInputs(8, lowercase=True, fingerprint="f")
     model = Model("some", "f", 2, 8, (-2,), "REDUCE_MEAN", inputs)
     texts = [inputs.normalize(text) for text in ("草", "阿夸!!", "AWSL 好", "哈" * 6, "哈" * 7)]
 
-    assert [prepared.num_tokens for prepared in model.prepare(texts)] == [3, 6, 5, 8, 8]
+    assert [prepared.num_tokens for prepared in inputs.prepare_normalized(texts)] == [3, 6, 5, 8, 8]
     assert [model.truncates(text) for text in texts] == [False, False, False, False, True]
     assert inputs.prepare_normalized(["😂"]) == [Prepared("😂", [0] * 3, False, True, fingerprint="f")]

@@ -1,4 +1,4 @@
-"""No secret leaves the process: not in a log, an answer, a message about a setting, or the help."""
+"""No secret leaves the process: in no log, response, error about a setting, or help text."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PASSWORD = "hunter2"
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_nothing_that_a_gateway_writes_holds_a_secret(tmp_path: Path, log_format: str) -> None:
-    """With a Redis that does not answer, requests with right and wrong keys, and much that goes wrong."""
+def test_a_gateway_writes_no_secret(tmp_path: Path, log_format: str) -> None:
+    """Redis does not answer, requests have right and wrong keys, and much fails."""
     key, wrong = make_key(), make_key()
     (port,) = free_ports(1)
     variables = {
@@ -50,8 +50,8 @@ def test_nothing_that_a_gateway_writes_holds_a_secret(tmp_path: Path, log_format
 
 
 @pytest.mark.parametrize("name", ["api-key-hashes", "cors-origins", "port", "pooling-strategy", "max-queue-texts"])
-def test_a_setting_that_is_refused_is_not_shown(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """It may be a key in the place of its hash."""
+def test_the_value_of_an_invalid_setting_is_not_shown(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """It may be a key in place of its hash."""
     secret = make_key()
 
     assert main(["serve", f"--{name}", secret]) == 2
@@ -71,13 +71,15 @@ def test_a_setting_that_is_refused_is_not_shown(capsys: pytest.CaptureFixture[st
         PASSWORD,
     ],
 )
-def test_a_caches_url_that_is_refused_is_not_shown(metrics: Metrics, url: str) -> None:
+def test_an_invalid_cache_url_is_not_shown(metrics: Metrics, url: str) -> None:
     with pytest.raises(ConfigurationError, match="redis://") as refused:
         open_cache(url, max_bytes=0, ttl_s=1, number_format="float32", metrics=metrics)
     assert PASSWORD not in str(refused.value)
 
 
-def test_the_help_shows_no_variable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_shows_no_environment_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("DANMAKU_CACHE", f"redis://:{PASSWORD}@127.0.0.1:6379/0")
     with pytest.raises(SystemExit):
         main(["serve", "--help"])

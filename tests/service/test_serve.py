@@ -1,4 +1,4 @@
-"""`danmaku serve` as people run it: a process, a port, signals, and the bundled model."""
+"""`danmaku serve` as users run it: a process, a port, signals, and the bundled model."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def sample(client: httpx.Client, name: str) -> float:
     return float(line.split()[1])
 
 
-def test_the_bundled_model_gives_the_same_vectors_always() -> None:
-    """Together or one by one, after a restart, and from the cache; repeats are encoded once."""
+def test_the_bundled_model_always_gives_the_same_vectors() -> None:
+    """Batches, restarts and the cache make no difference; repeats are encoded once."""
     with serving("--cache-bytes", "0") as (client, _):
         one_by_one = np.concatenate([embed(client, [text]) for text in DANMAKU])
     with serving() as (client, _):
@@ -69,7 +69,7 @@ def test_the_bundled_model_gives_the_same_vectors_always() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_request_in_progress_is_answered_before_the_end(number: signal.Signals) -> None:
+def test_a_request_in_progress_is_answered_before_shutdown(number: signal.Signals) -> None:
     """Then the process ends by itself, with status 0."""
     answers: list[httpx.Response] = []
     with serving("--threads", "1") as (client, process), httpx.Client(base_url=client.base_url) as watcher:
@@ -85,8 +85,8 @@ def test_a_request_in_progress_is_answered_before_the_end(number: signal.Signals
         assert process.wait(60) == 0
 
 
-def test_who_hangs_up_costs_nothing_more() -> None:
-    """Texts that only they waited for leave the queue, and it counts as nobody's failure."""
+def test_texts_of_a_disconnected_client_are_dropped() -> None:
+    """They leave the queue, and the request counts as nobody's failure."""
     with serving("--threads", "1") as (client, _), httpx.Client(base_url=client.base_url) as watcher:
         texts = [f"{word} {number}" for number in range(400) for word in DANMAKU]
         with pytest.raises(httpx.ReadTimeout):
@@ -99,8 +99,8 @@ def test_who_hangs_up_costs_nothing_more() -> None:
         assert 'danmaku_requests_total{outcome="failed",route="/embed"} 0.0' in counted
 
 
-def test_an_upload_that_breaks_off_is_nobodys_failure() -> None:
-    """Whether its length was announced or not; the log stays quiet."""
+def test_an_aborted_upload_is_not_a_failure() -> None:
+    """The length may be announced or not; nothing is logged."""
     with serving() as (client, process):
         for head in (b"Content-Length: 1000", b"Transfer-Encoding: chunked"):
             with socket.create_connection(("127.0.0.1", client.base_url.port)) as connection:
@@ -111,8 +111,8 @@ def test_an_upload_that_breaks_off_is_nobodys_failure() -> None:
         assert "Traceback" not in process.communicate(timeout=60)[1]
 
 
-def test_the_real_limits_hold() -> None:
-    """As the gateway is started by default: a list of 100,000, a text of 10,000 characters, and it goes on."""
+def test_the_default_limits() -> None:
+    """A gateway with default settings handles a list of 100,000 and a text of 10,000 characters."""
     with serving() as (client, _):
         too_many = client.post("/embed", json=["草"] * 100_000)
         long = client.post("/embed", json=["哈" * 10_000, "草"]).json()
@@ -123,13 +123,13 @@ def test_the_real_limits_hold() -> None:
         assert embed(client, ["草"]).shape == (1, 256)
 
 
-def test_one_text_at_a_time_is_enough_for_every_pooling_strategy() -> None:
+def test_every_pooling_strategy_serves_single_texts() -> None:
     with serving("--pooling-strategy", "SEP_TOKEN", "--pooling-layer", "-1", "-2") as (client, _):
         assert embed(client, ["草"]).shape == (1, 512)
 
 
 def test_an_overloaded_gateway_refuses_and_recovers() -> None:
-    """429 with Retry-After to whom it has no room for, and the work it took is done."""
+    """Requests without room get 429 with Retry-After, and accepted ones are answered."""
     with serving("--max-queue-texts", "600", "--max-request-texts", "600", "--threads", "1") as (client, _):
         answers: list[httpx.Response] = []
 
@@ -162,7 +162,7 @@ from service.metrics import Metrics
 
 async def encode():
     encoder = await open_encoder("onnx://{ROOT}/models/danmaku-bert-mini", EncoderSettings(), Metrics())
-    return await encoder.encode(encoder.model.prepare(["草"]))
+    return await encoder.encode(encoder.model.reader.prepare_normalized(["草"]))
 
 print(asyncio.run(encode()).shape, "training" in sys.modules)
 """
@@ -173,8 +173,8 @@ print(asyncio.run(encode()).shape, "training" in sys.modules)
     assert (done.stdout, done.returncode) == ("(1, 256) False\n", 0), done.stderr
 
 
-def test_check_tells_whether_a_gateway_is_ready() -> None:
-    """By its exit status, with the reason on a line."""
+def test_check_reports_readiness() -> None:
+    """Its exit status and a line with the reason say so."""
     with serving() as (client, _):
         check = [sys.executable, "-m", "service", "check", str(client.base_url)]
         ready = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -185,7 +185,7 @@ def test_check_tells_whether_a_gateway_is_ready() -> None:
     assert gone.stderr.startswith("danmaku check: ") and "is not ready" in gone.stderr
 
 
-def test_a_model_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_opened_is_a_one_line_error(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service", "serve", "--encoder", f"onnx://{tmp_path}/none"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
@@ -196,8 +196,8 @@ def test_a_model_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     )
 
 
-def test_a_port_in_use_is_said() -> None:
-    """And no second gateway lingers."""
+def test_a_port_in_use_is_reported() -> None:
+    """No second gateway remains."""
     with serving() as (client, _):
         port = str(client.base_url.port)
         command = [sys.executable, "-m", "service", "serve", "--port", port]
@@ -208,7 +208,7 @@ def test_a_port_in_use_is_said() -> None:
 
 
 def test_vectors_in_redis_outlive_the_gateway() -> None:
-    """And a gateway serves on when Redis is gone."""
+    """A gateway also keeps serving when Redis is gone."""
     with running_redis() as redis:
         with serving("--cache", redis.url) as (client, _):
             first = embed(client, DANMAKU)

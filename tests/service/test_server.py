@@ -1,4 +1,4 @@
-"""Connections that are slow on purpose end, and nobody else notices; a stop has two steps."""
+"""Slow connections end without an effect on others; a shutdown has two steps."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 import uvicorn
+from pools import until
 from processes import serving
 from starlette.types import Receive, Scope, Send
 
@@ -40,7 +41,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 async def listening(
     head_timeout_s: float = 0.3, stuck_reader_s: float = STUCK_READER_S, max_connections: int = 10_000
 ) -> AsyncIterator[tuple[int, set[Connection]]]:
-    """A port with `Connection` behind it, in this process; the connections that are open."""
+    """Serves `echo` with `Connection` in this process; yields the port and the open connections."""
     config = uvicorn.Config(echo, log_config=None, access_log=False, timeout_keep_alive=1, interface="asgi3")
     config.load()
     opened = Connections(max_connections, Metrics())
@@ -62,11 +63,11 @@ async def listening(
         yield server.sockets[0].getsockname()[1], state.connections  # type: ignore[misc]  # uvicorn's own set
         for connection in list(state.connections):
             connection.transport.abort()
-        await asyncio.sleep(0.05)
+        await until(lambda: not state.connections)
 
 
 async def exchange(port: int, *parts: bytes, pause_s: float = 0.0) -> bytes:
-    """What comes until the server ends the connection."""
+    """Sends the parts; returns everything until the server closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
 
     async def write() -> None:
@@ -94,19 +95,19 @@ def answer(data: bytes) -> tuple[int, object]:
     return int(head.split()[1]), json.loads(body)["error_type"] if body else None
 
 
-async def test_a_head_that_comes_byte_by_byte_is_late() -> None:
+async def test_a_head_that_arrives_byte_by_byte_times_out() -> None:
     async with listening() as (port, _):
         slow = [bytes([byte]) for byte in HEAD * 10]
         assert answer(await exchange(port, *slow, pause_s=0.05)) == (408, "head_timeout")
 
 
-async def test_who_says_nothing_is_hung_up_on() -> None:
+async def test_a_silent_connection_is_closed() -> None:
     async with listening() as (port, _):
         assert await exchange(port) == b""
 
 
-async def test_empty_lines_are_no_reason_to_wait() -> None:
-    """Before the first request and after one."""
+async def test_empty_lines_do_not_extend_the_deadline() -> None:
+    """They may come before the first request or after one."""
     async with listening() as (port, _):
         lines = [b"\r\n"] * 200
         assert await exchange(port, *lines, pause_s=0.02) == b""
@@ -121,29 +122,29 @@ async def test_a_second_head_has_no_more_time_than_the_first() -> None:
         assert data.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 408" in data
 
 
-async def test_the_rest_of_a_refused_body_is_not_waited_for() -> None:
+async def test_the_rest_of_a_refused_body_is_not_read() -> None:
     async with listening() as (port, _):
         head = b"POST /refused HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
         data = await exchange(port, head, *[b"x"] * 400, pause_s=0.02)
         assert data.count(b"HTTP/1.1") == 1 and data.startswith(b"HTTP/1.1 413")
 
 
-async def test_a_head_without_end_is_refused() -> None:
-    """Whether in one header or in many."""
+async def test_an_endless_head_is_refused() -> None:
+    """It may be one long header or many."""
     async with listening(head_timeout_s=20) as (port, _):
         for line in (b"x" * 1000, b"X-Header: " + b"x" * 990 + b"\r\n"):
             lines = [HEAD + b"X-First: ", *[line] * (MAX_HEAD_BYTES // 1000 + 1)]
             assert answer(await exchange(port, *lines)) == (431, "head_too_large")
 
 
-async def test_what_is_no_http_is_told_so() -> None:
+async def test_other_protocols_get_an_error() -> None:
     async with listening() as (port, _):
         assert answer(await exchange(port, b"HELLO\r\n\r\n")) == (400, "malformed_http")
 
 
 @pytest.mark.parametrize("gap_s", [0.0, 0.1])
 async def test_requests_in_time_are_served_on_one_connection(gap_s: float) -> None:
-    """For longer than a head may take; the application knows whether it need not wait for the body."""
+    """Together they may take longer than a head may; the application knows whether the body is complete."""
     async with listening(head_timeout_s=1.0) as (port, _):
         whole = HEAD.replace(b"embed", b"5") + b"Content-Length: 3\r\n\r\nabc"
         parts = [part for _ in range(6) for part in (whole[:-3], whole[-3:], whole)]
@@ -153,8 +154,8 @@ async def test_requests_in_time_are_served_on_one_connection(gap_s: float) -> No
             assert (data.count(b"x-whole: 0"), data.count(b"x-whole: 1")) == (6, 6)
 
 
-async def test_an_answer_that_nobody_reads_is_thrown_away() -> None:
-    """One that is read slowly is not."""
+async def test_a_response_that_nobody_reads_is_aborted() -> None:
+    """A response that is read slowly is not."""
     size = 30_000_000
     async with listening(stuck_reader_s=1.5) as (port, connections):
         request = b"GET /%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % size
@@ -167,18 +168,13 @@ async def test_an_answer_that_nobody_reads_is_thrown_away() -> None:
             received += len(part)
             await asyncio.sleep(0.01)
         writer.close()
-        for _ in range(600):
-            if not connections:
-                break
-            await asyncio.sleep(0.05)
-
         assert received > size
-        assert not connections
+        await until(lambda: not connections)
         stuck.close()
 
 
-def test_two_hundred_slow_clients_hinder_nobody() -> None:
-    """Slow with heads or with bodies, of known length or not; others are served, and after the limit they are gone."""
+def test_two_hundred_slow_clients_do_not_affect_others() -> None:
+    """They send heads or bodies slowly; others are served, and after the limit the slow ones are gone."""
     with serving("--receive-timeout-s", "3") as (client, process):
         before = psutil.Process(process.pid).num_fds()
         starts = [
@@ -226,7 +222,7 @@ def test_two_hundred_slow_clients_hinder_nobody() -> None:
 
 
 def test_a_long_body_may_take_longer_than_the_limit() -> None:
-    """As long as it goes on coming."""
+    """It may as long as data keeps arriving."""
     with serving("--receive-timeout-s", "2") as (client, _):
         body = json.dumps(["哈" * 40] * 300, ensure_ascii=False).encode()  # 36 kB
         with socket.create_connection(("127.0.0.1", client.base_url.port)) as connection:
@@ -238,8 +234,8 @@ def test_a_long_body_may_take_longer_than_the_limit() -> None:
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_before_it_stops_a_gateway_says_so_and_serves_on() -> None:
-    """New connections, too; requests in progress are answered, then it ends with status 0."""
+def test_a_draining_gateway_is_not_ready_but_serves() -> None:
+    """It accepts new connections, answers requests in progress, and then ends with status 0."""
     with serving("--drain-s", "3") as (client, process):
         process.send_signal(signal.SIGTERM)
         stopped = time.monotonic()
@@ -257,11 +253,16 @@ def test_before_it_stops_a_gateway_says_so_and_serves_on() -> None:
         assert time.monotonic() - stopped >= 3
 
 
-def test_who_insists_need_not_wait() -> None:
-    """A second signal, and Ctrl-C, end it at once."""
-    for signals in ([signal.SIGTERM, signal.SIGTERM], [signal.SIGINT]):
-        with serving("--drain-s", "600") as (_, process):
-            for number in signals:
-                process.send_signal(number)
-                time.sleep(0.3)
-            assert process.wait(60) == 0
+def test_a_second_signal_ends_it_at_once() -> None:
+    with serving("--drain-s", "600") as (client, process):
+        process.send_signal(signal.SIGTERM)
+        while client.get("/readyz").status_code == 200:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def test_ctrl_c_ends_it_at_once() -> None:
+    with serving("--drain-s", "600") as (_, process):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0

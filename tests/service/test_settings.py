@@ -1,4 +1,4 @@
-"""Settings: where they come from, and what they refuse."""
+"""Settings: their sources, and which values are invalid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.cli import main
 from service.settings import Settings
 
 
-def test_a_variable_is_the_field_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_is_the_field_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DANMAKU_PORT", "8123")
     monkeypatch.setenv("DANMAKU_POOLING_LAYER", "-1 -2")
 
@@ -17,7 +17,7 @@ def test_a_variable_is_the_field_in_capitals(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("value", ["{} {}", "{},{}", " {},\n {} "])
-def test_several_are_separated_by_spaces_or_commas(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_lists_are_separated_by_spaces_or_commas(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("DANMAKU_API_KEY_HASHES", value.format("A" * 64, "b" * 64))
     monkeypatch.setenv("DANMAKU_CORS_ORIGINS", value.format("https://a.example", "http://localhost:3000"))
 
@@ -25,13 +25,13 @@ def test_several_are_separated_by_spaces_or_commas(monkeypatch: pytest.MonkeyPat
     assert Settings().cors_origins == ("https://a.example", "http://localhost:3000")
 
 
-def test_what_is_given_beats_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_override_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DANMAKU_PORT", "8123")
 
     assert Settings(port=9000).port == 9000
 
 
-def test_a_request_that_could_never_pass_is_refused_at_start() -> None:
+def test_contradictory_limits_are_refused_at_start() -> None:
     with pytest.raises(ValidationError, match="invalid max_request_texts 20: expected at most max_queue_texts 10"):
         Settings(max_request_texts=20, max_queue_texts=10)
 
@@ -41,7 +41,7 @@ def test_every_setting_says_when_to_change_it() -> None:
 
 
 def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    """The same word, with its description."""
+    """The flag is the same word, with the field's description."""
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
@@ -68,7 +68,9 @@ def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
         (["--max-queue-texts", "3"], "invalid max_request_texts 10000: expected at most max_queue_texts 3"),
     ],
 )
-def test_a_wrong_flag_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_a_wrong_flag_is_a_one_line_error(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     assert main(["serve", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("danmaku serve: ") and message in line

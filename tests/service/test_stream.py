@@ -1,11 +1,11 @@
-"""NDJSON through POST /embed: what a line may be, and what ends a stream."""
+"""NDJSON through POST /embed: valid and invalid lines, and what ends a stream."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import TypeVar
 
@@ -15,7 +15,6 @@ import pytest
 from conftest import ClientOf, until_metric
 from fakes import RecordingEncoder
 
-from service.encoders.model import Prepared
 from service.settings import Settings
 
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -28,7 +27,7 @@ def lines_of(*values: object) -> str:
 
 
 async def stream(client: httpx.AsyncClient, body: object, options: str = "", **headers: str) -> list[dict[str, object]]:
-    """The lines of the answer."""
+    """Returns the lines of the response."""
     answer = await client.post(f"/embed{options}", content=body, headers=NDJSON | headers)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/x-ndjson"
@@ -37,14 +36,14 @@ async def stream(client: httpx.AsyncClient, body: object, options: str = "", **h
 
 @pytest.fixture
 async def gateway(recording_encoder: RecordingEncoder, client_of: ClientOf) -> AsyncIterator[httpx.AsyncClient]:
-    """The application over an encoder with a gate; four texts may wait."""
+    """An application over an encoder with a gate; four texts may wait."""
     async with client_of(Settings(max_request_texts=4, max_queue_texts=4)) as http:
         yield http
         recording_encoder.gate.set()
 
 
-async def test_every_line_has_its_line(client: httpx.AsyncClient) -> None:
-    """In order, after one that names the model; the vectors are those of a list."""
+async def test_every_line_has_a_result(client: httpx.AsyncClient) -> None:
+    """Results are in order, after a line that names the model; the vectors are those of a list."""
     expected = (await client.post("/embed", json=TEXTS)).json()
     head, *rows = await stream(client, lines_of(*TEXTS))
 
@@ -53,8 +52,8 @@ async def test_every_line_has_its_line(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("given", ["a", 7, -1.5, True, None, 12345678901234567890123, "😂"])
-async def test_an_id_comes_back(client: httpx.AsyncClient, given: object) -> None:
-    """As it was, whatever number it is; lines without one have none."""
+async def test_an_id_is_returned(client: httpx.AsyncClient, given: object) -> None:
+    """Numbers are returned unchanged; results of lines without an id have none."""
     _, first, second = await stream(client, lines_of({"text": "草", "id": given}, {"text": "草"}))
 
     assert list(first) == ["index", "id", "embedding"]
@@ -62,7 +61,7 @@ async def test_an_id_comes_back(client: httpx.AsyncClient, given: object) -> Non
     assert "id" not in second
 
 
-async def test_options_stand_in_the_query(client: httpx.AsyncClient) -> None:
+async def test_options_are_query_parameters(client: httpx.AsyncClient) -> None:
     raw = np.array((await client.post("/embed", json=TEXTS)).json()["embeddings"], np.float32)
     _, *rows = await stream(client, lines_of(*TEXTS), "?encoding=base64&normalize=true")
     vectors = np.stack([np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in rows])
@@ -79,7 +78,7 @@ async def test_options_stand_in_the_query(client: httpx.AsyncClient) -> None:
         ("", {"X-Timeout-Ms": "soon"}, "invalid X-Timeout-Ms 'soon'"),
     ],
 )
-async def test_what_is_wrong_with_the_whole_is_said_before_it_begins(
+async def test_invalid_options_are_refused_before_the_stream_begins(
     client: httpx.AsyncClient, options: str, headers: dict[str, str], message: str
 ) -> None:
     answer = await client.post(f"/embed{options}", content=lines_of("草"), headers=NDJSON | headers)
@@ -108,7 +107,7 @@ async def test_what_is_wrong_with_the_whole_is_said_before_it_begins(
 async def test_a_line_without_a_vector_is_an_error_in_its_place(
     client: httpx.AsyncClient, line: str, error_type: str, message: str
 ) -> None:
-    """And the stream goes on."""
+    """The stream continues."""
     _, before, row, after = await stream(client, f'"草"\n{line}\n"草"\n')
 
     assert (row["index"], row["embedding"], row["error_type"]) == (1, None, error_type)
@@ -116,7 +115,7 @@ async def test_a_line_without_a_vector_is_an_error_in_its_place(
     assert (before["embedding"], after["index"]) == (after["embedding"], 2)
 
 
-async def test_a_long_text_is_truncated_and_said_to_be(client: httpx.AsyncClient) -> None:
+async def test_a_long_text_is_truncated_and_marked(client: httpx.AsyncClient) -> None:
     _, short, long = await stream(client, lines_of("草", "哈" * 3000))
 
     assert "truncated" not in short
@@ -126,15 +125,15 @@ async def test_a_long_text_is_truncated_and_said_to_be(client: httpx.AsyncClient
 @pytest.mark.parametrize(
     "body", ["", "\n", '"草"', '"草"\n', '"草"\r\n\r\n', '"草"\n\n\n', '\n"草"', "\n" * 3000 + '"草"']
 )
-async def test_blank_lines_are_no_texts(client: httpx.AsyncClient, body: str) -> None:
-    """Nor does the last line need an end."""
+async def test_blank_lines_are_ignored(client: httpx.AsyncClient, body: str) -> None:
+    """The last line need not end with a line feed."""
     _, *rows = await stream(client, body)
 
     assert [row["index"] for row in rows] == ([0] if "草" in body else [])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
-async def test_lines_may_come_in_any_pieces(client: httpx.AsyncClient, size: int) -> None:
+async def test_lines_may_arrive_in_any_pieces(client: httpx.AsyncClient, size: int) -> None:
     body = lines_of(*TEXTS, {"text": "我好了", "id": "😂"}).encode()
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -144,8 +143,8 @@ async def test_lines_may_come_in_any_pieces(client: httpx.AsyncClient, size: int
     assert await stream(client, pieces()) == await stream(client, body)
 
 
-async def test_a_line_over_the_limit_is_the_end(client: httpx.AsyncClient) -> None:
-    """Lines before it are answered, a stream of many is not too long, and memory is not asked for what comes."""
+async def test_a_line_over_the_limit_ends_the_stream(client: httpx.AsyncClient) -> None:
+    """Lines before it are answered, the length of a stream is not limited, and the line is not buffered."""
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(300):
@@ -163,8 +162,8 @@ async def test_a_line_over_the_limit_is_the_end(client: httpx.AsyncClient) -> No
     assert (first["index"], last["error_type"]) == (0, "too_large")
 
 
-async def test_only_a_stream_is_without_a_limit(client: httpx.AsyncClient) -> None:
-    """To call another body one does not help."""
+async def test_other_routes_limit_ndjson_bodies(client: httpx.AsyncClient) -> None:
+    """The content type of a stream does not help there."""
 
     async def body() -> AsyncIterator[bytes]:
         yield b" " * 30_000
@@ -173,10 +172,10 @@ async def test_only_a_stream_is_without_a_limit(client: httpx.AsyncClient) -> No
         assert (await client.post(path, content=body(), headers=NDJSON)).status_code == 413
 
 
-async def test_a_stream_that_does_not_fit_waits(
+async def test_a_stream_waits_for_room_in_the_queue(
     gateway: httpx.AsyncClient, recording_encoder: RecordingEncoder
 ) -> None:
-    """Where a list would be refused, since the queue is full."""
+    """A list would be refused, because the queue is full."""
     recording_encoder.gate.clear()
     encoding = asyncio.create_task(gateway.post("/embed", json=["a"]))
     await recording_encoder.until_called()
@@ -192,40 +191,32 @@ async def test_a_stream_that_does_not_fit_waits(
     assert [(await answer).status_code for answer in (encoding, waiting)] == [200, 200]
 
 
-async def test_the_deadline_is_of_a_slice(gateway: httpx.AsyncClient, recording_encoder: RecordingEncoder) -> None:
-    """And ends the stream with a line that says so."""
+async def test_the_deadline_applies_to_a_slice(gateway: httpx.AsyncClient, recording_encoder: RecordingEncoder) -> None:
+    """It ends the stream with an error line."""
     recording_encoder.gate.clear()
     _, last = await asyncio.wait_for(stream(gateway, lines_of("草"), **{"X-Timeout-Ms": "50"}), 10)
 
     assert (last["error_type"], last["error"][:21]) == ("out_of_time", "not done within 50 ms")
 
 
-async def test_all_vectors_of_a_stream_are_of_one_model(
+async def test_all_vectors_of_a_stream_come_from_one_model(
     gateway: httpx.AsyncClient, recording_encoder: RecordingEncoder
 ) -> None:
-    """If another takes over in the middle, that is the end."""
-    encode, is_encoded = recording_encoder.encode, asyncio.Event()
-
-    async def encode_and_tell(batch: Sequence[Prepared]) -> np.ndarray:
-        vectors = await encode(batch)
-        is_encoded.set()
-        return vectors
+    """If the model changes meanwhile, the stream ends."""
 
     async def body() -> AsyncIterator[bytes]:
         yield lines_of("a").encode()
-        await is_encoded.wait()
-        await asyncio.sleep(0.05)
+        await until_metric(gateway, "danmaku_texts_total", 1)
         recording_encoder.model = replace(recording_encoder.model, fingerprint="f1")
         yield lines_of("b").encode()
 
-    recording_encoder.encode = encode_and_tell  # type: ignore[method-assign]
     head, row, last = await stream(gateway, body())
 
     assert (head["fingerprint"], row["index"]) == ("f0", 0)
     assert last["error_type"] == "model_changed" and "from f0 to f1" in last["error"]
 
 
-async def test_an_encoder_that_breaks_is_the_last_line(
+async def test_an_encoder_failure_ends_the_stream(
     gateway: httpx.AsyncClient, recording_encoder: RecordingEncoder
 ) -> None:
     recording_encoder.failure = RuntimeError("broken")
@@ -234,8 +225,8 @@ async def test_an_encoder_that_breaks_is_the_last_line(
     assert last == {"error": "the encoder failed", "error_type": "encoder_failure"}
 
 
-async def test_streams_are_counted_apart(client: httpx.AsyncClient) -> None:
-    """They may take hours, which would spoil the times of lists."""
+async def test_streams_are_counted_separately(client: httpx.AsyncClient) -> None:
+    """They may take hours, which would distort the latencies of lists."""
     await stream(client, lines_of("草"))
     counted = (await client.get("/metrics")).text
 

@@ -1,4 +1,6 @@
-"""NDJSON through POST /embed over connections of its own: no length, back-pressure, and who hangs up or stops."""
+"""NDJSON through POST /embed over real connections: unknown lengths, back-pressure, and clients that disconnect or
+stall.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ class Connection:
         await self.writer.drain()
 
     async def lines(self) -> AsyncIterator[dict[str, object]]:
-        """Of the answer's body, whose chunks may end anywhere."""
+        """Yields the lines of the response's body, whose chunks may end anywhere."""
         rest = b""
         while size := int(await self.reader.readline(), 16):
             *whole, rest = (rest + (await self.reader.readexactly(size + 2))[:-2]).split(b"\n")
@@ -78,7 +80,7 @@ async def connected(client: httpx.Client, *headers: str) -> AsyncIterator[Connec
 
 
 def texts(count: int, padding: str = "") -> Iterable[str]:
-    """Distinct ones that the tiny model can spell; `padding` makes both sides send more for each."""
+    """Yields distinct texts that the tiny model can spell; `padding` makes both sides send more for each."""
     for number in range(count):
         yield line_of({"text": f"草{number:b}".replace("1", "2").replace("0", "?"), "id": f"{number}{padding}"})
 
@@ -89,7 +91,7 @@ def sample(client: httpx.Client, name: str) -> float:
 
 
 async def steady(value: Callable[[], T]) -> T:
-    """What the value is once it changes no more."""
+    """Returns the value once it no longer changes."""
     before = None
     while (now := value()) != before:
         before = now
@@ -97,8 +99,8 @@ async def steady(value: Callable[[], T]) -> T:
     return now
 
 
-async def test_memory_is_flat_however_long_a_stream_is(tiny_model: Path) -> None:
-    """STREAM_LINES=200000 makes it thorough."""
+async def test_memory_does_not_grow_with_a_stream(tiny_model: Path) -> None:
+    """STREAM_LINES=200000 makes the test thorough."""
     count = LINES
     with serving("--cache-bytes", "100000", model=f"onnx://{tiny_model}") as (client, process):
         memory: list[int] = []
@@ -122,8 +124,8 @@ async def test_memory_is_flat_however_long_a_stream_is(tiny_model: Path) -> None
     assert max(memory[16:]) - max(memory[:16]) < 10 * 2**20
 
 
-async def test_who_reads_slowly_is_read_slowly(tiny_model: Path) -> None:
-    """The gateway takes no more than it can answer, and answers all of it in the end."""
+async def test_a_slow_reader_slows_down_the_stream(tiny_model: Path) -> None:
+    """The gateway accepts no more than it can answer, and answers all of it in the end."""
     count = 60_000
     with serving("--cache-bytes", "1000000", model=f"onnx://{tiny_model}") as (client, process):
         before = psutil.Process(process.pid).memory_info().rss
@@ -145,8 +147,8 @@ async def test_who_reads_slowly_is_read_slowly(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
-async def test_who_hangs_up_is_worked_for_no_more(is_whole: bool) -> None:
-    """Whether all was sent by then or not; what waits for the encoder leaves its queue."""
+async def test_work_stops_when_a_client_disconnects(is_whole: bool) -> None:
+    """Texts that wait for the encoder leave its queue, whether or not all were sent."""
     with serving("--threads", "1") as (client, process):
         async with connected(client) as connection:
             if is_whole:
@@ -168,8 +170,8 @@ async def test_who_hangs_up_is_worked_for_no_more(is_whole: bool) -> None:
         assert "Traceback" not in process.communicate(timeout=60)[1]
 
 
-async def test_who_sends_all_before_reading_is_told(tiny_model: Path) -> None:
-    """Both sides would wait for each other for ever."""
+async def test_a_client_that_does_not_read_gets_an_error(tiny_model: Path) -> None:
+    """Otherwise both sides would wait for each other forever."""
     with serving(model=f"onnx://{tiny_model}") as (client, _):
         async with connected(client, "X-Timeout-Ms: 1000") as connection:
             await connection.send(texts(30_000, "x" * 1000))
@@ -181,8 +183,8 @@ async def test_who_sends_all_before_reading_is_told(tiny_model: Path) -> None:
     assert [line["index"] for line in lines[1:-1]] == list(range(len(lines) - 2))
 
 
-async def test_who_stops_in_the_middle_is_told(tiny_model: Path) -> None:
-    """What came before is answered."""
+async def test_a_client_that_stops_sending_gets_an_error(tiny_model: Path) -> None:
+    """Earlier lines are answered."""
     with serving("--receive-timeout-s", "1", model=f"onnx://{tiny_model}") as (client, _):
         async with connected(client) as connection:
             await connection.send(texts(3))

@@ -1,4 +1,4 @@
-"""/tokenize: what the model sees of a text."""
+"""/tokenize: how the model reads a text."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ async def test_tokens_are_what_the_model_reads(client: httpx.AsyncClient) -> Non
         ("草" * 14 + "喵", []),
     ],
 )
-async def test_what_the_vocabulary_lacks_is_told_with_its_place(
+async def test_unknown_characters_are_reported_with_their_position(
     client: httpx.AsyncClient, text: str, unknown: list[tuple[str, int, int]]
 ) -> None:
-    """In characters of the text as it was sent, as far as the model reads it."""
+    """Positions count characters of the text as sent, as far as the model reads it."""
     (result,) = await tokenized(client, text)
     if text == "[UNK]":  # brackets and letters, no special token
         unknown = [("[", 0, 1), ("UNK", 1, 4), ("]", 4, 5)]
@@ -60,8 +60,8 @@ async def test_what_the_vocabulary_lacks_is_told_with_its_place(
         ("草" * 13 + "kksk好", "sk好"),
     ],
 )
-async def test_what_is_cut_off_is_told(client: httpx.AsyncClient, text: str, truncated: str) -> None:
-    """As it stands in the text; what is read is what /embed makes a vector of."""
+async def test_the_truncated_part_is_returned(client: httpx.AsyncClient, text: str, truncated: str) -> None:
+    """It is returned as in the text; the rest is what /embed turns into a vector."""
     (result,) = await tokenized(client, text)
     read = text[: len(text) - len(truncated)]
 
@@ -84,15 +84,14 @@ async def test_too_many_texts_are_refused(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_text_that_is_too_long_is_refused(client: httpx.AsyncClient) -> None:
-    """By name, since what it would become is long, too."""
     answer = await client.post("/tokenize", json={"texts": ["草", "a" * 10_001]})
 
     assert (answer.status_code, answer.json()["error_type"]) == (422, "invalid_request")
     assert answer.json()["error"] == "invalid texts.1: expected at most 10000 characters"
 
 
-async def test_an_encoder_without_a_vocabulary_cannot_say(recording_client: httpx.AsyncClient) -> None:
-    """As a worker elsewhere that tells none."""
+async def test_an_encoder_without_a_vocabulary_is_an_error(recording_client: httpx.AsyncClient) -> None:
+    """A remote worker may not report its vocabulary."""
     answer = await recording_client.post("/tokenize", json={"texts": ["草"]})
 
     assert (answer.status_code, answer.json()["error_type"]) == (404, "no_vocabulary")

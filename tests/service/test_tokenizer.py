@@ -1,4 +1,4 @@
-"""The tokenizer: BERT's rules over a vocabulary of ours."""
+"""The tokenizer: BERT's rules over our vocabulary."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def tokenizer() -> Tokenizer:
     ],
 )
 def test_texts_become_tokens(tokenizer: Tokenizer, text: str, tokens: list[str]) -> None:
-    """Chinese by the character, other words by the longest piece; lower case, no accents, no control characters."""
+    """Chinese is split by character, other words by the longest piece; case, accents and control characters are
+    dropped.
+    """
     (ids,) = tokenizer.ids([text])
 
     assert [TINY_VOCAB[token_id] for token_id in ids] == tokens
@@ -43,14 +45,14 @@ def test_texts_become_tokens(tokenizer: Tokenizer, text: str, tokens: list[str])
 
 @pytest.mark.parametrize("text", ["AWSL", "阿夸 Aqua", " 草 ", "méa", "哈\u200b哈", "晚\u3000\t安", ""])
 def test_the_normalised_text_has_the_tokens_of_the_text(tokenizer: Tokenizer, text: str) -> None:
-    """So it can stand for the text as the key of a cache; normalising it again changes nothing."""
+    """So it can be the cache key of the text; normalising it again changes nothing."""
     normalized = tokenizer.normalize(text)
 
     assert tokenizer.ids([normalized]) == tokenizer.ids([text])
     assert tokenizer.normalize(normalized) == normalized
 
 
-def test_ways_of_writing_one_danmaku_are_one_key(tokenizer: Tokenizer) -> None:
+def test_spellings_of_one_danmaku_have_one_key(tokenizer: Tokenizer) -> None:
     assert len({tokenizer.normalize(text) for text in ("Awsl", "AWSL", "awsl ", "áwsl", "aw\u200bsl")}) == 1
     assert tokenizer.normalize("草") != tokenizer.normalize("草草")
     assert tokenizer.normalize(" \u3000\n") == ""
@@ -71,7 +73,7 @@ def test_a_vocabulary_with_repeats_is_refused() -> None:
 
 
 def test_a_learned_vocabulary_spells_what_it_was_learned_from() -> None:
-    """Special tokens first, every frequent character, and frequent words whole."""
+    """It contains special tokens first, every frequent character, and frequent words as a whole."""
     texts = ["awsl 草"] * 30 + ["哈哈哈 kksk"] * 20 + ["喵"]
     vocab = learn_vocab(texts, 60, min_frequency=10)
     tokenizer = Tokenizer(vocab)

@@ -1,18 +1,18 @@
-"""Spans for those who ask for them, none for others."""
+"""Tracing: spans for gateways that enable it, none for others."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from conftest import ClientOf
 from fakes import RecordingEncoder
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import StatusCode
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from processes import ROOT
 
 from service.settings import Settings
@@ -21,69 +21,17 @@ TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 @pytest.fixture
-def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    kept = InMemorySpanExporter()
-    monkeypatch.setattr("service.tracing.open_exporter", lambda: kept)
-    monkeypatch.setenv("DANMAKU_TRACING", "true")
-    return kept
-
-
-def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
-    """The last of each name."""
-    return {span.name: span for span in exporter.get_finished_spans()}
-
-
-async def test_a_request_has_a_span_and_one_of_each_stage(client_of: ClientOf, exporter: InMemorySpanExporter) -> None:
-    """In the caller's trace; under the id that the log has."""
-    async with client_of(Settings()) as http:
-        await http.post("/embed", json=["草"])
-        head = {"traceparent": f"00-{TRACE}-{CALLER}-01", "X-Request-ID": "mine"}
-        answer = await http.post("/embed", json=["草", "好", "死"], headers=head)
-    spans = [span for span in exporter.get_finished_spans() if span.context.trace_id == int(TRACE, 16)]
-    request, cache, encode = sorted(spans, key=lambda span: span.start_time)
-
-    assert answer.status_code == 200
-    assert [span.name for span in (request, cache, encode)] == ["POST /embed", "cache", "encode"]
-    assert request.parent.span_id == int(CALLER, 16)
-    assert cache.parent.span_id == encode.parent.span_id == request.context.span_id
-    assert request.attributes["danmaku.request_id"] == "mine"
-    assert request.attributes["http.response.status_code"] == 200
-    assert (cache.attributes["danmaku.texts"], cache.attributes["danmaku.found"]) == (3, 1)
-    assert encode.attributes["danmaku.texts"] == 2
-    assert request.start_time <= cache.start_time <= cache.end_time <= encode.start_time <= request.end_time
-
-
-async def test_what_is_known_is_not_encoded(client_of: ClientOf, exporter: InMemorySpanExporter) -> None:
-    async with client_of(Settings()) as http:
-        await http.post("/embed", json=["草"])
-        await http.post("/embed", json=["草"])
-
-    assert [span.name for span in exporter.get_finished_spans()].count("encode") == 1
-
-
-async def test_a_failure_is_one_in_its_span(
-    client_of: ClientOf, exporter: InMemorySpanExporter, recording_encoder: RecordingEncoder
-) -> None:
-    recording_encoder.failure = RuntimeError("broken")
-    async with client_of(Settings()) as http:
-        assert (await http.post("/embed", json=["草"])).status_code == 503
-        assert (await http.get("/collections/secret-name")).status_code == 404
-    spans = by_name(exporter)
-
-    assert spans["POST /embed"].status.status_code is spans["encode"].status.status_code is StatusCode.ERROR
-    assert spans["GET /collections/{name}"].status.status_code is StatusCode.UNSET
-    assert "secret-name" not in "".join(span.to_json() for span in exporter.get_finished_spans())
-
-
-async def test_spans_arrive_where_opentelemetry_s_variable_says(
-    client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At a collector; the last ones when the gateway ends."""
-    received: list[tuple[str, bytes]] = []
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Span]]:
+    """The spans that a collector has received by the time the gateway has stopped."""
+    received: list[Span] = []
 
     class Collector(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            assert self.path == "/v1/traces"
+            body = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+            received.extend(
+                span for resource in body.resource_spans for scope in resource.scope_spans for span in scope.spans
+            )
             self.send_response(200)
             self.end_headers()
 
@@ -93,18 +41,58 @@ async def test_spans_arrive_where_opentelemetry_s_variable_says(
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        try:
-            async with client_of(Settings(tracing=True)) as http:
-                assert (await http.post("/embed", json=["草"])).status_code == 200
-        finally:
-            server.shutdown()
-            thread.join()
-
-    assert {path for path, _ in received} == {"/v1/traces"}
-    assert all(name in b"".join(body for _, body in received) for name in (b"POST /embed", b"cache", b"encode"))
+        yield received
+        server.shutdown()
+        thread.join()
 
 
-def test_without_it_nothing_of_it_is_loaded() -> None:
+def attributes(span: Span) -> dict[str, object]:
+    return {entry.key: getattr(entry.value, entry.value.WhichOneof("value")) for entry in span.attributes}
+
+
+async def test_a_request_has_a_span_and_so_has_each_stage(client_of: ClientOf, spans: list[Span]) -> None:
+    """They belong to the caller's trace and have the request's id, which the log has, too."""
+    async with client_of(Settings(tracing=True)) as http:
+        await http.post("/embed", json=["草"])
+        head = {"traceparent": f"00-{TRACE}-{CALLER}-01", "X-Request-ID": "mine"}
+        answer = await http.post("/embed", json=["草", "好", "死"], headers=head)
+    mine = [span for span in spans if span.trace_id.hex() == TRACE]
+    request, cache, encode = sorted(mine, key=lambda span: span.start_time_unix_nano)
+    seen = attributes(request)
+
+    assert answer.status_code == 200
+    assert [span.name for span in (request, cache, encode)] == ["POST /embed", "cache", "encode"]
+    assert request.parent_span_id.hex() == CALLER
+    assert cache.parent_span_id == encode.parent_span_id == request.span_id
+    assert (seen["danmaku.request_id"], seen["http.response.status_code"]) == ("mine", 200)
+    assert attributes(cache) == {"danmaku.texts": 3, "danmaku.found": 1}
+    assert attributes(encode) == {"danmaku.texts": 2}
+    assert cache.end_time_unix_nano <= encode.start_time_unix_nano <= request.end_time_unix_nano
+
+
+async def test_cached_texts_have_no_encode_span(client_of: ClientOf, spans: list[Span]) -> None:
+    async with client_of(Settings(tracing=True)) as http:
+        await http.post("/embed", json=["草"])
+        await http.post("/embed", json=["草"])
+
+    assert [span.name for span in spans].count("encode") == 1
+
+
+async def test_a_failure_is_recorded_in_its_span(
+    client_of: ClientOf, spans: list[Span], recording_encoder: RecordingEncoder
+) -> None:
+    recording_encoder.failure = RuntimeError("broken")
+    async with client_of(Settings(tracing=True)) as http:
+        assert (await http.post("/embed", json=["草"])).status_code == 503
+        assert (await http.get("/collections/secret-name")).status_code == 404
+    codes = {span.name: span.status.code for span in spans}
+
+    assert codes["POST /embed"] == codes["encode"] == Status.STATUS_CODE_ERROR
+    assert codes["GET /collections/{name}"] == Status.STATUS_CODE_UNSET
+    assert "secret-name" not in "".join(map(str, spans))
+
+
+def test_without_tracing_opentelemetry_is_not_imported() -> None:
     code = "import sys; from service.app import create_app; from service.settings import Settings; "
     code += "create_app(Settings()); sys.exit('opentelemetry.sdk' in sys.modules)"
 

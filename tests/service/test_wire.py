@@ -1,4 +1,4 @@
-"""The wire: what the genuine client and server of 1.10 sent each other, read and written byte for byte."""
+"""The wire protocol: frames that the genuine client and server 1.10 exchanged, read and written byte for byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS = ["草", "awsl 晚安"]
 TOKENS = [["草", "awsl"], ["未知"]]
 
 
-def test_the_genuine_clients_requests_are_understood() -> None:
+def test_the_genuine_clients_requests_are_parsed() -> None:
     config, texts, tokens, status, terminate = map(wire.read_request, CAPTURED["requests"])
 
     assert config == wire.Command(b"captured", b"1", wire.SHOW_CONFIG)
@@ -30,8 +30,8 @@ def test_the_genuine_clients_requests_are_understood() -> None:
     assert terminate == wire.Command(b"captured", b"5", wire.TERMINATION)
 
 
-def test_what_we_send_is_what_the_genuine_client_sends() -> None:
-    """But for the spelling of JSON, where both are right."""
+def test_our_requests_equal_the_genuine_clients() -> None:
+    """Only the formatting of JSON differs."""
     config, texts, tokens, *_ = CAPTURED["requests"]
 
     assert wire.write_command(b"captured", 1, wire.SHOW_CONFIG) == config
@@ -42,7 +42,7 @@ def test_what_we_send_is_what_the_genuine_client_sends() -> None:
         assert [ours[0], json.loads(ours[1]), *ours[2:]] == [captured[0], json.loads(captured[1]), *captured[2:]]
 
 
-def test_the_genuine_servers_answers_are_understood() -> None:
+def test_the_genuine_servers_answers_are_parsed() -> None:
     config, vectors, tokens, _ = map(wire.read_reply, CAPTURED["answers"])
 
     assert isinstance(config, wire.JsonReply) and config.values["server_version"] == wire.SERVER_VERSION
@@ -89,8 +89,8 @@ def test_a_server_that_shows_no_tokens_says_so_as_the_genuine_one_does() -> None
         ([b"c" * 256, b"[]", b"1", b"0"], b"", "at most 255 bytes"),
     ],
 )
-def test_what_is_no_request_is_refused(frames: list[bytes], client: bytes, complaint: str) -> None:
-    """And answered where the frames say whose it is."""
+def test_an_invalid_request_is_refused(frames: list[bytes], client: bytes, complaint: str) -> None:
+    """It is answered if the frames say who sent it."""
     with pytest.raises(wire.WireError, match=complaint) as refused:
         wire.read_request(frames)
 
@@ -112,7 +112,7 @@ def test_what_is_no_request_is_refused(frames: list[bytes], client: bytes, compl
         (b'[["a", null]]', b"1", "a list of strings"),
     ],
 )
-def test_a_body_that_is_no_list_of_texts_is_refused(body: bytes, count: bytes, complaint: str) -> None:
+def test_an_invalid_body_is_refused(body: bytes, count: bytes, complaint: str) -> None:
     request = wire.read_request([b"c", body, b"7", count])
     assert isinstance(request, wire.EncodeRequest)
 
@@ -123,7 +123,7 @@ def test_a_body_that_is_no_list_of_texts_is_refused(body: bytes, count: bytes, c
 
 
 @pytest.mark.parametrize("identity", [b"", b"#", b"a@1", b"user@example.org#5", b"\xff\x01", "阿夸".encode()])
-def test_any_identity_without_a_zero_byte_will_do(identity: bytes) -> None:
+def test_any_identity_without_a_zero_byte_is_valid(identity: bytes) -> None:
     """`#` and `@` end the genuine server."""
     request = wire.read_request([identity, b'["a"]', b"1", b"1"])
 
@@ -131,14 +131,14 @@ def test_any_identity_without_a_zero_byte_will_do(identity: bytes) -> None:
     assert wire.write_json(identity, b"1", {})[0] == identity + b"\0"
 
 
-def test_half_an_emoji_is_left_out() -> None:
-    """Clients that count UTF-16 cut emoji in two; no tokenizer could read the rest."""
+def test_half_an_emoji_is_removed() -> None:
+    """Clients that count UTF-16 units cut emoji in two; no tokenizer could read the rest."""
     request = wire.read_request([b"c", b'["a\\ud83d", "\\ude02b"]', b"1", b"2"])
 
     assert isinstance(request, wire.EncodeRequest) and request.parse_texts() == ["a", "b"]
 
 
-def test_an_error_comes_back_as_one() -> None:
+def test_an_error_survives_the_wire() -> None:
     frames = wire.write_error(b"c", b"7", "the queue is full", "overloaded")
 
     assert wire.read_reply([bytes(frame) for frame in frames]) == wire.ErrorReply(7, "the queue is full", "overloaded")
@@ -157,18 +157,18 @@ def test_an_error_comes_back_as_one() -> None:
         [b"c", b"not JSON", b"1"],
     ],
 )
-def test_an_answer_that_cannot_be_read_is_an_error(frames: list[bytes]) -> None:
+def test_an_invalid_answer_is_an_error(frames: list[bytes]) -> None:
     with pytest.raises(wire.WireError):
         wire.read_reply(frames)
 
 
-def test_a_worker_is_named_by_a_url() -> None:
+def test_a_url_names_a_worker() -> None:
     assert wire.parse_address("bert://host") == ("host", 5555, 5556)
     assert wire.parse_address("bert://host:7000") == ("host", 7000, 5556)
     assert wire.parse_address("bert://host:7000:7001") == ("host", 7000, 7001)
 
 
 @pytest.mark.parametrize("url", ["bert://", "bert://:5555", "bert://h:x", "bert://h:1:2:3", "bert://h:70000"])
-def test_a_url_that_names_no_worker_is_refused(url: str) -> None:
+def test_an_invalid_worker_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="expected bert://HOST"):
         wire.parse_address(url)

@@ -1,4 +1,4 @@
-"""One pass through the pipeline on invented danmaku, made once for all tests that need a stage of it."""
+"""One pass through the pipeline on invented danmaku, shared by all tests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def examples(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def workdir(tiny_toml: Path, examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a run on those examples with tiny.toml."""
+    """A workdir of a run with tiny.toml on those examples."""
     from training.bert.train import train
     from training.config import read_config
 

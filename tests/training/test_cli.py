@@ -1,4 +1,4 @@
-"""The command: help is instant and shows how, mistakes are one line and status 2, the whole way works."""
+"""The command: help is instant and has examples, mistakes are one line and status 2, the whole pipeline works."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ def python(program: str, *path: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example_that_can_be_read_back(
-    command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The example stands on a line of its own and parses."""
+def test_every_command_has_help_with_a_valid_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example is on a line of its own."""
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0
@@ -40,7 +38,7 @@ def test_every_command_has_help_with_an_example_that_can_be_read_back(
 
 
 def test_help_names_every_command_without_tensorflow() -> None:
-    """Importing it takes seconds."""
+    """Importing TensorFlow takes seconds."""
     result = python(
         "import sys\nfrom training.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
@@ -81,7 +79,7 @@ def test_the_version_is_that_of_the_service(capsys: pytest.CaptureFixture[str]) 
 def test_clean_warns_when_over_a_tenth_of_the_lines_is_unspellable(
     unspellable: int, is_warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A row among twenty is easily missed."""
+    """One row among twenty is easily overlooked."""
     vocab, danmaku = tmp_path / "vocab.txt", tmp_path / "danmaku.txt"
     vocab.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n草\n", encoding="utf-8")
     danmaku.write_text("草\n" * (20 - unspellable) + "龘\n" * unspellable, encoding="utf-8")
@@ -91,7 +89,7 @@ def test_clean_warns_when_over_a_tenth_of_the_lines_is_unspellable(
 
 
 def test_without_tensorflow_the_error_says_what_to_install(tmp_path: Path) -> None:
-    """One line, no traceback."""
+    """It is one line without a traceback."""
     missing = "raise ModuleNotFoundError(\"No module named 'tensorflow'\", name='tensorflow')\n"
     (tmp_path / "tensorflow.py").write_text(missing, encoding="utf-8")
     result = python(
@@ -104,10 +102,10 @@ def test_without_tensorflow_the_error_says_what_to_install(tmp_path: Path) -> No
     )
 
 
-def test_the_whole_way_from_danmaku_to_a_picture(
+def test_the_whole_pipeline_from_danmaku_to_a_picture(
     danmaku: Path, tiny_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The commands of training/README.md, in their order; examples lie in the workdir unless said."""
+    """The commands are those of training/README.md, in order; examples are in the workdir by default."""
     corpus, run = tmp_path / "corpus", tmp_path / "run"
 
     def command(line: str) -> list[str]:
@@ -177,7 +175,7 @@ def test_a_mistake_is_one_line_and_status_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Never a traceback, and nothing is left behind."""
+    """There is no traceback, and no file is left."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.toml").write_text("steps = 3", encoding="utf-8")
     (tmp_path / "good.toml").write_text("", encoding="utf-8")
@@ -191,8 +189,7 @@ def test_a_mistake_is_one_line_and_status_2(
 
 
 @pytest.mark.parametrize("arguments", ["", "teach", "clean --output out", "train", "examples --seed x"])
-def test_arguments_that_cannot_be_read_are_status_2(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """As argparse reports them."""
+def test_invalid_arguments_are_status_2(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments.split())
     assert end.value.code == 2
@@ -200,7 +197,7 @@ def test_arguments_that_cannot_be_read_are_status_2(arguments: str, capsys: pyte
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what a person can put right is made one line."""
+    """Only errors that users can fix are one line."""
     from training.corpus import clean
 
     monkeypatch.setattr(clean, "clean", None)
@@ -209,7 +206,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_kubernetes_job_gives_each_pod_its_shard() -> None:
-    """Its arguments are those of the command, and every shard has a pod."""
+    """The command accepts its arguments, and every shard has a pod."""
     job = yaml.safe_load((REPOSITORY / "k8s/clean-job.yaml").read_text(encoding="utf-8"))["spec"]
     (container,) = job["template"]["spec"]["containers"]
     assert (job["completionMode"], container["command"]) == ("Indexed", ["danmaku-train"])

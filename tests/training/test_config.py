@@ -1,4 +1,4 @@
-"""A config says what it means or is refused; the command line may change it."""
+"""A config is valid or refused; command-line options override it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ REPOSITORY = Path(__file__).parents[2]
         ("batch_size = ", "Invalid value"),
     ],
 )
-def test_a_config_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    """In one sentence that names the file and the setting."""
+def test_an_invalid_config_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """The error is one sentence that names the file and the setting."""
     path = tmp_path / "wrong.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=rf"wrong\.toml: .*{message}"):
@@ -46,7 +46,7 @@ def test_a_config_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, mes
 
 
 def test_settings_can_be_changed_on_the_command_line(tiny_toml: Path) -> None:
-    """Numbers, words without quotes, fields of the model; what is not named stays."""
+    """Values are numbers, unquoted words and fields of the model; other settings stay."""
     changes = ["batch_size=32", "optimizer=lamb", "model.hidden_dropout_prob=0.2", "learning_rate=1e-3"]
     config, changed = read_config(tiny_toml), read_config(tiny_toml, changes)
     assert changed == replace(
@@ -67,14 +67,14 @@ def test_settings_can_be_changed_on_the_command_line(tiny_toml: Path) -> None:
         ("batch_size=abc", "--set batch_size=abc: invalid batch_size: 'abc'; expected an integer"),
     ],
 )
-def test_an_override_that_cannot_be_meant_is_refused(tiny_toml: Path, override: str, message: str) -> None:
-    """The error names it, not the file."""
+def test_an_invalid_override_is_refused(tiny_toml: Path, override: str, message: str) -> None:
+    """The error names the override, not the file."""
     with pytest.raises(ValueError, match=message):
         read_config(tiny_toml, ["learning_rate=1e-3", override])
 
 
-def test_a_batch_is_shared_out_evenly_or_not_at_all() -> None:
-    """Over replicas, and over the micro-batches of each."""
+def test_a_batch_must_be_divisible() -> None:
+    """Replicas and their micro-batches have equal parts."""
     assert TrainConfig(batch_size=64).micro_batches(8) == 1
     assert TrainConfig(batch_size=64, micro_batch_size=4).micro_batches(8) == 2
     with pytest.raises(ValueError, match="expected a multiple of 63, for 3 replicas with micro-batches of 21"):
@@ -86,13 +86,13 @@ OF_ALIGN = [path for path in CONFIGS if path.stem.endswith(("-moments", "-pairs"
 
 
 @pytest.mark.parametrize("path", OF_ALIGN, ids=lambda p: p.stem)
-def test_every_config_of_align_can_be_read(path: Path) -> None:
+def test_every_config_of_align_is_valid(path: Path) -> None:
     assert isinstance(read_align_config(path), AlignConfig)
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path not in OF_ALIGN], ids=lambda p: p.stem)
-def test_every_config_that_ships_can_be_read(path: Path) -> None:
-    """And describes a model that can be built."""
+def test_every_bundled_config_is_valid(path: Path) -> None:
+    """It describes a model that can be built."""
     config = read_config(path)
     assert isinstance(config, TrainConfig)
     BertConfig(**{**config.model, "vocab_size": 100})

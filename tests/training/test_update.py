@@ -1,4 +1,4 @@
-"""A model goes on with new recordings, and is not exported if it forgets the old ones."""
+"""A model is trained on new recordings, and not exported if it forgets the old ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CONFIG = AlignConfig(
 
 @pytest.fixture
 def recordings(danmaku: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """New ones and old ones, each with some that are held out."""
+    """New recordings and old ones, each with some that are held out."""
     files = sorted(danmaku.glob("**/*.csv"), key=lambda file: split_of(file.stem, HELDOUT))
     for number, file in enumerate(files):
         folder = tmp_path / ("new" if number % 2 else "old")
@@ -42,14 +42,14 @@ def recordings(danmaku: Path, tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "new", tmp_path / "old"
 
 
-def test_replay_is_as_long_as_what_is_new_and_not_held_out(recordings: tuple[Path, Path]) -> None:
+def test_replay_is_as_large_as_the_new_recordings_and_not_held_out(recordings: tuple[Path, Path]) -> None:
     new, old = recordings
     chosen = choose_replay([new], [old], HELDOUT)
     assert chosen and all(file.parent == old and split_of(file.stem, HELDOUT) == "train" for file in chosen)
 
 
 @pytest.mark.parametrize("is_worse", [False, True])
-def test_a_model_is_exported_unless_it_lost_what_it_knew(
+def test_a_model_is_exported_unless_it_got_worse(
     is_worse: bool,
     recordings: tuple[Path, Path],
     models: tuple[Path, Path],
@@ -75,7 +75,7 @@ def test_a_model_is_exported_unless_it_lost_what_it_knew(
     assert "| masked_lm_accuracy, old |" in found.markdown()
 
 
-def test_a_fall_within_the_interval_is_no_loss() -> None:
+def test_a_decrease_within_the_interval_is_not_a_loss() -> None:
     before = Mean(0.40, 0.38, 0.42, 100)
     assert not Change("", True, before, replace(before, value=0.385)).is_worse
     assert Change("", True, before, replace(before, value=0.37)).is_worse

@@ -73,10 +73,12 @@ def align(
     config = config.on(fast_bfloat16=bool(tf.config.list_logical_devices("GPU")))
     opened = open_mean(models)
     if config.dims[-1] != opened.config.hidden_size:
-        raise ValueError(f"the last of dims is {config.dims[-1]}; it must be hidden_size, {opened.config.hidden_size}")
+        raise ValueError(
+            f"invalid dims: the last is {config.dims[-1]}; expected hidden_size, {opened.config.hidden_size}"
+        )
     if not 1 <= -config.pooling_layer <= opened.config.num_hidden_layers:
         raise ValueError(
-            f"pooling_layer is {config.pooling_layer}; it must be from -1, the last, to "
+            f"invalid pooling_layer: {config.pooling_layer}; expected -1, the last, to "
             f"-{opened.config.num_hidden_layers}, the first"
         )
     _prepare(config, workdir, opened, recordings, general or [], heldout)
@@ -287,7 +289,7 @@ def _prepare(
             for name in (timed_lines.FILE, cooccurrence.FILE):
                 (workdir / name).unlink(missing_ok=True)
         write_text(workdir / "vocab.txt", "\n".join(opened.tokenizer.vocab) + "\n")
-        write_text(workdir / "bert_config.json", opened.config.to_json())
+        write_text(workdir / "bert_config.json", replace(opened.config, matryoshka_dimensions=config.dims).to_json())
         write_text(path, json.dumps(description, indent=2) + "\n")
     elif old is None:
         raise MismatchedRun(f"{workdir} holds a checkpoint but no run.json, so it is not the workdir of a run")

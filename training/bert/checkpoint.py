@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 from service.model_directory import find_checkpoint
 from training.files import write_text
 
@@ -44,6 +42,8 @@ def save(directory: Path, step: int, model: Mapping[str, Any], state: Mapping[st
 
 def write(prefix: Path, tensors: Mapping[str, Any]) -> None:
     """Writes one checkpoint, `prefix`.index and its data file, with the tensors under their names."""
+    import tensorflow as tf  # here, because other formats are exported without it
+
     names = sorted(tensors)
     values = [tf.convert_to_tensor(tensors[name]) for name in names]
     tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=[""] * len(names), tensors=values)

@@ -71,6 +71,11 @@ def encode(
 
     With `dropout_seed` (two int32), dropout is on and a function of the seed. Raises ValueError for too many tokens.
     """
+    if (config.hidden_act, config.layer_norm_eps) != ("gelu", LAYER_NORM_EPSILON):
+        raise ValueError(
+            f"invalid hidden_act {config.hidden_act!r} with layer_norm_eps {config.layer_norm_eps:g}; expected gelu "
+            f"and {LAYER_NORM_EPSILON:g}, the only ones that can be trained"
+        )
     dropout = _Dropout(dropout_seed)
     length = _sizes(input_ids)[1]
     if isinstance(length, int) and length > config.max_position_embeddings:

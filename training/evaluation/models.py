@@ -11,6 +11,7 @@ import numpy as np
 
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import EncoderOptions
+from service.huggingface import Pooling
 from service.model_directory import BertConfig
 from training.evaluation.baselines import normalize_rows
 
@@ -43,7 +44,7 @@ def embed_layers(directory: Path, texts: list[str]) -> dict[str, np.ndarray]:
     layers = list(range(-1, -config.num_hidden_layers - 1, -1))
     vectors = embed(directory, texts, EncoderOptions(pooling_layer=tuple(layers)))
     parts = dict(zip(layers, map(normalize_rows, np.split(vectors, len(layers), axis=1)), strict=True))
-    first = EncoderOptions().pooling_layer[0]
+    first = Pooling().layer[0]
     found = {str(layer): parts[layer] for layer in sorted(layers, key=lambda layer: layer != first)}
     return found | {"all": np.concatenate(list(parts.values()), axis=1)}
 

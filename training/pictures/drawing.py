@@ -19,7 +19,7 @@ from training.files import temporary_name
 from training.pictures.labels import Box, place_all
 from training.pictures.panel import Panel
 
-FONTS = (
+FONTS = (  # families with Chinese characters
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
     "Noto Sans SC",
@@ -66,13 +66,13 @@ def draw(panels: Sequence[Panel], output: Path) -> None:
             figure.savefig(temporary, format=output.suffix[1:], metadata=metadata)
 
 
-def find_font() -> str:
-    """Returns the family of an installed font with Chinese. Raises FileNotFoundError if there is none."""
+def find_font(names: Sequence[str] = FONTS) -> str:
+    """Returns the first of the families that is installed. Raises FileNotFoundError if there is none."""
     # Matplotlib caches its list of fonts; a font installed since is found only by a new scan.
     for fonts in (font_manager.fontManager, None):
         fonts = fonts or font_manager.FontManager()
         installed = {entry.name: entry.fname for entry in fonts.ttflist}
-        for name in FONTS:
+        for name in names:
             if name in installed and Path(installed[name]).exists():
                 if fonts is not font_manager.fontManager:
                     font_manager.fontManager.addfont(installed[name])

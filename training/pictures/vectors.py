@@ -26,8 +26,6 @@ from service.encoders.pooled_worker import resolve
 from service.encoders.worker_connection import WorkerConnection, WorkerFailed, WorkerLost
 from service.wire import parse_address
 
-TIMEOUT_S = 20.0
-
 
 @dataclass(frozen=True)
 class Vectors:
@@ -37,12 +35,12 @@ class Vectors:
     values: np.ndarray
 
 
-def vectors_of(source: str, texts: list[str]) -> Vectors:
+def vectors_of(source: str, texts: list[str], *, timeout_s: float = 20.0) -> Vectors:
     """Returns the vectors of the texts. Raises OSError or ValueError if the source does not provide them."""
     if source.startswith(("http://", "https://")):
-        return _from_gateway(source, texts)
+        return _from_gateway(source, texts, timeout_s)
     if source.startswith("bert://"):
-        return _from_worker(source, texts)
+        return _from_worker(source, texts, timeout_s)
     return _from_directory(Path(source), texts)
 
 
@@ -54,21 +52,21 @@ def _from_directory(directory: Path, texts: list[str]) -> Vectors:
         return Vectors(encoder.model.name, values)
 
 
-def _from_gateway(url: str, texts: list[str]) -> Vectors:
+def _from_gateway(url: str, texts: list[str], timeout_s: float) -> Vectors:
     try:
-        with Client(url.rstrip("/").removesuffix("/embed"), timeout_s=TIMEOUT_S) as client:
+        with Client(url.rstrip("/").removesuffix("/embed"), timeout_s=timeout_s) as client:
             embedded = client.embed(texts)
     except GatewayError as error:
         raise OSError(str(error)) from None
     return Vectors(embedded.model, embedded.vectors)
 
 
-def _from_worker(url: str, texts: list[str]) -> Vectors:
+def _from_worker(url: str, texts: list[str], timeout_s: float) -> Vectors:
     host, port, port_out = parse_address(url)
     try:
-        config, values = asyncio.run(_ask_worker(host, port, port_out, texts))
+        config, values = asyncio.run(_ask_worker(host, port, port_out, texts, timeout_s))
     except TimeoutError:
-        raise OSError(f"{url} did not answer within {TIMEOUT_S:g} s") from None
+        raise OSError(f"{url} did not answer within {timeout_s:g} s") from None
     except (WorkerLost, WorkerFailed, OSError) as error:
         raise OSError(f"no vectors from {url} ({error}); expected a worker that listens on these ports") from None
     if values.shape[:1] != (len(texts),):
@@ -77,12 +75,14 @@ def _from_worker(url: str, texts: list[str]) -> Vectors:
     return Vectors(Path(str(directory)).name, np.asarray(values, np.float32))
 
 
-async def _ask_worker(host: str, port: int, port_out: int, texts: list[str]) -> tuple[dict[str, Any], np.ndarray]:
+async def _ask_worker(
+    host: str, port: int, port_out: int, texts: list[str], timeout_s: float
+) -> tuple[dict[str, Any], np.ndarray]:
     """Returns what the worker says of itself, and the vectors [n, dim]."""
     [address, *_] = await resolve(host)
     with zmq.asyncio.Context() as context:
         async with (
             WorkerConnection(context, address, port, port_out, lambda _: None) as link,
-            asyncio.timeout(TIMEOUT_S),
+            asyncio.timeout(timeout_s),
         ):
             return link.config, await link.encode(texts)

@@ -37,7 +37,7 @@ class Files:
 
 
 def look_at(paths: Sequence[Path], options: Options) -> Files:
-    """The files that are read, those that are refused, and those of folders that are not recordings.
+    """Returns the files that are read, those that are refused, and those in folders that are not recordings.
 
     Raises RecordingError if no file is read.
     """
@@ -57,7 +57,7 @@ def look_at(paths: Sequence[Path], options: Options) -> Files:
 
 
 def rows_of(path: Path, options: Options) -> Iterator[tuple[Row, int]]:
-    """The rows of a file, and how many of its bytes were read by then."""
+    """Yields the rows of a file, and how many of its bytes have been read by then."""
     recording = open_recording(path, options)
     with path.open("rb") as source:
         for number, row in enumerate(recording.rows_from(source), 1):

@@ -63,7 +63,9 @@ def run(parsed: argparse.Namespace) -> int:
     output, given = open_output(parsed.output), given_settings(parsed)
     if parsed.url and given:
         flag = next(iter(given)).replace("_", "-")
-        raise ConfigurationError(f"--{flag} cannot be combined with --url: the gateway has its own settings")
+        raise ConfigurationError(
+            f"invalid --{flag}: the gateway at --url has its own settings; expected only one of the two"
+        )
     options = {"normalize": parsed.normalize}
     embedder = open_gateway(parsed.url, **options) if parsed.url else open_model(Settings(**given), **options)
     try:

@@ -96,7 +96,7 @@ async def test_a_danmaku_posted_often_is_one_item_with_a_count(http: httpx.Async
     assert [match["count"] for match in await similar(http, query="草")] == [4]
 
 
-async def test_what_cannot_be_taken_is_refused_beside_the_others(http: httpx.AsyncClient) -> None:
+async def test_invalid_items_are_refused_and_the_others_added(http: httpx.AsyncClient) -> None:
     huge = {"text": "草", "metadata": {"n": "草" * 5000}}
     bad = [
         "草",
@@ -116,7 +116,7 @@ async def test_what_cannot_be_taken_is_refused_beside_the_others(http: httpx.Asy
     assert reasons[2:] == [(index, "invalid_request") for index in (3, 4, 5, 6, 7)]
 
 
-async def test_searches_go_by_text_by_id_and_by_vector(http: httpx.AsyncClient) -> None:
+async def test_searches_accept_a_text_an_id_or_a_vector(http: httpx.AsyncClient) -> None:
     await add(
         http, {"text": "草", "id": "a/b", "metadata": {"room": 3}}, {"text": "晚安", "metadata": {"room": 4}}, "aqua"
     )
@@ -178,7 +178,7 @@ async def test_collections_are_listed_described_and_dropped(http: httpx.AsyncCli
     assert (await http.put("/collections/no.name")).status_code == 422
 
 
-async def test_metrics_name_no_collection(http: httpx.AsyncClient) -> None:
+async def test_metrics_do_not_name_collections(http: httpx.AsyncClient) -> None:
     await add(http, "草")
     await similar(http, query="草")
     metrics = (await http.get("/metrics")).text
@@ -188,7 +188,7 @@ async def test_metrics_name_no_collection(http: httpx.AsyncClient) -> None:
     assert "/collections/room" not in metrics
 
 
-async def test_a_stream_keeps_what_came_before_its_error(tiny_model: Path, tmp_path: Path) -> None:
+async def test_items_before_the_error_of_a_stream_are_kept(tiny_model: Path, tmp_path: Path) -> None:
     async with gateway(tiny_model, tmp_path / "collections", max_body_bytes=100) as http:
         await http.put("/collections/room")
         body = '"草"\n{"text"\n\n"晚安"\n'
@@ -201,7 +201,7 @@ async def test_a_stream_keeps_what_came_before_its_error(tiny_model: Path, tmp_p
         assert (await http.get("/collections/room")).json()["count"] == 3
 
 
-async def test_a_late_answer_is_a_504(http: httpx.AsyncClient) -> None:
+async def test_a_late_response_is_a_504(http: httpx.AsyncClient) -> None:
     body = json.dumps([{"text": "草" + "哈" * (n % 9) + "好" * (n // 9)} for n in range(200)])
     answer = await http.post("/collections/room/danmaku", content=body, headers=JSON | {"X-Timeout-Ms": "1"})
     assert (answer.status_code, answer.json()["error_type"]) == (504, "out_of_time")
@@ -226,7 +226,7 @@ def test_a_hundred_thousand_lines_take_no_more_memory(tiny_model: Path, tmp_path
 # A change of model
 
 
-async def test_another_model_has_to_rebuild(tiny_model: Path, tmp_path: Path) -> None:
+async def test_a_new_model_requires_a_rebuild(tiny_model: Path, tmp_path: Path) -> None:
     directory = tmp_path / "collections"
     async with gateway(tiny_model, directory) as http:
         await http.put("/collections/room")
@@ -245,10 +245,12 @@ async def test_another_model_has_to_rebuild(tiny_model: Path, tmp_path: Path) ->
         assert [info["name"] for info in (await http.get("/collections")).json()["collections"]] == ["default", "room"]
 
 
-async def test_what_changes_during_a_rebuild_is_not_lost(
+async def test_changes_during_a_rebuild_are_not_lost(
     tmp_path: Path, recording_encoder: RecordingEncoder, metrics: Metrics
 ) -> None:
-    """Deletions here and additions by gateways of the former model; the collection stays readable throughout."""
+    """There are deletions here and additions by gateways of the former model; the collection stays
+    readable throughout.
+    """
     encoder, cache = recording_encoder, MemoryCache(max_bytes=2**20, metrics=metrics)
     store = await open_store(f"sqlite://{tmp_path}/c")
     async with Embedder(encoder, cache, metrics) as embedder:
@@ -302,17 +304,17 @@ async def test_an_interrupted_rebuild_is_continued(
 # The collection by default, and where collections are
 
 
-def test_the_danmaku_of_the_service_are_those_of_the_recipe() -> None:
+def test_the_default_danmaku_are_those_of_the_recipe() -> None:
     assert read_danmaku() == (ROOT / "training" / "pictures" / "words.txt").read_text(encoding="utf-8").splitlines()
 
 
-async def test_a_newcomers_first_search_has_an_answer(tmp_path: Path) -> None:
+async def test_the_first_search_of_a_new_gateway_finds_something(tmp_path: Path) -> None:
     async with gateway(ROOT / "models" / "danmaku-bert-mini", tmp_path / "c") as http:
         await until_made(http)
         assert (await similar(http, collection="default", query="草"))[0]["text"] == "草"
 
 
-async def test_the_default_follows_the_model_and_stays_dropped(tiny_model: Path, tmp_path: Path) -> None:
+async def test_the_default_collection_follows_the_model_and_stays_dropped(tiny_model: Path, tmp_path: Path) -> None:
     async with gateway(tiny_model, tmp_path / "c") as http:
         before = await until_made(http)
     async with gateway(tiny_model, tmp_path / "c", pooling_strategy="CLS_TOKEN") as http:

@@ -1,4 +1,4 @@
-"""`danmaku bench` as people run it: what it reports is what the gateway was asked, and when."""
+"""`danmaku bench` as users run it: its report matches the requests that the gateway received, and their times."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def gateway(tiny_model: Path) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def danmaku(tmp_path: Path) -> Path:
-    """100 lines, among which ten different ones come ten times each."""
+    """100 lines: ten distinct ones, ten times each."""
     path = tmp_path / "danmaku.txt"
     path.write_text("".join(f"{character}好\n" for character in "草哈阿夸晚安来死你他" * 10), encoding="utf-8")
     return path
@@ -47,7 +47,9 @@ def lookups(http: httpx.Client, result: str) -> float:
 
 
 def test_a_closed_loop_replays_the_whole_file_once(tiny_model: Path, danmaku: Path) -> None:
-    """In its own order: with one caller and ten lines each, the first request misses ten times, the others never."""
+    """With one caller and ten lines per request, in the file's order, the first request misses ten times, the others
+    never.
+    """
     with serving(model=f"onnx://{tiny_model}") as (http, _):
         found = figures(http, danmaku, "--concurrency", "1", "--texts-per-request", "10", "--encoding", "float")
 
@@ -69,7 +71,7 @@ def test_the_last_lines_are_a_short_request(gateway: httpx.Client, danmaku: Path
 
 
 def test_an_open_loop_keeps_its_rate(gateway: httpx.Client, danmaku: Path) -> None:
-    """Whether the gateway is quick or not: twenty requests, 0.05 s apart, take 0.95 s at least."""
+    """The rate does not depend on the gateway: twenty requests, 0.05 s apart, take at least 0.95 s."""
     found = figures(gateway, danmaku, "--rate", "20", "--requests", "20", "--texts-per-request", "2")
 
     assert (found["loop"], found["requests"], found["concurrency"]) == ("open", 20, None)
@@ -83,8 +85,8 @@ def test_time_ends_a_replay(gateway: httpx.Client, danmaku: Path) -> None:
     assert 1 <= found["requests"] <= 5
 
 
-def test_a_stall_is_seen_by_all_who_were_due(tiny_model: Path, danmaku: Path) -> None:
-    """The gateway stands still for a second: with 20 requests a second, many wait for long, not one."""
+def test_a_stall_delays_all_requests_that_were_due(tiny_model: Path, danmaku: Path) -> None:
+    """The gateway stalls for a second: with 20 requests a second, many of them wait long, not one."""
     with serving(model=f"onnx://{tiny_model}") as (http, process):
         path = danmaku.with_name("figures.json")
         command = [sys.executable, "-m", "service", "bench", str(danmaku), "--url", str(http.base_url)]
@@ -106,7 +108,7 @@ def test_a_stall_is_seen_by_all_who_were_due(tiny_model: Path, danmaku: Path) ->
 
 
 def test_errors_are_counted_by_type(gateway: httpx.Client, danmaku: Path) -> None:
-    """If nothing was answered, the command's status says so, too."""
+    """If nothing was answered, the command fails."""
     path = danmaku.with_name("figures.json")
     done = bench(danmaku, "--url", str(gateway.base_url), "--texts-per-request", "50", "--json", path)
 
@@ -115,8 +117,8 @@ def test_errors_are_counted_by_type(gateway: httpx.Client, danmaku: Path) -> Non
     assert json.loads(path.read_bytes())["latency_ms"] is None
 
 
-def test_too_much_is_refused_and_not_failed(tiny_model: Path, danmaku: Path) -> None:
-    """A queue with room for one text, and thirty callers."""
+def test_overload_is_counted_as_refused(tiny_model: Path, danmaku: Path) -> None:
+    """The queue has room for one text, and there are thirty callers."""
     limits = ["--max-queue-texts", "1", "--max-request-texts", "1"]
     danmaku.write_text(
         "".join(f"{first}{second}\n" for first in "草哈阿夸晚安来死你他" for second in "草哈阿夸晚安来死你他")
@@ -162,7 +164,7 @@ def test_ctrl_c_reports_what_was_measured(gateway: httpx.Client, danmaku: Path) 
         (["{file}", "--json", "{none}/x.json"], 1, "invalid --json: the directory"),
     ],
 )
-def test_what_cannot_be_done_is_explained(
+def test_invalid_arguments_are_explained(
     gateway: httpx.Client, danmaku: Path, flags: list[str], status: int, message: str
 ) -> None:
     danmaku.with_name("empty").touch()
@@ -173,7 +175,7 @@ def test_what_cannot_be_done_is_explained(
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_no_gateway_is_said_before_any_load(danmaku: Path) -> None:
+def test_a_missing_gateway_is_reported_before_any_load(danmaku: Path) -> None:
     (port,) = free_ports(1)
     done = bench(danmaku, "--url", f"http://127.0.0.1:{port}", "--timeout-s", "0.5")
 

@@ -1,4 +1,4 @@
-"""`danmaku embed` as people run it: row n is line n, and a killed run resumes as if nothing had happened."""
+"""`danmaku embed` as users run it: row n is line n, and a killed run resumes with the same result."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def refused(*arguments: str | Path, status: int = 1, **settings: str) -> str:
 
 
 def vectors_of(path: Path) -> np.ndarray:
-    """[lines, dim] of any kind of output, NaN where there is none."""
+    """Returns [lines, dim] from any kind of output, with NaN for lines without a vector."""
     if path.suffix == ".npy":
         return np.load(path)
     if path.suffix == ".ndjson":
@@ -79,7 +79,7 @@ def input_file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("suffix", [".npy", ".ndjson", ".parquet"])
 def test_every_line_has_its_row(input_file: Path, tiny_model: Path, gateway: httpx.Client, suffix: str) -> None:
-    """The same vectors as the gateway's own answer; a line without one keeps its place, and is counted."""
+    """The vectors equal those of the gateway; a line without a vector keeps its row and is counted."""
     output = input_file.with_name("out" + suffix)
     told = done(input_file, "--output", output, "--encoder", f"onnx://{tiny_model}")
     answer = gateway.post("/embed", json=LINES).json()
@@ -93,10 +93,10 @@ def test_every_line_has_its_row(input_file: Path, tiny_model: Path, gateway: htt
 
 @pytest.mark.parametrize("suffix", [".npy", ".ndjson", ".parquet"])
 @pytest.mark.parametrize("flags", [[], ["--normalize"]])
-def test_through_a_gateway_the_vectors_are_its_own(
+def test_with_a_gateway_the_vectors_are_the_gateways(
     tmp_path: Path, gateway: httpx.Client, suffix: str, flags: list[str]
 ) -> None:
-    """To the last bit; in blocks longer than it takes in one request."""
+    """They are equal to the last bit; blocks are longer than the gateway accepts in one request."""
     lines = [*LINES, *many_lines(1200)]
     output = tmp_path / f"out{suffix}"
     done("-", "--output", output, "--url", str(gateway.base_url), *flags, text="\n".join(lines))
@@ -108,7 +108,7 @@ def test_through_a_gateway_the_vectors_are_its_own(
 
 
 def test_tables_have_texts_and_reasons(input_file: Path, gateway: httpx.Client) -> None:
-    """NDJSON and Parquet say the same."""
+    """NDJSON and Parquet contain the same."""
     for suffix in (".ndjson", ".parquet"):
         done(input_file, "--output", input_file.with_suffix(suffix), "--url", str(gateway.base_url))
     rows = [json.loads(line) for line in input_file.with_suffix(".ndjson").read_text(encoding="utf-8").splitlines()]
@@ -126,7 +126,7 @@ def test_tables_have_texts_and_reasons(input_file: Path, gateway: httpx.Client) 
 
 
 def test_a_line_ends_at_its_newline_and_nowhere_else(tmp_path: Path, gateway: httpx.Client) -> None:
-    """Danmaku hold strange characters; one that is no UTF-8 is said to be, and is not taken for blank."""
+    """Danmaku contain other separators; a line that is not UTF-8 is reported as such, not as blank."""
     (tmp_path / "in.txt").write_bytes(
         "草\u2028好\r\n\x0b\x85\x1c晚安\n".encode() + b"\xff\xfe\n" + "草\n".encode() * 100 + "没有换行".encode()
     )
@@ -155,7 +155,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def kill_in_the_middle(output: Path, lines: list[str], *flags: str | Path) -> int:
-    """Starts a run on a pipe, kills it with -9 when something is noted, and says how many lines that were."""
+    """Runs on a pipe, kills the run with SIGKILL once it has noted some lines, and returns how many."""
     process = subprocess.Popen(command("-", "--output", output, *flags), cwd=ROOT, stdin=subprocess.PIPE)
     note = output.with_name(output.name + ".part.json")
     assert process.stdin
@@ -174,8 +174,8 @@ def kill_in_the_middle(output: Path, lines: list[str], *flags: str | Path) -> in
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".ndjson", ".parquet"])
-def test_a_run_that_was_killed_goes_on(tmp_path: Path, gateway: httpx.Client, suffix: str) -> None:
-    """With -9, and with half a block behind what counts; the end is as if nothing had happened, to the last bit."""
+def test_a_killed_run_resumes(tmp_path: Path, gateway: httpx.Client, suffix: str) -> None:
+    """It is killed with half a block written; the final result is equal to the last bit."""
     lines = many_lines(12_000)
     (tmp_path / "in.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     flags = ["--url", str(gateway.base_url)]
@@ -194,8 +194,10 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, gateway: httpx.Client, su
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_run_goes_on_with_the_same_things_only(tmp_path: Path, gateway: httpx.Client, tiny_model: Path) -> None:
-    """Another input, another model, another kind of vector, a lost end: each is told, and nothing is touched."""
+def test_a_run_resumes_only_with_the_same_input_and_settings(
+    tmp_path: Path, gateway: httpx.Client, tiny_model: Path
+) -> None:
+    """Another input, model or kind of vector, or a truncated file, is reported, and no file changes."""
     lines = many_lines(12_000)
     good, other, output = tmp_path / "in.txt", tmp_path / "other.txt", tmp_path / "out.npy"
     part, note = tmp_path / "out.npy.part", tmp_path / "out.npy.part.json"
@@ -222,7 +224,7 @@ def test_a_run_goes_on_with_the_same_things_only(tmp_path: Path, gateway: httpx.
     assert "12,000 lines" in done(good, *flags)
 
 
-def test_two_runs_do_not_write_one_file(tmp_path: Path, gateway: httpx.Client, input_file: Path) -> None:
+def test_two_runs_cannot_write_one_file(tmp_path: Path, gateway: httpx.Client, input_file: Path) -> None:
     output = tmp_path / "out.npy"
     flags = ["--output", output, "--url", str(gateway.base_url)]
     first = subprocess.Popen(command("-", *flags), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
@@ -238,7 +240,7 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path, gateway: httpx.Client, i
     assert len(np.load(output)) == 1
 
 
-def test_ctrl_c_keeps_what_is_done(tmp_path: Path, gateway: httpx.Client) -> None:
+def test_ctrl_c_keeps_finished_lines(tmp_path: Path, gateway: httpx.Client) -> None:
     flags = ["--output", tmp_path / "out.npy", "--url", str(gateway.base_url)]
     process = subprocess.Popen(
         command("-", *flags), cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
@@ -273,7 +275,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, gateway: httpx.Client) -> Non
         (["{input}", "--output", "{dir}/x.npy", "--encoder", "onnx://nowhere"], "nowhere"),
         (
             ["{input}", "--output", "{dir}/x.npy", "--url", "http://127.0.0.1:1", "--threads", "1"],
-            "--threads cannot be combined with --url",
+            "invalid --threads: the gateway at --url has its own settings",
         ),
         (
             ["{dir}/long.txt", "--output", "{dir}/x.npy", "--encoder", "{model}"],
@@ -281,10 +283,10 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, gateway: httpx.Client) -> Non
         ),
     ],
 )
-def test_what_cannot_be_done_is_explained(
+def test_invalid_arguments_are_explained(
     input_file: Path, tiny_model: Path, arguments: list[str], message: str
 ) -> None:
-    """And leaves nothing behind, unless something was done."""
+    """A failed command leaves no file unless lines were finished."""
     places = {"input": str(input_file), "dir": str(input_file.parent), "model": f"onnx://{tiny_model}"}
     input_file.with_name("there.npy").write_bytes(b"mine")
     input_file.with_name("long.txt").write_bytes(b"a\n" + b"a" * 2**20 + b"\n")
@@ -295,7 +297,7 @@ def test_what_cannot_be_done_is_explained(
     assert input_file.with_name("there.npy").read_bytes() == b"mine"
 
 
-def test_a_setting_that_is_none_is_explained(input_file: Path) -> None:
+def test_an_invalid_setting_is_explained(input_file: Path) -> None:
     output = input_file.with_name("x.npy")
 
     assert "threads" in refused(input_file, "--output", output, "--threads", "0", status=2)
@@ -310,8 +312,8 @@ def test_parquet_without_pyarrow_names_what_to_install(input_file: Path, tmp_pat
     assert "pip install 'danmaku-embedding[parquet]'" in told
 
 
-def test_on_a_terminal_there_is_a_bar(input_file: Path, gateway: httpx.Client) -> None:
-    """With lines done, of how many, and the rate; with --quiet there is none."""
+def test_a_terminal_shows_a_progress_bar(input_file: Path, gateway: httpx.Client) -> None:
+    """It shows lines done, their total, and the rate; --quiet hides it."""
     shown = {}
     for name, flags in (("bar", []), ("quiet", ["--quiet"])):
         ours, theirs = pty.openpty()

@@ -70,7 +70,7 @@ def _timed(lines: list[Line]) -> list[Danmaku]:
 @pytest.mark.parametrize("kind", WRITERS)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(danmaku=st.lists(st.tuples(TEXTS, SECONDS), min_size=1, max_size=6))
-def test_any_danmaku_comes_back_from_every_command(kind: str, danmaku: list[Danmaku]) -> None:
+def test_every_command_reads_back_what_was_written(kind: str, danmaku: list[Danmaku]) -> None:
     suffix, write = WRITERS[kind]
     with TemporaryDirectory() as directory:
         path = Path(directory) / f"1{suffix}"
@@ -89,7 +89,7 @@ def test_any_danmaku_comes_back_from_every_command(kind: str, danmaku: list[Danm
 
 @given(texts=st.lists(TEXTS.map(lambda text: f"好{text}"), min_size=1, max_size=6))
 @settings(max_examples=15, deadline=None)
-def test_plain_text_comes_back_line_by_line(texts: list[str]) -> None:
+def test_plain_text_is_read_line_by_line(texts: list[str]) -> None:
     with TemporaryDirectory() as directory:
         path = Path(directory) / "a.txt"
         path.write_text("\n".join(texts), encoding="utf-8")
@@ -158,7 +158,7 @@ COMMANDS: list[Callable[[Path, Path], int]] = [
 def test_garbage_is_refused_with_a_reason_and_nothing_is_stored(
     garbage: str, command: Callable[[Path, Path], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before a gateway is asked: there is none."""
+    """The file is refused before a gateway is contacted: there is none here."""
     name, content, reason = GARBAGE[garbage]
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / name

@@ -1,4 +1,4 @@
-"""Files of the kinds that people have and that were misread once: what a person reads in each is what is read."""
+"""Files as users have them that were once misread: the service reads what a person would read in them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ CASES: dict[str, tuple[str | bytes, list[Danmaku], dict[str, int]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_person_reads_is_what_is_read(name: str, tmp_path: Path) -> None:
+def test_files_are_read_as_a_person_would(name: str, tmp_path: Path) -> None:
     content, danmaku, dropped = CASES[name]
     found, tally = read(written(tmp_path / name, content))
     texts = [each for document in found for each in zip(document.lines, document.seconds, strict=True)]
@@ -143,7 +143,7 @@ class TestLive:
     """A video's file is never taken for a recording."""
 
     def test_in_order_of_posting_over_a_year(self, tmp_path: Path) -> None:
-        """People post within seconds of one another, in a short video."""
+        """In a short video, people post within seconds of one another."""
         rows = [(float(37 * n % 290), 1442496528 + 20 * n + 86400 * 30 * (n // 6)) for n in range(70)]
         assert not is_live(tmp_path / "a.xml", rows)
         (document,) = read(tmp_path / "a.xml")[0]
@@ -157,12 +157,12 @@ class TestLive:
         assert not is_live(tmp_path / "a.xml", [(2.4 * n, posted) for n in range(600)])
 
     def test_with_few_danmaku_in_both_orders(self, tmp_path: Path) -> None:
-        """Days apart, where the video has seconds."""
+        """They were posted days apart, at seconds of the video."""
         assert not is_live(tmp_path / "a.xml", [(1.0, 1442496528), (90.0, 1442496528 + 3 * 86400)])
 
     @pytest.mark.parametrize("unit", [1, 1000])
     def test_a_recording_is_live(self, tmp_path: Path, unit: int) -> None:
-        """Also with a break, of which its own clock knows nothing, and a message that came late."""
+        """It may have a break, which its own clock does not show, and a message that arrived late."""
         rows = [
             (10.0 * n, (1610516217 + 10 * n + (1500 if n > 50 else 0) - (20 if n == 7 else 0)) * unit)
             for n in range(100)
@@ -174,7 +174,7 @@ class TestLive:
 class TestColumns:
     ROWS = "某人甲,12.5,草\n某人乙,13.5,晚安\n"
 
-    def test_are_refused_with_the_first_row_if_they_cannot_be_told_apart(self, tmp_path: Path) -> None:
+    def test_ambiguous_columns_are_refused_with_the_first_row(self, tmp_path: Path) -> None:
         with pytest.raises(RecordingError, match="cannot tell which column .* first row is '某人甲,12.5,草'"):
             open_recording(written(tmp_path / "a.csv", self.ROWS))
 
@@ -191,11 +191,11 @@ class TestColumns:
     @pytest.mark.parametrize(
         ("column", "message"), [("4", "the first row has 3 columns"), ("话", "there is no column '话'")]
     )
-    def test_that_are_not_there_are_an_error(self, tmp_path: Path, column: str, message: str) -> None:
+    def test_missing_columns_are_an_error(self, tmp_path: Path, column: str, message: str) -> None:
         with pytest.raises(RecordingError, match=message):
             open_recording(written(tmp_path / "a.csv", self.ROWS), Options(text_column=column))
 
-    def test_of_which_two_may_be_the_danmaku_are_refused(self, tmp_path: Path) -> None:
+    def test_two_columns_that_may_be_the_danmaku_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(RecordingError, match="several columns may be the danmaku"):
             open_recording(written(tmp_path / "a.csv", "text,content,time\n草,晚安,1\n"))
 
@@ -206,24 +206,24 @@ class TestEncoding:
         found, _ = read(path, Options(encoding="shift_jis"))
         assert found[0].lines == ["こんばんは", "くさ"]
 
-    def test_that_is_wrong_is_refused(self, tmp_path: Path) -> None:
+    def test_a_wrong_name_is_refused(self, tmp_path: Path) -> None:
         path = written(tmp_path / "a.txt", "草原\n晚安\n".encode("gb18030"))
         with pytest.raises(RecordingError, match="most of it is not text in utf-8"):
             open_recording(path, Options(encoding="utf-8"))
 
-    def test_that_nobody_knows_is_refused(self, tmp_path: Path) -> None:
+    def test_an_unknown_name_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(RecordingError, match="invalid encoding 'klingon'"):
             open_recording(written(tmp_path / "a.txt", "草\n"), Options(encoding="klingon"))
 
 
 class TestFolder:
-    def test_two_videos_of_one_name_are_two(self, tmp_path: Path) -> None:
+    def test_two_videos_with_one_name_stay_separate(self, tmp_path: Path) -> None:
         for video_id, text in (("BV1xx411c7mD", "草"), ("BV1xx411c7mE", "晚安")):
             written(tmp_path / video_id / "danmaku.csv", f"{text},1.5,2019-05-12 13:31:10\n")
         names = {open_recording(path).name for path in find_files([tmp_path]).files}
         assert names == {"BV1xx411c7mD/danmaku", "BV1xx411c7mE/danmaku"}
 
-    def test_texts_beside_recordings_are_left_out_and_named(self, tmp_path: Path) -> None:
+    def test_texts_beside_recordings_are_skipped_and_named(self, tmp_path: Path) -> None:
         written(tmp_path / "1.csv", "草,1.5,2019-05-12 13:31:10\n")
         written(tmp_path / "day.txt", "TIME13:31ONLINE61\n草\n")
         for name in ("README.txt", "requirements.txt", "baidu_stopwords.txt", "notes.txt"):
@@ -234,14 +234,14 @@ class TestFolder:
             "README.txt", "requirements.txt", "baidu_stopwords.txt", "notes.txt"
         }  # fmt: skip
 
-    def test_texts_count_where_there_is_nothing_else_or_by_name(self, tmp_path: Path) -> None:
+    def test_texts_are_read_if_named_or_alone(self, tmp_path: Path) -> None:
         written(tmp_path / "README.txt", "某事\n")
         text = written(tmp_path / "a.txt", "草\n")
         assert find_files([tmp_path]).files == [text]
         written(tmp_path / "1.csv", "草,1.5,2019-05-12 13:31:10\n")
         assert text in find_files([tmp_path, text]).files
 
-    def test_of_one_recording_in_two_formats_one_is_read(self, tmp_path: Path) -> None:
+    def test_one_recording_in_two_formats_is_read_once(self, tmp_path: Path) -> None:
         for name in ("a.xml", "a.jsonl"):
             written(tmp_path / name, "")
         found = without_copies(find_files([tmp_path]).files)
@@ -272,5 +272,5 @@ class TestFolder:
     ],
 )
 def test_times_of_posting(value: object, expected: float | None) -> None:
-    """Dates without a zone are Bilibili's."""
+    """Dates without a zone are in Bilibili's."""
     assert unix_time(value) == expected

@@ -1,4 +1,4 @@
-"""What is peculiar to each format: text like structure, structure that is missing, times in several units."""
+"""Pitfalls of each format: text that looks like structure, missing structure, times in several units."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ class TestCsv:
             (",1,2019-01-01 00:00:00", ""),
         ],
     )
-    def test_a_row_gives_its_text_whole(self, tmp_path: Path, row: str, text: str) -> None:
+    def test_a_text_may_contain_separators(self, tmp_path: Path, row: str, text: str) -> None:
         """The text may hold commas and quotes; it ends before the last two columns."""
         assert lines(tmp_path / "1.csv", row + "\n") == [text]
 
-    def test_rows_come_in_the_order_of_the_video(self, tmp_path: Path) -> None:
-        """By seconds as numbers; those of the same second stay as they stand in the file."""
+    def test_rows_are_in_the_order_of_the_video(self, tmp_path: Path) -> None:
+        """Seconds are compared as numbers; danmaku of the same second keep the order of the file."""
         rows = "".join(f"{row},2019-01-01 00:00:00\n" for row in ("c,10.0", "a,2", "d,10", "b,9.5"))
         assert lines(tmp_path / "1.csv", rows) == ["a", "b", "c", "d"]
 
-    def test_rows_that_are_no_danmaku_are_counted(self, tmp_path: Path) -> None:
-        """Fragments of scripts, rows without a valid time; empty rows at the end of a file are nothing at all."""
+    def test_other_rows_are_counted(self, tmp_path: Path) -> None:
+        """Fragments of scripts and rows without a valid time are counted; empty rows at the end of a file are not."""
         rows = ["草,1,2019-01-01 00:00:00", "<script>", "草,x,2019-01-01 00:00:00", "草,1", "", " "]
         found, tally = read(written(tmp_path / "1.csv", "\n".join(rows)))
         assert ([doc.lines for doc in found], tally.rows, tally.dropped) == ([["草"]], 4, {"malformed row": 3})
 
-    def test_bytes_that_are_not_utf8_spoil_one_line_only(self, tmp_path: Path) -> None:
-        """The rest of the video is still read; the line with them is not text."""
+    def test_invalid_utf8_affects_one_line_only(self, tmp_path: Path) -> None:
+        """That line is dropped, and the rest of the video is read."""
         rows = b"a\xffb,1,2019-01-01 00:00:00\nc,2,2019-01-01 00:00:00\n"
         assert lines(tmp_path / "1.csv", rows) == ["c"]
 
@@ -54,35 +54,35 @@ class TestDayFile:
         path = written(tmp_path / "2019-5-12.txt", "TIME9:59ONLINE1\n草\nTIME10:0ONLINE1\n草\n")
         assert len(read(path, Options(session_gap_s=gap_s))[0]) == expected
 
-    def test_a_silence_of_viewers_alone_splits_nothing(self, tmp_path: Path) -> None:
-        """The count goes on every minute: the stream is on."""
+    def test_silent_viewers_do_not_end_a_stream(self, tmp_path: Path) -> None:
+        """The viewer count is still recorded every minute, so the stream is on."""
         counts = "".join(f"TIME14:{minute}ONLINE58\n" for minute in range(60))
         path = written(tmp_path / "1.txt", f"TIME14:0ONLINE5\n1:早\n{counts}1:晚\nV1\n")
         assert [doc.lines for doc in read(path)[0]] == [["早", "晚"]]
 
-    def test_midnight_splits_nothing(self, tmp_path: Path) -> None:
+    def test_midnight_does_not_end_a_stream(self, tmp_path: Path) -> None:
         path = written(tmp_path / "1.txt", "TIME23:59ONLINE1\n草\nTIME0:0ONLINE1\n草\n")
         assert len(read(path)[0]) == 1
 
     @pytest.mark.parametrize("trailer", ["", "V1\n", "SPEAKERNUM1;5:阿猫:3\n", "SPEAKERNUM1;5:阿猫:3\nV1\n"])
     def test_the_version_is_found_with_and_without_the_last_lines(self, tmp_path: Path, trailer: str) -> None:
-        """A short number is a person's as well as a long one."""
+        """A short number may also be a user id."""
         assert lines(tmp_path / "1.txt", f"TIME1:0ONLINE1\n5:草:好\n5:晚安\n{trailer}") == ["草:好", "晚安"]
 
-    def test_two_rooms_on_one_day_are_two_names(self) -> None:
+    def test_two_rooms_on_one_day_have_different_names(self) -> None:
         assert name_of(Path("rooms/1000/2021-1-13.txt")) != name_of(Path("rooms/1001/2021-1-13.txt"))
 
 
 class TestXml:
     @pytest.mark.parametrize("unit", [1, 1000])
     def test_seconds_and_milliseconds_split_alike(self, tmp_path: Path, unit: int) -> None:
-        """Nine minutes of silence do not, eleven do."""
+        """Nine minutes of silence do not split a recording, eleven do."""
         times = (0, 540, 1200)
         rows = "".join(d("草", f"{t}.0,1,25,1,{(1610516217 + t) * unit},0,1,0") for t in times)
         assert [len(doc.lines) for doc in read(written(tmp_path / "a.xml", f"<i>{rows}</i>"))[0]] == [2, 1]
 
     def test_a_video_is_sorted_and_never_split(self, tmp_path: Path) -> None:
-        """People write under it for years."""
+        """Viewers comment on it for years."""
         rows = d("后", "500.0,1,25,1,1400000000,0,a,9") + d("先", "2.0,1,25,1,1600000000,0,b,8")
         assert [doc.lines for doc in read(written(tmp_path / "a.xml", f"<i>{rows}</i>"))[0]] == [["先", "后"]]
 
@@ -91,44 +91,44 @@ class TestXml:
         assert lines(tmp_path / "a.xml", f"<i>{d('x', f'1.0,{mode},25,1,1584268892,0,a,2')}{d('草')}</i>") == ["草"]
 
     @pytest.mark.parametrize("p", ["", "1,2", "nan,1,25,1,1,0,a,2", "1.0,x,25,1,1,0,a,2", "1.0,1,25,1,inf,0,a,2"])
-    def test_what_has_not_the_fields_of_a_danmaku_is_malformed(self, tmp_path: Path, p: str) -> None:
+    def test_a_row_without_the_fields_of_a_danmaku_is_malformed(self, tmp_path: Path, p: str) -> None:
         path = written(tmp_path / "a.xml", f"<i>{d('x', p)}<d>y</d>{d('草')}</i>")
         found, tally = read(path)
         assert ([doc.lines for doc in found], tally.dropped) == ([["草"]], {"malformed row": 2})
 
-    def test_entities_cannot_attack(self, tmp_path: Path) -> None:
-        """Whoever holds such a file learns its name."""
+    def test_entities_are_refused(self, tmp_path: Path) -> None:
+        """The error names the file."""
         lol = '<!DOCTYPE i [<!ENTITY a "哈哈哈哈"><!ENTITY b "&a;&a;&a;&a;">]>'
         path = written(tmp_path / "lol.xml", f'<?xml version="1.0"?>{lol}<i>{d("&b;")}</i>')
         with pytest.raises(ValueError, match=r"lol\.xml has a document type declaration"):
             read(path)
 
-    def test_every_character_that_xml_forbids_is_taken_out(self, tmp_path: Path) -> None:
+    def test_characters_that_xml_forbids_are_removed(self, tmp_path: Path) -> None:
         forbidden = "".join(map(chr, [*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF]))
         references = "&#0;&#x1B;&#xFFFE;&#xD800;&#x110000;"
         assert lines(tmp_path / "a.xml", f"<i>{d(f'草{forbidden}{references}好&#x2764;&#10084;')}</i>") == ["草好❤❤"]
 
-    def test_a_declared_encoding_that_is_not_so_changes_nothing(self, tmp_path: Path) -> None:
+    def test_a_wrong_declared_encoding_is_ignored(self, tmp_path: Path) -> None:
         assert lines(tmp_path / "a.xml", f'<?xml version="1.0" encoding="GB2312"?><i>{d("草")}</i>') == ["草"]
 
-    def test_two_recordings_in_one_file_lose_nothing(self, tmp_path: Path) -> None:
+    def test_two_recordings_in_one_file_are_both_read(self, tmp_path: Path) -> None:
         one = f'<?xml version="1.0"?>\n<i>\n{d("草")}\n{d("好")}\n</i>\n'
         assert lines(tmp_path / "a.xml", one + one) == ["草", "好", "草", "好"]
 
     def test_a_large_file_is_read_across_its_chunks(self, tmp_path: Path) -> None:
-        """All on one line, as Bilibili sends it; a character may fall on the border of two chunks."""
+        """It is one line, as Bilibili sends it; a character may lie across two chunks."""
         texts = [f"第{number}条弹幕" for number in range(5000)]
         rows = "".join(d(text, f"{number}.0,1,25,1,1,0,a,2") for number, text in enumerate(texts))
         assert lines(tmp_path / "a.xml", f"<i>{rows}</i>") == texts
 
 
 class TestAss:
-    def test_columns_are_those_that_the_file_names(self, tmp_path: Path) -> None:
+    def test_the_file_names_its_columns(self, tmp_path: Path) -> None:
         events = "[Events]\nFormat: Start, Style, Text\nDialogue: 0:00:01.00,R2L,{\\b1}草, 好\\N晚安\n"
         assert lines(tmp_path / "a.ass", f"[Script Info]\n{events}") == ["草, 好 晚安"]
 
     @pytest.mark.parametrize("text", ["阿猫", "{\\cffffff}阿猫:"])
-    def test_what_may_be_a_name_alone_is_dropped(self, tmp_path: Path, text: str) -> None:
+    def test_a_text_that_may_be_a_user_name_is_dropped(self, tmp_path: Path, text: str) -> None:
         line = f"Dialogue: 0,0:00:12.34,0:00:24.00,Danmaku,,0,0,44,Banner;6;0;30,{text}\n"
         assert lines(tmp_path / "a.ass", f"[Script Info]\n[Events]\n{line}") == []
 
@@ -138,14 +138,14 @@ class TestJsonLines:
         '{"msg": "b", "at": 2, "room": "x"}\n{"msg": "a", "at": "1.5", "room": "x"}\n{"msg": "c", "at": 3, "room": 7}\n'
     )
 
-    def test_fields_are_those_that_are_named(self, tmp_path: Path) -> None:
-        """A named document is sorted; its name is what the split goes by, whatever file it stands in."""
+    def test_fields_can_be_named(self, tmp_path: Path) -> None:
+        """A named document is sorted; the split depends on its name, not on its file."""
         settings = Options(text_column="msg", time_column="at", document_field="room")
         found, _ = read(written(tmp_path / "a.jsonl", self.ROWS), settings)
         assert [(doc.lines, doc.source) for doc in found] == [(["a", "b"], "x"), (["c"], "7")]
 
     @pytest.mark.parametrize("field", ["text_column", "time_column", "document_field"])
-    def test_a_field_that_is_not_there_is_an_error_that_names_those_that_are(self, tmp_path: Path, field: str) -> None:
+    def test_a_missing_field_is_an_error_that_lists_the_fields(self, tmp_path: Path, field: str) -> None:
         settings = Options(**{"text_column": "msg", field: "nope"})  # type: ignore[arg-type]
         with pytest.raises(
             ValueError, match=f"no object has a field 'nope'; .* 'msg', 'at', 'room': .*--{field.replace('_', '-')}"
@@ -157,20 +157,20 @@ class TestJsonLines:
         ["1610516217", "1610516217493", '"1610516217.5"', '"2021-01-13T13:36:57+08:00"', '"2021-01-13T05:36:57Z"'],
     )
     def test_times_may_be_given_in_several_ways(self, tmp_path: Path, time: str) -> None:
-        """An hour after the first there is another document, whichever way."""
+        """An hour after the first danmaku a new document begins, in whatever format the times are."""
         rows = f'{{"text": "早", "ts": {time}}}\n{{"text": "晚", "ts": 1610520000}}\n'
         assert len(read(written(tmp_path / "a.jsonl", rows))[0]) == 2
 
     @pytest.mark.parametrize("time", ["null", "true", '"soon"', "[1]", "1e999", '"nan"'])
-    def test_what_is_no_time_is_malformed(self, tmp_path: Path, time: str) -> None:
+    def test_an_invalid_time_is_malformed(self, tmp_path: Path, time: str) -> None:
         rows = f'{{"text": "早", "ts": 1}}\n{{"text": "晚", "ts": {time}}}\n'
         found, tally = read(written(tmp_path / "a.jsonl", rows), JSON)
         assert (found[0].lines, tally.dropped) == (["早"], Counter({"malformed row": 1}))
 
-    def test_objects_that_are_something_else_may_come_first(self, tmp_path: Path) -> None:
+    def test_other_objects_may_come_first(self, tmp_path: Path) -> None:
         assert lines(tmp_path / "a.jsonl", '{"room": 1}\n{"text": "草", "ts": 1}\n') == ["草"]
 
-    def test_half_a_surrogate_pair_can_be_written(self, tmp_path: Path) -> None:
-        """JSON can say it, UTF-8 cannot."""
+    def test_half_a_surrogate_pair_is_replaced(self, tmp_path: Path) -> None:
+        """JSON can express it, UTF-8 cannot."""
         (line,) = lines(tmp_path / "a.jsonl", '{"text": "草\\ud83d", "ts": 1}\n')
         assert line.encode() == "草\ufffd".encode()

@@ -1,4 +1,4 @@
-"""The formats: what people wrote arrives, nothing about them does, and every row is accounted for."""
+"""The formats: texts are read completely, nothing about their writers is, and every row is accounted for."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ class TestEverySample:
         assert {document.id: document.lines for document in found} == expected
         assert tally.dropped == dropped
 
-    def test_has_no_row_unaccounted_for(self, sample: str) -> None:
+    def test_accounts_for_every_row(self, sample: str) -> None:
         found, tally = read(SAMPLES / sample)
         assert tally.rows == sum(len(document.lines) for document in found) + tally.dropped.total()
 
-    def test_tells_nothing_about_people(self, sample: str) -> None:
-        """Neither in documents nor in the reasons, which end in a report."""
+    def test_reveals_nothing_about_people(self, sample: str) -> None:
+        """Neither documents nor the reasons in a report do."""
         found, tally = read(SAMPLES / sample)
         told = repr(found) + repr(tally)
         assert [person for person in PEOPLE if person in told] == []
@@ -113,7 +113,7 @@ class TestEverySample:
         shutil.copy(SAMPLES / sample, tmp_path / "renamed")
         assert [doc.lines for doc in read(tmp_path / "renamed", kind=kind)[0]] == [*expected.values()]
 
-    def test_reads_the_same_with_the_line_ends_and_the_mark_of_windows(self, sample: str, tmp_path: Path) -> None:
+    def test_reads_the_same_with_line_ends_and_byte_order_mark_of_windows(self, sample: str, tmp_path: Path) -> None:
         kind, expected, dropped = EXPECTED[sample]
         content = (SAMPLES / sample).read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\n", b"\r\n")
         path = written(tmp_path / sample, b"\xef\xbb\xbf" + content)
@@ -122,11 +122,11 @@ class TestEverySample:
         assert [doc.lines for doc in found] == [*expected.values()]
         assert tally.dropped == dropped
 
-    def test_gives_nothing_if_it_is_empty(self, sample: str, tmp_path: Path) -> None:
+    def test_an_empty_file_has_no_documents(self, sample: str, tmp_path: Path) -> None:
         assert read(written(tmp_path / sample, b""))[0] == []
 
-    def test_survives_being_cut_anywhere(self, sample: str, tmp_path: Path) -> None:
-        """A recorder that died, a copy that broke off: what came before is read, and accounted for."""
+    def test_a_truncated_file_is_read_up_to_its_end(self, sample: str, tmp_path: Path) -> None:
+        """A recorder may have crashed or a copy stopped; what came before is read and accounted for."""
         kind, expected, _ = EXPECTED[sample]
         content = (SAMPLES / sample).read_bytes()
         whole = {line for texts in expected.values() for line in texts}
@@ -143,31 +143,31 @@ def test_a_file_of_no_known_format_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sample", ["video.csv", "vod.xml", "danmaku-render.ass", "recorder.jsonl"])
-def test_what_a_file_says_counts_more_than_its_suffix(sample: str, tmp_path: Path) -> None:
+def test_content_decides_before_the_suffix(sample: str, tmp_path: Path) -> None:
     content = (SAMPLES / sample).read_text(encoding="utf-8").replace("fillColor", "草,1,2019-01-01 00:00:00\n")
     assert open_recording(written(tmp_path / "export.txt", content)).format == EXPECTED[sample][0]
 
 
-def test_a_danmaku_that_looks_like_another_format_does_not_make_a_text_one(tmp_path: Path) -> None:
+def test_a_danmaku_that_looks_like_another_format_is_text(tmp_path: Path) -> None:
     text = '{"text": "a"}\n<i>\n草,1,2019-01-01 00:00:00\n[Script Info]\n晚安\n晚安\n晚安\n晚安\n'
     assert open_recording(written(tmp_path / "t.txt", text)).format == "text"
 
 
 def test_a_new_line_is_the_only_end_of_a_row(tmp_path: Path) -> None:
-    """Viewers paste the other separators that Unicode has."""
+    """Viewers paste Unicode's other separators."""
     exotic = "分\u2028行\x85\x0b\x1c然\u2029后"
     assert lines(tmp_path / "a.csv", f"{exotic},1,2019-01-01 00:00:00\n") == [exotic]
     assert lines(tmp_path / "a.txt", f"{exotic}\n") == [exotic]
     assert lines(tmp_path / "b.txt", f"TIME1:0ONLINE1\n1610516217493:1:{exotic}\n") == [exotic]
 
 
-def test_a_row_without_end_is_dropped_without_being_held(tmp_path: Path) -> None:
+def test_an_endless_row_is_dropped_without_being_buffered(tmp_path: Path) -> None:
     found, tally = read(written(tmp_path / "a.txt", "草\n" + "长" * MAX_ROW + "\n晚安\n"))
     assert found[0].lines == ["草", "晚安"]
     assert tally.dropped == {"longer than a MiB": 1}
 
 
-def test_a_document_ends_where_it_would_fill_the_memory() -> None:
+def test_a_document_has_a_maximal_length() -> None:
     """Its parts belong to one source, and so to one side of the split."""
     found = list(documents("a", [Row("草")] * (2 * MAX_LINES + 1), JSON, Tally()))
     assert [(doc.id, len(doc.lines), doc.source) for doc in found] == [
@@ -177,8 +177,8 @@ def test_a_document_ends_where_it_would_fill_the_memory() -> None:
     ]
 
 
-def test_documents_come_while_the_file_is_read() -> None:
-    """A reader that would read on raises here."""
+def test_documents_are_read_lazily() -> None:
+    """A reader that reads ahead raises here."""
 
     def rows() -> object:
         yield Row("草", document="1")
@@ -188,6 +188,6 @@ def test_documents_come_while_the_file_is_read() -> None:
     assert next(documents("a", rows(), JSON, Tally())).lines == ["草"]  # type: ignore[arg-type]
 
 
-def test_a_gap_must_be_more_than_nothing() -> None:
+def test_a_gap_must_be_positive() -> None:
     with pytest.raises(ValueError, match="invalid session_gap_s: 0; expected more than 0"):
         Options(session_gap_s=0)

@@ -65,7 +65,7 @@ async def store(url: str) -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def opening(empty_redis: str) -> AsyncIterator[Opening]:
-    """Opens stores on one Redis, and closes them at the end."""
+    """Opens stores on one Redis and closes them at the end."""
     async with AsyncExitStack() as stack:
 
         async def open_redis(url: str = empty_redis, **options: Any) -> RedisStore:

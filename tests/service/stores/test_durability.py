@@ -1,4 +1,4 @@
-"""The embedded store when things go wrong: processes killed, disks full, two gateways on one directory."""
+"""The embedded store after failures: killed processes, full disks, two gateways on one directory."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def everything(store: Store) -> dict[str, str]:
             return found
 
 
-async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+async def test_acknowledged_changes_survive_a_kill(tmp_path: Path) -> None:
     """Unacknowledged work is there completely or not at all, in the database and in searches."""
     url = f"sqlite://{tmp_path}"
     steps = [0] * writing.TASKS
@@ -141,7 +141,7 @@ async def test_a_full_disk_can_be_opened_again(full: tuple[Store, int], small_di
     await again.close()
 
 
-async def test_a_directory_has_one_process(tmp_path: Path) -> None:
+async def test_a_directory_belongs_to_one_process(tmp_path: Path) -> None:
     """A second process is refused and the first keeps working; once it has ended, another may open it."""
     url = f"sqlite://{tmp_path}"
     store = await open_store(url)
@@ -165,7 +165,7 @@ async def test_a_url_that_names_no_store_is_explained(url: str) -> None:
         await open_store(url)
 
 
-async def test_what_cannot_be_a_directory_of_collections_is_explained(tmp_path: Path) -> None:
+async def test_an_invalid_directory_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("nothing")
     with pytest.raises(ConfigurationError, match="file cannot be used for collections"):
         await open_store(f"sqlite://{tmp_path / 'file'}")
@@ -181,9 +181,7 @@ async def test_what_cannot_be_a_directory_of_collections_is_explained(tmp_path: 
     await (await open_store(f"sqlite://{tmp_path / 'third'}")).close()
 
 
-async def test_a_snapshot_that_cannot_be_written_is_done_without(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_store_works_without_its_snapshot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tuning = Tuning(exact_up_to=200, maintain_every_s=0.01, snapshot_rows=100)
     with caplog.at_level(logging.WARNING):
         store = await SqliteStore.open(tmp_path, tuning)
@@ -199,7 +197,7 @@ async def test_a_snapshot_that_cannot_be_written_is_done_without(
 
 
 async def test_a_store_that_lost_its_index_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for ever, reading still works, and the next start repairs it."""
+    """No caller waits forever, reading still works, and the next start repairs it."""
     store = await open_store(f"sqlite://{tmp_path}")
     await store.create(writing.COLLECTION, dim=writing.DIM, fingerprint="f0")
     await store.put(writing.COLLECTION, items(0, 10))

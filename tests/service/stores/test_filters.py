@@ -1,4 +1,4 @@
-"""The filter language: what it means, and what it says to what it does not understand."""
+"""The filter language: its meaning and its errors."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def nested(levels: int) -> dict[str, Any]:
         (nested(MAX_DEPTH + 1), "more than 16 levels"),
     ],
 )
-def test_what_is_no_filter_is_explained(source: Any, message: str) -> None:
+def test_an_invalid_filter_is_explained(source: Any, message: str) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(message)):
         parse(source)
 

@@ -88,7 +88,7 @@ def test_a_small_collection_is_searched_exactly() -> None:
     assert recall(index, batch) == 1
 
 
-def test_a_large_one_by_a_graph() -> None:
+def test_a_large_collection_is_searched_by_a_graph() -> None:
     batch = rows(3000)
     index = filled(batch)
     maintain(index)
@@ -123,7 +123,7 @@ def test_rows_are_found_before_they_are_in_the_graph() -> None:
     ],
 )
 def test_a_filter_finds_as_many_in_a_graph(source: Any, keep: Any) -> None:
-    """However few it keeps."""
+    """This holds however few items match."""
     batch = rows(3000)
     index = filled(batch)
     maintain(index)
@@ -145,7 +145,7 @@ def test_a_filter_finds_as_many_in_a_graph(source: Any, keep: Any) -> None:
 
 
 def test_removed_and_expired_rows_are_not_found_in_a_graph() -> None:
-    """Their neighbours are, even if only few are left."""
+    """Their neighbours are found, even if only few are left."""
     lasting, ending = rows(2000, ends=100.0), rows(1000, first=2001, seed=1, ends=50.0)
     index = filled(lasting, ending)
     maintain(index)
@@ -175,7 +175,7 @@ def test_many_copies_of_a_row_do_not_hide_the_others() -> None:
     assert len(set(search(index, query)) & set(exact(batch, query))) >= 9
 
 
-def test_room_is_made_when_most_rows_are_gone() -> None:
+def test_a_graph_is_compacted_when_most_rows_are_gone() -> None:
     batch = rows(4000)
     index = filled(batch)
     maintain(index)
@@ -194,7 +194,7 @@ def test_room_is_made_when_most_rows_are_gone() -> None:
 
 
 def test_rows_removed_during_a_compaction_stay_removed() -> None:
-    """Before and after the new graph has taken them in; rows added meanwhile are kept."""
+    """They are removed before and after the new graph has taken them in; rows added meanwhile are kept."""
     batch = rows(4000)
     index = filled(batch)
     index.remove(range(1, 2501))
@@ -222,7 +222,7 @@ def test_rows_removed_during_a_compaction_stay_removed() -> None:
 
 
 class GrowingGraph(Graph):
-    """A graph that grows while it is searched, as it does when the maintenance thread gets in between."""
+    """A graph that grows while it is searched, as when the maintenance thread runs in between."""
 
     grow: Callable[[], None] = staticmethod(lambda: None)
 
@@ -330,7 +330,7 @@ def pages(database: Path) -> int:
         return int(connection.execute("PRAGMA page_count").fetchone()[0])
 
 
-async def test_a_store_goes_on_from_its_snapshot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_store_starts_from_its_snapshot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Without one, or with a damaged one, it starts from its database."""
     store = await SqliteStore.open(tmp_path, TUNING)
     await store.create("c", dim=DIM, fingerprint="f0")
@@ -341,7 +341,7 @@ async def test_a_store_goes_on_from_its_snapshot(tmp_path: Path, caplog: pytest.
     await store.close()
 
     async def is_whole() -> bool:
-        """Opens it again; returns whether it used the snapshot."""
+        """Opens the store again; returns whether it used the snapshot."""
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             store = await SqliteStore.open(tmp_path, TUNING)
@@ -361,7 +361,7 @@ async def test_a_store_goes_on_from_its_snapshot(tmp_path: Path, caplog: pytest.
 
 
 async def test_many_expire_while_searched(tmp_path: Path) -> None:
-    """None is returned after its time, and their space is given back."""
+    """None is returned after its time, and the space is freed."""
     count = 20_000
     # A graph of so many would take too long; and fewer free pages are kept.
     store = await SqliteStore.open(tmp_path, replace(TUNING, exact_up_to=200_000, pages_at_a_time=50))

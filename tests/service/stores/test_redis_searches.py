@@ -103,7 +103,7 @@ async def test_redis_and_the_embedded_store_answer_alike(
 
 
 def assert_alike(scores: dict[str, float], others: dict[str, float]) -> None:
-    """Items as close to the end of the list as half precision is coarse may be on it or not."""
+    """Asserts equal results, except for items so close to the end of the list that half precision decides."""
     shared = sorted(scores.keys() & others.keys())
     np.testing.assert_allclose(
         [scores[item_id] for item_id in shared], [others[item_id] for item_id in shared], atol=TOLERANCE
@@ -160,7 +160,7 @@ async def test_the_index_with_a_filter_finds_nearly_all(opening: Opening, source
     assert hits >= least * sum(map(len, found))
 
 
-async def test_where_most_have_expired_the_rest_is_found(opening: Opening) -> None:
+async def test_the_rest_is_found_when_most_have_expired(opening: Opening) -> None:
     """The index still holds the expired ones."""
     store = await opening(**BY_INDEX, sweep_every_s=1000)
     await store.create(C, dim=DIM, fingerprint="f0")
@@ -198,7 +198,7 @@ def some_filter(chance: random.Random, depth: int = 0) -> Any:
     return {kind: [some_filter(chance, depth + 1) for _ in range(chance.randint(1, 3))]}
 
 
-async def test_filters_mean_in_redis_what_they_mean_elsewhere(opening: Opening) -> None:
+async def test_filters_mean_the_same_in_redis(opening: Opening) -> None:
     """No field name or value becomes part of an expression."""
     chance = random.Random(0)
     store = await opening(**BY_INDEX)
@@ -219,7 +219,7 @@ async def test_filters_mean_in_redis_what_they_mean_elsewhere(opening: Opening) 
         assert {*ids(await nearest(store, put[0].vector, filter=among, top_k=120))} == meant, among
 
 
-async def test_the_largest_filter_is_understood(opening: Opening) -> None:
+async def test_the_largest_valid_filter_is_accepted(opening: Opening) -> None:
     store = await opening()
     await store.create(C, dim=DIM, fingerprint="f0")
     (vector,) = vectors(1)

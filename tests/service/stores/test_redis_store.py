@@ -44,7 +44,7 @@ async def test_two_stores_see_each_others_changes_at_once(opening: Opening) -> N
         await other.put(C, [item("a", a)])
 
 
-async def test_a_replacement_is_used_at_once_by_who_knew_the_old_one(opening: Opening) -> None:
+async def test_other_stores_see_a_replacement_at_once(opening: Opening) -> None:
     one, other = await opening(), await opening()
     a, b, c = vectors(3)
     await one.create(C, dim=DIM, fingerprint="f0")
@@ -58,7 +58,7 @@ async def test_a_replacement_is_used_at_once_by_who_knew_the_old_one(opening: Op
     assert sorted(ids(await nearest(one, a))) == ["b", "c"]
 
 
-async def test_what_was_dropped_leaves_no_keys(opening: Opening, admin: redis.Redis) -> None:
+async def test_a_dropped_collection_leaves_no_keys(opening: Opening, admin: redis.Redis) -> None:
     store = await opening()
     await store.create(C, dim=DIM, fingerprint="f0", shards=3)
     await store.put(C, items(20, expires_at=time.time() + 100))
@@ -70,7 +70,7 @@ async def test_what_was_dropped_leaves_no_keys(opening: Opening, admin: redis.Re
     assert keys(admin) == []
 
 
-async def test_what_a_killed_process_dropped_is_cleared_by_another(opening: Opening, admin: redis.Redis) -> None:
+async def test_another_process_finishes_the_drop_of_a_killed_one(opening: Opening, admin: redis.Redis) -> None:
     store = await opening()
     await store.create(C, dim=DIM, fingerprint="f0", shards=3)
     await store.put(C, items(20))
@@ -83,7 +83,7 @@ async def test_what_a_killed_process_dropped_is_cleared_by_another(opening: Open
 
 
 async def test_one_process_sweeps_at_a_time(opening: Opening, admin: redis.Redis) -> None:
-    """A second process does not sweep meanwhile; a killed one keeps others from it for seconds only."""
+    """A second process does not sweep meanwhile; a killed one blocks others only for seconds."""
     admin.set(SWEEPER, "", ex=600)
     store = await opening(sweep_every_s=0.01)
     await store.create(C, dim=DIM, fingerprint="f0")
@@ -106,7 +106,7 @@ def keys(client: redis.Redis) -> list[bytes]:
     return [key for key in client.scan_iter() if b"sweeper" not in key]
 
 
-async def test_shards_lie_on_all_servers_of_a_cluster(
+async def test_shards_are_spread_over_a_cluster(
     opening: Opening, empty_redis_cluster: str, redis_cluster: list[RunningRedis]
 ) -> None:
     store = await opening(empty_redis_cluster)
@@ -133,7 +133,7 @@ async def test_a_redis_that_is_too_old_is_refused() -> None:
             await open_store(server.url)
 
 
-async def test_a_redis_that_would_drop_collections_is_refused() -> None:
+async def test_a_redis_that_may_evict_collections_is_refused() -> None:
     with (
         running_redis8("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru") as server,
         pytest.raises(ConfigurationError, match="noeviction instead of allkeys-lru"),
@@ -148,7 +148,7 @@ async def test_an_invalid_url_is_refused_without_showing_it() -> None:
     assert "secret" not in str(refused.value)
 
 
-async def test_a_redis_that_is_away_is_named_and_used_when_it_is_back(opening: Opening) -> None:
+async def test_an_unreachable_redis_is_named_and_used_again_later(opening: Opening) -> None:
     (port,) = free_ports(1)
     store = await opening(f"redis://:secret@127.0.0.1:{port}/0")
     with pytest.raises(StoreUnavailable, match="Redis") as refused:
@@ -164,7 +164,7 @@ async def test_a_redis_that_is_away_is_named_and_used_when_it_is_back(opening: O
             await nearest(store, vectors(1)[0])
 
 
-async def test_a_store_closes_while_its_redis_is_away_and_it_sweeps() -> None:
+async def test_a_sweeping_store_closes_while_redis_is_unreachable() -> None:
     with running_redis8() as server:
         store = await RedisStore.open(server.url, sweep_every_s=0)
         await store.create(C, dim=DIM, fingerprint="f0")
@@ -176,8 +176,8 @@ async def test_a_store_closes_while_its_redis_is_away_and_it_sweeps() -> None:
     await asyncio.wait_for(store.close(), 10)
 
 
-async def test_a_store_closes_at_whatever_moment_of_its_sweep(empty_redis_cluster: str) -> None:
-    """Also while a command is being sent, where redis-py may lose the cancellation."""
+async def test_a_store_closes_at_any_moment_of_its_sweep(empty_redis_cluster: str) -> None:
+    """This includes the sending of a command, where redis-py may lose the cancellation."""
     chance = random.Random(0)
     for _ in range(20):
         store = await RedisStore.open(empty_redis_cluster, sweep_every_s=0)
@@ -203,7 +203,7 @@ async def test_a_lost_shard_is_named_and_the_others_are_changed_once(opening: Op
     assert keys(admin) == []
 
 
-async def test_a_redis_that_hangs_is_given_up_on(opening: Opening) -> None:
+async def test_a_hanging_redis_times_out(opening: Opening) -> None:
     with running_redis8() as server:
         store = await opening(server.url, answer_timeout_s=0.5)
         await store.create(C, dim=DIM, fingerprint="f0")
@@ -215,7 +215,7 @@ async def test_a_redis_that_hangs_is_given_up_on(opening: Opening) -> None:
         assert "late" in ids(await nearest(store, vectors(1)[0]))
 
 
-async def test_a_full_redis_says_so_and_keeps_nothing_in_halves(opening: Opening) -> None:
+async def test_a_full_redis_refuses_items_completely(opening: Opening) -> None:
     """Stored items are still found, and expiring ones make room."""
     with running_redis8("--maxmemory", "5mb") as server:
         store = await opening(server.url)

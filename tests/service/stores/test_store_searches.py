@@ -47,7 +47,7 @@ async def test_min_score_and_top_k_cut_the_list(store: Store) -> None:
     assert ids(await nearest(store, -towards(0), min_score=0.1)) == []
 
 
-async def test_vectors_come_along_when_asked_for(store: Store) -> None:
+async def test_vectors_are_returned_on_request(store: Store) -> None:
     put = item("a", vectors(1)[0])
     await store.put(C, [put])
 
@@ -110,7 +110,7 @@ async def test_items_are_deleted_by_filter(store: Store, source: Any) -> None:
 
 
 async def test_expired_items_are_never_returned(store: Store) -> None:
-    """From that moment on, in any way; a later item with the same id is a new one."""
+    """No call returns them after their time; a later item with the same id is a new one."""
     await store.put(C, [item("gone", expires_at=time.time() + 900), item("stays", expires_at=time.time() + 1000)])
     assert sorted(ids(await nearest(store, towards(0)))) == ["gone", "stays"]
     ends = time.time() + 0.1
@@ -128,7 +128,7 @@ async def test_expired_items_are_never_returned(store: Store) -> None:
     assert sorted(ids(await nearest(store, towards(0)))) == ["gone", "stays"]
 
 
-async def test_there_is_no_moment_without_a_collection_that_is_replaced(store: Store) -> None:
+async def test_a_collection_exists_at_every_moment_of_its_replacement(store: Store) -> None:
     await store.put(C, [item("a")])
     stop = asyncio.Event()
 
@@ -148,8 +148,8 @@ async def test_there_is_no_moment_without_a_collection_that_is_replaced(store: S
     assert await searching > 0
 
 
-async def test_a_store_does_what_a_list_would(store: Store) -> None:
-    """Random puts, replacements and removals, searched with random filters: every store gives the same answers."""
+async def test_a_store_agrees_with_a_list(store: Store) -> None:
+    """After random puts, replacements and removals, searches with random filters give the same results."""
     chance = np.random.default_rng(5)
     there: dict[str, Item] = {}
     for _ in range(40):
@@ -181,7 +181,7 @@ async def test_a_store_does_what_a_list_would(store: Store) -> None:
     assert (await everything(store)).keys() == there.keys()
 
 
-async def test_an_item_that_is_replaced_is_always_found(store: Store) -> None:
+async def test_an_item_is_found_during_its_replacement(store: Store) -> None:
     await store.put(C, [item("a", towards(0))])
     stop = asyncio.Event()
 
@@ -214,7 +214,7 @@ BIG = 32447933084336131  # a danmaku's id; as float64 it equals its neighbours
     ],
 )
 async def test_ids_of_danmaku_are_compared_exactly(store: Store, source: Any, meant: str) -> None:
-    """Found, and deleted, is that danmaku and not the one that was posted after it."""
+    """Filters on large ids find and delete that danmaku, not one with the next id."""
     numbers = {"a": BIG, "b": BIG + 1, "c": BIG + 2, "d": 5}
     await store.put(C, [item(item_id, metadata={"dmid": number}) for item_id, number in numbers.items()])
 

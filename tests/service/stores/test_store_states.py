@@ -1,7 +1,7 @@
 """Random sequences of store calls, some of them concurrent, against a plain dict.
 
-After every step the store must hold what the dict holds: each item once, with its count, and none that was deleted,
-replaced or expired. The embedded store moves rows into its graph and compacts it all the time meanwhile.
+After every step the store must contain what the dict contains: each item once, with its count, and none that was
+deleted, replaced or expired. Meanwhile, the embedded store moves rows into its graph and compacts it.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class StoreMachine(RuleBasedStateMachine):
         )
 
     def check_matches(self, found: list[Match], scores: dict[str, float]) -> None:
-        """Each is one of the expected, once, with its own score."""
+        """Asserts that each match is one of the expected items, once, with its own score."""
         assert len(found) == len({match.item.id for match in found})
         for match in found:
             assert match.score == pytest.approx(scores[match.item.id], abs=2e-3)
@@ -188,5 +188,5 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]
         yield lambda: RedisStore.open(url, exact_up_to=0, exact_filtered_up_to=0)
 
 
-def test_a_store_holds_what_a_dict_would(open_store: Open) -> None:
+def test_a_store_agrees_with_a_dict(open_store: Open) -> None:
     run_state_machine_as_test(lambda: StoreMachine(open_store), settings=SETTINGS)

@@ -41,7 +41,7 @@ async def test_creating_again_changes_nothing(store: Store) -> None:
 
 
 @pytest.mark.parametrize("other", [{"dim": DIM, "fingerprint": "f1"}, {"dim": 4, "fingerprint": "f0"}])
-async def test_a_collection_keeps_its_kind_of_vectors(store: Store, other: dict[str, Any]) -> None:
+async def test_a_collection_keeps_its_dimension_and_fingerprint(store: Store, other: dict[str, Any]) -> None:
     with pytest.raises(CollectionExists, match=C):
         await store.create(C, **other)
 
@@ -64,7 +64,7 @@ async def test_a_dropped_collection_is_gone(store: Store) -> None:
     assert await everything(store) == {}
 
 
-async def test_what_is_not_there_is_named(store: Store) -> None:
+async def test_an_error_names_what_is_missing(store: Store) -> None:
     calls = [
         store.describe("none"),
         store.fingerprint("none"),
@@ -113,7 +113,7 @@ async def test_a_put_replaces(store: Store) -> None:
 
 
 async def test_counts_of_the_same_text_add_up(store: Store) -> None:
-    """Between calls and within one; another text starts at its own count; all else is the last put's."""
+    """They add up between calls and within one; another text starts at its own count. The last put decides the rest."""
     await store.put(C, [item("a")])
     changes = await store.put(C, [item("a", count=3), item("b"), item("a", metadata={"room": 2})])
 
@@ -126,7 +126,7 @@ async def test_counts_of_the_same_text_add_up(store: Store) -> None:
 
 
 async def test_vectors_of_another_length_are_refused(store: Store) -> None:
-    """Nothing of the call is done."""
+    """Nothing of the call is stored."""
     with pytest.raises(InvalidRequest, match=f"4 numbers; expected {DIM}.*{C}"):
         await store.put(C, [item("a"), item("b", np.ones(4, np.float32))])
     with pytest.raises(InvalidRequest, match=f"4 numbers; expected {DIM}.*{C}"):
@@ -135,7 +135,7 @@ async def test_vectors_of_another_length_are_refused(store: Store) -> None:
     assert await everything(store) == {}
 
 
-async def test_nothing_to_do_is_fine(store: Store) -> None:
+async def test_empty_calls_are_valid(store: Store) -> None:
     assert (await store.put(C, [])).added == 0
     assert await store.get(C, []) == {}
     assert await store.delete(C, []) == 0
@@ -164,7 +164,7 @@ async def test_pages_hold_every_item_once(store: Store) -> None:
     assert (await store.page(C, limit=1)).items[0].vector is None
 
 
-async def test_pages_are_steady_while_others_write(store: Store) -> None:
+async def test_pages_are_consistent_during_writes(store: Store) -> None:
     await store.put(C, many(40))
     seen: list[str] = []
     after, number = None, 0
@@ -218,7 +218,7 @@ async def test_a_replacement_takes_the_name(store: Store) -> None:
     assert list(await everything(store)) == ["new"]
 
 
-async def test_a_name_is_there_once_while_it_is_replaced(store: Store) -> None:
+async def test_a_name_is_listed_once_during_a_replacement(store: Store) -> None:
     async def replacing() -> None:
         for _ in range(30):
             await store.create(".aside", dim=DIM, fingerprint="f0")
@@ -234,7 +234,7 @@ async def test_a_name_is_there_once_while_it_is_replaced(store: Store) -> None:
     assert all(names in ([C], [".aside", C]) for names in lists)
 
 
-async def test_many_write_at_once(store: Store) -> None:
+async def test_concurrent_writes(store: Store) -> None:
     """Every call counts its own items, and no item is lost."""
     calls = [store.put(C, [item(f"d{number}"), item("shared")]) for number in range(200)]
     changes = await asyncio.gather(*calls)
@@ -244,7 +244,7 @@ async def test_many_write_at_once(store: Store) -> None:
     assert (await store.describe(C)).count == 201
 
 
-async def test_everything_is_there_after_a_restart(store: Store, url: str) -> None:
+async def test_everything_survives_a_restart(store: Store, url: str) -> None:
     items = {item.id: item for item in many(60)}
     await store.put(C, list(items.values()))
     await store.delete(C, ["d7"])

@@ -1,4 +1,4 @@
-"""The writer thread: one commit for a group of changes, and what its callers learn when parts of it fail."""
+"""The writer thread: one commit for a group of changes, and errors for the callers whose changes failed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def insert(number: int, followed: list[int], on_conflict: str = "ABORT") -> Work
 
 
 def submit_together(writer: Writer, *works: Work[Any]) -> list[Future[Any]]:
-    """Submits works that share a commit, since they all wait for the one before it."""
+    """Submits works that share a commit, because they all wait for the one before it."""
     is_running, may_end = threading.Event(), threading.Event()
 
     def wait(connection: sqlite3.Connection) -> tuple[None, Follow]:
@@ -59,7 +59,7 @@ def numbers(connection: sqlite3.Connection) -> list[int]:
     return [number for (number,) in connection.execute("SELECT number FROM numbers ORDER BY number")]
 
 
-def test_work_that_fails_is_undone_alone(connection: sqlite3.Connection, writer: Writer) -> None:
+def test_only_failed_work_is_undone(connection: sqlite3.Connection, writer: Writer) -> None:
     followed: list[int] = []
     one, again, two = submit_together(writer, insert(1, followed), insert(1, followed), insert(2, followed))
 
@@ -70,7 +70,7 @@ def test_work_that_fails_is_undone_alone(connection: sqlite3.Connection, writer:
 
 
 def test_a_group_that_sqlite_rolled_back_fails_as_a_whole(connection: sqlite3.Connection, writer: Writer) -> None:
-    """Some errors end the transaction: then nothing of the group was kept, and every caller learns the cause."""
+    """Some errors end the transaction: nothing of the group is stored, and every caller gets the cause."""
     followed: list[int] = []
     futures = submit_together(
         writer, insert(1, followed), insert(1, followed, on_conflict="ROLLBACK"), insert(2, followed)
@@ -85,7 +85,7 @@ def test_a_group_that_sqlite_rolled_back_fails_as_a_whole(connection: sqlite3.Co
 
 
 def test_nothing_is_written_after_the_indexes_were_lost(connection: sqlite3.Connection, writer: Writer) -> None:
-    """The callers of the group learn it, as do all that come later."""
+    """The callers of the group get an error, and so do all later ones."""
 
     def lose(connection: sqlite3.Connection) -> tuple[None, Follow]:
         def follow() -> None:

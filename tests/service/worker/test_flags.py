@@ -1,4 +1,4 @@
-"""The flags of `danmaku worker`: what is meant by them, what is refused, what has no effect."""
+"""The flags of `danmaku worker`: their meaning, invalid values, and those without an effect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def start(*flags: str) -> subprocess.CompletedProcess[str]:
         (["-model_dir", "MODEL", *LENGTH, "-metrics_port", "PORT"], "127.0.0.1 port PORT for metrics"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(tiny_model: Path, flags: list[str], line: str) -> None:
+def test_invalid_flags_are_a_one_line_error(tiny_model: Path, flags: list[str], line: str) -> None:
     port, *others = free_ports(3)
     names = {"MODEL": str(tiny_model), "PORT": str(port)}
     with socket.create_server(("127.0.0.1", port)):
@@ -45,7 +45,7 @@ def test_what_cannot_be_served_is_one_line(tiny_model: Path, flags: list[str], l
     assert line.replace("PORT", str(port)) in done.stderr and "Traceback" not in done.stderr
 
 
-def test_flags_of_other_hardware_are_accepted_and_said_to_do_nothing(tiny_model: Path) -> None:
+def test_flags_without_an_effect_are_accepted_with_a_warning(tiny_model: Path) -> None:
     flags = ["-xla", "-fp16", "-gpu_memory_fraction", "0.7", "-device_map", "0", "1", "-prefetch_size", "5", "-cpu"]
     with working(tiny_model, *LENGTH, *flags) as worker, peer(worker) as it:
         assert it.encode(["草"]).shape == (1, 16)
@@ -59,14 +59,14 @@ def test_flags_of_other_hardware_are_accepted_and_said_to_do_nothing(tiny_model:
     assert f"on 127.0.0.1, {ports}; pooling REDUCE_MEAN of layers [-2], max_seq_len 12" in log
 
 
-def test_the_classic_server_is_asked_for_where_it_is_not_installed() -> None:
+def test_classic_mode_without_the_genuine_server_is_an_error() -> None:
     done = start("--classic", "-model_dir", "models/danmaku-bert-mini")
 
     assert done.returncode == 1 and "make classic" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_flags_mean_what_the_genuine_ones_mean(tiny_model: Path) -> None:
-    """Told back by SHOW_CONFIG under the genuine names."""
+    """SHOW_CONFIG reports them under the genuine names."""
     flags = ["-pooling_layer", "-1", "-2", "-pooling_strategy", "FIRST_TOKEN", "-cased_tokenization", "-mask_cls_sep"]
     with working(tiny_model, *LENGTH, *flags, "-num_worker", "2", "-max_batch_size", "64") as worker:
         told = client_status(worker)

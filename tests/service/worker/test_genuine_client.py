@@ -1,4 +1,4 @@
-"""The genuine bert-serving-client 1.10, unmodified, against our worker: every method it has."""
+"""Every method of the genuine, unmodified bert-serving-client 1.10 against our worker."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_encode_gives_the_vectors_of_the_texts_in_order(client: BertClient, tiny
     np.testing.assert_allclose(vectors, expected(tiny_model, TEXTS), atol=1e-6)
 
 
-def test_a_long_list_comes_back_whole_and_in_order(client: BertClient, tiny_model: Path) -> None:
-    """Several slices, each sorted by length on its way."""
+def test_a_long_list_is_complete_and_in_order(client: BertClient, tiny_model: Path) -> None:
+    """It consists of several slices, each sorted by length on its way."""
     texts = [TEXTS[index % len(TEXTS)] for index in range(5000)]
 
     vectors = client.encode(texts)
@@ -63,7 +63,7 @@ def test_encode_shows_the_tokens(client: BertClient) -> None:
     assert tokens == [["[CLS]", "awsl", "草", "[SEP]"], ["[CLS]", "[UNK]", "[UNK]", "[SEP]"]]
 
 
-def test_encode_takes_tokens(client: BertClient) -> None:
+def test_encode_accepts_tokens(client: BertClient) -> None:
     """Tokens that are not in the vocabulary become [UNK], as with the genuine server."""
     vectors, tokens = client.encode([["awsl", "草"], ["AWSL"]], is_tokenized=True, show_tokens=True)
 
@@ -71,14 +71,14 @@ def test_encode_takes_tokens(client: BertClient) -> None:
     np.testing.assert_allclose(vectors[0], client.encode(["awsl 草"])[0], atol=1e-6)
 
 
-def test_lists_come_back_as_lists_if_asked_for(worker: RunningWorker) -> None:
+def test_vectors_can_be_returned_as_lists(worker: RunningWorker) -> None:
     with worker.client(output_fmt="list") as client:
         vectors = client.encode(["草"])
 
     assert isinstance(vectors, list) and len(vectors[0]) == 16
 
 
-def test_fetch_yields_what_was_not_waited_for(client: BertClient) -> None:
+def test_fetch_yields_pending_answers(client: BertClient) -> None:
     for text in TEXTS:
         assert client.encode([text], blocking=False) is None
 
@@ -120,7 +120,7 @@ def test_the_client_warns_of_texts_that_are_too_long(client: BertClient) -> None
         client.encode([" ".join("草" * 13)])
 
 
-def test_a_worker_without_a_length_says_so(tiny_model: Path) -> None:
+def test_a_worker_without_max_seq_len_reports_none(tiny_model: Path) -> None:
     with (
         working(tiny_model, "-max_seq_len", "NONE") as worker,
         worker.client() as client,
@@ -129,7 +129,7 @@ def test_a_worker_without_a_length_says_so(tiny_model: Path) -> None:
         client.encode(["草"])
 
 
-def test_the_configuration_has_all_that_the_genuine_one_has(client: BertClient, worker: RunningWorker) -> None:
+def test_the_configuration_has_all_genuine_fields(client: BertClient, worker: RunningWorker) -> None:
     frames = json.loads((Path(__file__).parents[2] / "data/wire/frames.json").read_text(encoding="utf-8"))
     genuine = json.loads(base64.b64decode(frames["answers"][0][1]))
 
@@ -157,7 +157,7 @@ def test_the_status_counts_requests_and_texts(tiny_model: Path) -> None:
     assert (status["in_progress"], status["obstacle"]) == (0, None)
 
 
-def test_a_client_that_waits_for_nobody_times_out() -> None:
+def test_a_client_without_a_worker_times_out() -> None:
     client = BertClient(port=1, port_out=2, timeout=100, ignore_all_checks=True)
     with client, pytest.raises(TimeoutError):
         client.encode(["草"])
@@ -178,7 +178,7 @@ def test_one_client_object_serves_several_threads(worker: RunningWorker) -> None
 
 
 def test_two_clients_of_one_identity_both_get_the_answer(worker: RunningWorker) -> None:
-    """The genuine server's multicast."""
+    """This is the genuine server's multicast."""
     settings = {"identity": b"shared", "ignore_all_checks": True}
     with worker.client(**settings) as asking, worker.client(**settings) as listening:
         while not asking.receiver.poll(100):  # what its namesake gets tells that both are listened to
@@ -195,13 +195,13 @@ def test_two_clients_of_one_identity_both_get_the_answer(worker: RunningWorker) 
 
 
 @pytest.mark.parametrize("identity", [b"user#1", b"user@example.org", "阿夸".encode()])
-def test_identities_that_end_the_genuine_server_are_served(worker: RunningWorker, identity: bytes) -> None:
+def test_identities_that_crash_the_genuine_server_are_served(worker: RunningWorker, identity: bytes) -> None:
     with worker.client(identity=identity) as client:
         assert client.encode(["草"]).shape == (1, 16)
 
 
 def test_the_client_shows_why_a_request_was_refused(client: BertClient) -> None:
-    """It knows no errors, and with the genuine server would wait for ever."""
+    """The protocol has no errors; with the genuine server the client would wait forever."""
     request = client._send(b"not JSON", 1)
 
     with pytest.raises(TypeError, match="invalid second frame: not JSON"):

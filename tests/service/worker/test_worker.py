@@ -1,4 +1,4 @@
-"""The worker on its sockets: what it answers, what it withstands, how it ends."""
+"""The worker on its sockets: its answers, its robustness, and its shutdown."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def worker(tiny_model: Path) -> Iterator[RunningWorker]:
 
 
 def test_an_empty_text_gets_the_vector_of_no_tokens(worker: RunningWorker) -> None:
-    """The genuine server loses it, and with it the whole request."""
+    """The genuine server loses such a text, and with it the whole request."""
     with peer(worker) as it:
         vectors = it.encode(["草", "", " \t", "awsl"])
 
@@ -48,7 +48,7 @@ def test_an_empty_list_gets_an_empty_answer(worker: RunningWorker) -> None:
 
 
 def test_bars_in_a_text_are_characters(worker: RunningWorker, tiny_model: Path) -> None:
-    """The genuine server makes a pair of sentences of it; ours does so if asked."""
+    """The genuine server makes a pair of sentences of them; ours does so only if configured."""
     text = ["草 ||| awsl", "草 awsl"]
     with peer(worker) as it:
         one = it.encode(text)
@@ -62,8 +62,8 @@ def test_bars_in_a_text_are_characters(worker: RunningWorker, tiny_model: Path) 
     np.testing.assert_allclose(one[1], pair.array[1], atol=1e-5)
 
 
-def test_nobody_receives_what_is_for_another(worker: RunningWorker) -> None:
-    """The genuine server's clients receive what is for every identity that theirs begins."""
+def test_no_client_receives_the_answers_of_another(worker: RunningWorker) -> None:
+    """With the genuine server, a client receives the answers of every identity that begins with its own."""
     with peer(worker, b"user1") as short, peer(worker, b"eve", subscribe=b"") as eve, peer(worker, b"user10") as it:
         it.encode(["草"])
 
@@ -72,8 +72,8 @@ def test_nobody_receives_what_is_for_another(worker: RunningWorker) -> None:
         assert short.encode(["草"]).shape == (1, 16)
 
 
-def test_an_answer_waits_for_its_listener(worker: RunningWorker) -> None:
-    """A client may ask before its subscription has arrived."""
+def test_an_answer_waits_for_its_subscriber(worker: RunningWorker) -> None:
+    """A client may send a request before its subscription has arrived."""
     context = zmq.Context()
     requests, answers = context.socket(zmq.PUSH), context.socket(zmq.SUB)
     try:
@@ -110,7 +110,7 @@ def test_a_malformed_request_is_answered_with_an_error(
     assert isinstance(reply, wire.ErrorReply) and error in reply.error and reply.error_type == "malformed"
 
 
-def test_a_request_that_no_memory_could_hold_is_refused(tiny_model: Path) -> None:
+def test_a_request_that_does_not_fit_into_memory_is_refused(tiny_model: Path) -> None:
     """A million texts without pooling would be 768 MB of vectors."""
     body = b"[" + b",".join([b'""'] * 1_000_000) + b"]"
     with working(tiny_model, *LENGTH, "-pooling_strategy", "NONE") as worker, peer(worker) as it:
@@ -134,8 +134,8 @@ def test_a_client_can_end_the_worker_if_that_is_allowed(tiny_model: Path) -> Non
         assert worker.process.wait(timeout=20) == 0
 
 
-def test_the_end_waits_for_what_is_in_progress(tiny_model: Path) -> None:
-    """SIGTERM: no more is taken in, what was taken in is answered."""
+def test_shutdown_waits_for_requests_in_progress(tiny_model: Path) -> None:
+    """After SIGTERM, no more requests are accepted, and accepted ones are answered."""
     with working(tiny_model, *LENGTH) as worker, worker.client(timeout=60_000) as client:
         client.encode(["草 awsl"] * 10 + [f"草{index}" for index in range(20_000)], blocking=False)
         while not client_status(worker)["in_progress"]:
@@ -161,7 +161,7 @@ def test_a_short_request_does_not_wait_behind_a_long_list(tiny_model: Path) -> N
 
 
 def garbage(rng: random.Random) -> list[bytes]:
-    """Frames that are no request, or nearly one."""
+    """Returns frames that are not a request, or nearly one."""
     good = [b"fuzz", b'["a"]', b"%d" % rng.randrange(10**6), b"1"]
     kind = rng.randrange(6)
     if kind == 0:
@@ -181,14 +181,14 @@ def garbage(rng: random.Random) -> list[bytes]:
     return good
 
 
-def test_no_frames_end_the_worker_or_stay_in_it(tiny_model: Path) -> None:
-    """Malformed messages, while others are served. MALFORMED=100000 makes it thorough."""
+def test_malformed_messages_neither_end_the_worker_nor_leak(tiny_model: Path) -> None:
+    """Other clients are served meanwhile. MALFORMED=100000 makes the test thorough."""
     rng = random.Random(1)
     with working(tiny_model, *LENGTH) as worker, peer(worker, b"fuzz") as fuzz, peer(worker, b"user") as user:
         process = psutil.Process(worker.process.pid)
 
         def bombard(count: int) -> int:
-            """Bytes of resident memory after so many."""
+            """Sends malformed messages; returns the bytes of resident memory afterwards."""
             for index in range(count):
                 fuzz.requests.send_multipart(garbage(rng))
                 if index % 500 == 0:
@@ -206,7 +206,7 @@ def test_no_frames_end_the_worker_or_stay_in_it(tiny_model: Path) -> None:
         assert after < warm + 30 * 2**20
 
 
-def test_peers_that_speak_no_zmq_are_put_up_with(worker: RunningWorker) -> None:
+def test_peers_that_do_not_speak_zmq_are_ignored(worker: RunningWorker) -> None:
     for port in (worker.port, worker.port_out):
         with socket.create_connection(("127.0.0.1", port)) as stray:
             stray.sendall(b"GET / HTTP/1.1\r\n\r\n" + b"\xff" * 1000)
@@ -216,7 +216,7 @@ def test_peers_that_speak_no_zmq_are_put_up_with(worker: RunningWorker) -> None:
 
 
 def test_without_pooling_a_text_has_a_vector_for_each_token(tiny_model: Path) -> None:
-    """Padded to max_seq_len with zeros, to the longest text without one, to all positions if that is asked for."""
+    """They are padded with zeros to max_seq_len, to the longest text without one, or to all positions if configured."""
     texts = ["草", "awsl 草 草"]
     shapes = {}
     for name, flags in {
@@ -247,13 +247,14 @@ def test_the_http_endpoints_are_the_genuine_ones(worker: RunningWorker) -> None:
     assert "Access-Control-Allow-Origin" not in preflight.headers  # no web page may read it unless -cors says so
 
 
-def test_a_worker_tells_its_vocabulary(worker: RunningWorker, tiny_model: Path) -> None:
+def test_a_worker_reports_its_vocabulary(worker: RunningWorker, tiny_model: Path) -> None:
     with peer(worker) as it:
         it.requests.send_multipart(wire.write_command(b"peer", 1, wire.SHOW_VOCAB))
         told = it.receive()
 
     assert isinstance(told, wire.JsonReply)
-    assert told.values == {"vocab": read_vocab(tiny_model / "vocab.txt"), "max_seq_len": 12}
+    rules = {"lowercase": True, "strip_accents": None, "split_chinese": True}
+    assert told.values == {"vocab": read_vocab(tiny_model / "vocab.txt"), "rules": rules, "max_seq_len": 12}
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ def test_a_worker_tells_its_vocabulary(worker: RunningWorker, tiny_model: Path) 
     [b"", b"[]", b"{}", b'{"id": 1}', b'{"texts": ["a"]}', b'{"id": 1, "texts": []}', b'{"id": 1, "texts": [1]}']
     + [b'{"id": 1, "texts": ["a"], "is_tokenized": true}', b"[" * 100_000],
 )
-def test_what_http_cannot_encode_is_a_400_that_says_why(worker: RunningWorker, body: bytes) -> None:
+def test_invalid_http_requests_are_a_400_with_the_reason(worker: RunningWorker, body: bytes) -> None:
     answer = httpx.post(f"http://127.0.0.1:{worker.http_port}/encode", content=body)
 
     assert answer.status_code == 400
@@ -273,13 +274,13 @@ def check(url: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_check_is_0_for_a_worker_that_answers(worker: RunningWorker) -> None:
+def test_check_succeeds_for_a_worker_that_answers(worker: RunningWorker) -> None:
     done = check(worker.url)
 
     assert (done.returncode, done.stdout) == (0, "ready: tiny, bert-serving-server 1.10.0\n")
 
 
-def test_check_is_1_and_a_line_for_one_that_does_not() -> None:
+def test_check_fails_with_one_line_for_a_worker_that_does_not() -> None:
     port, port_out = free_ports(2)
 
     done = check(f"bert://127.0.0.1:{port}:{port_out}")

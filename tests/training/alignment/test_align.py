@@ -1,4 +1,4 @@
-"""Danmaku of one moment are drawn together, those of different videos apart; and the run can be stopped anywhere."""
+"""Training draws danmaku of one moment together and those of different videos apart, and can be stopped anywhere."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def batches_of(run: Path, models: tuple[Path, Path]) -> Callable[[AlignConfig], 
     return lambda config: AlignmentBatches(config, teacher, opened.tokenizer, 32, pretraining=examples)
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_weights(
+def test_a_resumed_run_ends_with_the_same_weights(
     run: Path, danmaku: Path, models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the bit."""
+    """They are equal to the last bit."""
     steps = align_module.compile_steps
 
     def until_a_signal(*arguments: object) -> object:
@@ -103,15 +103,15 @@ def test_a_workdir_belongs_to_one_run(run: Path, danmaku: Path, models: tuple[Pa
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"dims": (8, 16)}, "the last of dims is 16; it must be hidden_size, 32"),
-        ({"pooling_layer": -3}, "pooling_layer is -3; it must be from -1, the last, to -2, the first"),
+        ({"dims": (8, 16)}, "invalid dims: the last is 16; expected hidden_size, 32"),
+        ({"pooling_layer": -3}, "invalid pooling_layer: -3; expected -1, the last, to -2, the first"),
         ({"pooling_layer": 0}, "pooling_layer is 0"),
     ],
 )
-def test_what_does_not_fit_the_model_is_refused(
+def test_settings_that_do_not_fit_the_model_are_refused(
     danmaku: Path, models: tuple[Path, Path], tmp_path: Path, wrong: dict[str, object], message: str
 ) -> None:
-    """Before anything is written."""
+    """The error comes before anything is written."""
     with pytest.raises(ValueError, match=message):
         align(replace(CONFIG, **wrong), tmp_path, [models[1]], [danmaku], heldout=0.2)  # type: ignore[arg-type]
     assert not any(tmp_path.iterdir())
@@ -127,8 +127,8 @@ def test_every_number_of_a_step_is_logged(run: Path) -> None:
         assert row["loss"] == pytest.approx(parts, rel=1e-5)
 
 
-def test_what_is_trained_is_what_is_served(run: Path) -> None:
-    """The service's vectors, when nothing is set, are the mean that training compares."""
+def test_the_trained_vectors_are_the_served_ones(run: Path) -> None:
+    """By default, the service's vectors are the mean that training compares."""
     texts = ["草", "哈哈哈", "晚安"]
     opened = open_model_directory(run, model.variable_shapes)
     with closing(OnnxEncoder.open(run, EncoderOptions(), threads=1)) as encoder:
@@ -141,15 +141,15 @@ def test_what_is_trained_is_what_is_served(run: Path) -> None:
         np.testing.assert_allclose(mean_over_tokens(hidden, mask)[0], vector, atol=1e-5)
 
 
-def test_a_batch_follows_from_its_number(batches_of: Callable[[AlignConfig], AlignmentBatches]) -> None:
+def test_a_batch_is_a_function_of_its_number(batches_of: Callable[[AlignConfig], AlignmentBatches]) -> None:
     once, again = batches_of(CONFIG).batch(4), batches_of(CONFIG).batch(4)
     for name, values in once.items():
         np.testing.assert_array_equal(values, again[name], err_msg=name)
     assert not np.array_equal(once["danmaku_targets"], batches_of(CONFIG).batch(5)["danmaku_targets"])
 
 
-def test_what_is_wrong_and_what_is_a_pair(batches_of: Callable[[AlignConfig], AlignmentBatches]) -> None:
-    """Danmaku of other videos, or far apart, are wrong; those of one moment a pair; copies neither."""
+def test_negatives_and_pairs(batches_of: Callable[[AlignConfig], AlignmentBatches]) -> None:
+    """Danmaku of other videos, or far apart, are negatives; those of one moment are a pair; copies are neither."""
     lines = batches_of(CONFIG).teacher.lines
     video = np.flatnonzero(lines.document_of == lines.document_of[0])
     elsewhere = np.flatnonzero(lines.document_of != lines.document_of[0])[:20]
@@ -208,7 +208,7 @@ def test_centring_moves_vectors_and_not_the_language_model(
 def test_a_term_lowers_its_own_loss(
     term: str, models: tuple[Path, Path], batches_of: Callable[[AlignConfig], AlignmentBatches]
 ) -> None:
-    """On a tiny model: some steps along the gradient of one term alone, on one batch."""
+    """Some steps of a tiny model along the gradient of one term, on one batch, suffice."""
     opened = open_model_directory(models[1], model.variable_shapes)
     weights = {f"{name}_weight": float(name == term) for name in TERMS}
     config = replace(CONFIG, **weights, kernel_dtype="float32")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What is said at the same moments has near vectors, whatever the words."""
+"""Danmaku of the same moments have close vectors, whatever their words."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def timed(*videos: list[tuple[str, float]]) -> TimedLines:
 
 @pytest.fixture(scope="module")
 def lines() -> TimedLines:
-    """Sixty videos; in each, every group speaks at a minute of its own, in some order."""
+    """Sixty videos; in each, every group speaks at a minute of its own, in random order."""
     rng = np.random.default_rng(3)
     return timed(
         *(
@@ -54,7 +54,7 @@ def model(lines: TimedLines) -> Cooccurrence:
     return cooccurrence.fit(lines, SETTINGS)
 
 
-def test_danmaku_of_one_moment_are_near_without_a_character_in_common(model: Cooccurrence) -> None:
+def test_danmaku_of_one_moment_are_close_without_a_common_character(model: Cooccurrence) -> None:
     texts = [model.lines.texts[row] for row in model.rows]
     cosines = model.vectors @ model.vectors.T
     for group in GROUPS:
@@ -63,7 +63,7 @@ def test_danmaku_of_one_moment_are_near_without_a_character_in_common(model: Coo
         assert cosines[np.ix_(inside, inside)].min() > cosines[np.ix_(inside, outside)].max()
 
 
-def test_a_moment_is_near_what_is_said_at_such_moments(model: Cooccurrence) -> None:
+def test_a_moment_is_close_to_danmaku_of_similar_moments(model: Cooccurrence) -> None:
     """So a danmaku that was seen once has a vector, too."""
     lines = model.lines
     moments = model.moments(np.arange(9))
@@ -82,8 +82,7 @@ def test_a_target_is_of_length_1_and_nearer_to_all_occurrences_the_more_there_ar
     assert ((targets * whole).sum(1) > (targets * model.moments(numbers)).sum(1) - 1e-6).all()  # 60 against 3
 
 
-def test_copies_tell_nothing() -> None:
-    """A line among its own copies alone has no moment."""
+def test_a_line_among_its_own_copies_has_no_moment() -> None:
     lines = timed(
         [("草", 0.0), ("草草草", 1.0), ("草！", 2.0)], *([(t, float(s)) for s, t in enumerate(g)] for g in GROUPS * 4)
     )
@@ -97,7 +96,7 @@ def test_too_few_danmaku_are_refused(lines: TimedLines) -> None:
         cooccurrence.fit(lines, CooccurrenceSettings(min_context_count=2, min_pair_count=1, dim=64))
 
 
-def test_what_was_saved_is_loaded(model: Cooccurrence, tmp_path: Path) -> None:
+def test_loading_restores_what_was_saved(model: Cooccurrence, tmp_path: Path) -> None:
     cooccurrence.save(tmp_path / cooccurrence.FILE, model)
     again = cooccurrence.load(tmp_path / cooccurrence.FILE, model.lines)
     assert again.settings == model.settings

@@ -1,4 +1,4 @@
-"""Each term of the loss says what it should of vectors that are written down."""
+"""Each term of the loss, computed for given vectors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def _vectors(seed: int, rows: int, dim: int = 32) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
 
 
-def test_contrast_is_infonce_of_each_prefix_over_what_is_wrong() -> None:
-    """Computed once more by numpy; a row without a right one does not count."""
+def test_contrast_is_infonce_of_each_prefix_over_negatives() -> None:
+    """numpy computes it again; a row without a positive does not count."""
     ours, theirs = _vectors(5, 4), _vectors(6, 4)
     wrong = np.random.default_rng(5).random((4, 4)) < 0.6
     right = np.zeros((4, 4), bool)
@@ -47,7 +47,7 @@ def _spelling(
     return float(loss), float(share)
 
 
-def test_spelling_asks_the_variant_to_be_nearer_than_the_opposite() -> None:
+def test_the_spelling_term_wants_the_variant_closer_than_the_opposite() -> None:
     texts, others = _vectors(1, 6), _vectors(2, 6)
     good, nearer = _spelling(texts, texts, others)
     bad, never = _spelling(texts, others, texts)
@@ -55,8 +55,8 @@ def test_spelling_asks_the_variant_to_be_nearer_than_the_opposite() -> None:
     assert (nearer, never) == (1.0, 0.0)
 
 
-def test_spelling_asks_for_a_margin() -> None:
-    """An opposite that is a little farther than the variant is still paid for."""
+def test_the_spelling_term_has_a_margin() -> None:
+    """An opposite that is slightly farther than the variant still adds to the loss."""
     texts = np.eye(4, 32, dtype=np.float32)
     opposites = texts + 0.5 * np.eye(4, 32, k=8, dtype=np.float32)  # cosine 0.89
     assert _spelling(texts, texts, opposites, margin=0.0)[0] < _spelling(texts, texts, opposites, margin=0.3)[0] - 2
@@ -75,8 +75,8 @@ def test_a_text_without_an_opposite_is_compared_with_other_texts_only() -> None:
     assert float(share) == 0.0
 
 
-def test_relations_are_nil_for_the_teachers_own_geometry_in_any_coordinates() -> None:
-    """Turned and scaled, but with the same cosines."""
+def test_the_relation_term_is_zero_for_the_teachers_geometry_in_any_coordinates() -> None:
+    """The vectors are rotated and scaled and have the same cosines."""
     taught = _vectors(3, 10)
     taught /= np.linalg.norm(taught, axis=1, keepdims=True)
     turn = np.linalg.qr(_vectors(4, 32))[0]
@@ -87,7 +87,7 @@ def test_relations_are_nil_for_the_teachers_own_geometry_in_any_coordinates() ->
     assert float(divergence) > 0.5 and float(error) > 0.01
 
 
-def test_crowding_is_more_where_strangers_are_alike() -> None:
+def test_crowding_grows_with_the_similarity_of_strangers() -> None:
     spread = _vectors(8, 64)
     strangers = tf.constant(~np.eye(64, dtype=bool))
     even, low = crowding(tf.constant(spread), strangers)

@@ -1,4 +1,4 @@
-"""A line is a text and a moment of a video; what belongs to one moment is found by the second."""
+"""A line is a text and a moment of a video; moments are found by the second."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def texts_of(lines: TimedLines) -> list[str]:
     return [lines.texts[text] for text in lines.text_of]
 
 
-def test_lines_stand_in_the_order_of_their_seconds(tmp_path: Path) -> None:
-    """From the first of a video on; equal texts, as the model sees them, are one."""
+def test_lines_are_in_the_order_of_their_seconds(tmp_path: Path) -> None:
+    """Seconds count from the first line of a video; texts that the model sees as equal are one."""
     write_video(tmp_path, 7, ("awsl", 12.5), ("草", 10.0), ("AWSL", 11.0))
     lines = read_moments([tmp_path], TOKENIZER)
     assert texts_of(lines) == ["草", "awsl", "awsl"]
@@ -33,7 +33,7 @@ def test_lines_stand_in_the_order_of_their_seconds(tmp_path: Path) -> None:
     assert lines.counts.tolist() == [1, 2]
 
 
-def test_what_the_vocabulary_cannot_spell_is_left_out(tmp_path: Path) -> None:
+def test_unspellable_texts_are_left_out(tmp_path: Path) -> None:
     write_video(tmp_path, 7, ("草", 1.0), ("草龘", 2.0), (" ", 3.0), ("好", 4.0))
     lines = read_moments([tmp_path], TOKENIZER)
     assert texts_of(lines) == ["草", "好"]
@@ -45,7 +45,7 @@ def test_what_the_vocabulary_cannot_spell_is_left_out(tmp_path: Path) -> None:
 
 
 def test_the_split_is_that_of_clean(tmp_path: Path) -> None:
-    """So no held-out video is learned from by either."""
+    """So neither learns from held-out videos."""
     for number in range(20):
         write_video(tmp_path, number, ("草", 1.0), ("好", 2.0))
     parts = {split: read_moments([tmp_path], TOKENIZER, split=split, heldout=0.3) for split in ("train", "heldout")}
@@ -68,7 +68,7 @@ def test_a_split_without_videos_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_moment_ends_at_its_window_and_at_the_video(tmp_path: Path) -> None:
-    """And takes no more neighbours than it may."""
+    """The number of its neighbours is limited."""
     write_video(tmp_path, 1, ("草", 0.0), ("好", 4.0), ("来了", 9.5))
     write_video(tmp_path, 2, ("草", 0.0), ("好", 1.0), ("来了", 2.0), ("晚安", 3.0))
     lines = read_moments([tmp_path], TOKENIZER)
@@ -81,7 +81,7 @@ def test_a_moment_ends_at_its_window_and_at_the_video(tmp_path: Path) -> None:
     assert [(first[n] - long[0], last[n] - long[0]) for n in long] == [(0, 2), (0, 3), (1, 4), (2, 4)]
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+def test_loading_restores_what_was_saved(tmp_path: Path) -> None:
     write_video(tmp_path / "videos", 7, ("草", 1.0), ("mea", 2.0), ("草", 3.0))
     lines = read_moments([tmp_path / "videos"], TOKENIZER)
     lines.save(tmp_path / "lines.npz")

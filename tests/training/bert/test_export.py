@@ -1,30 +1,37 @@
-"""An exported model is whole, exact and under Google's names; what goes wrong leaves the old one."""
+"""An exported model is complete, exact and under Google's names; a failure leaves the old one."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import tensorflow as tf
+from tokenizers import Tokenizer
 
 from service.checkpoint import read_checkpoint
+from service.encoders.onnx import OnnxEncoder
+from service.encoders.options import EncoderOptions
 from service.model_directory import BertConfig, find_checkpoint, open_model_directory
 from training.bert import checkpoint
 from training.bert.export import export
 from training.bert.model import variable_shapes
+from training.cli import main
 
 REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture
 def own(workdir: Path, tmp_path: Path) -> Path:
-    """A copy of the run that a test may spoil."""
+    """A copy of the run that a test may damage."""
     return shutil.copytree(workdir, tmp_path / "own")
 
 
@@ -33,7 +40,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def test_a_model_directory_has_what_a_reader_needs_and_no_more(workdir: Path, tmp_path: Path) -> None:
-    """And is returned as the prefix that TensorFlow finds."""
+    """The returned prefix is the one that TensorFlow finds."""
     prefix = export(workdir, tmp_path / "models/tiny")
     assert set(contents(tmp_path / "models/tiny")) == {
         "bert_config.json",
@@ -50,7 +57,7 @@ def test_a_model_directory_has_what_a_reader_needs_and_no_more(workdir: Path, tm
 
 
 def test_the_tensors_are_those_of_the_run_bit_for_bit(workdir: Path, tmp_path: Path) -> None:
-    """Under the names of google-research/bert, and nothing else is in the file."""
+    """They have the names of google-research/bert, and the file has nothing else."""
     found = read_checkpoint(export(workdir, tmp_path / "tiny"))
     assert set(found) == set(variable_shapes(BertConfig.from_json_file(workdir / "bert_config.json")))
     run = read_checkpoint(workdir / "model.ckpt-20")
@@ -58,7 +65,7 @@ def test_the_tensors_are_those_of_the_run_bit_for_bit(workdir: Path, tmp_path: P
 
 
 def test_the_directory_may_be_moved(workdir: Path, tmp_path: Path) -> None:
-    """The names in it are relative."""
+    """The paths in it are relative."""
     export(workdir, tmp_path / "tiny")
     (tmp_path / "tiny").rename(tmp_path / "moved")
     assert find_checkpoint(tmp_path / "moved") == tmp_path / "moved/model.ckpt-20"
@@ -66,27 +73,26 @@ def test_the_directory_may_be_moved(workdir: Path, tmp_path: Path) -> None:
 
 
 def test_an_earlier_step_can_be_exported(workdir: Path, tmp_path: Path) -> None:
-    """Step 0 is the untrained model, to compare with."""
+    """Step 0 is the untrained model, for comparison."""
     first = read_checkpoint(export(workdir, tmp_path / "before", step=0))
     run = read_checkpoint(workdir / "model.ckpt-0")
     assert all(np.array_equal(first[name], run[name]) for name in run)
 
 
-def test_a_step_that_is_not_there_is_answered_with_those_that_are(workdir: Path, tmp_path: Path) -> None:
-    """And nothing is made."""
+def test_a_missing_step_is_an_error_that_lists_the_steps(workdir: Path, tmp_path: Path) -> None:
+    """Nothing is written."""
     with pytest.raises(ValueError, match="invalid step: 7; .* has 0, 10, 20"):
         export(workdir, tmp_path / "tiny", step=7)
     assert not (tmp_path / "tiny").exists()
 
 
-def test_a_folder_that_is_no_workdir_is_refused(tmp_path: Path) -> None:
-    """It holds no checkpoint."""
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no checkpoint in"):
         export(tmp_path, tmp_path / "tiny")
 
 
 def spoil(workdir: Path, **changes: np.ndarray | None) -> None:
-    """Writes the newest checkpoint again with other tensors; None leaves one out."""
+    """Rewrites the newest checkpoint with other tensors; None leaves one out."""
     tensors = {**read_checkpoint(workdir / "model.ckpt-20"), **changes}
     checkpoint.write(workdir / "model.ckpt-20", {name: v for name, v in tensors.items() if v is not None})
 
@@ -109,15 +115,15 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(own: Path, tmp_path: Pat
 def test_a_variable_that_does_not_fit_the_config_is_refused_by_name(
     own: Path, tmp_path: Path, change: np.ndarray | None, message: str
 ) -> None:
-    """Missing, or of another shape."""
+    """It may be missing or have another shape."""
     spoil(own, **{"bert/pooler/dense/bias": change})
     with pytest.raises(ValueError, match=message) as error:
         export(own, tmp_path / "tiny")
     assert "bert/pooler/dense/bias" in str(error.value)
 
 
-def test_a_checkpoint_that_was_cut_short_is_refused(own: Path, tmp_path: Path) -> None:
-    """As a full disk or an interrupted copy leaves it."""
+def test_a_truncated_checkpoint_is_refused(own: Path, tmp_path: Path) -> None:
+    """A full disk or an interrupted copy leaves one."""
     data = own / "model.ckpt-20.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:1000])
     with pytest.raises(ValueError, match="damaged or cut off"):
@@ -125,10 +131,10 @@ def test_a_checkpoint_that_was_cut_short_is_refused(own: Path, tmp_path: Path) -
 
 
 def test_a_vocabulary_of_another_size_is_refused(own: Path, tmp_path: Path) -> None:
-    """With both numbers."""
+    """The error has both numbers."""
     with (own / "vocab.txt").open("a", encoding="utf-8") as file:
         file.write("龘\n")
-    with pytest.raises(ValueError, match=r"vocab.txt has \d+ tokens, but .*bert_config.json says vocab_size \d+"):
+    with pytest.raises(ValueError, match=r"has \d+ tokens, but its configuration says vocab_size \d+"):
         export(own, tmp_path / "tiny")
 
 
@@ -146,7 +152,7 @@ def test_an_older_model_is_replaced_whole_except_for_its_card(workdir: Path, tmp
 
 
 def test_a_directory_that_is_no_model_is_not_replaced(workdir: Path, own: Path, tmp_path: Path) -> None:
-    """A misspelt --output must not cost anybody's files, least of all a training run."""
+    """A misspelt --output must not destroy other files, least of all a training run."""
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("…", encoding="utf-8")
@@ -178,3 +184,82 @@ export.export(Path({str(workdir)!r}), Path({str(output)!r}))
     assert len(list(tmp_path.iterdir())) == 2  # the scraps have a hidden name and do not stand in the way:
     export(workdir, output)
     assert find_checkpoint(output).name == "model.ckpt-20"
+
+
+TEXTS = ["草", "阿夸awsl!", "晚安 晚安", "哈" * 40]
+
+
+def encode(directory: Path) -> np.ndarray:
+    with closing(OnnxEncoder.open(directory, EncoderOptions(), threads=1)) as encoder:
+        return encoder.encode_now(encoder.inputs.prepare_texts(TEXTS))
+
+
+def test_in_hugging_face_s_layout_the_vectors_are_the_same(tiny_model: Path, tmp_path: Path) -> None:
+    """Whoever opens it takes the last layer, so the one above the pooled layer is left out."""
+    output = export(None, tmp_path / "tiny", model=tiny_model, layout="huggingface")
+
+    assert {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()} == {
+        *("README.md", "config.json", "config_sentence_transformers.json", "model.safetensors", "modules.json"),
+        *("1_Pooling/config.json", "sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
+    }
+    assert open_model_directory(output).config.num_hidden_layers == 2
+    assert np.array_equal(encode(output), encode(tiny_model))
+    (output / "vocab.txt").unlink()
+    (output / "tokenizer_config.json").unlink()
+    assert np.array_equal(encode(output), encode(tiny_model))
+
+
+def test_what_the_model_says_of_itself_comes_along(workdir: Path, tmp_path: Path) -> None:
+    """The lengths to which vectors may be cut; and a README.md and a licence, which a person wrote."""
+    model = export(workdir, tmp_path / "model").parent
+    config = json.loads((model / "bert_config.json").read_text(encoding="utf-8"))
+    (model / "bert_config.json").write_text(json.dumps(config | {"matryoshka_dimensions": [8]}), encoding="utf-8")
+    (model / "README.md").write_text("mine", encoding="utf-8")
+    (model / "LICENSE").write_text("MIT", encoding="utf-8")
+
+    output = export(None, tmp_path / "hf", model=model, layout="huggingface")
+
+    assert json.loads((output / "config.json").read_text(encoding="utf-8"))["matryoshka_dimensions"] == [8]
+    assert (output / "README.md").read_text(encoding="utf-8") == "mine"
+    assert (output / "LICENSE").read_text(encoding="utf-8") == "MIT"
+
+
+def test_an_onnx_file_takes_padded_tokens(tiny_model: Path, tmp_path: Path) -> None:
+    path = export(None, tmp_path / "tiny.onnx", model=tiny_model, layout="onnx")
+    export(None, tmp_path / "hf", model=tiny_model, layout="huggingface")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "hf/tokenizer.json"))
+    tokenizer.enable_truncation(16)
+    tokenizer.enable_padding()
+    found = tokenizer.encode_batch(TEXTS)
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feed = {
+        "input_ids": np.array([text.ids for text in found]),
+        "attention_mask": np.array([text.attention_mask for text in found]),
+    }
+    (vectors,) = session.run(["sentence_embedding"], feed)
+
+    np.testing.assert_allclose(vectors, encode(tiny_model), atol=1e-5)
+
+
+def test_other_formats_are_written_without_tensorflow(tiny_model: Path, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['tensorflow'] = None; from training.cli import main; sys.exit(main(sys.argv[1:]))"
+    flags = ["--model", str(tiny_model), "--format", "huggingface", "--output", str(tmp_path / "hf")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "export", *flags], cwd=REPOSITORY, capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert open_model_directory(tmp_path / "hf").config.hidden_size == 16
+
+
+def test_what_is_neither_a_file_nor_a_model_is_not_overwritten(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    flags = ["export", "--model", str(tiny_model), "--output"]
+
+    assert main([*flags, str(tmp_path / "file"), "--format", "huggingface"]) == 2
+    assert "is a file; expected a directory" in capsys.readouterr().err
+    assert main([*flags, str(tmp_path), "--format", "onnx"]) == 2
+    assert "is a directory; expected a file" in capsys.readouterr().err

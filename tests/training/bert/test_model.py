@@ -1,4 +1,4 @@
-"""The model computes what BERT computes: checked against numpy code that shares nothing with it."""
+"""The model computes what BERT computes, according to independent numpy code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIG = BertConfig(
 
 @pytest.fixture(scope="module")
 def params() -> dict[str, np.ndarray]:
-    """Random everywhere, biases and LayerNorm included."""
+    """Random values everywhere, including biases and LayerNorm."""
     rng = np.random.default_rng(0)
     values = model.initial_values(CONFIG, 1)
     return {name: value + 0.1 * rng.standard_normal(value.shape, np.float32) for name, value in values.items()}
@@ -41,7 +41,7 @@ def inputs(rows: int = 3, length: int = 10) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def numpy_bert(params: dict[str, np.ndarray], ids: np.ndarray, segments: np.ndarray) -> list[np.ndarray]:
-    """One text without padding, in float64, from arXiv 1810.04805 and 1706.03762: [t, h] per layer."""
+    """Computes one text without padding in float64, from arXiv 1810.04805 and 1706.03762: [t, h] per layer."""
     p = {name: value.astype(np.float64) for name, value in params.items()}
 
     def dense(scope: str, x: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ def numpy_gelu(x: np.ndarray) -> np.ndarray:
 
 
 def test_bert_base_has_the_206_variables_of_googles_checkpoint() -> None:
-    """By the names that bert-as-service looks for."""
+    """bert-as-service looks for these names."""
     shapes = model.variable_shapes(BertConfig(vocab_size=21128))
     assert len(shapes) == 206
     assert shapes["bert/embeddings/word_embeddings"] == (21128, 768)
@@ -88,8 +88,8 @@ def test_bert_base_has_the_206_variables_of_googles_checkpoint() -> None:
     assert shapes["cls/seq_relationship/output_weights"] == (2, 768)
 
 
-def test_every_layer_is_what_numpy_computes(params: dict[str, np.ndarray]) -> None:
-    """Texts of different lengths in one padded batch, against one at a time without padding."""
+def test_every_layer_equals_numpys(params: dict[str, np.ndarray]) -> None:
+    """One padded batch of texts of different lengths is compared with single texts without padding."""
     ids, mask, segments = inputs()
     outputs = [layer.numpy() for layer in model.encode(params, CONFIG, ids, mask, segments)]
     assert len(outputs) == CONFIG.num_hidden_layers + 1
@@ -101,7 +101,7 @@ def test_every_layer_is_what_numpy_computes(params: dict[str, np.ndarray]) -> No
 
 
 def test_padding_does_not_change_a_text(params: dict[str, np.ndarray]) -> None:
-    """Whatever ids the padding has."""
+    """The ids of the padding do not matter."""
     ids, _, segments = inputs(rows=1, length=5)
     alone = model.encode(params, CONFIG, ids, np.ones_like(ids), segments)[-1].numpy()
     padded = np.pad(ids, [(0, 0), (0, 6)], constant_values=17)
@@ -110,8 +110,8 @@ def test_padding_does_not_change_a_text(params: dict[str, np.ndarray]) -> None:
     np.testing.assert_allclose(wide[:, :5], alone, atol=1e-6)
 
 
-def test_the_heads_are_what_numpy_computes(params: dict[str, np.ndarray]) -> None:
-    """The masked-LM head multiplies by the embeddings; the next-sentence head looks at [CLS] alone."""
+def test_the_heads_equal_numpys(params: dict[str, np.ndarray]) -> None:
+    """The masked-LM head multiplies by the embeddings; the next-sentence head uses [CLS] alone."""
     ids, _, segments = inputs(rows=2)
     positions = np.array([[3, 7], [1, 0]], np.int32)
     hidden = model.encode(params, CONFIG, ids, np.ones_like(ids), segments)[-1]
@@ -132,7 +132,7 @@ def test_the_heads_are_what_numpy_computes(params: dict[str, np.ndarray]) -> Non
 
 
 def test_losses_count_masked_tokens_by_their_weight(params: dict[str, np.ndarray]) -> None:
-    """Padding among the predictions is worth nothing, whatever id stands there."""
+    """Padding among the predictions has no weight, whatever its id."""
     ids, mask, segments = inputs(rows=2)
     features = {
         "input_ids": ids,
@@ -155,13 +155,13 @@ def test_losses_count_masked_tokens_by_their_weight(params: dict[str, np.ndarray
 
 
 def test_gelu_is_exact() -> None:
-    """Not its approximation by tanh: they differ by up to 5e-4, and vectors would not match bert-serving-server's."""
+    """Its approximation by tanh differs by up to 5e-4, so vectors would not match bert-serving-server's."""
     x = np.linspace(-6, 6, 101)
     np.testing.assert_allclose(model.gelu(tf.constant(x)).numpy(), numpy_gelu(x), atol=1e-12)
 
 
 def test_random_weights_are_those_that_bert_starts_from() -> None:
-    """A normal distribution cut at two deviations, zeros and ones; the same for the same seed."""
+    """They are a normal distribution cut at two deviations, zeros and ones; the same for the same seed."""
     config = BertConfig(vocab_size=2000, hidden_size=24, num_hidden_layers=1)
     values = model.initial_values(config, 5)
     words = values["bert/embeddings/word_embeddings"]
@@ -174,8 +174,8 @@ def test_random_weights_are_those_that_bert_starts_from() -> None:
     assert not np.array_equal(words, model.initial_values(config, 6)["bert/embeddings/word_embeddings"])
 
 
-def test_dropout_follows_from_its_seed_alone(params: dict[str, np.ndarray]) -> None:
-    """The same seed drops the same; another step drops other things."""
+def test_dropout_is_a_function_of_its_seed(params: dict[str, np.ndarray]) -> None:
+    """The same seed drops the same values; another step drops others."""
     arguments = (params, CONFIG, *inputs())
     one, same, other = (model.encode(*arguments, dropout_seed=tf.constant([1, step]))[-1].numpy() for step in (3, 3, 4))
     assert np.array_equal(one, same)
@@ -183,7 +183,7 @@ def test_dropout_follows_from_its_seed_alone(params: dict[str, np.ndarray]) -> N
 
 
 def test_no_two_dropouts_of_a_run_share_a_mask() -> None:
-    """Not even the second of a step and the first of the next."""
+    """This includes the second of a step and the first of the next."""
     x = tf.ones([1000])
     masks = []
     for step in range(3):
@@ -227,8 +227,8 @@ def test_a_config_survives_its_file_and_ignores_fields_bert_does_not_use(tmp_pat
         ('{"vocab_size": 9, "hidden_act": "relu"}', "invalid hidden_act: 'relu'; expected \"gelu\""),
     ],
 )
-def test_a_config_that_cannot_be_built_says_why(tmp_path: Path, text: str, message: str) -> None:
-    """In one sentence that names the file."""
+def test_an_invalid_config_is_explained(tmp_path: Path, text: str, message: str) -> None:
+    """The error is one sentence that names the file."""
     path = tmp_path / "bert_config.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):

@@ -15,8 +15,10 @@ def zeros(values: dict[str, tf.Tensor]) -> Moments:
     return Moments(*({name: tf.zeros_like(value) for name, value in values.items()} for _ in range(2)))
 
 
-def test_two_steps_are_what_numpy_computes() -> None:
-    """No bias correction, epsilon outside the root, decay in the update, none for LayerNorm and biases."""
+def test_two_steps_equal_numpys() -> None:
+    """There is no bias correction; epsilon is outside the root; decay is in the update, except for LayerNorm and
+    biases.
+    """
     rng = np.random.default_rng(0)
     values = {name: rng.standard_normal(4) for name in NAMES}
     params = {name: tf.constant(value, tf.float32) for name, value in values.items()}
@@ -36,8 +38,8 @@ def test_two_steps_are_what_numpy_computes() -> None:
             np.testing.assert_allclose(params[name].numpy(), values[name], rtol=1e-4, atol=1e-6)
 
 
-def test_two_steps_of_lamb_are_what_numpy_computes() -> None:
-    """Algorithm 2 of arXiv 1904.00962: bias correction, and an update as long as the weights it moves."""
+def test_two_steps_of_lamb_equal_numpys() -> None:
+    """Algorithm 2 of arXiv 1904.00962 has bias correction, and an update as long as the weights."""
     rng = np.random.default_rng(0)
     values = {name: rng.standard_normal(4) for name in NAMES}
     params = {name: tf.constant(value, tf.float32) for name, value in values.items()}
@@ -60,7 +62,7 @@ def test_two_steps_of_lamb_are_what_numpy_computes() -> None:
 
 
 def test_lamb_moves_weights_that_are_all_zero() -> None:
-    """Which have no norm to scale an update to."""
+    """They have no norm to scale an update to."""
     params = {"dense/kernel": tf.zeros([3])}
     gradients = {"dense/kernel": tf.constant([1.0, -1.0, 0.5])}
     moved, _ = lamb(params, zeros(params), gradients, tf.constant(0.1), tf.constant(0), 0.01)
@@ -68,7 +70,7 @@ def test_lamb_moves_weights_that_are_all_zero() -> None:
 
 
 def test_gradients_are_clipped_to_a_global_norm_of_one() -> None:
-    """All by the same factor; the norm that is returned is the one before."""
+    """All are scaled by the same factor; the returned norm is the one before."""
     clipped, norm = clip({"a": tf.constant([30.0]), "b": tf.constant([40.0])})
     assert float(norm) == pytest.approx(50.0)
     assert float(clipped["a"][0]) == pytest.approx(0.6, rel=1e-5)
@@ -82,7 +84,7 @@ def test_small_gradients_are_left_alone() -> None:
 
 @pytest.mark.parametrize(("name", "expected"), list(zip(NAMES, [True] + 4 * [False], strict=True)))
 def test_only_weights_decay(name: str, expected: bool) -> None:
-    """As exclude_from_weight_decay of google-research/bert has it."""
+    """This is exclude_from_weight_decay of google-research/bert."""
     assert decays(name) is expected
 
 

@@ -1,4 +1,4 @@
-"""One replica, two and eight compute the same run: a batch is a batch, however many devices share it."""
+"""One, two and eight replicas compute the same run, because a batch does not depend on the number of devices."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def rows_of(workdir: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_replicas_pass_through_the_same_numbers(runs: Path, count: int) -> None:
-    """Every number of every step, dropout and dynamic masks included; only the order of additions differs."""
+def test_replicas_log_the_same_numbers(runs: Path, count: int) -> None:
+    """Dropout and dynamic masks are included; only the order of additions differs."""
     for row, other in zip(rows_of(runs / "1"), rows_of(runs / str(count)), strict=True):
         assert other == pytest.approx(row, abs=1e-6, rel=1e-6)
     assert len(rows_of(runs / "1")) == STEPS
@@ -78,7 +78,7 @@ def test_replicas_pass_through_the_same_numbers(runs: Path, count: int) -> None:
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_replicas_end_with_the_same_weights(runs: Path, count: int) -> None:
-    """Save a bias that softmax takes no notice of, and which therefore follows rounding alone."""
+    """The exception is a bias that softmax ignores, and which therefore depends on rounding alone."""
     one, other = (read_checkpoint(runs / str(n) / f"model.ckpt-{STEPS}") for n in (1, count))
     worst = max(np.abs(one[name] - other[name]).max() for name in one if not name.endswith("key/bias"))
     assert worst <= 1e-6

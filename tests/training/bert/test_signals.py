@@ -1,4 +1,4 @@
-"""A run that was told to stop comes to its own end, however often it is told."""
+"""A run that gets a signal finishes its step and saves, however often the signal is repeated."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ sys.exit(3)
         (60, 0, -signal.SIGTERM, ""),  # nothing was to be repeated
     ],
 )
-def test_who_repeats_a_signal_does_not_cut_the_end_short(
-    patience_s: float, times: int, status: int, printed: str
-) -> None:
+def test_a_repeated_signal_does_not_interrupt_saving(patience_s: float, times: int, status: int, printed: str) -> None:
     command = [sys.executable, "-c", RUN, str(patience_s), str(times)]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (status, printed), ended.stderr

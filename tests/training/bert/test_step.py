@@ -1,4 +1,4 @@
-"""The step is one function, whatever it is spread over: micro-batches and replicas are a matter of memory and speed."""
+"""The step is one function: micro-batches and replicas affect only memory and speed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFIG = TrainConfig(batch_size=8, micro_batch_size=2, learning_rate=1e-2, num_w
 
 
 def features(rows: int = 8) -> dict[str, tf.Tensor]:
-    """Rows with different numbers of masked tokens, so that a mean of means would not be the mean."""
+    """Rows with different numbers of masked tokens, so that a mean of means would differ from the mean."""
     rng = np.random.default_rng(3)
     arrays = {
         "input_ids": rng.integers(5, 60, (rows, 12)),
@@ -88,7 +88,7 @@ def test_frozen_layers_keep_their_weights_and_the_others_learn() -> None:
 
 
 def test_the_metrics_are_those_of_the_whole_batch() -> None:
-    """Before the weights move, as evaluation computes them."""
+    """They are computed before the weights change, as in evaluation."""
     bert = replace(BERT, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     params, moments = start()
     *_, metrics = make_step(CONFIG, bert)(params, moments, features(), tf.constant(0))
@@ -99,7 +99,7 @@ def test_the_metrics_are_those_of_the_whole_batch() -> None:
 
 
 def test_a_step_is_a_function_of_its_arguments() -> None:
-    """Dropout included: the same numbers again, to the last bit; another seed gives others."""
+    """With dropout, the same arguments give the same numbers to the last bit; another seed gives others."""
     (one, _), (same, _), (other, _) = (after(config) for config in (CONFIG, CONFIG, replace(CONFIG, seed=2)))
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert not np.array_equal(one["bert/pooler/dense/kernel"], other["bert/pooler/dense/kernel"])
@@ -107,10 +107,8 @@ def test_a_step_is_a_function_of_its_arguments() -> None:
 
 @pytest.mark.parametrize("micro_batch_size", [None, 2])
 @pytest.mark.parametrize("kernel_dtype", ["float32", "bfloat16"])
-def test_every_shape_is_known_beforehand_and_nothing_is_float64(
-    micro_batch_size: int | None, kernel_dtype: str
-) -> None:
-    """As a TPU wants it; loop bodies and gradients included."""
+def test_every_shape_is_static_and_nothing_is_float64(micro_batch_size: int | None, kernel_dtype: str) -> None:
+    """A TPU requires it, in loop bodies and gradients, too."""
     step = tf.function(make_step(replace(CONFIG, micro_batch_size=micro_batch_size, kernel_dtype=kernel_dtype), BERT))
     graph = step.get_concrete_function(*start(), features(), tf.TensorSpec([], tf.int32)).graph
     definition = graph.as_graph_def(add_shapes=True)
@@ -125,7 +123,7 @@ def test_every_shape_is_known_beforehand_and_nothing_is_float64(
             assert tf.TensorShape(shape).is_fully_defined(), node
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
-    """With the numbers that do not go into each other."""
+def test_a_batch_that_cannot_be_divided_is_refused() -> None:
+    """The error has the numbers."""
     with pytest.raises(ValueError, match="invalid batch_size: 8; expected .* 3 replicas with micro-batches of 2"):
         make_step(CONFIG, BERT, Replicas(count=3))

@@ -1,4 +1,4 @@
-"""Training learns, and can be killed, stopped and resumed without leaving a trace in the losses."""
+"""Training learns, and being killed, stopped and resumed does not change the losses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 
 from service.checkpoint import read_checkpoint
-from service.model_directory import BertConfig, find_checkpoint
+from service.model_directory import BertConfig, find_checkpoint, open_model_directory
 from training.arguments import STOPPED
 from training.bert import checkpoint, model
 from training.bert.export import export
@@ -51,7 +51,7 @@ max_position_embeddings = 32
 
 
 def rows_of(workdir: Path) -> list[dict[str, Any]]:
-    """The log without the one number that is never the same twice."""
+    """Returns the log without the only number that varies."""
     rows = [json.loads(row) for row in (workdir / "train_log.jsonl").read_text(encoding="utf-8").splitlines()]
     return [{name: value for name, value in row.items() if name != "tokens_per_s"} for row in rows]
 
@@ -74,7 +74,7 @@ def wait_for_rows(process: subprocess.Popen[bytes], workdir: Path, count: int) -
 
 @pytest.fixture(scope="module")
 def interrupted(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A run killed with SIGKILL, started again, stopped with SIGTERM, and started again to its end."""
+    """A run that is killed with SIGKILL, restarted, stopped with SIGTERM, and restarted until its end."""
     folder = tmp_path_factory.mktemp("interrupted")
     config, workdir = folder / "long.toml", folder / "run"
     config.write_text(LONG, encoding="utf-8")
@@ -101,7 +101,7 @@ def interrupted(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 def test_the_loss_falls(workdir: Path) -> None:
-    """From that of a uniform guess, in 20 steps over invented danmaku."""
+    """It falls below that of a uniform guess in 20 steps on invented danmaku."""
     rows = rows_of(workdir)
     vocab_size = BertConfig.from_json_file(workdir / "bert_config.json").vocab_size
     assert [row["step"] for row in rows] == list(range(1, 21))
@@ -112,13 +112,13 @@ def test_the_loss_falls(workdir: Path) -> None:
 
 
 def test_a_run_keeps_its_first_and_last_checkpoints_and_one_state(workdir: Path) -> None:
-    """Step 0 stays, to compare with; the moments of old steps go."""
+    """Step 0 stays for comparison; the optimizer's moments of old steps are deleted."""
     assert checkpoint.list_steps(workdir) == [0, 10, 20]
     assert sorted(path.name for path in workdir.glob("state-*.index")) == ["state-20.index"]
     assert checkpoint.latest_step(workdir) == 20
 
 
-def test_a_killed_run_passes_through_the_losses_of_one_that_was_not(
+def test_a_killed_run_has_the_losses_of_an_uninterrupted_one(
     interrupted: dict[str, Any], examples: Path, tmp_path: Path
 ) -> None:
     """Every number of every step is equal to the last bit, and so are the weights at the end.
@@ -136,24 +136,23 @@ def test_a_killed_run_passes_through_the_losses_of_one_that_was_not(
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_sigterm_saves_and_says_that_it_is_not_the_end(interrupted: dict[str, Any]) -> None:
-    """The checkpoint is of the very step that was reached; the exit status keeps `make` from exporting it.
-
-    That the signal came again did not cut the saving short.
+def test_sigterm_saves_and_reports_an_unfinished_run(interrupted: dict[str, Any]) -> None:
+    """The checkpoint is of the current step; the exit status keeps `make` from exporting it. A repeated signal does not
+    interrupt saving.
     """
     assert interrupted["stopped"] == STOPPED
     assert interrupted["step after SIGTERM"] == interrupted["rows after SIGTERM"] < STEPS
 
 
 def test_a_finished_run_is_left_as_it_is(workdir: Path, tiny_toml: Path, examples: Path) -> None:
-    """The same command again finds nothing to do."""
+    """Repeating the command does nothing."""
     before = {path.name: path.read_bytes() for path in workdir.iterdir()}
     assert train(read_config(tiny_toml), workdir, examples) == workdir / "model.ckpt-20"
     assert {path.name: path.read_bytes() for path in workdir.iterdir()} == before
 
 
 def test_another_config_in_the_same_workdir_is_refused(workdir: Path, tiny_toml: Path, examples: Path) -> None:
-    """Half of a run with one learning rate and half with another is no run; the error says what it was."""
+    """A run must not change its learning rate halfway; the error names both values."""
     other = replace(read_config(tiny_toml), learning_rate=1e-5)
     with pytest.raises(MismatchedRun, match=r"another config or examples \(learning_rate was 0.005\)"):
         train(other, workdir, examples)
@@ -162,7 +161,7 @@ def test_another_config_in_the_same_workdir_is_refused(workdir: Path, tiny_toml:
 def test_a_longer_run_is_refused_with_the_way_to_train_longer(
     workdir: Path, tiny_toml: Path, examples: Path, tmp_path: Path
 ) -> None:
-    """The way works: another run, from the last checkpoint of the first."""
+    """The suggested way works: another run, from the last checkpoint of the first."""
     longer = replace(read_config(tiny_toml), num_train_steps=25)
     with pytest.raises(MismatchedRun, match=r"num_train_steps was 20.*--set (init_checkpoint=\S+)") as refused:
         train(longer, workdir, examples)
@@ -171,8 +170,8 @@ def test_a_longer_run_is_refused_with_the_way_to_train_longer(
     assert train(config, tmp_path, examples) == tmp_path / "model.ckpt-5"
 
 
-def test_how_often_to_save_and_log_may_change_in_between(workdir: Path, tiny_toml: Path, examples: Path) -> None:
-    """It has no part in what is learned."""
+def test_the_intervals_of_saving_and_logging_may_change(workdir: Path, tiny_toml: Path, examples: Path) -> None:
+    """They do not affect what is learned."""
     other = replace(read_config(tiny_toml), steps_per_loop=5, save_checkpoints_steps=2, log_steps=7)
     assert train(other, workdir, examples) == workdir / "model.ckpt-20"
 
@@ -180,7 +179,7 @@ def test_how_often_to_save_and_log_may_change_in_between(workdir: Path, tiny_tom
 def test_the_same_number_of_other_examples_is_refused(
     workdir: Path, tiny_toml: Path, examples: Path, tmp_path: Path
 ) -> None:
-    """Known by their digest."""
+    """Their digest identifies them."""
     other = shutil.copytree(examples, tmp_path / "other")
     made = json.loads((other / "examples.json").read_text(encoding="utf-8"))
     (other / "examples.json").write_text(json.dumps({**made, "digest": "0" * 64}), encoding="utf-8")
@@ -191,7 +190,7 @@ def test_the_same_number_of_other_examples_is_refused(
 def test_other_examples_in_the_same_workdir_are_refused(
     workdir: Path, tiny_toml: Path, examples: Path, tmp_path: Path
 ) -> None:
-    """A vocabulary with two tokens exchanged would give other meanings to the same ids."""
+    """A vocabulary with two tokens exchanged would give the same ids other meanings."""
     other = shutil.copytree(examples, tmp_path / "other")
     vocab = (other / "vocab.txt").read_text(encoding="utf-8").splitlines()
     vocab[-1], vocab[-2] = vocab[-2], vocab[-1]
@@ -235,11 +234,32 @@ def test_a_run_continues_from_a_published_checkpoint(
         train(config, tmp_path / "less", examples)
 
 
+def test_a_run_continues_from_a_model_in_hugging_face_s_layout(
+    models: tuple[Path, Path], tiny_toml: Path, examples: Path, tmp_path: Path
+) -> None:
+    """Heads that it lacks start from random weights; another vocabulary is refused."""
+    start = export(None, tmp_path / "start", model=models[1], layout="huggingface")
+    given = open_model_directory(start)
+    config = read_config(tiny_toml)
+    depth = {"num_hidden_layers": given.config.num_hidden_layers}
+    config = replace(config, init_checkpoint=str(start), num_train_steps=5, model={**config.model, **depth})
+    train(config, tmp_path / "run", examples)
+
+    first = read_checkpoint(tmp_path / "run/model.ckpt-0")
+    assert all(np.array_equal(values, first[name]) for name, values in given.weights.items())
+    assert first["cls/predictions/transform/dense/kernel"].any()
+    (start / "tokenizer.json").unlink()
+    vocab = (start / "vocab.txt").read_text(encoding="utf-8")
+    (start / "vocab.txt").write_text(vocab.replace("草", "龘"), encoding="utf-8")
+    with pytest.raises(ValueError, match="has another vocabulary; expected that of the examples"):
+        train(config, tmp_path / "other", examples)
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(
     tiny_toml: Path, examples: Path, tmp_path: Path
 ) -> None:
-    """The error names the step and what to change; the newest checkpoint is a good one."""
+    """The error names the step and what to change; the newest checkpoint is valid."""
     config = replace(read_config(tiny_toml), learning_rate=1e30, num_warmup_steps=0)
     with pytest.raises(FloatingPointError, match=r"at step \d+; expected a finite number: lower learning_rate"):
         train(config, tmp_path, examples)
@@ -247,14 +267,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(
 
 
 def test_a_misspelt_field_of_the_model_is_named(tiny_toml: Path, examples: Path, tmp_path: Path) -> None:
-    """With the fields that there are."""
+    """The error lists the valid fields."""
     config = replace(read_config(tiny_toml), model={"hiden_size": 32})
     with pytest.raises(ValueError, match="unknown setting hiden_size in .*; expected .*hidden_size"):
         train(config, tmp_path, examples)
 
 
 def test_examples_longer_than_the_model_are_refused(tiny_toml: Path, examples: Path, tmp_path: Path) -> None:
-    """With both numbers."""
+    """The error has both numbers."""
     config = read_config(tiny_toml)
     short = replace(config, model={**config.model, "max_position_embeddings": 16})
     with pytest.raises(ValueError, match="invalid max_position_embeddings: 16; expected at least 32"):
@@ -281,14 +301,14 @@ def test_a_checkpoint_abandoned_by_a_kill_does_not_cost_the_next_one(tmp_path: P
 
 
 def test_a_named_checkpoint_that_is_gone_is_an_error(tmp_path: Path) -> None:
-    """Starting over without a word would overwrite what is left."""
+    """Starting over silently would overwrite the rest."""
     checkpoint.mark_latest(tmp_path, "model.ckpt-7")
     with pytest.raises(ValueError, match=r"names model\.ckpt-7, but .*model\.ckpt-7\.index does not exist"):
         checkpoint.latest_step(tmp_path)
 
 
-def test_a_log_drops_what_will_be_written_again(tmp_path: Path) -> None:
-    """Rows past the checkpoint, and one that a crash cut short."""
+def test_a_resumed_log_drops_rows_after_the_checkpoint(tmp_path: Path) -> None:
+    """It also drops a row that a crash truncated."""
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 1.0}\n{"step": 6, "lo', encoding="utf-8")
     log = TrainingLog(path, 2, log_steps=2)
@@ -299,7 +319,7 @@ def test_a_log_drops_what_will_be_written_again(tmp_path: Path) -> None:
 
 
 def test_tensorboard_can_read_the_numbers(workdir: Path) -> None:
-    """The rows of the log, as its event files have them; they begin by voiding what came after the checkpoint."""
+    """Event files contain the rows of the log and begin by invalidating steps after the checkpoint."""
     [path] = workdir.glob("events.out.tfevents.*")
     events = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
     assert events[0].file_version == "brain.Event:2"
@@ -310,8 +330,8 @@ def test_tensorboard_can_read_the_numbers(workdir: Path) -> None:
         assert {"step": event.step, **numbers} == pytest.approx(row)
 
 
-def test_a_run_may_live_in_a_bucket(corpus: Path, tiny_toml: Path, tmp_path: Path) -> None:
-    """Examples, workdir, resuming and export, over one of TensorFlow's own file systems."""
+def test_a_run_may_use_a_remote_file_system(corpus: Path, tiny_toml: Path, tmp_path: Path) -> None:
+    """Examples, workdir, resuming and export work on one of TensorFlow's own file systems."""
     bucket = f"ram://{tmp_path.name}"
     write_examples(
         corpus, parse_location(f"{bucket}/examples"), ExampleSettings(max_seq_length=32), lines_per_shard=150
@@ -330,7 +350,7 @@ def test_a_run_may_live_in_a_bucket(corpus: Path, tiny_toml: Path, tmp_path: Pat
 
 
 def test_the_checkpoint_holds_exactly_the_variables_of_bert(workdir: Path) -> None:
-    """Nothing of the optimizer, nothing renamed."""
+    """It contains no variables of the optimizer, and none is renamed."""
     config = BertConfig.from_json_file(workdir / "bert_config.json")
     found = {name: values.shape for name, values in read_checkpoint(workdir / "model.ckpt-20").items()}
     assert found == model.variable_shapes(config)

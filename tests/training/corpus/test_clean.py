@@ -1,4 +1,6 @@
-"""Cleaning: what can be learned from is kept, what cannot is counted, documents stay on their side."""
+"""Cleaning keeps danmaku that can be learned from, counts the others, and keeps documents on their
+side of the split.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ def lines_of(path: Path) -> list[list[str]]:
 def test_danmaku_that_the_vocabulary_cannot_spell_are_dropped_and_their_characters_reported(
     tmp_path: Path, vocab: Path
 ) -> None:
-    """Each danmaku counts a character once; one that can be spelled after normalising stays as it was."""
+    """Each danmaku counts a character once; one that can be spelled after normalising is unchanged."""
     write(tmp_path / "in/1.csv", "草", "龘龘草", "龘靐", "好听,好听", "AWSL")
     report = clean([tmp_path / "in"], tmp_path / "out", vocab=vocab, heldout=0)
     assert lines_of(tmp_path / "out/train.txt") == [["草", "好听,好听", "AWSL"]]
@@ -51,7 +53,7 @@ def test_danmaku_that_the_vocabulary_cannot_spell_are_dropped_and_their_characte
 
 
 def test_danmaku_without_a_token_are_blank(tmp_path: Path, vocab: Path) -> None:
-    """Spaces, and the control characters that BERT's normaliser removes, would be examples of nothing."""
+    """They are spaces and the control characters that BERT's normaliser removes."""
     write(tmp_path / "in/1.csv", "草", "  ", "\u3000", "\u200b", "")
     report = clean([tmp_path / "in"], tmp_path / "out", vocab=vocab, heldout=0)
     assert lines_of(tmp_path / "out/train.txt") == [["草"]]
@@ -59,7 +61,7 @@ def test_danmaku_without_a_token_are_blank(tmp_path: Path, vocab: Path) -> None:
 
 
 def test_malformed_rows_duplicates_and_empty_documents_are_counted(tmp_path: Path, vocab: Path) -> None:
-    """Every drop has its reason in the report, and the report is the file."""
+    """Every dropped row has its reason in the report, and the report is also the file."""
     write(tmp_path / "in/a/1.csv", "草")
     write(tmp_path / "in/b/1.csv", "好")
     write(tmp_path / "in/a/2.csv", "龘")
@@ -73,13 +75,13 @@ def test_malformed_rows_duplicates_and_empty_documents_are_counted(tmp_path: Pat
     assert json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8")) == report
 
 
-def test_a_danmaku_stays_one_line_whatever_it_holds() -> None:
+def test_a_danmaku_is_always_one_line() -> None:
     """Otherwise a pasted separator would end a document."""
     assert one_line(" 分\u2028行\x0b\r\n\n然后\t 好 ") == "分 行 然后 好"
 
 
 def test_the_splits_share_no_document_and_lose_none(tmp_path: Path, vocab: Path) -> None:
-    """About the share that was asked for, by name alone: more documents do not move the old ones."""
+    """The share is about what was requested and depends on names alone: more documents do not move the old ones."""
     for number in range(300):
         write(tmp_path / f"in/{number}.csv", "草" * (number + 1))
     clean([tmp_path / "in"], tmp_path / "out", vocab=vocab, heldout=0.2)
@@ -104,7 +106,6 @@ def test_a_larger_held_out_share_contains_the_smaller() -> None:
 
 
 def test_the_vocabulary_is_learned_from_the_training_documents_only(tmp_path: Path) -> None:
-    """Held-out documents are held out from the vocabulary too."""
     for number in range(40):
         held = split_of(str(number), 0.3) == "heldout"
         write(tmp_path / f"in/{number}.csv", *["靐" if held else "草"] * 20)
@@ -118,7 +119,7 @@ def test_the_vocabulary_is_learned_from_the_training_documents_only(tmp_path: Pa
 def test_a_clean_that_fails_in_the_middle_changes_nothing(
     tmp_path: Path, vocab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second of two videos cannot be read: the corpus of the day before is there, and no scraps."""
+    """The second of two videos cannot be read: the former corpus remains, without partial files."""
     write(tmp_path / "in/1.csv", "草")
     second = write(tmp_path / "in/2.csv", "好")
     clean([tmp_path / "in"], tmp_path / "out", vocab=vocab, heldout=0)
@@ -139,8 +140,8 @@ def test_a_clean_that_fails_in_the_middle_changes_nothing(
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_a_corpus_of_which_nothing_is_left_is_an_error_with_the_reasons(tmp_path: Path, vocab: Path) -> None:
-    """A wrong vocabulary or a wrong column order shows at once, not at the next command."""
+def test_an_empty_result_is_an_error_with_the_reasons(tmp_path: Path, vocab: Path) -> None:
+    """A wrong vocabulary or column order shows at once, not in the next command."""
     write(tmp_path / "in/1.csv", "龘")
     with pytest.raises(ValueError, match="no danmaku left of 1 documents.*'unspellable': 1"):
         clean([tmp_path / "in"], tmp_path / "out", vocab=vocab)
@@ -157,8 +158,8 @@ def test_a_corpus_of_which_nothing_is_left_is_an_error_with_the_reasons(tmp_path
         ({"shard": Shard(0, 8)}, "no vocabulary for shard 0/8; expected --vocab"),
     ],
 )
-def test_senseless_settings_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    """Before anything is read."""
+def test_invalid_settings_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    """The error comes before anything is read."""
     with pytest.raises(ValueError, match=message):
         clean([tmp_path], tmp_path / "out", **options)
 
@@ -175,7 +176,7 @@ def bytes_of(directory: Path) -> dict[str, bytes]:
 
 
 def test_every_row_of_every_format_is_kept_or_dropped_for_a_reason(tmp_path: Path, spelling: Path) -> None:
-    """A folder with all of them; what cannot hold danmaku is counted, too."""
+    """The folder has files of all formats; files that cannot contain danmaku are counted, too."""
     shutil.copytree(SAMPLES / "formats", tmp_path / "in")
     (tmp_path / "in/notes.xml").write_text("<notes><to>nobody</to></notes>", encoding="utf-8")
     settings = Options(time_column="ts")
@@ -193,7 +194,7 @@ def test_every_row_of_every_format_is_kept_or_dropped_for_a_reason(tmp_path: Pat
     assert not [line for line in written if "阿猫" in line or "9000000" in line]
 
 
-def test_a_named_file_that_nobody_can_read_is_an_error_with_the_reason(tmp_path: Path, vocab: Path) -> None:
+def test_a_named_file_that_cannot_be_read_is_an_error_with_the_reason(tmp_path: Path, vocab: Path) -> None:
     path = tmp_path / "video.flv"
     path.write_bytes(b"FLV\x01\x05\x00\x00\x00\x09")
     with pytest.raises(ValueError, match="no danmaku left .*video.flv is not text"):
@@ -203,7 +204,7 @@ def test_a_named_file_that_nobody_can_read_is_an_error_with_the_reason(tmp_path:
 def test_any_number_of_processes_writes_the_same_bytes(
     tmp_path: Path, danmaku: Path, spelling: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The report's too. Parts of two files, so that there are several."""
+    """The reports are equal, too. Parts have two files, so that there are several."""
     for number, (jobs, files) in enumerate([(1, 500), (1, 2), (2, 2)]):
         monkeypatch.setattr("training.corpus.clean.PART_FILES", files)
         clean([danmaku], tmp_path / str(number), vocab=spelling, heldout=0.3, jobs=jobs)
@@ -212,8 +213,8 @@ def test_any_number_of_processes_writes_the_same_bytes(
     assert first["heldout.txt"] and others == [first, first]
 
 
-def test_shards_one_after_another_are_the_bytes_of_the_whole(tmp_path: Path, danmaku: Path, spelling: Path) -> None:
-    """So what is made of them does not depend on their number; one of them may be empty."""
+def test_concatenated_shards_are_the_whole_corpus(tmp_path: Path, danmaku: Path, spelling: Path) -> None:
+    """So results do not depend on their number; one of them may be empty."""
     clean([danmaku], tmp_path / "whole", vocab=spelling, heldout=0.3)
     reports: list[Any] = [
         clean([danmaku], tmp_path / "shards", vocab=spelling, heldout=0.3, shard=Shard(index, 20))
@@ -229,8 +230,8 @@ def test_shards_one_after_another_are_the_bytes_of_the_whole(tmp_path: Path, dan
         assert shards == (tmp_path / f"whole/{split}.txt").read_bytes() != b""
 
 
-def test_sessions_of_one_day_stand_on_one_side_of_the_split(tmp_path: Path, vocab: Path) -> None:
-    """They may be one stream, interrupted."""
+def test_sessions_of_one_day_are_on_one_side_of_the_split(tmp_path: Path, vocab: Path) -> None:
+    """They may be one interrupted stream."""
     for room in range(100):
         path = tmp_path / f"in/{room}/2019-5-12.txt"
         path.parent.mkdir(parents=True)
@@ -244,7 +245,7 @@ def test_sessions_of_one_day_stand_on_one_side_of_the_split(tmp_path: Path, voca
 
 
 def test_a_file_that_another_process_refuses_is_named(tmp_path: Path, vocab: Path) -> None:
-    """With the file's name, and without scraps."""
+    """No partial files remain."""
     for number in range(501):
         write(tmp_path / f"in/{number}.csv", "草")
     (tmp_path / "in/bad.jsonl").write_text('{"gift": "草"}\n', encoding="utf-8")
@@ -255,7 +256,7 @@ def test_a_file_that_another_process_refuses_is_named(tmp_path: Path, vocab: Pat
 
 
 def test_memory_does_not_grow_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three times the danmaku in one file, of which at most a thousand are a document here."""
+    """One file has three times as many danmaku; here, a document has at most a thousand."""
     monkeypatch.setattr("service.recordings.documents.MAX_LINES", 1000)
     rows = {
         "csv": "草草草,1,2019-01-01 00:00:00\n",

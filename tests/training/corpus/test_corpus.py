@@ -1,4 +1,4 @@
-"""The files of a corpus: found, put in one order, dealt to shards; and the cleaned ones found again."""
+"""The files of a corpus: finding, ordering and sharding them, and finding the cleaned ones."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def cleaned(directory: Path, *suffixes: str) -> Path:
     return directory
 
 
-def test_files_are_ordered_by_a_hash_of_their_names_wherever_they_lie(tmp_path: Path) -> None:
-    """Not by folder, so neighbours are unrelated, and the order survives moving the corpus."""
+def test_files_are_ordered_by_a_hash_of_their_names(tmp_path: Path) -> None:
+    """Folders do not matter, so neighbours are unrelated, and a moved corpus has the same order."""
     for name in "12345678":
         write(tmp_path / "one" / f"{name}.csv")
         write(tmp_path / "two" / name / f"{name}.csv")
@@ -35,17 +35,17 @@ def test_files_are_ordered_by_a_hash_of_their_names_wherever_they_lie(tmp_path: 
 
 
 def test_the_hash_of_a_name_never_changes() -> None:
-    """Held-out shares of different years rely on it."""
+    """Held-out shares of different years depend on it."""
     assert hash_of("5000") == 4757349290698273348
 
 
 def test_the_held_out_documents_never_change() -> None:
-    """A model would otherwise be evaluated on documents that an earlier version had trained it on."""
+    """Otherwise a model would be evaluated on documents that an earlier version was trained on."""
     assert [name for name in range(5000, 5100) if split_of(str(name), 0.05) == "heldout"] == [5015, 5064]
 
 
 def test_a_second_file_of_the_same_video_is_left_out_and_counted(tmp_path: Path) -> None:
-    """The first wins; a file that two of the paths reach is no duplicate."""
+    """The first one is read; a file that two of the paths contain is not a duplicate."""
     first = write(tmp_path / "a" / "7.csv")
     write(tmp_path / "b" / "7.csv")
     sources, duplicates, _ = find_sources([tmp_path])
@@ -54,7 +54,7 @@ def test_a_second_file_of_the_same_video_is_left_out_and_counted(tmp_path: Path)
 
 
 def test_days_of_two_rooms_are_two_documents(tmp_path: Path) -> None:
-    """Whether the archive is given or its rooms are."""
+    """This holds whether the archive or its rooms are given."""
     for room in ("1000", "1001"):
         write(tmp_path / room / "2021-1-13.txt")
     for paths in ([tmp_path], [tmp_path / "1000", tmp_path / "1001"]):
@@ -62,8 +62,8 @@ def test_days_of_two_rooms_are_two_documents(tmp_path: Path) -> None:
         assert ({source.name for source in sources}, duplicates) == ({"1000/2021-1-13", "1001/2021-1-13"}, 0)
 
 
-def test_of_one_recording_in_several_formats_the_fullest_is_taken(tmp_path: Path) -> None:
-    """Subtitles leave out what would have overlapped."""
+def test_the_most_complete_format_of_a_recording_is_read(tmp_path: Path) -> None:
+    """Subtitles leave out danmaku that would have overlapped."""
     for suffix in (".ass", ".xml", ".txt"):
         write(tmp_path / f"stream{suffix}")
     sources, duplicates, left_out = find_sources([tmp_path])
@@ -71,16 +71,16 @@ def test_of_one_recording_in_several_formats_the_fullest_is_taken(tmp_path: Path
     assert [path.suffix for path, _ in left_out] == [".txt"]
 
 
-def test_only_files_that_can_hold_danmaku_are_looked_at(tmp_path: Path) -> None:
-    """Recordings lie beside videos, a vocabulary beside text; a named format has its own suffixes only."""
+def test_only_files_that_may_contain_danmaku_are_read(tmp_path: Path) -> None:
+    """There are videos beside recordings and a vocabulary beside text; a named format has its own suffixes only."""
     for name in ("a.flv", "b.XML", "c.csv", "d.jpg", "vocab.txt"):
         write(tmp_path / name)
     assert {source.path.name for source in find_sources([tmp_path])[0]} == {"b.XML", "c.csv"}
     assert {source.path.name for source in find_sources([tmp_path], "csv")[0]} == {"c.csv"}
 
 
-def test_a_name_that_is_not_utf8_is_a_name(tmp_path: Path) -> None:
-    """As Windows archives leave them behind."""
+def test_a_file_name_may_be_invalid_utf8(tmp_path: Path) -> None:
+    """Archives made on Windows contain such names."""
     path = os.fsencode(tmp_path) + b"/\xb2\xdd.csv"
     try:
         Path(os.fsdecode(path)).write_text("")
@@ -101,8 +101,8 @@ def test_a_path_without_danmaku_is_an_error_that_names_it(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_shards_one_after_another_are_the_whole(tmp_path: Path, count: int) -> None:
-    """In its order, with its duplicates; so nothing is lost, and nothing is there twice."""
+def test_shards_divide_the_files(tmp_path: Path, count: int) -> None:
+    """They keep the order and the duplicates, so nothing is lost or repeated."""
     for number in range(40):
         write(tmp_path / "a" / f"{number}.csv")
     for number in range(9):
@@ -114,13 +114,13 @@ def test_shards_one_after_another_are_the_whole(tmp_path: Path, count: int) -> N
 
 
 @pytest.mark.parametrize("text", ["8/8", "1", "-1/8", "a/b", "0/0", "1/8/2", ""])
-def test_a_shard_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_shard_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="shard"):
         Shard.parse(text)
 
 
 def test_text_is_read_back_document_by_document(tmp_path: Path) -> None:
-    """A blank line ends a document, however many of them and whether or not one ends the file."""
+    """Blank lines end a document, one or several; the last document may end without one."""
     path = write(tmp_path / "t.txt", "\n草\n好 听\n\n\n晚安\r\n")
     other = write(tmp_path / "u.txt", "早\n\n")
     assert [document.lines for document in read_text(path)] == [["草", "好 听"], ["晚安"]]
@@ -128,7 +128,7 @@ def test_text_is_read_back_document_by_document(tmp_path: Path) -> None:
 
 
 def test_cleaned_text_is_found_in_one_piece_and_in_shards(tmp_path: Path) -> None:
-    """In the order of the shards; the counts are those of all."""
+    """Shards are in order, and the counts are their sums."""
     one = cleaned(tmp_path / "one", "")
     assert text_files(one, "train") == [one / "train.txt"]
     many = cleaned(tmp_path / "many", "-00000-of-00002", "-00001-of-00002")
@@ -138,7 +138,7 @@ def test_cleaned_text_is_found_in_one_piece_and_in_shards(tmp_path: Path) -> Non
 
 
 def test_a_missing_shard_is_an_error_that_says_which(tmp_path: Path) -> None:
-    """Three of eight are there."""
+    """Three of eight shards exist."""
     cleaned(tmp_path, *(f"-{index:05}-of-00008" for index in (0, 2, 7)))
     message = r"missing 5 of the 8 shards in .*: 1/8, 3/8, 4/8, 5/8, 6/8; .*clean --shard 1/8"
     with pytest.raises(FileNotFoundError, match=message):
@@ -147,7 +147,7 @@ def test_a_missing_shard_is_an_error_that_says_which(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("second", ["", "-00000-of-00004"])
 def test_two_cleanings_in_one_folder_are_an_error(tmp_path: Path, second: str) -> None:
-    """It cannot be known which is meant."""
+    """It is unclear which one is meant."""
     cleaned(tmp_path, "-00000-of-00001", second)
     with pytest.raises(ValueError, match="several corpora in "):
         text_files(tmp_path, "train")

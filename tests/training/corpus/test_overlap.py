@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.corpus import overlap as module
 from training.corpus.overlap import Overlap, distinct_lines, overlap, write_unseen
 
 TRAINING = "草\n草\nawsl\n晚安\n\n来了\n哈哈哈\n"
@@ -23,12 +22,9 @@ def texts(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("chunk", [2, 1_000_000])
-def test_every_repetition_across_the_split_is_counted(
-    texts: tuple[Path, Path], chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However the corpus falls into chunks."""
-    monkeypatch.setattr(module, "CHUNK", chunk)
-    seen = distinct_lines(texts[0])
+def test_every_repetition_across_the_split_is_counted(texts: tuple[Path, Path], chunk: int) -> None:
+    """The result does not depend on how the corpus falls into chunks."""
+    seen = distinct_lines(texts[0], chunk_lines=chunk)
     assert len(seen) == 5 and (np.diff(seen.astype(object)) > 0).all()
     found = overlap(texts[1], seen, "train.txt")
     assert found == Overlap(
@@ -43,8 +39,8 @@ def test_every_repetition_across_the_split_is_counted(
     assert str(found) == "66.7% of the 6 danmaku and 75.0% of the 4 distinct ones; 1 of the 3 documents almost whole"
 
 
-def test_what_was_not_seen_is_left_as_documents(texts: tuple[Path, Path], tmp_path: Path) -> None:
-    """A document of which nothing is left is gone."""
+def test_unseen_danmaku_are_written_as_documents(texts: tuple[Path, Path], tmp_path: Path) -> None:
+    """A document without unseen danmaku is left out."""
     output = tmp_path / "unseen.txt"
     assert write_unseen(texts[1], distinct_lines(texts[0]), output) == 2
     assert output.read_text(encoding="utf-8") == "新番\n\n新番\n\n"

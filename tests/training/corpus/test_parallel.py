@@ -1,4 +1,4 @@
-"""Many processes: as one would, and no worse when one of them dies."""
+"""Several processes give the results of one, and fail properly when one of them dies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_results_come_in_the_order_of_the_tasks(jobs: int) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_an_error_is_raised_where_the_result_would_be(jobs: int) -> None:
+def test_an_error_is_raised_in_place_of_its_result(jobs: int) -> None:
     results = in_order(int, ["1", "x", "3"], jobs)
     assert next(results) == 1
     with pytest.raises(ValueError, match="'x'"):
@@ -29,14 +29,14 @@ def test_an_error_is_raised_where_the_result_would_be(jobs: int) -> None:
 
 
 def test_a_worker_that_is_killed_is_an_error_that_says_what_to_try() -> None:
-    """And not a wait without end."""
+    """The caller does not wait forever."""
     with pytest.raises(OSError, match="one of 2 processes was killed, .* --jobs"):
         list(in_order(os._exit, [1, 1, 1], 2))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
-def test_workers_end_with_whoever_started_them() -> None:
-    """Even if it had no time to say so."""
+def test_workers_end_with_their_parent() -> None:
+    """The parent may be killed without a chance to tell them."""
     program = "import time\nfrom training.corpus.parallel import in_order\nlist(in_order(time.sleep, [100, 100], 2))"
     with subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3]) as parent:
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
@@ -55,7 +55,7 @@ def has_ended(pid: str) -> bool:
 
 
 def wait_for(find: Callable[[], list[str]], count: int) -> list[str]:
-    """What is found, once there is enough of it."""
+    """Waits until enough has been found and returns it."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if len(found := find()) >= count:

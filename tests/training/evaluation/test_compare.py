@@ -1,4 +1,4 @@
-"""Models beside baselines, as the command prints them, and what a cache keeps."""
+"""Models beside baselines, as the command prints them, and the cache of lines."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def test_shortened_vectors_have_length_1_again() -> None:
     np.testing.assert_array_equal(shorten(vectors, 2), [[1, 0], [0, 0]])
 
 
-def test_tfidf_finds_what_is_written_alike(lines: dict[str, TimedLines]) -> None:
+def test_tfidf_finds_similar_spellings(lines: dict[str, TimedLines]) -> None:
     vectors = embed_tfidf(lines["train"])(["哈 哈 哈", "哈 哈 哈 哈", "草", "龘"])
     assert compare_rows(vectors, np.array([0]), np.array([1]))[0] == pytest.approx(1)
     assert compare_rows(vectors, np.array([0]), np.array([2]))[0] == 0
     assert vectors[3].nnz == 0
 
 
-def test_joined_lines_are_those_of_both(lines: dict[str, TimedLines]) -> None:
+def test_joined_lines_contain_both_parts(lines: dict[str, TimedLines]) -> None:
     first, second = lines["train"], lines["heldout"]
     both = compare.join(first, second)
     assert set(both.texts) == {*first.texts, *second.texts} and len(set(both.texts)) == len(both.texts)
@@ -74,7 +74,7 @@ def test_joined_lines_are_those_of_both(lines: dict[str, TimedLines]) -> None:
     assert len(set(both.document_of)) == len(set(first.document_of)) + len(set(second.document_of))
 
 
-def test_a_cache_is_read_again_and_only_for_what_it_was_made_of(
+def test_a_cache_is_reused_only_for_the_same_input(
     danmaku: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = compare.read_lines([danmaku], tokenizer, "heldout", 0.4, tmp_path)
@@ -86,8 +86,8 @@ def test_a_cache_is_read_again_and_only_for_what_it_was_made_of(
         compare.read_lines([danmaku], tokenizer, "heldout", 0.3, tmp_path)
 
 
-def test_dims_that_a_model_does_not_have_are_refused(danmaku: Path) -> None:
-    """Before anything is read."""
+def test_invalid_dims_are_refused(danmaku: Path) -> None:
+    """The error comes before anything is read."""
     for dim in (0, 100_000):
         with pytest.raises(ValueError, match=f"invalid dims: {dim}; expected 1 to"):
             compare.compare([MODEL], [danmaku], dims=[dim])
@@ -99,7 +99,7 @@ def test_an_unknown_baseline_is_refused(danmaku: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_dimensions")
-def test_the_command_prints_every_way_beside_the_others(
+def test_the_command_prints_models_and_baselines(
     danmaku: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["evaluate", "--retrieval", "--model", str(MODEL), "--corpus", str(danmaku), "--heldout", "0.4"]
@@ -125,7 +125,7 @@ def test_the_command_prints_every_way_beside_the_others(
     assert row.split("|")[5].strip() in again
 
 
-def test_live_rooms_are_not_asked_about_unless_given(danmaku: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_live_rooms_are_evaluated_only_if_given(danmaku: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main(
             [

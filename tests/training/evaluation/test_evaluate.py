@@ -1,4 +1,4 @@
-"""The four numbers are means over the whole set, the same on every run, with intervals by a formula."""
+"""The four numbers are means over the whole set, reproducible, with intervals."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def rows(models: tuple[Path, Path], corpus: Path, danmaku: Path) -> list[Evaluat
     return evaluate(list(models), [danmaku, corpus / "heldout.txt"])
 
 
-def test_every_model_meets_every_corpus_in_the_order_given(
+def test_every_model_is_evaluated_on_every_corpus(
     rows: list[Evaluation], models: tuple[Path, Path], corpus: Path, danmaku: Path
 ) -> None:
-    """A row each, which names both."""
+    """There is one row for each pair, in the given order, which names both."""
     corpora = (str(danmaku), str(corpus / "heldout.txt"))
     assert [(row.model, row.corpus) for row in rows] == [(str(m), c) for m in models for c in corpora]
     assert [row.checkpoint for row in rows] == [
@@ -48,7 +48,7 @@ def test_every_model_meets_every_corpus_in_the_order_given(
 
 
 def test_an_untrained_model_guesses(rows: list[Evaluation]) -> None:
-    """Its losses are those of a uniform guess, its accuracies those of chance."""
+    """Its losses are those of a uniform guess, and its accuracies those of chance."""
     row = rows[0]
     assert row.masked_lm_loss == pytest.approx(math.log(row.vocab_size), rel=0.05)
     assert row.next_sentence_loss == pytest.approx(math.log(2), rel=0.05)
@@ -56,13 +56,13 @@ def test_an_untrained_model_guesses(rows: list[Evaluation]) -> None:
     assert row.next_sentence_accuracy_low < 0.5 < row.next_sentence_accuracy_high
 
 
-def test_training_shows(rows: list[Evaluation]) -> None:
-    """Twenty steps are enough to lower the loss on what was trained on."""
+def test_training_improves_the_numbers(rows: list[Evaluation]) -> None:
+    """Twenty steps are enough to lower the loss on the training set."""
     assert rows[2].masked_lm_loss < rows[0].masked_lm_loss
 
 
 def test_models_with_one_vocabulary_answer_the_same_questions(rows: list[Evaluation]) -> None:
-    """The examples and what knowing nothing would get do not depend on the model."""
+    """The examples and the values for a uniform guess do not depend on the model."""
     for before, after in zip(rows[:2], rows[2:], strict=True):
         for name in ("examples", "predictions", "commonest_token", "commonest_token_share", "seed"):
             assert getattr(before, name) == getattr(after, name)
@@ -71,14 +71,14 @@ def test_models_with_one_vocabulary_answer_the_same_questions(rows: list[Evaluat
 def test_the_numbers_are_the_same_on_every_run(
     rows: list[Evaluation], models: tuple[Path, Path], danmaku: Path
 ) -> None:
-    """To the last bit."""
+    """They are equal to the last bit."""
     assert evaluate([models[1]], [danmaku]) == [rows[2]]
 
 
 def test_the_numbers_are_those_of_all_examples_in_one_batch(
     rows: list[Evaluation], models: tuple[Path, Path], corpus: Path
 ) -> None:
-    """Made here by hand: the frozen seed, the model's length, BERT's own shares."""
+    """The test makes the batch by hand: the frozen seed, the model's length, BERT's own shares."""
     opened = open_model_directory(models[1], variable_shapes)
     settings = ExampleSettings(max_seq_length=32)
     tokenizer = Tokenizer.from_file(models[1] / "vocab.txt")
@@ -98,7 +98,7 @@ def test_the_numbers_are_those_of_all_examples_in_one_batch(
 
 
 def test_the_questions_are_frozen(danmaku: Path, tmp_path: Path) -> None:
-    """The masks, partners and order that published numbers were measured with: a change of them is a mistake."""
+    """Published numbers were measured with these masks, partners and order, so a change is a mistake."""
     vocab = REPOSITORY / "models/danmaku-bert-mini/vocab.txt"
     clean([danmaku], tmp_path, vocab=vocab, heldout=0)
     shards = make_shards(
@@ -111,8 +111,8 @@ def test_the_questions_are_frozen(danmaku: Path, tmp_path: Path) -> None:
     assert digest.hexdigest() == "f6adb422257c0292"
 
 
-def test_batches_weigh_as_much_as_they_hold() -> None:
-    """Masked-LM numbers by masked tokens, next-sentence numbers by examples."""
+def test_batches_are_weighted_by_their_size() -> None:
+    """Masked-LM numbers are weighted by masked tokens, next-sentence numbers by examples."""
     answers = iter(
         [
             {"masked_lm_accuracy": 1.0, "masked_lm_loss": 2.0, "predictions": 30.0}
@@ -139,13 +139,13 @@ def test_batches_weigh_as_much_as_they_hold() -> None:
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_the_interval_is_wilsons(right: int, n: int, low: float, high: float) -> None:
-    """Values of R. G. Newcombe, Statistics in Medicine 17 (1998) 857-872, table I, method 3."""
+    """The values are those of R. G. Newcombe, Statistics in Medicine 17 (1998) 857-872, table I, method 3."""
     assert wilson_interval(right / n, n) == pytest.approx((low, high), abs=5e-5)
     assert wilson_interval(1 - right / n, n) == pytest.approx((1 - high, 1 - low), abs=5e-5)
 
 
 def test_a_limit_takes_the_first_examples(models: tuple[Path, Path], danmaku: Path) -> None:
-    """Exactly as many; the whole set where it has fewer."""
+    """There are exactly as many, or the whole set if it has fewer."""
     limited, whole = (evaluate([models[0]], [danmaku], max_examples=n)[0] for n in (10, 10_000))
     assert limited.examples == 10 < whole.examples
     assert limited.predictions < whole.predictions
@@ -154,7 +154,7 @@ def test_a_limit_takes_the_first_examples(models: tuple[Path, Path], danmaku: Pa
 
 
 def test_the_standard_error_is_what_other_samples_show() -> None:
-    """Of losses that vary from batch to batch, as many samples of 200 batches spread."""
+    """Losses vary from batch to batch; many samples of 200 batches spread as predicted."""
     rng = np.random.default_rng(0)
 
     def sample() -> tuple[float, float]:
@@ -173,7 +173,7 @@ def test_the_standard_error_is_what_other_samples_show() -> None:
 
 
 def test_the_table_has_a_row_per_model_and_corpus(rows: list[Evaluation]) -> None:
-    """As aligned Markdown, accuracies with intervals; each note below it once."""
+    """It is aligned Markdown; accuracies have intervals, and each note is below it once."""
     lines = format_pretraining(rows).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[:6]]
     assert len({len(line) for line in lines[:6]}) == 1 and {len(row) for row in cells} == {7}
@@ -188,7 +188,7 @@ def test_the_table_has_a_row_per_model_and_corpus(rows: list[Evaluation]) -> Non
 
 
 def test_a_table_of_models_with_different_vocabularies_says_so(rows: list[Evaluation]) -> None:
-    """Their numbers do not compare."""
+    """Their numbers cannot be compared."""
     other = replace(rows[1], vocab_size=400)
     assert "asked different questions" in format_pretraining([rows[0], other])
     assert "asked the same questions" in format_pretraining(rows)
@@ -197,7 +197,9 @@ def test_a_table_of_models_with_different_vocabularies_says_so(rows: list[Evalua
 def test_the_folder_that_clean_wrote_stands_for_its_two_splits(
     models: tuple[Path, Path], corpus: Path, tmp_path: Path
 ) -> None:
-    """The training set comes first, so the held-out set is compared with it; on request it is judged without, too."""
+    """The training set comes first, so the held-out set is compared with it; on request it is also evaluated without
+    overlap.
+    """
     lines = (corpus / "train.txt").read_text(encoding="utf-8").split("\n")
     folder = shutil.copytree(corpus, tmp_path / "corpus")
     with (folder / "heldout.txt").open("a", encoding="utf-8") as file:
@@ -210,7 +212,7 @@ def test_the_folder_that_clean_wrote_stands_for_its_two_splits(
 
 
 def test_a_corpus_of_several_shards_is_one(models: tuple[Path, Path], danmaku: Path, tmp_path: Path) -> None:
-    """As `clean --shard` leaves it: the same rows as of the whole."""
+    """`clean --shard` leaves such a corpus: the rows are those of the whole."""
     vocab = models[1] / "vocab.txt"
     clean([danmaku], tmp_path / "whole", vocab=vocab, heldout=0.2)
     for index in range(2):
@@ -223,17 +225,17 @@ def test_a_corpus_of_several_shards_is_one(models: tuple[Path, Path], danmaku: P
 
 
 def test_the_json_file_has_every_number(rows: list[Evaluation], tmp_path: Path) -> None:
-    """A list of rows, in a folder that is made if need be; no scraps beside it."""
+    """It is a list of rows; missing folders are created, and no partial file remains."""
     path = tmp_path / "new/numbers.json"
     write_json(path, rows)
     assert json.loads(path.read_text(encoding="utf-8")) == [asdict(row) for row in rows]
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_text_is_asked_about_only_as_far_as_the_vocabulary_spells_it(
+def test_lines_with_unknown_characters_are_left_out(
     rows: list[Evaluation], models: tuple[Path, Path], corpus: Path, tmp_path: Path
 ) -> None:
-    """A model is not asked to guess [UNK]: lines with unknown characters change nothing."""
+    """A model is not asked to guess [UNK]."""
     text = (corpus / "heldout.txt").read_text(encoding="utf-8")
     path = tmp_path / "more.txt"
     path.write_text(text.replace("\n\n", "\n龘龘龘\n\n"), encoding="utf-8")
@@ -241,8 +243,8 @@ def test_a_text_is_asked_about_only_as_far_as_the_vocabulary_spells_it(
     assert (found.examples, found.masked_lm_loss) == (rows[3].examples, rows[3].masked_lm_loss)
 
 
-def test_what_cannot_be_evaluated_says_why(models: tuple[Path, Path], tmp_path: Path) -> None:
-    """A path that is not there, a text without a danmaku, a folder that is no model."""
+def test_invalid_inputs_are_explained(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """They are a missing path, a text without danmaku, and a folder without a model."""
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         evaluate([models[0]], [tmp_path / "nowhere"])
     (tmp_path / "empty.txt").write_text("龘\n", encoding="utf-8")
@@ -253,7 +255,7 @@ def test_what_cannot_be_evaluated_says_why(models: tuple[Path, Path], tmp_path: 
 
 
 def test_a_day_file_is_not_taken_for_text(models: tuple[Path, Path], tmp_path: Path) -> None:
-    """Both are called .txt; in one of them danmaku begin with a person's number."""
+    """Both are called .txt; in a day file, danmaku begin with a user's number."""
     day = tmp_path / "2019-6-1.txt"
     day.write_text("TIME13:31ONLINE61\n90000001:晚安\n90000002:晚安\nV1\n", encoding="utf-8")
     opened = open_model_directory(models[1], variable_shapes)

@@ -1,4 +1,4 @@
-"""Intervals that hold the value and are as wide as the data is scarce."""
+"""Intervals contain the value and are wider for less data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_mean_lies_in_its_interval_which_is_wider_for_fewer_values() -> None:
     assert few.high - few.low > 2 * (many.high - many.low)
 
 
-def test_values_of_one_cluster_are_one_witness() -> None:
+def test_copies_do_not_narrow_an_interval() -> None:
     """Ten copies of every value tell no more than the values themselves."""
     values = np.random.default_rng(1).random(40)
     copies, clusters = np.repeat(values, 10), np.repeat(np.arange(40), 10)

@@ -1,4 +1,4 @@
-"""Tasks that a vector solves or does not, and tables that are none."""
+"""Classification tasks for vectors, and invalid tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COUNT = 240
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Texts whose parity is the label; half as many odd ones."""
+    """Texts whose parity is the label; there are half as many odd ones."""
     rows = [f"第{number}条{'好' if number % 2 else '差'}评\t{number % 2}" for number in range(COUNT)]
     (tmp_path / "shop.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     (tmp_path / "rude_train.tsv").write_text("\n".join(rows[:160]) + "\n", encoding="utf-8")
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def features_of(texts: list[str]) -> Features:
-    """A first layer of noise, and a second that knows a good review from a bad one."""
+    """Returns a first layer of noise and a second that tells good reviews from bad ones."""
     rng = np.random.default_rng(1)
     noise = rng.standard_normal((len(texts), 4)).astype(np.float32)
     known = noise.copy()
@@ -53,8 +53,8 @@ def test_tables_are_tasks_by_their_columns_and_names(folder: Path) -> None:
     assert len(list_texts([rude, shop])) == COUNT
 
 
-def test_the_split_of_a_file_follows_from_its_texts(folder: Path) -> None:
-    """Not from their order, and not from the run."""
+def test_the_split_of_a_file_depends_on_its_texts(folder: Path) -> None:
+    """Neither their order nor the run matters."""
     before = read_tasks(folder)[-1]
     rows = (folder / "shop.tsv").read_text(encoding="utf-8").splitlines()
     (folder / "shop.tsv").write_text("\n".join(reversed(rows)) + "\n", encoding="utf-8")
@@ -63,15 +63,15 @@ def test_the_split_of_a_file_follows_from_its_texts(folder: Path) -> None:
     assert set(before.judged) == set(after.judged)
 
 
-def test_the_layers_that_serve_best_are_found_and_the_first_ones_stand_beside_them(folder: Path) -> None:
+def test_the_best_layers_are_reported_beside_the_first_ones(folder: Path) -> None:
     shop = judge(read_tasks(folder), features_of).tasks["shop"]
     assert shop[BEST].layers == "-1" and shop[BEST].accuracy.value > 0.95 and shop[BEST].macro_f1.value > 0.95
     assert shop["-2"].accuracy.value < 0.75 and shop["-2"].layers == "-2"
     assert shop[MAJORITY].accuracy.value < 0.65
 
 
-def test_what_serves_best_is_not_chosen_by_what_is_judged(folder: Path) -> None:
-    """A layer that knows the judged texts alone is not chosen."""
+def test_layers_are_not_chosen_on_the_test_split(folder: Path) -> None:
+    """A layer that knows the test texts alone is not chosen."""
     tasks = [task for task in read_tasks(folder) if task.name == "rude"]
     judged = set(tasks[0].judged) if isinstance(tasks[0], Task) else set()
 
@@ -98,8 +98,8 @@ def test_tfidf_learns_the_task_alone(folder: Path) -> None:
     assert found.pairs["questions"].value > 0.9
 
 
-def test_macro_f1_counts_classes_alike() -> None:
-    """Nine of ten right by answering one class is no half of it."""
+def test_macro_f1_weights_classes_equally() -> None:
+    """Always answering the class of nine in ten texts gets less than half."""
     truth = np.array([0] * 9 + [1])
     assert score_macro_f1(truth, np.zeros(10)).value == pytest.approx((18 / 19) / 2)
     assert score_macro_f1(truth, truth).value == 1.0
@@ -109,7 +109,7 @@ def test_macro_f1_counts_classes_alike() -> None:
     ("rows", "message"),
     [("好\t1\n差\n", "line 2: 1 columns; expected text and label"), ("", "line 1: 1 columns"), (None, "expected .tsv")],
 )
-def test_what_is_not_a_table_is_refused(rows: str | None, message: str, tmp_path: Path) -> None:
+def test_an_invalid_table_is_refused(rows: str | None, message: str, tmp_path: Path) -> None:
     if rows is not None:
         (tmp_path / "shop.tsv").write_text(rows, encoding="utf-8")
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Lists of pairs, what a variant is, and how opposites are told from what may be merged."""
+"""Lists of pairs, the definition of a variant, and how opposites are separated from variants."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
-def test_the_lists_that_ship_are_pairs(path: Path, tokenizer: Tokenizer) -> None:
-    """None twice, either way round, and none of a danmaku with itself but for its writing."""
+def test_the_bundled_lists_are_valid(path: Path, tokenizer: Tokenizer) -> None:
+    """No pair occurs twice, in either order, and none consists of two spellings of one danmaku unless it
+    is a variant.
+    """
     pairs = read_pairs(path, tokenizer)
     raw = [line.split("\t")[:2] for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     assert all(one != other for one, other in raw)
@@ -41,8 +43,8 @@ def test_half_of_the_synonyms_share_no_character(tokenizer: Tokenizer) -> None:
     assert len(pairs) >= 150 and sum(not pair.shares_a_character for pair in pairs) * 2 >= len(pairs)
 
 
-def test_no_danmaku_of_the_opposites_is_on_both_sides(tokenizer: Tokenizer) -> None:
-    """What is tuned on one half must not know the other."""
+def test_no_danmaku_of_the_opposites_is_in_both_splits(tokenizer: Tokenizer) -> None:
+    """A threshold chosen on one half must not know the other."""
     pairs = read_pairs(OPPOSITES, tokenizer)
     sides = {
         split: {text for pair in pairs if pair.split == split for text in (pair.first, pair.second)}
@@ -96,7 +98,7 @@ def test_opposites_below_all_variants_are_told_apart() -> None:
 
 
 def test_the_threshold_keeps_eight_of_ten_variants() -> None:
-    """And what of the opposites lies at it or above is merged."""
+    """Opposites at or above it are merged."""
     variants = np.array([0.0, 0.1, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9, 1.0])
     found = judge_opposites(np.array([0.4, 0.5, 0.95, 0.1]), ["antonym"] * 4, variants, variants)
     assert (variants >= found.threshold).sum() >= 8

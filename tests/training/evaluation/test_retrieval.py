@@ -1,4 +1,4 @@
-"""Questions with one right answer each, the same for every way to make vectors."""
+"""Retrieval questions with one right answer each, the same for every kind of vectors."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def questions(lines: dict[str, TimedLines]) -> Questions:
     return ask(lines["train"], lines["heldout"], **PAIRS, live_train=lines["train"], live_heldout=lines["heldout"])
 
 
-def test_a_rank_is_1_where_the_right_one_is_nearest(questions: Questions) -> None:
-    """And where nothing is known, what chance gives."""
+def test_a_rank_is_1_if_the_right_answer_is_nearest(questions: Questions) -> None:
+    """Without information it is what chance gives."""
     first, second = questions.synonyms[0].first, questions.synonyms[0].second
     vectors = np.zeros((len(questions.texts), 3), np.float32)
     vectors[:, 0] = 1.0
@@ -50,8 +50,8 @@ def test_a_rank_is_1_where_the_right_one_is_nearest(questions: Questions) -> Non
     assert blind.strangers.mean.value == 0.0
 
 
-def test_a_variant_of_the_query_among_the_commonest_is_no_wrong_answer(lines: dict[str, TimedLines]) -> None:
-    """It stands before the synonym, and is left out where variants are."""
+def test_variants_of_the_query_are_not_wrong_answers(lines: dict[str, TimedLines]) -> None:
+    """The variant is ranked before the synonym, and is left out of the questions about variants."""
     commonest = [lines["train"].texts[text] for text in np.argsort(-lines["train"].counts)]
     variant = next(text for text in commonest if len(text) > 3)
     pairs = PAIRS | {"synonyms": [Pair(f"{variant} !", "kawaii", "translation")]}
@@ -66,7 +66,7 @@ def test_a_variant_of_the_query_among_the_commonest_is_no_wrong_answer(lines: di
 
 
 def test_opposites_are_judged_by_split(questions: Questions) -> None:
-    """Those of the dev split that are one and the same do not touch the test split."""
+    """Pairs of the dev split do not affect the test split."""
     vectors = np.random.default_rng(1).standard_normal((len(questions.texts), 50)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     merged = questions.opposites[0]
@@ -112,7 +112,7 @@ def test_strangers_are_of_different_videos_and_written_differently(
         assert kind_of_text[questions.texts[one]] != kind_of_text[questions.texts[other]]
 
 
-def test_the_same_questions_are_asked_every_time(lines: dict[str, TimedLines], questions: Questions) -> None:
+def test_questions_are_reproducible(lines: dict[str, TimedLines], questions: Questions) -> None:
     again = ask(lines["train"], lines["heldout"], **PAIRS)
     assert again.texts == questions.texts[: len(again.texts)]
     np.testing.assert_array_equal(again.moments.strangers, questions.moments.strangers)
@@ -120,7 +120,7 @@ def test_the_same_questions_are_asked_every_time(lines: dict[str, TimedLines], q
 
 
 def test_the_first_questions_need_fewer_texts(questions: Questions) -> None:
-    """The others are empty, so the numbers of texts stay."""
+    """The others are empty, so positions of texts stay the same."""
     assert questions.live_moments is not None
     moments, live = (  # a corpus as small as this has no text that is neither frequent nor a stranger of somebody
         replace(each, strangers=each.strangers[:, :5]) for each in (questions.moments, questions.live_moments)

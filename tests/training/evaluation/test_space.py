@@ -1,4 +1,4 @@
-"""Hubs and strangers of spaces that are known to have them."""
+"""Hubs and crowding in vector spaces where both are known."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def test_cosines_of_sparse_vectors_are_those_of_dense_ones() -> None:
     np.testing.assert_allclose(compare_all(vectors), compare_all(sparse.csr_matrix(vectors)), atol=1e-6)
 
 
-def test_ten_hubs_fill_the_lists_that_lack_nothing_else() -> None:
-    """Ten rows between all others, which stand at right angles, are the nearest of each."""
+def test_ten_hubs_fill_all_lists() -> None:
+    """Ten rows between all others, which are orthogonal, are the nearest of each."""
     others = np.eye(200)
     hubs = normalize_rows(1 + 0.01 * np.random.default_rng(1).standard_normal((10, 200)))
     crowded = measure_hubs(np.concatenate([others, hubs]))
@@ -28,13 +28,13 @@ def test_ten_hubs_fill_the_lists_that_lack_nothing_else() -> None:
     assert crowded.low <= crowded.value <= crowded.high
 
 
-def test_where_nothing_is_known_hubs_are_chance() -> None:
-    """Rows of 0 are equally near to all: no row may come first for the number that it has."""
+def test_rows_of_zero_have_no_hubs() -> None:
+    """They are equally close to all, so no row may come first because of its number."""
     assert measure_hubs(np.zeros((500, 4), np.float32)).value == pytest.approx(10 / 500, abs=0.03)
 
 
-def test_the_nearest_of_a_row_do_not_hold_the_row_itself() -> None:
-    """Eleven alike, in pairs of directions: each list is the ten others."""
+def test_a_row_is_not_its_own_neighbour() -> None:
+    """Of eleven equal rows, each list contains the ten others."""
     assert measure_hubs(np.eye(11, dtype=np.float32) + 1).value == pytest.approx(1 - 1 / 11)
 
 

@@ -1,4 +1,4 @@
-"""Examples are what google-research/bert would make: layout, masks, partners; the same for one seed."""
+"""Examples equal those of google-research/bert in layout, masks and partners, and are the same for one seed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def document_of(token: int) -> int:
 
 
 def test_half_of_the_pairs_follow_each_other_and_half_are_from_another_document() -> None:
-    """And the label says which."""
+    """The label says which."""
     labels = []
     for seed in range(40):
         for a, b, is_random_next in sentence_pairs(DOCUMENTS, SETTINGS, np.random.default_rng(seed)):
@@ -37,8 +37,8 @@ def test_half_of_the_pairs_follow_each_other_and_half_are_from_another_document(
     assert 0.47 < np.mean(labels) < 0.6
 
 
-def test_what_follows_is_the_very_next_line() -> None:
-    """Untruncated pairs of one document are one run of consecutive tokens."""
+def test_a_following_partner_is_the_next_line() -> None:
+    """Untruncated pairs of one document form one run of consecutive tokens."""
     settings = ExampleSettings(max_seq_length=200, short_seq_prob=0.0)
     seen = 0
     for a, b, is_random_next in sentence_pairs(DOCUMENTS, settings, rng()):
@@ -48,8 +48,8 @@ def test_what_follows_is_the_very_next_line() -> None:
     assert seen
 
 
-def test_every_line_stands_in_an_example() -> None:
-    """The lines that a random partner displaces open the next example."""
+def test_every_line_is_in_an_example() -> None:
+    """Lines that a random partner displaces begin the next example."""
     settings = ExampleSettings(max_seq_length=200, short_seq_prob=0.0)  # long enough that nothing is cut off
     own = set()
     for a, b, is_random_next in sentence_pairs(DOCUMENTS, settings, rng()):
@@ -58,7 +58,7 @@ def test_every_line_stands_in_an_example() -> None:
 
 
 def test_the_layout_is_cls_a_sep_b_sep() -> None:
-    """Segments, padding, mask and labels agree with it, row by row."""
+    """Segments, padding, mask and labels agree with it in every row."""
     features = make_examples(DOCUMENTS, SETTINGS, VOCABULARY, rng())
     shapes = {name: values.shape[1] for name, values in features.items()}
     assert shapes == {
@@ -91,7 +91,7 @@ def test_the_layout_is_cls_a_sep_b_sep() -> None:
 
 
 def test_the_same_seed_makes_the_same_examples_and_another_seed_others() -> None:
-    """Bit for bit."""
+    """They are equal to the bit."""
     one, same = (make_examples(DOCUMENTS, SETTINGS, VOCABULARY, rng()) for _ in range(2))
     other = make_examples(DOCUMENTS, SETTINGS, VOCABULARY, np.random.default_rng(8))
     assert all(np.array_equal(one[name], same[name]) for name in one)
@@ -99,7 +99,7 @@ def test_the_same_seed_makes_the_same_examples_and_another_seed_others() -> None
 
 
 def test_dupe_factor_repeats_the_corpus_with_other_masks() -> None:
-    """Three times as many examples, of which hardly any is another's copy."""
+    """There are three times as many examples, and hardly any two are equal."""
     once = make_examples(DOCUMENTS, SETTINGS, VOCABULARY, rng())
     settings = ExampleSettings(max_seq_length=32, dupe_factor=3)
     thrice = make_examples(DOCUMENTS, settings, VOCABULARY, rng())
@@ -118,8 +118,8 @@ def test_shards_depend_on_their_documents_seed_and_number_only(corpus: Path) -> 
 
 
 @pytest.mark.parametrize("counts", [[5], [5, 5, 5], [1, 1, 9, 1], [9, 9, 9, 9, 1], [1] * 50])
-def test_no_shard_is_a_document_alone(counts: list[int]) -> None:
-    """It could not draw a random partner; and no document is lost or moved."""
+def test_every_shard_has_several_documents(counts: list[int]) -> None:
+    """A single document would have no random partner; no document is lost or moved."""
     documents = [Document(str(number), ["草"] * count, [0.0] * count) for number, count in enumerate(counts)]
     shards = list(group_documents(iter(documents), 8))
     assert [document for shard in shards for document in shard] == documents
@@ -127,20 +127,20 @@ def test_no_shard_is_a_document_alone(counts: list[int]) -> None:
 
 
 def test_one_document_alone_is_refused() -> None:
-    """The next-sentence task has no wrong answer to offer."""
+    """The next-sentence task would have no wrong answers."""
     with pytest.raises(ValueError, match="got 1 document; expected at least 2"):
         list(sentence_pairs(DOCUMENTS[:1], SETTINGS, rng()))
 
 
 @pytest.mark.parametrize("name", ["max_predictions_per_seq", "dupe_factor"])
-def test_settings_that_make_no_examples_are_refused(name: str) -> None:
-    """With their name."""
+def test_invalid_settings_are_refused(name: str) -> None:
+    """The error names them."""
     with pytest.raises(ValueError, match=f"invalid {name}: 0"):
         ExampleSettings(**{name: 0})
 
 
 def test_a_sequence_too_short_for_a_pair_is_refused() -> None:
-    """[CLS] A [SEP] B [SEP] has five tokens at least."""
+    """[CLS] A [SEP] B [SEP] has at least five tokens."""
     with pytest.raises(ValueError, match="invalid max_seq_length: 4"):
         ExampleSettings(max_seq_length=4)
     a, b, _ = next(sentence_pairs(DOCUMENTS, ExampleSettings(max_seq_length=5), rng()))

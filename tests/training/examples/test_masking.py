@@ -1,4 +1,4 @@
-"""Masks hide whole units, about 15 % of tokens, and follow from an example's key."""
+"""Masks hide whole units, about 15 % of tokens, and are a function of an example's key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEYS = row_keys(1, np.zeros(ROWS, np.int64), np.arange(ROWS), np.zeros(ROWS, np.
 
 
 def examples() -> dict[str, np.ndarray]:
-    """[CLS] A [SEP] B [SEP] of various lengths; words of two tokens, of three, of one, again and again."""
+    """Rows [CLS] A [SEP] B [SEP] of various lengths that repeat words of two tokens, of three, and of one."""
     rng = np.random.default_rng(0)
     used = rng.integers(8, LENGTH + 1, ROWS)
     first = rng.integers(3, used - 3)
@@ -38,19 +38,19 @@ def examples() -> dict[str, np.ndarray]:
     }
 
 
-def chosen(features: dict[str, np.ndarray]) -> list[list[int]]:
-    """The positions that each row asks for."""
+def list_predicted(features: dict[str, np.ndarray]) -> list[list[int]]:
+    """Returns the predicted positions of each row."""
     counts = features["masked_lm_weights"].sum(axis=1).astype(int)
     return [row[:count].tolist() for row, count in zip(features["masked_lm_positions"], counts, strict=True)]
 
 
 @pytest.mark.parametrize("masking", ["char", "wwm", "span"])
 def test_about_fifteen_percent_are_masked_in_three_ways(masking: str) -> None:
-    """Never [CLS], [SEP] or padding; 80 % [MASK], 10 % another token, 10 % the token itself."""
+    """[CLS], [SEP] and padding never are; 80 % become [MASK], 10 % another token, 10 % stay."""
     before, fates = examples(), Counter[str]()
     after = mask_tokens(before, ExampleSettings(masking=masking, masked_lm_prob=0.15), VOCABULARY, KEYS)
     shares = []
-    for row, positions in enumerate(chosen(after)):
+    for row, positions in enumerate(list_predicted(after)):
         old, new = before["input_ids"][row], after["input_ids"][row]
         candidates = np.flatnonzero((before["input_mask"][row] > 0) & ~np.isin(old, (2, 3)))
         assert 1 <= len(positions) <= 10
@@ -72,19 +72,19 @@ def test_about_fifteen_percent_are_masked_in_three_ways(masking: str) -> None:
 
 @pytest.mark.parametrize(("length", "count"), [(1, 1), (3, 1), (10, 2), (58, 9), (300, 10)])
 def test_at_least_one_and_at_most_max_predictions_are_masked(length: int, count: int) -> None:
-    """A danmaku of one character is learned from too; a long one is masked no more than there is room for."""
+    """A danmaku of one character is learned from, too; a long one has no more masks than fit."""
     ids = np.array([[2, *[50] * length, 3, 3]], np.int32)
     before = {"input_ids": ids, "input_mask": np.ones_like(ids)}
-    [positions] = chosen(mask_tokens(before, ExampleSettings(), VOCABULARY, KEYS[:1]))
+    [positions] = list_predicted(mask_tokens(before, ExampleSettings(), VOCABULARY, KEYS[:1]))
     assert len(positions) == count
 
 
 def test_words_are_masked_whole() -> None:
-    """No word is masked in part; [SEP] ends a word."""
+    """No word is masked partly; [SEP] ends a word."""
     before = examples()
     after = mask_tokens(before, ExampleSettings(masking="wwm"), VOCABULARY, KEYS)
     lengths = Counter[int]()
-    for row, positions in enumerate(chosen(after)):
+    for row, positions in enumerate(list_predicted(after)):
         ids = before["input_ids"][row]
         candidate = (before["input_mask"][row] > 0) & ~np.isin(ids, (2, 3))
         words, current = [], []
@@ -103,27 +103,27 @@ def test_words_are_masked_whole() -> None:
 
 
 def test_spans_are_runs_of_up_to_three() -> None:
-    """Longer ones only where two stand side by side; single tokens are the commonest draw."""
+    """Longer runs are two adjacent spans; single tokens are the most frequent."""
     runs = Counter[int]()
-    for positions in chosen(mask_tokens(examples(), ExampleSettings(masking="span"), VOCABULARY, KEYS)):
+    for positions in list_predicted(mask_tokens(examples(), ExampleSettings(masking="span"), VOCABULARY, KEYS)):
         for run in np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1):
             runs[len(run)] += 1
     assert runs[1] > runs[2] > 0 and runs[3] > 0.1 * runs.total()
     assert sum(count for length, count in runs.items() if length > 3) < 0.15 * runs.total()
 
 
-def test_a_word_longer_than_all_predictions_is_taken_apart() -> None:
-    """Rather than never learned."""
+def test_a_word_longer_than_max_predictions_is_split() -> None:
+    """Otherwise it would never be learned."""
     before = {name: values[:1] for name, values in examples().items()}
     before["input_ids"] = np.array([[2, *range(50, 80), 3, 60, 3]], np.int32)
     before["input_mask"] = np.ones((1, 34), np.int32)
     before["word_starts"] = np.array([[1, 1, *[0] * 29, 1, 1, 1]], np.int32)
-    [positions] = chosen(mask_tokens(before, ExampleSettings(masking="wwm"), VOCABULARY, KEYS[:1]))
+    [positions] = list_predicted(mask_tokens(before, ExampleSettings(masking="wwm"), VOCABULARY, KEYS[:1]))
     assert len(positions) == 5
 
 
-def test_masks_follow_from_the_key_alone() -> None:
-    """Whatever other rows are in the batch; every part of the key counts."""
+def test_masks_are_a_function_of_the_key() -> None:
+    """Other rows of the batch do not matter; every part of the key does."""
     settings = ExampleSettings(masking="span")
     whole = mask_tokens(examples(), settings, VOCABULARY, KEYS)
     some = {name: values[7:9] for name, values in examples().items()}
@@ -137,20 +137,20 @@ def test_masks_follow_from_the_key_alone() -> None:
     assert len(keys) == 5
 
 
-def test_masking_anew_puts_the_true_tokens_back_first() -> None:
-    """Masks of masks would ask for [MASK]."""
+def test_masking_again_restores_the_true_tokens_first() -> None:
+    """Masks over masks would ask for [MASK]."""
     settings = ExampleSettings(masking="wwm")
     once = mask_tokens(examples(), settings, VOCABULARY, KEYS)
     again = replace_masks(once, settings, VOCABULARY, KEYS)
     assert all(np.array_equal(again[name], once[name]) for name in once)
     other = replace_masks(once, settings, VOCABULARY, KEYS + np.uint64(1))
     assert (other["masked_lm_ids"] != VOCABULARY.mask_id).all()
-    assert chosen(other) != chosen(once)
+    assert list_predicted(other) != list_predicted(once)
 
 
 @pytest.mark.parametrize("masking", ["wwm", "span"])
 def test_examples_are_made_with_masks_of_units(masking: str) -> None:
-    """The flag that marks a word's inside leaves no trace in the ids."""
+    """The flag that marks the inside of a word leaves no trace in the ids."""
     documents = [[[100 + i, 100 + i | CONTINUES, 200 + i] for i in range(9)] for _ in range(4)]
     if masking == "span":
         documents = [[[token & ~CONTINUES for token in line] for line in document] for document in documents]
@@ -162,7 +162,7 @@ def test_examples_are_made_with_masks_of_units(masking: str) -> None:
 
 
 def test_words_of_danmaku_are_found() -> None:
-    """By a dictionary of Chinese; pieces of a Latin word are its inside, whatever the dictionary says."""
+    """A Chinese dictionary finds them; further pieces of a Latin word are its inside, whatever the dictionary says."""
     pytest.importorskip("rjieba")
     tokenizer = Tokenizer([*SPECIAL_TOKENS, *"耻辱下播太可爱了，", "aw", "##sl"])
     [ids] = tokenize_words(tokenizer, ["耻辱下播，可爱 awsl"])

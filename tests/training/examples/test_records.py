@@ -1,4 +1,4 @@
-"""Shards hold what was made, under BERT's names, and are whole or not there."""
+"""Shards contain what was made, under BERT's names, and are complete or absent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = {
 
 
 def test_a_record_has_the_features_that_run_pretraining_reads(examples: Path) -> None:
-    """Names and kinds: integers, and one list of floats."""
+    """Their names and types match: integers, and one list of floats."""
     record = next(iter(tf.data.TFRecordDataset(shard_paths(examples, "train")))).numpy()
     features = tf.train.Example.FromString(record).features.feature
     assert set(features) == NAMES
@@ -36,14 +36,14 @@ def test_a_record_has_the_features_that_run_pretraining_reads(examples: Path) ->
 
 
 def test_evaluation_sees_every_example_once() -> None:
-    """In order, the last batch as short as it is."""
+    """Examples are in order, and the last batch may be short."""
     features = {"input_ids": np.arange(10)[:, None]}
     read = [batch["input_ids"].numpy().ravel().tolist() for batch in evaluation_batches(features, 4)]
     assert read == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_making_examples_again_replaces_the_old_ones(corpus: Path, tmp_path: Path) -> None:
-    """Shards that the new run does not have are gone; the report describes what lies there."""
+    """Shards that the new run does not write are deleted; the report describes the new ones."""
     write_examples(corpus, tmp_path, SETTINGS, lines_per_shard=150)
     many = len(shard_paths(tmp_path, "train"))
     report = write_examples(corpus, tmp_path, SETTINGS)
@@ -54,8 +54,8 @@ def test_making_examples_again_replaces_the_old_ones(corpus: Path, tmp_path: Pat
     assert (tmp_path / "vocab.txt").read_bytes() == (corpus / "vocab.txt").read_bytes()
 
 
-def test_examples_that_were_not_finished_are_not_taken_for_whole(corpus: Path, tmp_path: Path) -> None:
-    """examples.json vouches for the shards, so it is gone as soon as they are touched."""
+def test_unfinished_examples_are_refused(corpus: Path, tmp_path: Path) -> None:
+    """examples.json marks complete shards, so it is deleted before they change."""
     source, output = tmp_path / "corpus", tmp_path / "examples"
     source.mkdir()
     for path in corpus.iterdir():
@@ -76,7 +76,7 @@ def test_a_folder_without_a_cleaned_corpus_is_refused(tmp_path: Path) -> None:
 
 
 def test_shards_of_a_corpus_give_the_examples_of_the_whole(corpus: Path, danmaku: Path, tmp_path: Path) -> None:
-    """To the byte, however many there are."""
+    """They are equal to the byte, however many there are."""
     for index in range(3):
         clean([danmaku], tmp_path / "in", vocab=corpus / "vocab.txt", heldout=0.2, shard=Shard(index, 3))
     for directory, output in ((corpus, "whole"), (tmp_path / "in", "shards")):

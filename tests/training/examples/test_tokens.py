@@ -1,4 +1,4 @@
-"""The tokenizer cuts texts as google-research/bert does: ids that mean the same to both."""
+"""The tokenizer gives the ids of google-research/bert."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ GOLDEN = json.loads((Path(__file__).parents[2] / "data/google_tokens.json").read
 
 
 @pytest.mark.parametrize(("text", "ids"), GOLDEN["ids"])
-def test_ids_are_googles(text: str, ids: list[int]) -> None:
-    """Written by bert-serving-server 1.10: `python tests/classic/reference.py tokens DIRECTORY`."""
+def test_ids_equal_googles(text: str, ids: list[int]) -> None:
+    """bert-serving-server 1.10 wrote them: `python tests/classic/reference.py tokens DIRECTORY`."""
     assert Tokenizer(GOLDEN["vocab"]).ids([text]) == [ids]

@@ -1,4 +1,4 @@
-"""A reading is told as ranks among all words, of the vectors themselves."""
+"""A reading is reported as ranks among all words, from the vectors themselves."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ MODELS = [Vectors("before", VALUES * 3), Vectors("after", VALUES[[0, 1, 2, 4, 3]
 
 
 def test_a_rank_is_a_place_among_the_neighbours() -> None:
-    """Counted from 1, in both directions, whatever the vectors' lengths."""
+    """It counts from 1, in both directions, whatever the vectors' lengths."""
     cosines = similarities(VALUES * [[1], [2], [3], [4], [5]])
     assert rank(cosines, 0, 1) == Rank(2, 1, float(cosines[0, 1]))
     assert abs(cosines[0, 1] - np.cos(np.radians(20))) < 1e-12
 
 
-def test_a_word_without_a_vector_has_no_rank_and_is_nobodys_neighbour() -> None:
+def test_a_word_without_a_vector_has_no_rank_and_no_neighbours() -> None:
     values = VALUES.copy()
     values[2] = np.nan
     cosines = similarities(values)
@@ -32,7 +32,7 @@ def test_a_word_without_a_vector_has_no_rank_and_is_nobodys_neighbour() -> None:
 
 
 def test_the_table_has_a_row_per_reading_whose_words_are_there() -> None:
-    """Before beside after, and their medians beside what chance would give."""
+    """Before is beside after, and their medians are beside what chance gives."""
     lines = format_table(TEXTS, MODELS).splitlines()
     assert lines[0] == "| which neighbour of 4, forth / back | before | after |"
     assert lines[2:4] == ["| mea–aqua | 2 / 1 | 2 / 1 |", "| 晚安–88888 | 1 / 1 | 1 / 1 |"]
@@ -46,8 +46,8 @@ def test_the_json_has_every_rank() -> None:
     assert found["readings"][0]["first"] == "mea" and found["readings"][0]["ranks"][1]["forth"] == 2
 
 
-def test_neighbours_are_told_from_the_nearest_on() -> None:
-    """None of a word without a vector, and such a word is nobody's."""
+def test_neighbours_are_listed_nearest_first() -> None:
+    """A word without a vector has none and is in no list."""
     values = VALUES.copy()
     values[3] = np.nan
     lines = format_neighbours(TEXTS, Vectors("after", values), 2).splitlines()
@@ -56,8 +56,8 @@ def test_neighbours_are_told_from_the_nearest_on() -> None:
     assert lines[5] == "| 晚安 | no vector |"
 
 
-def test_every_reading_is_of_words_that_ship() -> None:
-    """Twelve pairs of the recipe's words."""
+def test_every_reading_uses_bundled_words() -> None:
+    """There are twelve pairs of the recipe's words."""
     words = read_words(WORDS)
     assert len(READINGS) == 12
     assert {word for pair in READINGS for word in pair} <= set(words)

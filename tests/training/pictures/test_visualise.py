@@ -1,4 +1,4 @@
-"""The picture is made of the vectors that would be served, the same every time, with labels one can read."""
+"""The picture shows the served vectors, is reproducible, and has readable labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ needs_font = pytest.mark.skipif(not HAS_FONT, reason="no font for Chinese (apt-g
 
 @pytest.fixture
 def words(tmp_path: Path) -> Path:
-    """As the tiny models' vocabulary spells them."""
+    """The words as the tiny models' vocabulary spells them."""
     path = tmp_path / "words/words.txt"
     path.parent.mkdir()
     path.write_text("草\n好听\nawsl\n晚安\n2333\n第一\n好耶\n</script>\n", encoding="utf-8")
@@ -34,7 +34,9 @@ def words(tmp_path: Path) -> Path:
 def test_two_models_make_two_panels_and_the_same_picture_twice(
     models: tuple[Path, Path], words: Path, tmp_path: Path
 ) -> None:
-    """Bit for bit, twice as wide as high; the ranks beside it, in a folder that is made if need be."""
+    """It is equal to the bit and twice as wide as high; the ranks are beside it, in a folder that is created if
+    missing.
+    """
     for name in ("one", "two"):
         readings = visualise(
             [str(model) for model in models],
@@ -52,7 +54,7 @@ def test_two_models_make_two_panels_and_the_same_picture_twice(
 
 @needs_font
 def test_an_svg_names_every_model_and_is_the_same_twice(models: tuple[Path, Path], words: Path, tmp_path: Path) -> None:
-    """The suffix chooses the format; no date is written into it."""
+    """The suffix chooses the format; the file has no date."""
     for name in ("one.svg", "two.svg"):
         visualise([str(models[1])], tmp_path / name, words=words)
     text = (tmp_path / "one.svg").read_text(encoding="utf-8")
@@ -61,10 +63,8 @@ def test_an_svg_names_every_model_and_is_the_same_twice(models: tuple[Path, Path
     assert "<dc:date>" not in text
 
 
-def test_a_page_is_one_file_that_asks_no_host_for_anything(
-    models: tuple[Path, Path], words: Path, tmp_path: Path
-) -> None:
-    """Needs no font where it is made; a word cannot break out of it."""
+def test_a_page_is_one_file_without_other_hosts(models: tuple[Path, Path], words: Path, tmp_path: Path) -> None:
+    """It needs no font where it is made, and words are escaped."""
     visualise([str(model) for model in models], tmp_path / "words.html", words=words)
     page = (tmp_path / "words.html").read_text(encoding="utf-8")
     assert "<title>before · after</title>" in page
@@ -74,8 +74,8 @@ def test_a_page_is_one_file_that_asks_no_host_for_anything(
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["words.html"]
 
 
-def test_a_page_leaves_out_what_has_no_vector(tmp_path: Path) -> None:
-    """And it is nobody's neighbour."""
+def test_a_page_leaves_out_words_without_a_vector(tmp_path: Path) -> None:
+    """They are also in no list of neighbours."""
     vectors = np.random.default_rng(0).standard_normal((7, 5))
     vectors[2] = np.nan
     texts = ["mea", "aqua", "无", "草", "好", "</script>", "危"]
@@ -87,7 +87,7 @@ def test_a_page_leaves_out_what_has_no_vector(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_words_that_are_alike_stand_together() -> None:
+def test_similar_words_are_close_together() -> None:
     """Two clouds far apart in 60 dimensions are two clouds in the plane."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((60, 60)).astype(np.float32)
@@ -99,7 +99,7 @@ def test_words_that_are_alike_stand_together() -> None:
     assert np.array_equal(points, project(vectors))
 
 
-def test_a_label_avoids_what_is_there() -> None:
+def test_a_label_avoids_other_objects() -> None:
     """It stays near its point while there is room, and inside the frame."""
     frame = Box(0, 0, 200, 200)
     free = place(100, 100, 30, 10, [], frame)
@@ -111,7 +111,7 @@ def test_a_label_avoids_what_is_there() -> None:
 
 
 def test_labels_do_not_overlap_where_there_is_room() -> None:
-    """Nor do they cover points; each in the place of its point's number."""
+    """They do not cover points, either; each has the index of its point."""
     points = np.random.default_rng(0).uniform(50, 550, (40, 2))
     boxes = place_all(points, [(40, 12)] * 40, Box(0, 0, 600, 600))
     for number, box in enumerate(boxes):
@@ -120,7 +120,7 @@ def test_labels_do_not_overlap_where_there_is_room() -> None:
         assert np.hypot(*np.subtract(box.nearest(*points[number]), points[number])) < 60
 
 
-def test_words_that_a_model_does_not_know_have_no_place() -> None:
+def test_unknown_words_have_no_place() -> None:
     """The others have the places that they would have alone."""
     vectors = np.random.default_rng(0).standard_normal((20, 30))
     alone = project(vectors[1:])
@@ -132,28 +132,26 @@ def test_words_that_a_model_does_not_know_have_no_place() -> None:
         project(vectors)
 
 
-def test_the_words_that_ship_are_the_reference() -> None:
-    """Each once, none blank."""
+def test_the_bundled_words_are_distinct() -> None:
     words = read_words(WORDS)
     assert len(words) == len(WORDS.read_text(encoding="utf-8").split("\n")) - 1 == 92
     assert {"草", "awsl", "阿夸", "aqua", "哔哩哔哩 (゜-゜)つロ 干杯~", "我很可爱，请给我钱"} <= set(words)
 
 
 def test_too_few_words_are_refused(tmp_path: Path) -> None:
-    """t-SNE has nothing to say about them."""
+    """t-SNE needs more."""
     (tmp_path / "few.txt").write_text("草\n草\n\n晚安\n", encoding="utf-8")
     with pytest.raises(ValueError, match="has 2; expected at least 5"):
         read_words(tmp_path / "few.txt")
 
 
-def test_a_format_that_is_not_offered_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_an_unknown_format_is_refused_before_any_work(tmp_path: Path) -> None:
     """The model does not even exist."""
     with pytest.raises(ValueError, match=r"ends in \.png, \.svg, \.html"):
         visualise([str(tmp_path / "nowhere")], tmp_path / "words.jpg")
 
 
-def test_without_a_font_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boxes in place of characters would be no picture."""
-    monkeypatch.setattr(drawing, "FONTS", ("No Such Font",))
+def test_without_a_font_the_error_names_the_package() -> None:
+    """Boxes in place of characters would be useless."""
     with pytest.raises(FileNotFoundError, match="apt-get install fonts-noto-cjk"):
-        find_font()
+        find_font(["No Such Font"])

@@ -1,4 +1,4 @@
-"""The labelled pairs, and what is learned from them for the bundled model."""
+"""The labelled pairs, and the weights that are learned from them for the bundled model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL = Path("models/danmaku-bert-mini")
 EASY = ("spelling", "few characters", "random")
 
 
-def test_half_of_the_labelled_pairs_are_hard_and_no_danmaku_is_on_both_sides() -> None:
+def test_half_of_the_pairs_are_hard_and_no_danmaku_is_in_both_splits() -> None:
     pairs = read_labelled_pairs()
     sides = {
         split: {text for pair in pairs if pair.split == split for text in (pair.first, pair.second)}
@@ -54,11 +54,11 @@ def test_the_threshold_is_the_lowest_that_keeps_what_is_promised() -> None:
 
 
 def test_the_bundled_weights_were_learned_with_the_bundled_model() -> None:
-    """Otherwise: danmaku-train sameness --model models/danmaku-bert-mini."""
+    """If this fails, run danmaku-train sameness --model models/danmaku-bert-mini."""
     assert json.loads((MODEL / FILE).read_text())["model"] == open_model_directory(MODEL).digest
 
 
-def test_the_judgement_keeps_its_promise_on_pairs_that_nothing_was_learned_from() -> None:
+def test_the_judge_keeps_its_promise_on_held_out_pairs() -> None:
     pairs, opposites, variants = read_labelled_pairs(), read_opposites(), read_variants()
     cosines = embed_pairs(MODEL, [*pairs, *opposites, *variants])
     judge = Judge(read_weights(MODEL / FILE), uses_cosine=True)

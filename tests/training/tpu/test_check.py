@@ -1,6 +1,6 @@
-"""The step meets the needs of a TPU, tested without one: shapes known beforehand, no float64, and XLA compiles it.
+"""The step meets the requirements of a TPU, tested without one: static shapes, no float64, and XLA compiles it.
 
-`make tpu-check` asks the TPU's own compiler; it needs an environment of its own and is no test.
+`make tpu-check` runs the TPU's own compiler, which needs an environment of its own.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def on_cpu(config: TrainConfig) -> Any:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
-def test_no_shape_depends_on_data_and_nothing_is_float64(optimizer: str) -> None:
-    """In the step of one of eight replicas, two micro-batches each, and in the functions that it calls."""
+def test_every_shape_is_static_and_nothing_is_float64(optimizer: str) -> None:
+    """The step is that of one of eight replicas with two micro-batches, with all functions that it calls."""
     config = TrainConfig(batch_size=16, micro_batch_size=1, optimizer=optimizer, kernel_dtype="bfloat16")
     step, specs = make_step_and_specs(config, BERT, make_feature_specs(2, 12, 4), replicas=8)
     found = list(nodes(tf.function(step).get_concrete_function(*specs)))
@@ -59,8 +59,8 @@ def test_no_shape_depends_on_data_and_nothing_is_float64(optimizer: str) -> None
             assert not shape.unknown_rank and all(dim.size >= 0 for dim in shape.dim), node.name
 
 
-def test_xla_compiles_the_step_and_a_loss_comes_out() -> None:
-    """On the CPU, for weights that are all alike; the loss of knowing nothing."""
+def test_xla_compiles_the_step() -> None:
+    """It runs on the CPU, with all weights equal, and returns the loss of a uniform guess."""
     function, specs = on_cpu(CONFIG)
     params, moments, features, number, replica = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), specs)
     features["masked_lm_weights"] += 1.0
@@ -70,7 +70,7 @@ def test_xla_compiles_the_step_and_a_loss_comes_out() -> None:
 
 
 class Compilers:
-    """In place of the two processes: what the second prints."""
+    """Stands in for the two processes; `answer` is what the second prints."""
 
     def __init__(self, answer: dict[str, Any]) -> None:
         self.answer, self.calls = answer, list[tuple[str, ...]]()
@@ -91,7 +91,7 @@ def verdict(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]) -> Verdict:
     )
 
 
-def test_a_program_fits_if_what_it_keeps_and_needs_is_below_what_a_core_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_fits_if_its_memory_is_below_that_of_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = {"cores": 8, "arguments": 2**30, "temporaries": 7 * 2**30, "outputs": 2**30, "code": 1}
     found = verdict(monkeypatch, answer)
     assert found.fits
@@ -102,15 +102,15 @@ def test_a_program_fits_if_what_it_keeps_and_needs_is_below_what_a_core_has(monk
     assert not verdict(monkeypatch, answer | {"temporaries": 15 * 2**30}).fits
 
 
-def test_a_refusal_is_told_in_the_compilers_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as they are a sentence."""
+def test_a_refusal_quotes_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first paragraph is enough."""
     found = verdict(monkeypatch, {"cores": 8, "refused": "RESOURCE_EXHAUSTED: out of\nmemory.\n\nTotal …"})
     assert not found.fits
     assert str(found).endswith("bfloat16: refused: RESOURCE_EXHAUSTED: out of memory.")
 
 
-def test_what_cannot_be_checked_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An unknown topology, a batch that eight cores cannot share, an environment that is not there."""
+def test_invalid_arguments_are_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are an unknown topology, a batch that eight cores cannot share, and a missing environment."""
     sizes: Any = {"vocab_size": 300, "max_seq_length": 64, "max_predictions_per_seq": 10}
     with pytest.raises(ValueError, match="expected one of v3:2x2"):
         tpu_check(CONFIG, topology="v9:1x1", **sizes)

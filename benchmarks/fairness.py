@@ -1,0 +1,120 @@
+"""What one greedy API key costs another: the times of a polite client alone, and beside a greedy one.
+
+The polite one sends two new texts twenty times a second. The greedy one sends lists of 16 new texts over 16
+connections, each as soon as the one before is answered or refused: with a key of a low rate, and with one without a
+limit. The three take turns, so a machine that gets slower is slower for all.
+
+    .venv/bin/python benchmarks/fairness.py --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import multiprocessing
+import os
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import httpx
+import numpy as np
+from gateway import CORES, serving
+
+from service.api.keys import hash_key, make_key
+
+LIMITS = {"polite": "", "limited": "texts_per_s = 20", "unlimited": ""}
+RATE = 20  # requests a second of the polite client
+GREEDY = 16  # connections, and texts in a request
+SECONDS = 5.0
+SETTLE_S = 2.0  # until what was saved up is spent
+
+numbers = itertools.count()
+
+
+def new_texts(count: int) -> list[str]:
+    return [f"{os.getpid()}的第{next(numbers)}条" for _ in range(count)]
+
+
+async def ask(url: str, key: str) -> list[float]:
+    """Returns milliseconds from when each request was due."""
+    times: list[float] = []
+    async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}, timeout=60) as http:
+        started = time.perf_counter()
+        for number in range(int(RATE * SECONDS)):
+            due = started + number / RATE
+            if time.perf_counter() > started + 2 * SECONDS:  # far behind; the rest would be no better
+                break
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            (await http.post("/embed", json=new_texts(2))).raise_for_status()
+            times.append(1000 * (time.perf_counter() - due))
+    return times
+
+
+def grab(url: str, key: str, has_begun: Event) -> None:
+    """Sends what it can, for ever."""
+
+    async def connection() -> None:
+        async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}, timeout=60) as http:
+            while True:
+                await http.post("/embed", json=new_texts(GREEDY))
+                has_begun.set()
+
+    async def run() -> None:
+        await asyncio.gather(*(connection() for _ in range(GREEDY)))
+
+    asyncio.run(run())
+
+
+@contextmanager
+def grabbing(url: str, key: str | None) -> Iterator[None]:
+    """Runs a greedy client, if it has a key, in a process of its own: the polite one is not to wait for it."""
+    if not key:
+        yield
+        return
+    context = multiprocessing.get_context("spawn")
+    has_begun = context.Event()
+    process = context.Process(target=grab, args=(url, key, has_begun))
+    process.start()
+    try:
+        has_begun.wait()
+        time.sleep(SETTLE_S)
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def measure(url: str, keys: dict[str, str], rounds: int) -> None:
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        for greedy in ("", "limited", "unlimited"):
+            with grabbing(url, keys.get(greedy)):
+                times[greedy] += asyncio.run(ask(url, keys["polite"]))
+    named = {"": "alone", "limited": "beside a greedy key of 20 texts/s", "unlimited": "beside one without a limit"}
+    for greedy, name in named.items():
+        p50, p99 = np.percentile(times[greedy], [50, 99])
+        print(f"{name}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {p99 / np.percentile(times[''], 99) - 1:+.0%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    keys = {name: make_key() for name in LIMITS}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "keys.toml"
+        tables = (f'[{name}]\nhash = "{hash_key(keys[name])}"\n{limit}' for name, limit in LIMITS.items())
+        path.write_text("\n".join(tables), encoding="utf-8")
+        flags = ["--api-keys-file", str(path), "--collections", "none", "--cache-bytes", "0", "--access-log", "false"]
+        with serving(["-m", "service", "serve", "--port", "{port}", *flags], cores=CORES) as port:
+            measure(f"http://127.0.0.1:{port}", keys, rounds)
+
+
+if __name__ == "__main__":
+    main()

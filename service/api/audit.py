@@ -1,0 +1,16 @@
+"""The log of what destroys: who dropped a collection, deleted by a filter, or rebuilt."""
+
+from __future__ import annotations
+
+import logging
+
+from service.accounts import current_account
+
+log = logging.getLogger("danmaku.audit")
+
+
+def audit(deed: str, *arguments: object) -> None:
+    """Logs what the caller's key has done, with the id of the request. `deed` begins with a verb and names no text."""
+    account = current_account.get()
+    who = f"Key {account.name!r}" if account else "A caller without a key"
+    log.info("%s " + deed + ".", who, *arguments)

@@ -1,0 +1,86 @@
+"""POST /highlights: the moments of a recording at which viewers say more of something than at other times."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+
+from service.api.caller import Caller
+from service.api.merge import MergeLine
+from service.api.responses import ERRORS, PlainRoute, json_response
+from service.api.schemas import Body
+from service.api.state import get_state
+from service.chat.highlights import STEP_S, WINDOW_S, Kinds, find_highlights, read_kinds
+from service.chat.merging import Line
+from service.vectors import unit
+
+router = APIRouter(tags=["chat"], route_class=PlainRoute)
+
+
+class HighlightsRequest(Body):
+    lines: list[MergeLine] = Field(description="All danmaku of a recording, in any order.")
+    count: int = Field(10, ge=1, le=100, description="Number of peaks at most.")
+
+
+class RepresentativeBody(BaseModel):
+    text: str
+    count: int
+
+
+class PeakBody(BaseModel):
+    start: float = Field(description="Seconds; some before viewers begin to react.")
+    end: float
+    at: float
+    score: float = Field(description="Surprise, as in the curve.")
+    lines: int
+    kind: str = Field(description="laughter, shock, praise, song, question, …, or other.")
+    representatives: list[RepresentativeBody] = Field(
+        description="What most of it is about, in its commonest spelling."
+    )
+
+
+class HighlightsBody(BaseModel):
+    model: str
+    fingerprint: str
+    start: float = Field(description="Seconds of the first value of the curves.")
+    step_s: float
+    curve: list[float] = Field(description=f"How unexpected it is what is said within {WINDOW_S:g} s around each step.")
+    density: list[int] = Field(description="Number of lines within the same time.")
+    peaks: list[PeakBody] = Field(description="The highest first.")
+
+
+@router.post(
+    "/highlights",
+    openapi_extra=HighlightsRequest.openapi(),
+    responses={**ERRORS, 200: {"model": HighlightsBody}},
+)
+async def highlights(request: Request) -> Response:
+    """Finds when viewers say more of something than they do at other times, and what it is.
+
+    What a room says all the time, greetings at its beginning and farewells at its end count little, and copies of a
+    text less the more there are.
+    """
+    caller, state = Caller(request), get_state(request)
+    body = await HighlightsRequest.read(request)
+    state.accept_texts(len(body.lines))
+    names, examples = zip(*read_kinds(), strict=True)
+    embeddings = await caller.wait(state.embedder.embed([*(line.text for line in body.lines), *examples]))
+    vectors = unit(embeddings.vectors)
+    lines = [Line(line.text, line.time, line.id or str(index)) for index, line in enumerate(body.lines)]
+    kinds = Kinds(names, vectors[len(lines) :])
+    work = asyncio.to_thread(find_highlights, lines, vectors[: len(lines)], state.judge, kinds, most=body.count)
+    found = await caller.wait(work)
+    return json_response(
+        {
+            "model": embeddings.model.name,
+            "fingerprint": embeddings.model.fingerprint,
+            "start": found.start,
+            "step_s": STEP_S,
+            "curve": [round(value, 2) for value in found.curve.tolist()],
+            "density": [int(value) for value in found.density],
+            "peaks": [asdict(peak) for peak in found.peaks],
+        }
+    )

@@ -1,0 +1,90 @@
+"""A head: a linear classifier over the vector of a text and its n-grams.
+
+It reads the vectors that the gateway serves and caches anyway, scaled to length 1, so it costs no model call. The
+scores of a list of texts are one matrix product and one look-up in a table. Training has divided the weights by a
+temperature, so the probabilities are calibrated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+
+import numpy as np
+import orjson
+
+from service.heads.ngrams import hash_ngrams
+from service.vectors import unit
+
+MAX_BITS = 20  # a table of 2^20 rows takes 4 MB a label
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The encoder whose vectors a head reads."""
+
+    model: str
+    fingerprint: str
+    pooling_layer: tuple[int, ...]
+    pooling_strategy: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The score of a label is unit vector · `vector` + `bias` + what the n-grams of the text add.
+
+    They add as TF-IDF does: the sum of their rows of `ngrams`, divided by the square root of the sum of their last
+    column. Raises ValueError for arrays that do not belong together.
+    """
+
+    vector: np.ndarray  # [dim, labels] float32
+    bias: np.ndarray  # [labels] float32
+    buckets: np.ndarray  # [k] uint32: those that training has seen
+    ngrams: np.ndarray  # [k, labels + 1] float16: weight · idf for each label, and idf²
+    unseen: float  # idf² of all other buckets
+    bits: int  # of a bucket
+
+    def __post_init__(self) -> None:
+        labels, size = len(self.bias), len(self.buckets)
+        if self.vector.shape[1:] != (labels,) or self.ngrams.shape != (size, labels + 1):
+            raise ValueError(
+                f"the weights are of shapes {self.vector.shape}, {self.bias.shape} and {self.ngrams.shape}; expected "
+                f"as many labels in each, and {size} rows of n-grams"
+            )
+        if not 1 <= self.bits <= MAX_BITS or (size and int(self.buckets.max()) >> self.bits):
+            raise ValueError(f"invalid bits: {self.bits}; expected 1 to {MAX_BITS}, and buckets below 2^bits")
+        if not all(np.isfinite(values).all() for values in (self.vector, self.bias, self.ngrams, self.unseen)):
+            raise ValueError("a weight is not a finite number")
+
+
+class Head:
+    """A head that is ready to classify; heads of equal versions give equal scores."""
+
+    def __init__(self, labels: Sequence[str], encoder: Encoder, weights: Weights) -> None:
+        self.labels, self.encoder, self.weights = tuple(labels), encoder, weights
+        digest = sha256(orjson.dumps([self.labels, asdict(encoder), weights.unseen, weights.bits]))
+        for values in (weights.vector, weights.bias, weights.buckets, weights.ngrams):
+            digest.update(np.ascontiguousarray(values).data)
+        self.version = digest.hexdigest()[:16]
+        self._table = np.zeros((1 << weights.bits, len(labels) + 1), np.float32)
+        self._table[:, -1] = weights.unseen
+        self._table[weights.buckets] = weights.ngrams
+
+    def score(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
+        """Returns the logarithm of each label's odds, up to a constant of the text: [n], [n, dim] → [n, labels]."""
+        if not texts:
+            return np.zeros((0, len(self.labels)), np.float32)
+        buckets, weights, starts = hash_ngrams(texts, self.weights.bits)
+        rows = self._table[buckets]  # [m, labels + 1]
+        rows *= weights[:, None]
+        rows[:, -1] *= weights
+        sums = np.add.reduceat(rows, starts)  # [n, labels + 1]
+        scores = unit(vectors) @ self.weights.vector + self.weights.bias
+        return np.asarray(scores + sums[:, :-1] / np.sqrt(sums[:, -1:]), np.float32)
+
+
+def to_probabilities(scores: np.ndarray) -> np.ndarray:
+    """Returns the softmax of rows [n, labels]."""
+    odds = np.exp(scores - scores.max(1, keepdims=True, initial=-np.inf))
+    return np.asarray(odds / odds.sum(1, keepdims=True))

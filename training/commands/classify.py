@@ -1,0 +1,71 @@
+"""`danmaku-train classify`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+NAME = "classify"
+HELP = "train a classifier of danmaku from texts with labels, for `danmaku serve --heads`"
+EXAMPLE = "classify --input labelled.csv --model models/danmaku-bert-mini --output heads/spam"
+NEEDS_TENSORFLOW = False
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input",
+        dest="path",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="CSV, TSV or NDJSON with the columns text and label; at least 4 texts of each label",
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=Path("models/danmaku-bert-mini"),
+        metavar="DIR",
+        help="the model whose vectors it reads (%(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the folder of the head; its name is the head's",
+    )
+    parser.add_argument(
+        "--test", type=Path, metavar="FILE", help="a file to judge it by (a fifth of the texts of each label)"
+    )
+    parser.add_argument(
+        "--pooling-layer",
+        type=int,
+        nargs="+",
+        metavar="LAYER",
+        help="as in `danmaku serve`, which needs the same (the model's own)",
+    )
+    parser.add_argument(
+        "--class-weight",
+        choices=("balanced", "none"),
+        default="balanced",
+        help="balanced: rare labels count as much as others; none: every text counts the same, so that rare labels "
+        "are said seldom (%(default)s)",
+    )
+
+
+def run(
+    *, path: Path, model: Path, output: Path, test: Path | None, pooling_layer: list[int] | None, class_weight: str
+) -> None:
+    from service.encoders.options import EncoderOptions
+    from training.heads.classify import train_linear_head
+
+    print(
+        train_linear_head(
+            path,
+            model,
+            output,
+            test=test,
+            options=EncoderOptions(pooling_layer=tuple(pooling_layer) if pooling_layer else None),
+            class_weight=None if class_weight == "none" else class_weight,
+        )
+    )

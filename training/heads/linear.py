@@ -1,0 +1,163 @@
+"""Trains a head on frozen vectors: a logistic regression over the vector and the TF-IDF of the n-grams of each text.
+
+Vectors generalise from a few texts, n-grams tell many texts apart, and their scales say how much each counts. With a
+few dozen texts of a label there is nothing to choose the scale by, so it is fixed; with more, a development split or
+cross-validation chooses it, and then the strength of the regularisation. The scores on texts that were held out
+determine the temperature (C. Guo et al., On calibration of modern neural networks, ICML 2017).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.sparse import csr_matrix, diags, hstack
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedKFold
+
+from service.heads.head import Encoder, Head, Weights, to_probabilities
+from service.heads.ngrams import hash_ngrams
+from service.vectors import unit
+from training.evaluation.space import Matrix
+from training.heads.texts import LabelledTexts
+
+BITS = 18
+SCALES = (0.0, 0.2, 0.3, 0.5, 1.0)  # of the vector, when the n-grams have length 1
+STRENGTHS = (1.0, 3.0, 10.0)  # inverse ones of the regularisation, as scikit-learn has them
+SCALE, STRENGTH = 0.5, 10.0  # where there is too little to choose by
+ENOUGH = 128  # texts of the rarest label to choose by
+MANY = 2000  # texts from which one development split is enough
+FOLDS = 5
+RARE_FROM = 1000  # texts from which an n-gram of one text is left out: it takes space and says next to nothing
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The settings of a head, and what was tried on texts that it had not learned from."""
+
+    scale: float
+    strength: float
+    temperature: float = 1.0
+    tried: dict[str, float] = field(default_factory=dict)  # macro-F1 by settings; empty if there was too little
+
+
+class Features:
+    """Turns texts into a matrix of the vectors [dim] and the n-grams [buckets], as some texts to learn from suggest."""
+
+    def __init__(self, texts: list[str], vectors: np.ndarray) -> None:
+        self.middle = unit(vectors).mean(0)
+        counts = _count_ngrams(texts)
+        documents = np.bincount(counts.indices, minlength=1 << BITS)
+        self.idf = np.log((1 + len(texts)) / (1 + documents)) + 1  # as scikit-learn's TfidfVectorizer
+        is_kept = documents >= (2 if len(texts) >= RARE_FROM else 1)
+        self.buckets = np.flatnonzero(is_kept)
+        self.unseen_idf = np.log(1 + len(texts)) + 1
+        self.idf[~is_kept] = self.unseen_idf
+
+    def compute(self, texts: list[str], vectors: np.ndarray, scale: float) -> Matrix:
+        """Returns [n, dim + buckets]; the part of the n-grams has length 1 with those that are left out."""
+        weighted = _count_ngrams(texts).multiply(self.idf).tocsr()
+        lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1)).ravel())
+        ngrams = diags(1 / lengths) @ weighted[:, self.buckets]
+        return hstack([csr_matrix(scale * (unit(vectors) - self.middle)), ngrams]).tocsr()
+
+
+def train(
+    texts: LabelledTexts, vectors: np.ndarray, encoder: Encoder, choice: Choice, class_weight: str | None
+) -> Head:
+    """Trains on all of the texts, whose vectors [n, dim] are of the encoder."""
+    return _to_head(*_fit(texts, vectors, choice, class_weight), texts.names, encoder, choice)
+
+
+def choose(texts: LabelledTexts, vectors: np.ndarray, class_weight: str | None) -> Choice:
+    """Chooses scale, strength and temperature on held-out parts of the texts."""
+    smallest = int(np.bincount(texts.labels).min())
+    folds = list(StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=0).split(texts.texts, texts.labels))[
+        : 1 if len(texts) >= MANY else None
+    ]
+    scores: dict[tuple[float, float], np.ndarray] = {}
+    judged = np.concatenate([held for _, held in folds])
+    truth = texts.labels[judged]
+
+    def try_out(scale: float, strength: float) -> float:
+        parts = []
+        for learned, held in folds:
+            part = texts.select(learned)
+            features, regression = _fit(part, vectors[learned], Choice(scale, strength), class_weight)
+            held_texts = [texts.texts[number] for number in held]
+            parts.append(_score(regression, features.compute(held_texts, vectors[held], scale)))
+        scores[scale, strength] = np.concatenate(parts)
+        return float(f1_score(truth, scores[scale, strength].argmax(1), average="macro"))
+
+    if smallest < ENOUGH:
+        best, tried = (SCALE, STRENGTH), {}
+        try_out(*best)
+    else:
+        found = {(scale, STRENGTH): try_out(scale, STRENGTH) for scale in SCALES}
+        scale = max(found, key=found.__getitem__)[0]
+        found |= {(scale, strength): try_out(scale, strength) for strength in STRENGTHS if strength != STRENGTH}
+        best = max(found, key=found.__getitem__)
+        tried = {f"scale {scale}, strength {strength}": round(value, 4) for (scale, strength), value in found.items()}
+    return Choice(*best, find_temperature(scores[best], truth), tried)
+
+
+def find_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Returns the number to divide scores [n, labels] by so that the probabilities fit the labels [n] best.
+
+    Each label counts as if it were also the truth once, or a few texts that are all right would make every probability
+    1 (J. Platt, Probabilistic outputs for support vector machines, 1999, section 2.2).
+    """
+    count, labels = scores.shape
+    targets = (np.eye(labels)[truth] * count + 1) / (count + labels)
+
+    def loss(log_temperature: float) -> float:
+        probabilities = to_probabilities(scores / np.exp(log_temperature))
+        return float(-(targets * np.log(np.maximum(probabilities, 1e-12))).sum(1).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def _fit(
+    texts: LabelledTexts, vectors: np.ndarray, choice: Choice, class_weight: str | None
+) -> tuple[Features, LogisticRegression]:
+    features = Features(texts.texts, vectors)
+    regression = LogisticRegression(C=choice.strength, class_weight=class_weight, max_iter=1000)
+    return features, regression.fit(features.compute(texts.texts, vectors, choice.scale), texts.labels)
+
+
+def _score(regression: LogisticRegression, matrix: Matrix) -> np.ndarray:
+    """Returns [n, labels], of two labels, too."""
+    scores = regression.decision_function(matrix)
+    return np.stack([-scores / 2, scores / 2], 1) if scores.ndim == 1 else scores
+
+
+def _to_head(
+    features: Features, regression: LogisticRegression, names: tuple[str, ...], encoder: Encoder, choice: Choice
+) -> Head:
+    weights, bias = regression.coef_, regression.intercept_
+    if len(names) == 2:
+        weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    weights, bias = weights / choice.temperature, bias / choice.temperature
+    dim = len(features.middle)
+    vector = choice.scale * weights[:, :dim].T  # [dim, labels]
+    idf = features.idf[features.buckets, None]
+    return Head(
+        names,
+        encoder,
+        Weights(
+            vector.astype(np.float32),
+            (bias - features.middle @ vector).astype(np.float32),
+            features.buckets.astype(np.uint32),
+            np.concatenate([weights[:, dim:].T * idf, idf**2], 1).astype(np.float16),
+            unseen=float(features.unseen_idf**2),
+            bits=BITS,
+        ),
+    )
+
+
+def _count_ngrams(texts: list[str]) -> Matrix:
+    """Returns the weights of the n-grams of texts before IDF: [n, 2^BITS]."""
+    buckets, weights, starts = hash_ngrams(texts, BITS)
+    return csr_matrix((weights.astype(float), buckets, np.append(starts, len(buckets))), (len(texts), 1 << BITS))
