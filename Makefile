@@ -85,7 +85,7 @@ docs: .venv/.dev ## regenerate docs/http.md, the settings table, and the output 
 corpus-is-named:
 	@test -n "$(CORPUS)" || { echo "CORPUS is not set; expected make train-mini CORPUS=path/to/danmaku_dataset"; exit 2; }
 
-train-mini: .venv/.teacher corpus-is-named $(WORKDIR)/examples/examples.json ## retrain the bundled model; CORPUS=DIR of videos [LIVE=DIR] [GENERAL=DIR]
+train-mini: .venv/.teacher corpus-is-named $(WORKDIR)/examples/examples.json $(WORKDIR)/language/examples/examples.json ## retrain the bundled model; CORPUS=DIR of videos [LIVE=DIR] [GENERAL=DIR]
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini.toml --workdir $(WORKDIR)
 	$(BIN)/danmaku-train export --workdir $(WORKDIR) --output $(WORKDIR)/masked-lm
 	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-moments.toml --model $(WORKDIR)/masked-lm \
@@ -98,8 +98,13 @@ train-mini: .venv/.teacher corpus-is-named $(WORKDIR)/examples/examples.json ## 
 	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-last.toml --heldout 0.1 \
 	  --model $(WORKDIR)/tasks $(WORKDIR)/pairs \
 	  --input $(CORPUS) $(LIVE) $(if $(GENERAL),--general $(GENERAL)) --workdir $(WORKDIR)/last
-	$(BIN)/danmaku-train export --workdir $(WORKDIR)/last --mix $(WORKDIR)/pairs --mix-share 0.3 \
-	  --output models/danmaku-bert-mini
+	$(BIN)/danmaku-train export --workdir $(WORKDIR)/last --mix $(WORKDIR)/pairs --mix-share 0.3 --output $(WORKDIR)/mixed
+	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-long.toml --heldout 0.1 \
+	  --model $(WORKDIR)/mixed $(WORKDIR)/pairs \
+	  --input $(CORPUS) $(LIVE) $(if $(GENERAL),--general $(GENERAL)) --workdir $(WORKDIR)/long
+	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini-language.toml --workdir $(WORKDIR)/language \
+	  --set init_checkpoint=$(WORKDIR)/long/model.ckpt-2000
+	$(BIN)/danmaku-train export --workdir $(WORKDIR)/language --output models/danmaku-bert-mini
 
 .PHONY: question-head
 question-head: .venv/.dev ## train the bundled head again, for the bundled model; CORPUS=DIR of videos
@@ -130,6 +135,11 @@ $(WORKDIR)/examples/examples.json: $(WORKDIR)/corpus/report.json
 
 $(WORKDIR)/corpus/report.json: | .venv/.dev corpus-is-named
 	$(BIN)/danmaku-train clean --input $(CORPUS) --output $(WORKDIR)/corpus
+
+$(WORKDIR)/language/examples/examples.json: $(WORKDIR)/corpus/report.json
+	$(BIN)/danmaku-train clean --input $(CORPUS) $(LIVE) --vocab $(WORKDIR)/corpus/vocab.txt --heldout 0.1 \
+	  --output $(WORKDIR)/language/corpus
+	$(BIN)/danmaku-train examples --input $(WORKDIR)/language/corpus --output $(WORKDIR)/language/examples
 
 # An existing .venv keeps its Python, so another one asked for by PYTHON= would be ignored silently.
 check-python:
