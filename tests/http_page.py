@@ -36,10 +36,6 @@ EXAMPLES = {
         f"""printf '"草"\\n{{"text": "awsl", "id": 7}}\\n' | {GET}/embed -H 'Content-Type: application/x-ndjson' """
         "--data-binary @-",
     ],
-    "POST /": [f"""{GET}/ -d '{{"inputs": ["草", "awsl"]}}'"""],
-    "POST /similarity": [
-        f"""{GET}/similarity -d '{{"inputs": {{"source_sentence": "阿夸", "sentences": ["aqua", "晚安"]}}}}'"""
-    ],
     "POST /tokenize": [f"""{GET}/tokenize -d '{{"texts": ["阿夸awsl"]}}'"""],
     "POST /classify": [
         f"""{GET}/classify -d '{{"texts": ["这是什么歌", "晚安"]}}'""",
@@ -83,6 +79,10 @@ EXAMPLES = {
     "POST /v1/embeddings": [f"""{GET}/v1/embeddings -d '{{"input": "草", "model": "danmaku-bert-mini"}}'"""],
     "GET /v1/models": [f"{GET}/v1/models"],
     "GET /v1/models/{id}": [f"{GET}/v1/models/danmaku-bert-mini"],
+    "POST /": [f"""{GET}/ -d '{{"inputs": ["草", "awsl"]}}'"""],
+    "POST /similarity": [
+        f"""{GET}/similarity -d '{{"inputs": {{"source_sentence": "阿夸", "sentences": ["aqua", "晚安"]}}}}'"""
+    ],
     "POST /encode": [f"""{GET}/encode -d '{{"id": 123, "texts": ["草"]}}'"""],
     "GET /status/server": [f"""{GET}/status/server | grep -o '"server_version":"[^"]*"'"""],
     "GET /status/client": [f"{GET}/status/client"],
