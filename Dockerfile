@@ -6,7 +6,7 @@
 #       danmaku-embedding-gateway:0.2.0
 #
 # One stage builds a virtual environment; another copies it without pip, runs as user 10001, and writes only to /tmp and
-# /var/lib/danmaku. Package versions come from constraints.txt, and all of them are wheels: neither stage has a compiler.
+# /var/lib/danmaku. locks/ has the versions and hashes of all packages (`make locks`), and all of them are wheels: neither stage has a compiler.
 # Models are copied to /app/models and not into the package, so that an image has one copy. All images use the same release of
 # Python, the newest that TensorFlow 2.15 of the genuine server supports.
 ARG PYTHON=python:3.11-slim-bookworm
@@ -15,18 +15,24 @@ FROM ${PYTHON} AS build
 ENV PATH=/opt/danmaku/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PREFER_BINARY=1
 WORKDIR /build
 RUN python3 -m venv /opt/danmaku
-COPY pyproject.toml LICENSE README.md constraints.txt constraints-classic.txt ./
+COPY pyproject.toml LICENSE README.md constraints-classic.txt ./
+COPY locks locks
 COPY client client
 COPY service service
 COPY training training
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /opt/build && /opt/build/bin/pip install --require-hashes --requirement locks/build.txt && \
+    /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels ./client .
 
 FROM build AS build-service
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt ./client '.[otel]' && pip uninstall --quiet --yes pip setuptools
+    pip install --require-hashes --requirement locks/service.txt && pip install --no-deps wheels/*.whl && \
+    pip uninstall --quiet --yes pip setuptools
 
 FROM build AS build-training
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt ./client '.[training,parquet]' && pip uninstall --quiet --yes pip
+    pip install --require-hashes --requirement locks/training.txt && pip install --no-deps wheels/*.whl && \
+    pip uninstall --quiet --yes pip
 
 FROM build AS build-classic
 RUN --mount=type=cache,target=/root/.cache/pip \

@@ -49,6 +49,22 @@ test: lint ## lint, then run all tests
 attack: .venv/.dev ## everything hostile that the tests know, ten times as much of it as in `make test`: minutes
 	ATTACKS=10 $(BIN)/pytest -s --durations=10 tests/attacks
 
+.PHONY: locks sbom audit
+# For all platforms and Pythons, with the versions of constraints.txt.
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --upgrade \
+  --no-emit-package danmaku-client --no-emit-package danmaku-embedding --python-version 3.11
+locks: .venv/.dev ## regenerate locks/, the hashes of what the images install
+	echo hatchling | $(LOCK) --constraint constraints.txt --output-file locks/build.txt -
+	printf './client\n.[otel]\n' | $(LOCK) --constraint constraints.txt --output-file locks/service.txt -
+	printf './client\n.[training,parquet]\n' | $(LOCK) --constraint constraints.txt --output-file locks/training.txt -
+
+sbom: .venv/.dev ## write sbom.json, a CycloneDX list of what is installed in .venv
+	$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment $(BIN)/python \
+	  --pyproject pyproject.toml --output-reproducible --output-file sbom.json
+
+audit: .venv/.dev ## ask PyPI which pinned versions have known vulnerabilities
+	$(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
 lint: .venv/.dev ## run ruff, mypy and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,7 +85,7 @@ docs: .venv/.dev ## regenerate docs/http.md, the settings table, and the output 
 corpus-is-named:
 	@test -n "$(CORPUS)" || { echo "CORPUS is not set; expected make train-mini CORPUS=path/to/danmaku_dataset"; exit 2; }
 
-train-mini: .venv/.teacher corpus-is-named $(WORKDIR)/examples/examples.json ## retrain the bundled model; CORPUS=DIR of videos [LIVE=DIR] [GENERAL=DIR]
+train-mini: .venv/.teacher corpus-is-named $(WORKDIR)/examples/examples.json $(WORKDIR)/language/examples/examples.json ## retrain the bundled model; CORPUS=DIR of videos [LIVE=DIR] [GENERAL=DIR]
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini.toml --workdir $(WORKDIR)
 	$(BIN)/danmaku-train export --workdir $(WORKDIR) --output $(WORKDIR)/masked-lm
 	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-moments.toml --model $(WORKDIR)/masked-lm \
@@ -82,8 +98,13 @@ train-mini: .venv/.teacher corpus-is-named $(WORKDIR)/examples/examples.json ## 
 	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-last.toml --heldout 0.1 \
 	  --model $(WORKDIR)/tasks $(WORKDIR)/pairs \
 	  --input $(CORPUS) $(LIVE) $(if $(GENERAL),--general $(GENERAL)) --workdir $(WORKDIR)/last
-	$(BIN)/danmaku-train export --workdir $(WORKDIR)/last --mix $(WORKDIR)/pairs --mix-share 0.3 \
-	  --output models/danmaku-bert-mini
+	$(BIN)/danmaku-train export --workdir $(WORKDIR)/last --mix $(WORKDIR)/pairs --mix-share 0.3 --output $(WORKDIR)/mixed
+	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-long.toml --heldout 0.1 \
+	  --model $(WORKDIR)/mixed $(WORKDIR)/pairs \
+	  --input $(CORPUS) $(LIVE) $(if $(GENERAL),--general $(GENERAL)) --workdir $(WORKDIR)/long
+	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini-language.toml --workdir $(WORKDIR)/language \
+	  --set init_checkpoint=$(WORKDIR)/long/model.ckpt-2000
+	$(BIN)/danmaku-train export --workdir $(WORKDIR)/language --output models/danmaku-bert-mini
 
 .PHONY: question-head
 question-head: .venv/.dev ## train the bundled head again, for the bundled model; CORPUS=DIR of videos
@@ -114,6 +135,11 @@ $(WORKDIR)/examples/examples.json: $(WORKDIR)/corpus/report.json
 
 $(WORKDIR)/corpus/report.json: | .venv/.dev corpus-is-named
 	$(BIN)/danmaku-train clean --input $(CORPUS) --output $(WORKDIR)/corpus
+
+$(WORKDIR)/language/examples/examples.json: $(WORKDIR)/corpus/report.json
+	$(BIN)/danmaku-train clean --input $(CORPUS) $(LIVE) --vocab $(WORKDIR)/corpus/vocab.txt --heldout 0.1 \
+	  --output $(WORKDIR)/language/corpus
+	$(BIN)/danmaku-train examples --input $(WORKDIR)/language/corpus --output $(WORKDIR)/language/examples
 
 # An existing .venv keeps its Python, so another one asked for by PYTHON= would be ignored silently.
 check-python:

@@ -36,7 +36,7 @@ GOOD, WARNING, BAD = "green", "orange", "red"
 WORDS = {
     "GATEWAYS": 'instance=~"$gateway"',
     "WORKERS": 'instance=~"$worker"',
-    "USERS": 'instance=~"$gateway", route!~"/healthz|/readyz|/metrics"',  # routes that are not for machines
+    "USERS": 'instance=~"$gateway", route!~"/healthz|/readyz|/health|/metrics"',  # without probes
     "VECTORS": 'instance=~"$gateway", route=~"/embed|/similar|/v1/embeddings|/encode"',
     "RATE": "$__rate_interval",
 }

@@ -24,6 +24,7 @@ from service.api import (
     docs,
     embed,
     highlights,
+    inputs,
     merge,
     observe,
     openai,
@@ -120,7 +121,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         routes=[
             route
             for part in (
-                *(embed, similar, merge, highlights, observe, collection, collection_map, classify),
+                *(embed, inputs, similar, merge, highlights, observe, collection, collection_map, classify),
                 *(openai, compat, tokenize),
                 *(ops, playground, docs),
             )

@@ -49,7 +49,7 @@ ROUTES = (
     *("/merge", "/merge stream", "/highlights"),
     *("/classify", "/classify stream", "/predict"),
     *("/collections/{name}/observe", "/collections/{name}/topics", "/collections/{name}/topics stream"),
-    *("/tokenize", "/healthz", "/readyz", "/info", "/usage", "/metrics", "other"),
+    *("/tokenize", "/similarity", "/healthz", "/readyz", "/health", "/info", "/usage", "/metrics", "other"),
 )
 OUTCOMES = ("ok", "invalid", "refused", "expired", "gone", "failed")
 WORKER_OUTCOMES = ("ok", "invalid", "failed", "unclaimed")

@@ -18,7 +18,8 @@ import numpy as np
 import psutil
 from hostile import damage
 
-from service.errors import DanmakuError
+from service.errors import DanmakuError, ModelError
+from service.model_directory import open_model_directory
 from service.stores.base import Item
 from service.stores.sqlite.store import SqliteStore
 from service.stores.sqlite.tuning import Tuning
@@ -92,3 +93,17 @@ def use_damaged_store(template: Path, seed: int) -> str:
             path = directory / dice.choice(("collections.db", "collections.db", "1.graph"))
             path.write_bytes(damage(path.read_bytes(), dice))
         return asyncio.run(use(directory))
+
+
+def open_damaged_model(template: Path, seed: int) -> str:
+    """Opens a damaged copy as an encoder does. Raises what is not a ModelError."""
+    dice = random.Random(seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(shutil.copytree(template, scratch, dirs_exist_ok=True))
+        path = dice.choice(sorted(each for each in directory.iterdir() if each.is_file()))
+        path.write_bytes(damage(path.read_bytes(), dice))
+        try:
+            open_model_directory(directory)
+        except ModelError as error:
+            return type(error).__name__
+        return "opened"

@@ -83,10 +83,15 @@ EXAMPLES = {
     "POST /v1/embeddings": [f"""{GET}/v1/embeddings -d '{{"input": "草", "model": "danmaku-bert-mini"}}'"""],
     "GET /v1/models": [f"{GET}/v1/models"],
     "GET /v1/models/{id}": [f"{GET}/v1/models/danmaku-bert-mini"],
+    "POST /": [f"""{GET}/ -d '{{"inputs": ["草", "awsl"]}}'"""],
+    "POST /similarity": [
+        f"""{GET}/similarity -d '{{"inputs": {{"source_sentence": "阿夸", "sentences": ["aqua", "晚安"]}}}}'"""
+    ],
     "POST /encode": [f"""{GET}/encode -d '{{"id": 123, "texts": ["草"]}}'"""],
     "GET /status/server": [f"""{GET}/status/server | grep -o '"server_version":"[^"]*"'"""],
     "GET /status/client": [f"{GET}/status/client"],
     "GET /healthz": [f"{GET}/healthz"],
+    "GET /health": [f"{GET}/health"],
     "GET /readyz": [f"{GET}/readyz"],
     "GET /info": [f"{GET}/info"],
     "GET /usage": [f"{GET}/usage"],

@@ -16,6 +16,7 @@ NOT_RUN = {
     "danmaku-train": "minutes of TensorFlow; the small example is run by tests/training/test_cli.py",
     'python -c "from transformers': "needs transformers; tests/service/test_huggingface.py has the sentence",
     "make clients": "downloads an environment of its own",
+    "DANMAKU_CLIENTS_PYTHON=": "that environment; without it the test is skipped",
     "TEXTS=danmaku.txt": "that environment; without it the test is skipped",
     "bert-serving-start": "the genuine server; run by tests/classic in its own environment",
     "docker": "a Docker engine; tests/deploy reads the Dockerfile and docker-compose.yml",
@@ -34,7 +35,10 @@ NOT_RUN = {
 }
 
 # Packages that examples in Python may need and that are not installed here; tests/clients has them.
-ELSEWHERE = ("sentence_transformers",)
+ELSEWHERE = (
+    *("sentence_transformers", "langchain_openai", "llama_index.embeddings.text_embeddings_inference", "litellm"),
+    *("huggingface_hub", "pymilvus.model.dense"),
+)
 
 
 def is_run(command: Command) -> bool:

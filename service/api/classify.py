@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.api.caller import Caller
@@ -75,7 +75,9 @@ class ClassifyResponse(BaseModel):
 
 
 class PredictRequest(Body):
-    """A request in the format of text-embeddings-inference."""
+    """A request in the format of text-embeddings-inference, which ignores other fields."""
+
+    model_config = ConfigDict(extra="ignore")
 
     inputs: str | list[Texts] = Field(examples=["这是什么歌"], description="A text, or a list of lists of one text.")
     raw_scores: bool = Field(False, description="Scores before they become probabilities.")

@@ -9,8 +9,10 @@ from dataclasses import replace
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
+from service.api.body import read_body
 from service.api.caller import Caller
 from service.api.headers import NDJSON, find_header, is_ndjson
+from service.api.inputs import InputsRequest, answer_inputs
 from service.api.pieces import PIECE_BYTES, PiecedResponse
 from service.api.responses import ERRORS, PlainRoute
 from service.api.schemas import EmbedRequest, EmbedResponse
@@ -18,6 +20,8 @@ from service.api.state import get_state
 from service.api.stream import OPENAPI, EmbedStream
 from service.api.vectors import check_dimensions, cut_vectors, vectors_response
 from service.embedder import Embeddings
+from service.shape import LONG_BYTES, parse_json
+from service.tasks import run_in_thread_if
 
 NPY = "application/x-npy"
 
@@ -42,6 +46,8 @@ async def embed(request: Request) -> Response:
     text, the fingerprint in the header `X-Danmaku-Fingerprint` and the number of truncated texts in
     `X-Danmaku-Truncated`.
 
+    A body with `inputs` in the place of `texts` is one of text-embeddings-inference, and answered as `POST /` does.
+
     `Content-Type: application/x-ndjson` makes it a stream of any length: each line is a text or `{"text", "id"}`, and
     the options are in the query. The answer begins with a line `{"model", "fingerprint", "dim"}`, followed by one line
     for each text, `{"index", "id", "embedding", "truncated", "error", "error_type"}`, without the fields that do not
@@ -52,7 +58,10 @@ async def embed(request: Request) -> Response:
     if is_ndjson(request.scope):
         return EmbedStream(request)
     caller, state = Caller(request), get_state(request)
-    body = await EmbedRequest.read(request)
+    sent = await read_body(request)
+    body = await run_in_thread_if(len(sent) > LONG_BYTES, lambda: _parse(sent))
+    if isinstance(body, InputsRequest):
+        return await answer_inputs(caller, state, body)
     state.accept_texts(len(body.texts))
     check_dimensions(state.embedder.model, body.dimensions)
     embeddings = await caller.wait(state.embedder.embed(body.texts))
@@ -70,6 +79,12 @@ async def embed(request: Request) -> Response:
         in_base64=body.encoding == "base64",
         dimensions=body.dimensions,
     )
+
+
+def _parse(body: bytes) -> EmbedRequest | InputsRequest:
+    content = parse_json(body, "the body")
+    is_inputs = isinstance(content, dict) and "inputs" in content
+    return InputsRequest.from_json(content) if is_inputs else EmbedRequest.from_json(content)
 
 
 def _to_npy(embeddings: Embeddings, *, normalize: bool, dimensions: int | None, headers: dict[str, str]) -> Response:

@@ -20,7 +20,7 @@ from service.accounts import Accounts, current_account
 from service.api.pages import SAFE_METHODS
 from service.errors import ConfigurationError, QuotaSpent, RateExceeded, Unauthorized
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/health", "/metrics", "/", "/docs", "/openapi.json"})
 COLLECTIONS, USAGE = "/collections/", "/usage"
 REFUSE_AFTER_S = 0.5
 STATIC_PATHS = ("/static-offline-docs/", "/static/")
@@ -71,8 +71,8 @@ def require_keys(app: FastAPI, accounts: Accounts) -> None:
         document = describe()
         document.setdefault("components", {})["securitySchemes"] = SCHEMES
         for path, methods in document["paths"].items():
-            if path not in OPEN_PATHS:
-                for operation in methods.values():
+            for method, operation in methods.items():
+                if not _is_open(path, method.upper()):
                     operation["security"] = [{name: []} for name in SCHEMES]
         return document
 
@@ -90,7 +90,7 @@ class RequireKey:
         self._app, self._accounts = app, accounts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["path"].startswith(STATIC_PATHS):
+        if scope["type"] != "http" or _is_open(scope["path"], scope["method"]):
             return await self._app(scope, receive, send)
         key = _find_key(scope)
         if key is None:
@@ -111,6 +111,11 @@ class RequireKey:
                 raise
             account.charge(1)
         await self._app(scope, receive, send)
+
+
+def _is_open(path: str, method: str) -> bool:
+    """Whether a path needs no key: not to be read, but `POST /` embeds texts."""
+    return path in OPEN_PATHS and (path != "/" or method in SAFE_METHODS) or path.startswith(STATIC_PATHS)
 
 
 def _find_key(scope: Scope) -> bytes | None:

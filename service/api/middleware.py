@@ -24,7 +24,12 @@ log = logging.getLogger("danmaku")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 PROCESS, NUMBERS = secrets.token_hex(4).encode(), itertools.count(1)  # parts of an id: cheaper than random bytes
 NOSNIFF = (b"x-content-type-options", b"nosniff")  # so that no browser takes JSON for a page
-PROBES = ("/healthz", "/readyz", "/metrics")  # requested every few seconds: logged only when something is wrong
+PROBES = (
+    "/healthz",
+    "/readyz",
+    "/health",
+    "/metrics",
+)  # requested every few seconds: logged only when something is wrong
 
 
 class Observe:

@@ -79,8 +79,8 @@ def _describe(model: Model) -> dict[str, object]:
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "danmaku"}
 
 
-def _check_name(name: str, model: Model) -> None:
-    if name != model.name:
+def _check_name(name: str | None, model: Model) -> None:
+    if name not in (None, model.name):
         error = NotFound(f"invalid model {name!r}: expected {model.name!r}, the one that is served")
         error.param = "model"
         raise error

@@ -38,6 +38,12 @@ async def readyz(request: Request) -> Response:
     return json_response({"status": "ready"})
 
 
+@router.get("/health", responses={503: ERRORS[503]})
+async def health(request: Request) -> Response:
+    """Returns what `GET /readyz` does, under text-embeddings-inference's name."""
+    return await readyz(request)
+
+
 @router.get("/info", responses={status: ERRORS[status] for status in (401, 503)})
 async def info(request: Request) -> Response:
     """Returns what is loaded, and the limits for requests."""
@@ -60,6 +66,13 @@ async def info(request: Request) -> Response:
                 name: {"version": head.version, "labels": head.labels, "fingerprint": head.encoder.fingerprint}
                 for name, head in state.heads.loaded.items()
             },
+            # What clients of text-embeddings-inference read.
+            "model_id": model.name,
+            "model_sha": model.fingerprint,
+            "model_type": {"embedding": {"pooling": model.pooling_strategy}},
+            "max_input_length": model.max_seq_len,
+            "max_client_batch_size": settings.max_request_texts,
+            "auto_truncate": True,
         }
     )
 

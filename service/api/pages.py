@@ -23,7 +23,7 @@ from service.api.headers import NDJSON_NAMES
 from service.errors import ForeignOrigin, UnknownContentType, UnknownHost
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-PROBES = ("/healthz", "/readyz", "/metrics")
+PROBES = ("/healthz", "/readyz", "/health", "/metrics")
 CHANGING = "/collections/"  # routes below it change something when they are posted to
 BODY_TYPES = (b"application/json", *NDJSON_NAMES)
 OWN_SITE = (b"same-origin", b"none")  # none: the user typed the address

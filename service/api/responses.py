@@ -56,10 +56,15 @@ class PlainRoute(APIRoute):
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in (self.methods or ()):
+        if _find_method(scope) not in (self.methods or ()):
             return await super().handle(scope, receive, send)  # which says what is allowed
         response: Response = await self.endpoint(Request(scope, receive, send))
         await send_response(response, scope, receive, send)
+
+
+def _find_method(scope: Scope) -> str:
+    """Returns GET for HEAD: the server leaves out the body of the answer (RFC 9110, 9.3.2)."""
+    return "GET" if scope["method"] == "HEAD" else str(scope["method"])
 
 
 class PlainRoutes:
@@ -75,7 +80,7 @@ class PlainRoutes:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._endpoints.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        endpoint = self._endpoints.get((_find_method(scope), scope["path"])) if scope["type"] == "http" else None
         if endpoint is None:
             return await self._app(scope, receive, send)
         response = await endpoint(Request(scope, receive, send))
@@ -100,7 +105,8 @@ def error_content(error: DanmakuError) -> dict[str, object]:
 def openai_error_content(error: DanmakuError) -> dict[str, object]:
     """Returns the JSON content for an error below /v1, where OpenAI's clients look for its message."""
     kind = OPENAI_TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
-    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.error_type}}
+    content = {"message": str(error), "type": kind, "param": error.param, "code": error.error_type}
+    return {"error": content, "message": str(error)}
 
 
 def error_response(error: DanmakuError) -> ASGIApp:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -25,6 +24,7 @@ from pydantic_core import PydanticCustomError
 from service.api.body import read_body
 from service.errors import DanmakuError, InvalidRequest, MalformedRequest
 from service.shape import LONG_BYTES, parse_json
+from service.tasks import run_in_thread_if
 
 TEXT_LIST = {"type": "array", "items": {"type": "string"}}
 DIMENSIONS = "Cuts every vector to its first numbers, before it is scaled; only lengths that the model was trained for."
@@ -55,12 +55,16 @@ class Body(BaseModel):
         values, and what `read_body` raises.
         """
         body = await read_body(request)
-        return await asyncio.to_thread(cls.parse, body) if len(body) > LONG_BYTES else cls.parse(body)
+        return await run_in_thread_if(len(body) > LONG_BYTES, lambda: cls.parse(body))
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
         """Returns what `read` returns, of a body that has been read."""
-        content = parse_json(body, "the body")
+        return cls.from_json(parse_json(body, "the body"))
+
+    @classmethod
+    def from_json(cls, content: object) -> Self:
+        """Returns the same, of JSON that has been parsed."""
         if isinstance(content, dict) and len(content) > MAX_ERRORS:
             raise InvalidRequest(f"invalid body: {len(content)} fields; GET /docs shows which are expected")
         try:
@@ -281,17 +285,20 @@ def _refuse_tokens(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+InputTexts = Annotated[
+    list[str],
+    FirstError(),
+    Field(min_length=1),
+    BeforeValidator(_refuse_tokens),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {**TEXT_LIST, "minItems": 1}]}),
+]
+
+
 class OpenAIRequest(Body):
     model_config = ConfigDict(extra="ignore")
 
-    input: Annotated[
-        list[str],
-        FirstError(),
-        Field(min_length=1),
-        BeforeValidator(_refuse_tokens),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {**TEXT_LIST, "minItems": 1}]}),
-    ] = Field(examples=[["草", "awsl"]], description="A text, or a list of them.")
-    model: str = Field(description="The name that `GET /v1/models` returns.")
+    input: InputTexts = Field(examples=[["草", "awsl"]], description="A text, or a list of them.")
+    model: str | None = Field(None, description="The name that `GET /v1/models` returns; may be left out.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, examples=[64], description=DIMENSIONS)
     user: str | None = Field(None, description="Ignored, as fields are that this list does not have.")
@@ -337,6 +344,7 @@ class OpenAIErrorContent(BaseModel):
 
 class OpenAIError(BaseModel):
     error: OpenAIErrorContent
+    message: str = Field(description="The same sentence, where text-embeddings-inference's clients look for it.")
 
 
 class OpenAIModels(BaseModel):

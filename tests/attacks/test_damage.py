@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from conftest import ClientOf
-from damaged import fill, outcomes, use_damaged_store
+from damaged import fill, open_damaged_model, outcomes, use_damaged_store
 from fakes import fake_redis
 from hostile import make_value
 
 from service.settings import Settings
 
 SCALE = int(os.environ.get("ATTACKS", "1"))  # 10 is all
-DATABASES, ANSWERS = 100 * SCALE, 100 * SCALE
+DATABASES, ANSWERS, MODELS = 100 * SCALE, 100 * SCALE, 300 * SCALE
 
 
 @pytest.mark.timeout(300 * SCALE)
@@ -35,3 +35,10 @@ async def test_a_redis_that_answers_anything_costs_only_its_vectors(client_of: C
             for _ in range(2):
                 answer = await http.post("/embed", json=["aa", "b"])
                 assert (answer.status_code, answer.json()["embeddings"]) == (200, [[2, 194], [1, 98]]), seed
+
+
+@pytest.mark.timeout(300 * SCALE)
+def test_a_damaged_model_is_opened_or_refused(tiny_model: Path) -> None:
+    counts = Counter(outcomes(open_damaged_model, tiny_model, range(MODELS)))
+    print(f"{MODELS} damaged models: {dict(counts)}")
+    assert counts["ModelError"] and counts["opened"]

@@ -26,7 +26,7 @@ RELAY = (17557, 17558)
 
 def main() -> None:
     command = [sys.executable, "service/classic.py", "-model_dir", "models/danmaku-bert-mini"]
-    command += ["-ckpt_name", "model.ckpt-750", "-cpu", "-show_tokens_to_client"]
+    command += ["-ckpt_name", "model.ckpt-1500", "-cpu", "-show_tokens_to_client"]
     command += ["-port", str(SERVER[0]), "-port_out", str(SERVER[1])]
     captured: dict[str, list[list[str]]] = {"requests": [], "answers": []}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as server:

@@ -15,7 +15,7 @@ needs_clients = pytest.mark.skipif(not PYTHON, reason="DANMAKU_CLIENTS_PYTHON is
 
 def run_program(name: str, *arguments: str, text: str = "", directory: Path = HERE) -> str:
     """Returns what a program prints."""
-    settings = {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+    settings = {"PYTHONPATH": "", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
         [str(Path(PYTHON).absolute()), str(HERE / name), *arguments],
         env={**os.environ, **settings},

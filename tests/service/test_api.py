@@ -209,7 +209,8 @@ async def test_the_docs_page_needs_no_other_host(client: httpx.AsyncClient) -> N
         *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku/{id}"),
         *("/collections/{name}/delete", "/collections/{name}/rebuild", "/collections/{name}/map"),
         *("/encode", "/status/server", "/status/client"),
-        *("/classify", "/highlights", "/predict", "/collections/{name}/observe", "/collections/{name}/topics"),
+        *("/", "/classify", "/health", "/highlights", "/predict", "/similarity"),
+        *("/collections/{name}/observe", "/collections/{name}/topics"),
         *("/healthz", "/readyz", "/info", "/usage", "/metrics"),
     }
 

@@ -88,7 +88,8 @@ async def test_a_stream_is_answered_line_by_line_with_the_same_labels(http: http
 async def test_predict_has_the_shape_of_text_embeddings_inference(http: httpx.AsyncClient) -> None:
     single = (await http.post("/predict", json={"inputs": "!!!!"})).json()
     batch = (await http.post("/predict", json={"inputs": [["!!!!"], ["草"]], "truncate": True})).json()
-    raw = (await http.post("/predict", json={"inputs": "!!!!", "raw_scores": True})).json()
+    options = {"raw_scores": True, "truncation_direction": "Right"}
+    raw = (await http.post("/predict", json={"inputs": "!!!!"} | options)).json()
     other = (await http.post("/predict", json={"inputs": "!!!!", "head": "spam"})).json()
 
     assert [each["label"] for each in single] == ["long", "short"]

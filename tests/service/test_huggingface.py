@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from service.tokenizer import read_vocab
 
 # Written by tests/clients/sentence_vectors.py.
 FROZEN = json.loads((Path(__file__).parents[1] / "data/huggingface_vectors.json").read_text(encoding="utf-8"))
+
+DAMAGE = (b"", b"0", b"9999999999", b"-1", b"null", b"[]", b'"', b"\xff", b"\0", b"1e999", b"NaN")
 
 
 def encode(directory: Path, options: EncoderOptions | None = None) -> np.ndarray:
@@ -162,3 +165,20 @@ def test_googles_files_have_precedence(tiny_model: Path, tmp_path: Path) -> None
     shutil.copytree(make(tmp_path / "bge", "bge"), both, ignore=shutil.ignore_patterns("vocab.txt"), dirs_exist_ok=True)
 
     assert open_model_directory(both).digest == open_model_directory(tiny_model).digest
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "google"])
+def test_a_damaged_directory_is_an_error_or_a_model_that_works(tiny_model: Path, tmp_path: Path, layout: str) -> None:
+    """Never a traceback: files are cut off, and bytes in them are changed."""
+    rng = random.Random(layout)
+    whole = tiny_model if layout == "google" else make(tmp_path / "whole", layout)
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    for _ in range(40):
+        damaged = Path(shutil.copytree(whole, tmp_path / "damaged", dirs_exist_ok=True))
+        path = damaged / rng.choice(files)
+        content = bytearray(path.read_bytes())
+        at = rng.randrange(len(content))
+        content[at : rng.choice((at, at + 1, at + 9, len(content)))] = rng.choice(DAMAGE)
+        path.write_bytes(content)
+        with suppress(ConfigurationError):
+            encode(damaged)

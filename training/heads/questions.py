@@ -41,7 +41,8 @@ def find_questions(paths: list[Path], documents: int) -> Iterator[tuple[str, str
                     found.setdefault(key, set()).add((row.text or "").rstrip().endswith(MARKS))
                     spelled.setdefault(key, text)
             progress.update(1)
-    parts = [sorted((key for key, said in found.items() if said == {is_asked}), key=hash_of) for is_asked in (0, 1)]
+    order = sorted(found, key=lambda key: hash_of(f"question {key}"))  # not the order in which files are read
+    parts = [[key for key in order if found[key] == {is_asked}] for is_asked in (False, True)]
     count = min(TEXTS, *map(len, parts))
     for label, part in zip(("other", "question"), parts, strict=True):
         yield from ((spelled[key], label) for key in part[:count])

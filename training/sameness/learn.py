@@ -2,7 +2,7 @@
 
 Everything is learned from the `dev` halves of sameness.tsv and opposites.tsv. The threshold is the lowest at which, by
 cross-validation, PRECISION of what is called the same is the same and at most OPPOSITES_MERGED of the opposites are
-called so.
+called so. The regularisation is the one with which most is found at its threshold.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PRECISION = 0.95
 OPPOSITES_MERGED = 0.02
 RELATED_AT = 0.5
 FOLDS = 10
-REGULARIZATION = 3.0  # scikit-learn's C
+REGULARIZATIONS = (1.0, 3.0, 10.0)  # scikit-learn's C
 WITHOUT_VECTORS = Path(__file__).parents[2] / "service/chat/without_vectors.json"
 
 
@@ -78,10 +78,15 @@ def learn(examples: Examples, is_opposite: np.ndarray, names: Sequence[str]) -> 
     """Learns from examples the weights of evidence by its names; `is_opposite` [n] are those of opposites.tsv."""
     evidence = examples.evidence[:, [EVIDENCE.index(name) for name in names]]
     is_same, is_related = examples.are("same"), examples.are("same", "related")
-    same, related = _fit(evidence, is_same, names), _fit(evidence, is_related, names)
-    regression = LogisticRegression(C=REGULARIZATION, max_iter=5000)
-    scores = cross_val_predict(regression, evidence, is_same, cv=FOLDS, method="predict_proba")[:, 1]
-    return Weights(same, related, choose_threshold(scores, is_same, is_opposite), RELATED_AT)
+    found = {}
+    for strength in REGULARIZATIONS:
+        regression = LogisticRegression(C=strength, max_iter=5000)
+        scores = cross_val_predict(regression, evidence, is_same, cv=FOLDS, method="predict_proba")[:, 1]
+        threshold = choose_threshold(scores, is_same, is_opposite)
+        found[strength] = int(is_same[scores >= threshold].sum()), threshold
+    strength = max(found, key=found.__getitem__)
+    same, related = (_fit(evidence, labels, names, strength) for labels in (is_same, is_related))
+    return Weights(same, related, found[strength][1], RELATED_AT)
 
 
 def choose_threshold(scores: np.ndarray, is_same: np.ndarray, is_opposite: np.ndarray) -> float:
@@ -95,7 +100,7 @@ def choose_threshold(scores: np.ndarray, is_same: np.ndarray, is_opposite: np.nd
     return 0.99
 
 
-def _fit(evidence: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    found = LogisticRegression(C=REGULARIZATION, max_iter=5000).fit(evidence, labels)
+def _fit(evidence: np.ndarray, labels: np.ndarray, names: Sequence[str], strength: float) -> dict[str, float]:
+    found = LogisticRegression(C=strength, max_iter=5000).fit(evidence, labels)
     weights = {name: round(float(weight), 4) for name, weight in zip(names, found.coef_[0], strict=True)}
     return weights | {"bias": round(float(found.intercept_[0]), 4)}
