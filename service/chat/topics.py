@@ -18,6 +18,7 @@ import numpy as np
 from service.chat.sameness import Judge
 
 WINDOW_S = 60.0
+RESTART_S = 3600.0  # a clock that goes back so far is another one: of the next stream, or after a time that was wrong
 BINS = 12  # of a curve
 RECENT = 4  # bins; what rises is said more often in these than in those before
 NEAREST = 4  # topics that are judged for a line
@@ -67,8 +68,10 @@ class Topics:
     def add(self, text: str, time: float, vector: np.ndarray) -> tuple[int, int]:
         """Adds a line with its vector [dim] of length 1, NaN for none; returns its topic and how often that was said.
 
-        A time before that of the last line counts as that.
+        A time before that of the last line counts as that; one far before it begins anew.
         """
+        if time < self.now - RESTART_S:
+            self._topics, self._topic_of, self._lines, self.now = [], {}, deque(), time
         self.now = time = max(time, self.now)
         self.changes += 1
         self._forget()

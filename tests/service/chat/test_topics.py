@@ -91,6 +91,15 @@ def test_a_clock_that_goes_back_is_held(topics: Topics) -> None:
     assert topics.now == 100 and topics.list()[0].count == 2
 
 
+def test_a_time_far_in_the_future_harms_one_moment_only(topics: Topics) -> None:
+    """So does the end of a stream, after which the next one begins at 0."""
+    first, _ = topics.add("草", 1e12, vector(0))
+    second, count = topics.add("草", 100, vector(0))
+
+    assert (topics.now, count) == (100, 1) and second != first
+    assert topics.add("草", 101, vector(0)) == (second, 2)
+
+
 def test_rooms_are_bounded_and_forget_another_model(judge: Judge) -> None:
     rooms = Rooms()
     first = rooms.open("a", judge, 8, "f")
