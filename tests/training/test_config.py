@@ -82,7 +82,9 @@ def test_a_batch_must_be_divisible() -> None:
 
 
 CONFIGS = sorted((REPOSITORY / "training/configs").glob("*.toml"))
-OF_ALIGN = [path for path in CONFIGS if path.stem.endswith(("-moments", "-pairs", "-tasks", "-last", "update"))]
+OF_ALIGN = [
+    path for path in CONFIGS if path.stem.endswith(("-moments", "-pairs", "-tasks", "-last", "-long", "update"))
+]
 
 
 @pytest.mark.parametrize("path", OF_ALIGN, ids=lambda p: p.stem)

@@ -105,7 +105,7 @@ def test_a_workdir_belongs_to_one_run(run: Path, danmaku: Path, models: tuple[Pa
     [
         ({"dims": (8, 16)}, "invalid dims: the last is 16; expected hidden_size, 32"),
         ({"pooling_layer": -3}, "invalid pooling_layer: -3; expected -1, the last, to -2, the first"),
-        ({"pooling_layer": 0}, "pooling_layer is 0"),
+        ({"pooling_layer": 0}, "invalid pooling_layer: 0; expected -1"),
     ],
 )
 def test_settings_that_do_not_fit_the_model_are_refused(

@@ -221,10 +221,10 @@ def test_a_config_survives_its_file_and_ignores_fields_bert_does_not_use(tmp_pat
     ("text", "message"),
     [
         ("{}", "bert_config.json is not .*vocab_size"),
-        ("[]", "bert_config.json is not a BERT configuration"),
-        ("{", "bert_config.json is not a BERT configuration"),
+        ("[]", "bert_config.json: expected a JSON object"),
+        ("{", "bert_config.json: not JSON"),
         ('{"vocab_size": 9, "hidden_size": 10, "num_attention_heads": 3}', "10; expected a multiple of .* 3"),
-        ('{"vocab_size": 9, "hidden_act": "relu"}', "invalid hidden_act: 'relu'; expected \"gelu\""),
+        ('{"vocab_size": 9, "hidden_act": "swish"}', "invalid hidden_act: 'swish'; expected one of gelu"),
     ],
 )
 def test_an_invalid_config_is_explained(tmp_path: Path, text: str, message: str) -> None:
