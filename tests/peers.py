@@ -36,8 +36,11 @@ class Peer:
         return wire.read_reply(self.answers.recv_multipart())
 
     def encode(self, texts: wire.Texts, request_id: int = 1) -> np.ndarray:
-        self.requests.send_multipart(wire.write_encode(self.identity, request_id, texts))
-        reply = self.receive()
+        reply = None
+        for _ in range(2):  # a worker drops an answer if the subscription is late, as on a machine that stalls
+            self.requests.send_multipart(wire.write_encode(self.identity, request_id, texts))
+            if (reply := self.receive()) is not None:
+                break
         assert isinstance(reply, wire.VectorsReply) and reply.request_id == request_id, reply
         return reply.array
 
