@@ -1,4 +1,4 @@
-"""Measures a large collection in a store: memory, disk, and the speed of loading, starting, adding and searching.
+"""Measures a large collection in the embedded store: memory, disk, speed of loading, starting, adding and searching.
 
 Vectors come from a .npy file of unit vectors [n, dim], or are drawn around random centres. The last 1,000 are what is
 searched for; everything else is loaded. What is right is told by comparing all.
@@ -19,10 +19,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from service.stores.base import Item, Store
+from service.stores.base import Item
 from service.stores.filters import Filter, parse
-from service.stores.open import open_store
-from service.stores.redis.store import RedisStore
 from service.stores.sqlite.store import SqliteStore
 from service.stores.sqlite.tuning import Tuning
 from service.vectors import unit
@@ -66,7 +64,7 @@ def true_neighbours(vectors: np.ndarray, queries: np.ndarray, step: int) -> np.n
     return numbers
 
 
-async def load(store: Store, vectors: np.ndarray) -> None:
+async def load(store: SqliteStore, vectors: np.ndarray) -> None:
     started = time.perf_counter()
     for start in range(0, len(vectors), ITEMS_A_CALL):
         part = vectors[start : start + ITEMS_A_CALL]
@@ -86,7 +84,7 @@ async def wait_until_indexed(store: SqliteStore) -> None:
 
 
 async def search(
-    store: Store, queries: np.ndarray, name: str, truth: np.ndarray | None, condition: Filter | None
+    store: SqliteStore, queries: np.ndarray, name: str, truth: np.ndarray | None, condition: Filter | None
 ) -> None:
     """Searches with one query at a time."""
     times, found = [], []
@@ -112,7 +110,7 @@ def index_alone(store: SqliteStore, queries: np.ndarray) -> None:
     print(f"index alone: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
 
 
-async def during_adds(store: Store, queries: np.ndarray, first: int, vectors: np.ndarray) -> None:
+async def during_adds(store: SqliteStore, queries: np.ndarray, first: int, vectors: np.ndarray) -> None:
     added, stop = 0, asyncio.Event()
 
     async def add() -> None:
@@ -187,80 +185,6 @@ async def bench(vectors: np.ndarray, directory: Path, exact_sizes: list[int], ex
         await compare_all(directory / f"exact-{size}", vectors[:size], queries)
 
 
-async def bench_redis(vectors: np.ndarray, url: str) -> None:
-    """Uses a collection that is dropped at the end; other load on that Redis affects the figures."""
-    queries, vectors = vectors[-QUERIES:], vectors[:-QUERIES]
-    truths = {step: true_neighbours(vectors, queries, step) for step in (1, 2, 10, 100, 1000)}
-    store = await RedisStore.open(url)
-    await store.create(NAME, dim=vectors.shape[1], fingerprint="benchmark")
-    try:
-        await load(store, vectors)
-        print(f"memory: {(await store.describe(NAME)).bytes / 2**20:,.0f} MiB, as Redis estimates it")
-        await search(store, queries, "alone", truths[1], None)
-        for (name, condition), step in zip(FILTERS.items(), (2, 10, 100, 1000), strict=True):
-            await search(store, queries, f"filter that keeps {name}", truths[step], parse(condition))
-        await during_adds(store, queries, len(vectors), vectors)
-    finally:
-        await store.drop(NAME)
-        await store.close()
-
-
-async def expire(store: Store, vectors: np.ndarray, in_s: float) -> None:
-    """Lets all items expire within 5 s while they are searched; counts those found after their time and those left."""
-    await store.create(NAME, dim=vectors.shape[1], fingerprint="benchmark")
-    started = time.time()
-    ends = started + in_s + 5 * np.random.default_rng(0).random(len(vectors))
-    for start in range(0, len(vectors), ITEMS_A_CALL):
-        part = range(start, min(start + ITEMS_A_CALL, len(vectors)))
-        await store.put(NAME, [Item(f"d{n}", f"弹幕 {n}", vectors[n], {}, expires_at=float(ends[n])) for n in part])
-    before = await store.describe(NAME)
-    print(f"expiry: {before.count:,} items put in {time.time() - started:.0f} s, {before.bytes / 2**20:,.0f} MiB")
-    late, times = 0, []
-    while (left := (await store.describe(NAME)).count) and time.time() < ends.max() + 300:
-        asked = time.time()
-        (found,) = await store.search(NAME, vectors[len(times) % len(vectors)][None], top_k=TOP_K)
-        times.append(1000 * (time.time() - asked))
-        late += sum(match.item.expires_at is not None and match.item.expires_at <= asked for match in found)
-    p50, p99 = np.percentile(times, [50, 99])
-    print(f"expiry: {late} of {len(times):,} searches' matches were over; p50 {p50:.2f} ms, p99 {p99:.2f} ms")
-    after = await store.describe(NAME)
-    print(f"expiry: {left} left {time.time() - ends.max():.1f} s after the last end, {after.bytes / 2**20:,.1f} MiB")
-    await store.drop(NAME)
-
-
-async def expiring(url: str, vectors: np.ndarray, in_s: float) -> None:
-    before = memory()
-    store = await open_store(url)
-    await expire(store, vectors, in_s)
-    print(f"expiry: {memory() - before:,.0f} MiB resident more than before it all")
-    await store.close()
-
-
-async def compare(vectors: np.ndarray, urls: list[str]) -> None:
-    """Loads the same items into several Redis servers; reports the share of queries with equal results."""
-    queries, vectors = vectors[-QUERIES:], vectors[:-QUERIES]
-    truth = true_neighbours(vectors, queries, 1)
-    answers = []
-    for url in urls:
-        store = await RedisStore.open(url)
-        await store.create(NAME, dim=vectors.shape[1], fingerprint="benchmark")
-        try:
-            await load(store, vectors)
-            answers.append(
-                [
-                    [match.item.id for match in (await store.search(NAME, query[None], top_k=TOP_K))[0]]
-                    for query in queries
-                ]
-            )
-            await search(store, queries, url, truth, None)
-        finally:
-            await store.drop(NAME)
-            await store.close()
-    same = sum(len({tuple(answer) for answer in each}) == 1 for each in zip(*answers, strict=True))
-    shared = sum(len(set.intersection(*map(set, each))) for each in zip(*answers, strict=True))
-    print(f"the same list for {same:,} of {QUERIES:,} queries; {shared / QUERIES / TOP_K:.2%} of all matches in common")
-
-
 def print_sizes(directory: Path) -> None:
     for path in sorted(directory.iterdir()):
         print(f"disk: {path.name} {path.stat().st_size / 2**20:,.0f} MiB")
@@ -291,16 +215,12 @@ def main() -> None:
     parser.add_argument(
         "--directory", type=Path, help="where the store is made and left, or was; default: a temporary one"
     )
-    parser.add_argument("--redis", metavar="URL", help="measure collections in that Redis 8, not the embedded store")
     parser.add_argument(
         "--threshold", action="store_true", help="also compare a graph with comparing all, at some sizes"
     )
     parser.add_argument(
         "--expansion", type=int, nargs="+", default=[], help="also search with this many nodes of the graph visited"
     )
-    parser.add_argument("--compare", metavar="URL", help="with --redis: does this Redis, a cluster say, answer alike?")
-    parser.add_argument("--expire", action="store_true", help="only let all items expire while they are searched")
-    parser.add_argument("--expire-in-s", type=float, default=60, help="time to put them [60]")
     arguments = parser.parse_args()
     count = arguments.count + QUERIES
     if arguments.vectors:
@@ -315,17 +235,8 @@ def main() -> None:
         end="",
     )
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}")
-    if arguments.compare:
-        asyncio.run(compare(vectors, [arguments.redis, arguments.compare]))
-        return
-    if arguments.redis and not arguments.expire:
-        asyncio.run(bench_redis(vectors, arguments.redis))
-        return
     directory = arguments.directory or Path(tempfile.mkdtemp())
     try:
-        if arguments.expire:
-            asyncio.run(expiring(arguments.redis or f"sqlite://{directory}", vectors[:-QUERIES], arguments.expire_in_s))
-            return
         exact_sizes = [5_000, 10_000, 20_000, 40_000] if arguments.threshold else []
         asyncio.run(bench(vectors, directory, exact_sizes, arguments.expansion))
     finally:

@@ -14,7 +14,6 @@ from service.vectors import unit
 
 DIM = 16
 C = "danmaku"
-Opening = Callable[[], Any]  # of stores on a Redis of their own
 
 
 async def until(condition: Callable[[], Awaitable[bool] | bool], timeout_s: float = 60) -> None:

@@ -6,9 +6,9 @@ letters, digits, `.`, `_` and `-`.
 
 Every store guarantees:
 
-* Once `put`, `delete`, `create`, `drop` or `swap` returns, its effect survives a crash and searches see it. A call
-  takes effect completely or, if it raises, not at all. Redis has no transactions across servers, so there this holds
-  for each item of a call.
+* Once `put`, `delete`, `create`, `drop` or `swap` returns, its effect survives a crash and this store's searches see
+  it; those of other gateways that share a Milvus do so a moment later. A call takes effect completely or, if it raises,
+  not at all.
 * An item is gone at `expires_at`, even if its data is still stored.
 * Filters are exact: an excluded item is never returned. In large collections, which matching items are the nearest may
   be approximate.
@@ -50,7 +50,7 @@ class CollectionInfo:
     count: int  # of items; may include some that have just expired
     dim: int
     fingerprint: str
-    bytes: int  # estimate: on disk, or in Redis' memory
+    bytes: int  # estimate: on disk, or in the server's memory
     created_at: float  # Unix time, seconds
 
 
@@ -75,11 +75,10 @@ class Store(Protocol):
     def damaged(self) -> int:
         """Items that are left out of searches because they are damaged in storage."""
 
-    async def create(self, name: str, *, dim: int, fingerprint: str, shards: int | None = None) -> CollectionInfo:
+    async def create(self, name: str, *, dim: int, fingerprint: str) -> CollectionInfo:
         """Creates an empty collection, or returns the existing one.
 
-        `shards`: how many keys a distributed store splits it into; ignored by other stores. Raises CollectionExists if
-        the existing one has another dim or fingerprint.
+        Raises CollectionExists if the existing one has another dim or fingerprint.
         """
 
     async def drop(self, name: str) -> None: ...

@@ -1,7 +1,7 @@
 """Chooses the store by URL, and imports only the chosen one.
 
 sqlite:///PATH          a directory of this machine, for one process (sqlite://PATH is relative)
-redis://HOST:6379/0     vector sets of a Redis 8, for any number of processes
+milvus://HOST:19530/DB  a Milvus, for any number of processes (milvus+tls:// with TLS)
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ async def open_store(url: str) -> Store:
         from service.stores.sqlite.store import SqliteStore
 
         return await SqliteStore.open(Path(rest))
-    if scheme in ("redis", "rediss", "unix"):
-        from service.stores.redis.store import RedisStore
+    if scheme in ("milvus", "milvus+tls"):
+        from service.stores.milvus.store import MilvusStore
 
-        return await RedisStore.open(url)
+        return await MilvusStore.open(url)
     # The rest is not shown: it may contain a password.
     name = f" {scheme}://" if scheme.isalpha() and rest else ""
-    raise ConfigurationError(f"invalid store of collections{name}; expected sqlite:///PATH or redis://HOST:6379/0")
+    raise ConfigurationError(
+        f"invalid store of collections{name}; expected sqlite:///PATH or milvus://HOST:19530/DATABASE"
+    )

@@ -29,6 +29,7 @@ class Column:
         self.rests: np.ndarray | None = None
         self.codes = np.full(capacity, NEITHER, np.int32)
         self.code_of: dict[str | bool, int] = {}
+        self.next_code = 0
 
     def set(self, position: int, value: Any) -> None:
         value = filterable(value)
@@ -39,10 +40,13 @@ class Column:
         if self.rests is not None:
             self.rests[position] = rest
         # No string equals a boolean, so both share one dictionary.
-        if isinstance(value, str | bool):
-            self.codes[position] = self.code_of.setdefault(value, len(self.code_of))
-        else:
+        if not isinstance(value, str | bool):
             self.codes[position] = NEITHER
+            return
+        if value not in self.code_of:
+            self.code_of[value] = self.next_code
+            self.next_code += 1
+        self.codes[position] = self.code_of[value]
 
     def select(self, positions: np.ndarray, capacity: int) -> Column:
         """Copies the values at these positions into a new column of `capacity` rows."""
@@ -52,7 +56,11 @@ class Column:
             column.rests = np.zeros(capacity, np.int16)
             column.rests[: len(positions)] = self.rests[positions]
         column.codes[: len(positions)] = self.codes[positions]
-        column.code_of = dict(self.code_of)
+        # Without those of rows that are gone, which may all have had values of their own.
+        is_used = np.zeros(self.next_code, bool)
+        is_used[column.codes[column.codes != NEITHER]] = True
+        column.code_of = {value: code for value, code in self.code_of.items() if is_used[code]}
+        column.next_code = self.next_code
         return column
 
     def scatter(self, sources: np.ndarray, positions: np.ndarray, capacity: int) -> Column:
@@ -63,7 +71,7 @@ class Column:
             column.rests = np.zeros(capacity, np.int16)
             column.rests[positions] = self.rests[sources]
         column.codes[positions] = self.codes[sources]
-        column.code_of = dict(self.code_of)
+        column.code_of, column.next_code = dict(self.code_of), self.next_code
         return column
 
 

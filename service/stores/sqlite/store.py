@@ -42,6 +42,7 @@ from service.stores.sqlite.index import Index
 from service.stores.sqlite.maintenance import MaintenanceThread, OpenCollection
 from service.stores.sqlite.tuning import Tuning
 from service.stores.sqlite.writer import Follow, Work, Writer, translate_error
+from service.tasks import Threads
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ class SqliteStore:
             leftover.unlink(missing_ok=True)
         self._reader = threading.local()
         self._connections: set[sqlite3.Connection] = set()
-        self._readers = ThreadPoolExecutor(READERS, "read collections")
+        self._readers = Threads(READERS, "read collections")
         self._column_reader = ThreadPoolExecutor(1, "read columns")
         self._is_open = True
         self._writer = Writer(connection, self._changing, self._tidy)
@@ -91,7 +92,8 @@ class SqliteStore:
         except BlockingIOError:
             lock.close()
             raise ConfigurationError(
-                f"{directory} is in use by another process; to share collections between gateways, use redis://HOST:PORT"
+                f"{directory} is in use by another process; to share collections between gateways, "
+                "use milvus://HOST:19530/DATABASE"
             ) from None
         except (sqlite3.Error, OSError) as error:
             lock.close()
@@ -114,7 +116,7 @@ class SqliteStore:
         self._writer.close()
         for collection in self._collections.values():
             collection.save()
-        self._readers.shutdown()
+        self._readers.close()
         self._column_reader.shutdown()
         for connection in (*self._connections, self._connection):
             connection.close()
@@ -122,7 +124,7 @@ class SqliteStore:
 
     # Changes
 
-    async def create(self, name: str, *, dim: int, fingerprint: str, shards: int | None = None) -> CollectionInfo:
+    async def create(self, name: str, *, dim: int, fingerprint: str) -> CollectionInfo:
         def work(connection: sqlite3.Connection) -> tuple[None, Follow]:
             stored = database.find_collection(connection, name)
             if stored is None:
@@ -290,7 +292,7 @@ class SqliteStore:
 
     async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
         self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_in_thread, read)
+        return await self._readers.run(lambda: self._read_in_thread(read))
 
     def _read_in_thread(self, read: Callable[[sqlite3.Connection], T]) -> T:
         if not hasattr(self._reader, "connection"):

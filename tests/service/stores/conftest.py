@@ -1,56 +1,52 @@
-"""Stores to test; a Redis 8 and a cluster of three servers, started once and emptied for each test."""
+"""Stores to test; a Milvus for each file, emptied for each test."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
-from processes import RunningRedis, running_redis8, running_redis_cluster
-from stored import DIM, C, Opening
+from processes import RunningMilvus, running_milvus
+from stored import DIM, C
 
 from service.stores.base import Store
+from service.stores.milvus.store import MilvusStore
 from service.stores.open import open_store
-from service.stores.redis.store import RedisStore
+
+PATIENCE_S = 60.0
 
 
-@pytest.fixture(scope="session")
-def redis8() -> Iterator[RunningRedis]:
-    with running_redis8() as server:
+@pytest.fixture(autouse=True)
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a server may get no processor for seconds. What happens when it hangs has tests of its own,
+    which say how long to wait.
+    """
+    monkeypatch.setattr(MilvusStore, "open", partial(MilvusStore.open, answer_timeout_s=PATIENCE_S))
+
+
+@pytest.fixture(scope="module")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMilvus]:
+    """Ends with the file: an idle Milvus takes a third of a core from the tests that follow."""
+    with running_milvus(tmp_path_factory.mktemp("milvus")) as server:
         yield server
 
 
-@pytest.fixture(scope="session")
-def redis_cluster() -> Iterator[list[RunningRedis]]:
-    with running_redis_cluster() as nodes:
-        yield nodes
-
-
 @pytest.fixture
-def empty_redis(redis8: RunningRedis) -> str:
-    return _empty([redis8])
+async def empty_milvus(milvus: RunningMilvus) -> str:
+    """Its Milvus collections are kept, because making one takes seconds."""
+    store = await open_store(milvus.url)
+    for info in await store.list():
+        await store.drop(info.name)
+    await store.close()
+    return milvus.url
 
 
-@pytest.fixture
-def empty_redis_cluster(redis_cluster: list[RunningRedis]) -> str:
-    return _empty(redis_cluster)
-
-
-def _empty(servers: list[RunningRedis]) -> str:
-    for server in servers:
-        with redis.Redis.from_url(server.url) as client:
-            client.flushall()
-    return servers[0].url
-
-
-@pytest.fixture(params=["sqlite", "redis", "redis_cluster"])
+@pytest.fixture(params=["sqlite", "milvus"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite://{tmp_path / 'collections'}"
-    url: str = request.getfixturevalue(f"empty_{request.param}")
+    url: str = request.getfixturevalue("empty_milvus")
     return url
 
 
@@ -61,22 +57,3 @@ async def store(url: str) -> AsyncIterator[Store]:
     await store.create(C, dim=DIM, fingerprint="f0")
     yield store
     await store.close()
-
-
-@pytest.fixture
-async def opening(empty_redis: str) -> AsyncIterator[Opening]:
-    """Opens stores on one Redis and closes them at the end."""
-    async with AsyncExitStack() as stack:
-
-        async def open_redis(url: str = empty_redis, **options: Any) -> RedisStore:
-            store = await RedisStore.open(url, **options)
-            stack.push_async_callback(store.close)
-            return store
-
-        yield open_redis
-
-
-@pytest.fixture
-def admin(redis8: RunningRedis) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis8.url) as client:
-        yield client

@@ -50,3 +50,16 @@ def test_columns_and_metadata_agree() -> None:
         expected = [matches(condition, metadata) for metadata in rows]
         assert evaluate(condition, columns, slice(0, len(rows)), len(rows)).tolist() == expected, source
         assert evaluate(condition, columns, some, len(some)).tolist() == [expected[row] for row in some], source
+
+
+def test_values_of_rows_that_are_gone_are_forgotten() -> None:
+    column = Column(1000)
+    for position in range(1000):
+        column.set(position, f"viewer {position}")
+    few = column.select(np.array([3, 7]), 4)
+    few.set(2, "viewer 8")
+    few.set(3, "viewer 7")
+
+    assert sorted(few.code_of) == ["viewer 3", "viewer 7", "viewer 8"]
+    condition = parse({"by": {"in": ["viewer 7", "viewer 8"]}})
+    assert evaluate(condition, {"by": few}, slice(0, 4), 4).tolist() == [False, True, True, True]

@@ -26,12 +26,12 @@ from service.stores.sqlite.store import SqliteStore
 from service.stores.sqlite.tuning import Tuning
 
 ROOT = Path(__file__).parents[3]
-KILLS = int(os.environ.get("KILLS", "5"))
+KILLS = int(os.environ.get("KILLS", "3"))
 
 
-def write_and_kill(directory: Path, first: list[int], after_s: float) -> list[int]:
+def write_and_kill(url: str, first: list[int], after_s: float) -> list[int]:
     """Lets a process write and kills it; returns how many steps of each task it acknowledged."""
-    command = [sys.executable, str(ROOT / "tests" / "writing.py"), str(directory), *map(str, first)]
+    command = [sys.executable, str(ROOT / "tests" / "writing.py"), url, *map(str, first)]
     done = list(first)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -62,7 +62,7 @@ async def test_acknowledged_changes_survive_a_kill(tmp_path: Path) -> None:
     steps = [0] * writing.TASKS
     chance = random.Random(KILLS)
     for _ in range(KILLS):
-        acknowledged = await asyncio.to_thread(write_and_kill, tmp_path, steps, chance.uniform(0.0, 2.0))
+        acknowledged = await asyncio.to_thread(write_and_kill, url, steps, chance.uniform(0.0, 2.0))
         assert sum(acknowledged) > sum(steps)
         with contextlib.closing(sqlite3.connect(tmp_path / "collections.db")) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

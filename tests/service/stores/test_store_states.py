@@ -23,7 +23,7 @@ from stored import DIM, everything, same, until_passed, vectors
 
 from service.stores.base import Item, Match, Store
 from service.stores.filters import Filter, matches, parse
-from service.stores.redis.store import RedisStore
+from service.stores.milvus.store import MilvusStore
 from service.stores.sqlite.store import SqliteStore
 from service.stores.sqlite.tuning import Tuning
 
@@ -179,13 +179,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.loop.close()
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "milvus"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     if request.param == "sqlite":
         yield lambda: SqliteStore.open(tmp_path, TUNING)
     else:
-        url = request.getfixturevalue("empty_redis")
-        yield lambda: RedisStore.open(url, exact_up_to=0, exact_filtered_up_to=0)
+        url = request.getfixturevalue("empty_milvus")
+        yield lambda: MilvusStore.open(url)
 
 
 def test_a_store_agrees_with_a_dict(open_store: Open) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from stored import DIM, C, everything, ids, item, many, nearest, same, towards, until, until_passed, vectors
 
-from service.errors import CollectionExists, InvalidRequest, NotFound, StoreUnavailable
+from service.errors import CollectionExists, ConfigurationError, InvalidRequest, NotFound, StoreUnavailable
 from service.stores.base import Store
 from service.stores.filters import parse
 from service.stores.open import open_store
@@ -220,7 +220,7 @@ async def test_a_replacement_takes_the_name(store: Store) -> None:
 
 async def test_a_name_is_listed_once_during_a_replacement(store: Store) -> None:
     async def replacing() -> None:
-        for _ in range(30):
+        for _ in range(10):
             await store.create(".aside", dim=DIM, fingerprint="f0")
             await store.swap(C, ".aside")
 
@@ -257,6 +257,15 @@ async def test_everything_survives_a_restart(store: Store, url: str) -> None:
     assert ids((await again.search(C, vectors(60)[8:9], top_k=1))[0]) == ["d8"]
     assert (await again.describe(C)).count == 59
     await again.close()
+
+
+@pytest.mark.parametrize("url", ["redis://:secret@127.0.0.1:6379/0", "sqlite://", "secret"])
+async def test_another_url_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="expected sqlite:///PATH or milvus://HOST:19530/DATABASE") as refused:
+        await open_store(url)
+
+    assert "secret" not in str(refused.value)
+    assert ("redis://" in str(refused.value)) == url.startswith("redis")
 
 
 async def test_a_closed_store_says_so(url: str) -> None:
