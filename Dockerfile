@@ -1,4 +1,5 @@
-# Four images from one file: `gateway`, `worker`, `training`, and `classic`, the genuine bert-serving-server.
+# Five images from one file: `gateway`, `worker`, `worker-gpu` for NVIDIA GPUs, `training`, and `classic`, the genuine
+# bert-serving-server.
 #
 #     make images TAG=0.2.0        or, for one of them:
 #     docker build --target gateway --tag danmaku-embedding-gateway:0.2.0 .
@@ -27,6 +28,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM build AS build-service
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --require-hashes --requirement locks/service.txt && pip install --no-deps wheels/*.whl && \
+    pip uninstall --quiet --yes pip setuptools
+
+FROM build AS build-gpu
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --require-hashes --requirement locks/gpu.txt && pip install --no-deps wheels/*.whl && \
     pip uninstall --quiet --yes pip setuptools
 
 FROM build AS build-training
@@ -68,6 +74,15 @@ COPY --from=build-service /opt/danmaku /opt/danmaku
 EXPOSE 5555 5556
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["danmaku", "check", "bert://127.0.0.1:5555:5556"]
 CMD ["worker", "-model_dir", "models/danmaku-bert-mini", "-max_seq_len", "NONE", "-bind", "*"]
+
+FROM runtime AS worker-gpu
+COPY models models
+COPY --from=build-gpu /opt/danmaku /opt/danmaku
+# For NVIDIA's container toolkit, which adds the driver: docker run --gpus all.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+EXPOSE 5555 5556
+HEALTHCHECK --interval=30s --timeout=5s --start-period=180s CMD ["danmaku", "check", "bert://127.0.0.1:5555:5556"]
+CMD ["worker", "-device", "cuda", "-model_dir", "models/danmaku-bert-mini", "-max_seq_len", "NONE", "-bind", "*"]
 
 FROM runtime AS training
 COPY models models

@@ -97,6 +97,36 @@ def overview() -> builders.Dashboard:
     )
     row(
         it,
+        "What do chats ask?",
+        lines(
+            "Requests about chats by route",
+            "Lines observed, topics, merging, highlights and overlays. A stream counts once, when it ends.",
+            {"{{route}}": "sum by (route) (rate(danmaku_requests_total{CHATS}[RATE])) > 0 or on () vector(0)"},
+            REQUESTS_PER_SECOND,
+            stacked=True,
+        ),
+        lines(
+            "Time of requests about chats by route, p99",
+            "From the request's head to the end of its answer. A bot waits for observe; highlights take seconds.",
+            {
+                "{{route}}": "histogram_quantile(0.99, sum by (le, route) (rate("
+                'danmaku_request_seconds_bucket{CHATS, route!~".*stream"}[RATE]))) > 0 or on () vector(0)'
+            },
+            SECONDS,
+        ),
+        lines(
+            "Requests about chats that were not answered, by route",
+            "Refused (429, 503), expired (504) or failed.",
+            {
+                "{{route}}": "sum by (route) (rate("
+                'danmaku_requests_total{outcome=~"refused|expired|failed", CHATS}[RATE])) > 0 or on () vector(0)'
+            },
+            REQUESTS_PER_SECOND,
+            ((0.1, WARNING), (1, BAD)),
+        ),
+    )
+    row(
+        it,
         "What do clients request?",
         lines(
             "Requests by route",

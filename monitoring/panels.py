@@ -38,6 +38,7 @@ WORDS = {
     "WORKERS": 'instance=~"$worker"',
     "USERS": 'instance=~"$gateway", route!~"/healthz|/readyz|/health|/metrics"',  # without probes
     "VECTORS": 'instance=~"$gateway", route=~"/embed|/similar|/v1/embeddings|/encode"',
+    "CHATS": 'instance=~"$gateway", route=~"/merge.*|/highlights|/collections/.+/(observe|topics.*)|/live|.*chat.*"',
     "RATE": "$__rate_interval",
 }
 Steps = Sequence[tuple[float, str]]

@@ -27,11 +27,12 @@ def test_the_file_is_valid() -> None:
 
 
 def test_the_services_are_those_for_a_laptop() -> None:
-    """The genuine server starts only on request."""
+    """The genuine server and Milvus start only on request."""
     always = {name for name, service in SERVICES.items() if "profiles" not in service}
 
     assert always == {"gateway", "worker-1", "worker-2", "redis", "prometheus", "grafana"}
     assert SERVICES["bert-serving-server"]["profiles"] == ["classic"]
+    assert SERVICES["milvus"]["profiles"] == ["milvus"]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -60,6 +61,23 @@ def test_a_service_cannot_fill_the_disk_or_the_memory(name: str) -> None:
 
     assert service["logging"]["options"].keys() == {"max-size", "max-file"}
     assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+
+
+def test_only_the_gateway_reaches_the_cache() -> None:
+    reaching = {name for name, service in SERVICES.items() if "cache" in service.get("networks", ["default"])}
+
+    assert reaching == {"gateway", "redis"}
+    assert FILE["networks"]["cache"]["internal"] is True
+    assert SERVICES["redis"]["networks"] == ["cache"]
+
+
+def test_nobody_can_log_in_to_grafana() -> None:
+    environment = SERVICES["grafana"]["environment"]
+
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert environment["GF_AUTH_BASIC_ENABLED"] == "false"
+    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
 
 
 def test_third_party_services_have_a_health_check() -> None:

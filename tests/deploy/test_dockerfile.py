@@ -11,7 +11,7 @@ import service
 from service.settings import Settings
 
 STAGES = stages()
-SERVING = ("gateway", "worker", "classic")
+SERVING = ("gateway", "worker", "worker-gpu", "classic")
 KEY = {"DANMAKU_API_KEY_HASHES": "0" * 64}
 
 

@@ -22,7 +22,7 @@ from training.cli import make_parser
 OVERLAYS = ("single", "production")
 OBSERVED = ("single observed", "production observed")  # with the component, as an overlay of one's own names it
 VERSIONS = ("1.30", kubernetes_validate.latest_version())  # of Kubernetes: matchLabelKeys is on by default since 1.27
-MADE_BY_HAND = {("Secret", "danmaku-api-keys")}
+MADE_BY_HAND = {("Secret", "danmaku-api-keys"), ("Secret", "danmaku-collections")}
 STAGES = stages()
 
 
@@ -59,22 +59,15 @@ class Pod(NamedTuple):
 def pods(overlay: str) -> list[Pod]:
     templates = [
         (manifest["metadata"]["name"], manifest["spec"]["template"])
-        for manifest in of_kind(overlay, "Deployment", "StatefulSet", "Job")
+        for manifest in of_kind(overlay, "Deployment", "Job")
     ]
     return [Pod(name, template["metadata"]["labels"], template["spec"]) for name, template in templates]
 
 
 def selected(overlay: str, selector: dict[str, Any]) -> list[Pod]:
     """Returns the pods that a label selector matches."""
-
-    def fits(labels: dict[str, str]) -> bool:
-        expressions = selector.get("matchExpressions", ())
-        assert all(expression["operator"] == "In" for expression in expressions)
-        return selector.get("matchLabels", {}).items() <= labels.items() and all(
-            labels.get(expression["key"]) in expression["values"] for expression in expressions
-        )
-
-    return [pod for pod in pods(overlay) if fits(pod.labels)]
+    assert selector.keys() <= {"matchLabels"}
+    return [pod for pod in pods(overlay) if selector.get("matchLabels", {}).items() <= pod.labels.items()]
 
 
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
@@ -122,6 +115,8 @@ def variables(container: dict[str, Any]) -> dict[str, str]:
                 given[variable["name"]] = container["resources"][which][what]
             case {"valueFrom": {"secretKeyRef": {"name": "danmaku-api-keys", "key": "hashes"}}}:
                 given[variable["name"]] = "0" * 64
+            case {"valueFrom": {"secretKeyRef": {"name": "danmaku-collections", "key": "url"}}}:
+                given[variable["name"]] = "milvus://user:password@milvus.milvus:19530/danmaku"
             case _:
                 raise AssertionError(f"{variable} is of a kind that this test does not know")
     return given
@@ -246,7 +241,25 @@ def test_a_gateway_may_call_the_services_in_its_configuration() -> None:
         for port in rule["ports"]
     }
 
-    assert reached == {("workers", 5555), ("workers", 5556), ("redis-cache", 6379), ("redis-collections", 6379)}
+    assert reached == {("workers", 5555), ("workers", 5556), ("redis-cache", 6379)}
+
+
+def test_a_gateway_may_call_milvus_in_its_namespace() -> None:
+    """The address is that of a secret, because it has a password."""
+    (gateway,) = selected("production", {"matchLabels": {"app.kubernetes.io/component": "gateway"}})
+    collections = urlsplit(variables(gateway.container)["DANMAKU_COLLECTIONS"])
+    namespaces = {
+        (to["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], port["port"])
+        for policy in of_kind("production", "NetworkPolicy")
+        if gateway in selected("production", policy["spec"]["podSelector"])
+        for rule in policy["spec"].get("egress", ())
+        for to in rule["to"]
+        if to.get("namespaceSelector")
+        for port in rule["ports"]
+    }
+
+    assert collections.scheme == "milvus"
+    assert namespaces == {(str(collections.hostname).split(".")[1], collections.port)}
 
 
 def test_a_single_gateway_keeps_collections_on_its_volume() -> None:

@@ -84,6 +84,7 @@ def send_all_kinds(http: httpx.Client, installation: Installation) -> None:
     ask("/embed", ["草", "awsl"])
     ask("/embed", {}, 422)
     assert http.post("/classify", json={"texts": ["草"]}).status_code == 200
+    assert http.post("/merge", json={"lines": [{"text": "草", "time": 1.0}]}).status_code == 200
     assert http.put("/collections/room").status_code == 200
     assert http.post("/collections/room/danmaku", json=[{"text": "阿夸"}]).status_code == 200
     ask("/similar", {"query": "aqua", "collection": "room"})
