@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 from service import __version__
 from training.commands import (
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = vars(make_parser().parse_args(argv))
     command = {command.NAME: command for command in COMMANDS}[flags.pop("command")]
     try:
-        if command.NEEDS_TENSORFLOW and flags.get("layout", "tensorflow") == "tensorflow":
+        if _needs_tensorflow(command, flags):
             _import_tensorflow()
         return command.run(**flags) or 0
     except ModuleNotFoundError as error:
@@ -70,6 +71,15 @@ def make_parser() -> argparse.ArgumentParser:
         )
         command.add_flags(subparser)
     return parser
+
+
+def _needs_tensorflow(command: Any, flags: Mapping[str, Any]) -> bool:
+    """Returns whether the command needs it with these flags: `export` for one format, `classify` to fine-tune."""
+    if command is export:
+        return bool(flags["layout"] == "tensorflow")
+    if command is classify:
+        return flags["workdir"] is not None
+    return bool(command.NEEDS_TENSORFLOW)
 
 
 def _import_tensorflow() -> None:

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar, get_args, get_type_hints
 ANY_TIME = ("steps_per_loop", "save_checkpoints_steps", "log_steps")
 TERMS = ("moment", "pair", "pretraining", "spelling", "relation", "crowding")  # of the loss of `align`
 CHOICES = {
-    "optimizer": ("adamw", "lamb"),
+    "optimizer": ("adamw", "corrected_adamw", "lamb"),
     "masks": ("static", "dynamic"),
     "kernel_dtype": ("auto", "float32", "bfloat16"),
 }
@@ -41,7 +41,7 @@ class RunConfig:
     """The settings of every run, whatever it learns."""
 
     batch_size: int = 64  # examples per step, over all replicas
-    optimizer: str = "adamw"  # or "lamb"
+    optimizer: str = "adamw"  # or "corrected_adamw", "lamb": see bert/optimizer.py
     learning_rate: float = 1e-4  # the peak, at the end of the warm-up
     num_train_steps: int = 10_000
     num_warmup_steps: int = 500

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from processes import serving
 
 from service import __version__
 from training.cli import main, make_parser
@@ -23,7 +27,7 @@ def python(program: str, *path: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*path, REPOSITORY)))}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # conftest.py sets it
     command = [sys.executable, "-c", program]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -102,10 +106,12 @@ def test_without_tensorflow_the_error_says_what_to_install(tmp_path: Path) -> No
     )
 
 
-def test_the_whole_pipeline_from_danmaku_to_a_picture(
+def test_from_recorded_danmaku_to_ranked_danmaku(
     danmaku: Path, tiny_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The commands are those of training/README.md, in order; examples are in the workdir by default."""
+    """The commands are those of training/README.md, in order; examples are in the workdir by default. What they export
+    is served.
+    """
     corpus, run = tmp_path / "corpus", tmp_path / "run"
 
     def command(line: str) -> list[str]:
@@ -132,7 +138,20 @@ def test_the_whole_pipeline_from_danmaku_to_a_picture(
         f"{model}, {split} set" for model in ("before", "after") for split in ("training", "held-out")
     ]
     assert (tmp_path / "numbers.md").read_text(encoding="utf-8").splitlines() == printed
-    assert [row["examples"] for row in json.loads(numbers.read_text(encoding="utf-8"))] == [20] * 4
+    rows = json.loads(numbers.read_text(encoding="utf-8"))
+    assert [row["examples"] for row in rows] == [20] * 4
+    assert rows[2]["masked_lm_loss"] < math.log(300) - 0.1  # it knows more than how many tokens there are
+
+    lines = [line for line in (corpus / "train.txt").read_text(encoding="utf-8").split("\n") if line][:20]
+    moved = shutil.move(tmp_path / "after", tmp_path / "moved")  # a model is a folder
+    with serving(model=f"onnx://{moved}") as (client, _):
+        embedded = client.post("/embed", json={"texts": lines, "normalize": True}).json()
+        similar = client.post("/similar", json={"query": lines[0], "candidates": lines}).json()
+    vectors = np.array(embedded["embeddings"], np.float32)
+    assert (embedded["model"], vectors.shape, embedded["errors"]) == ("moved", (len(lines), 32), [])
+    matches = similar["results"][0]["matches"]
+    assert matches[0]["text"] == lines[0]
+    assert np.allclose([match["score"] for match in matches], np.sort(vectors @ vectors[0])[::-1], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
         ("learning_rate = -1.0", "invalid learning_rate: -1.0; expected .* at least 0"),
         ("learning_rate = nan", "invalid learning_rate: nan; expected .* at least 0"),
         ('kernel_dtype = "float16"', "invalid kernel_dtype: 'float16'"),
-        ('optimizer = "sgd"', "invalid optimizer: 'sgd'; expected one of adamw, lamb"),
+        ('optimizer = "sgd"', "invalid optimizer: 'sgd'; expected one of adamw, corrected_adamw, lamb"),
         ('masks = "none"', "invalid masks: 'none'; expected one of static, dynamic"),
         ("micro_batch_size = 0", "invalid micro_batch_size: 0"),
         (

@@ -16,11 +16,11 @@ Left out: more than one device. A danmaku is told apart from the others of its b
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -35,15 +35,14 @@ from training.alignment.objectives import contrast, crowding, mean_over_tokens, 
 from training.alignment.pretraining import PretrainingExamples
 from training.alignment.relations import TaughtTexts
 from training.alignment.timed_lines import TimedLines
-from training.bert import checkpoint, loop, model
-from training.bert.loop import MismatchedRun, Ran, RunSteps, State
+from training.bert import loop, model
+from training.bert.loop import Ran, RunSteps, State
 from training.bert.losses import loss_sums
 from training.bert.model import Params
 from training.bert.optimizer import OPTIMIZERS, Moments, Tensors, clip, learning_rate
 from training.config import AlignConfig
 from training.corpus.files import find_sources
 from training.examples.settings import ExampleSettings
-from training.files import write_text
 
 NUMBERS = (
     *("loss", "gradient_norm", "moment_loss", "moment_accuracy", "pair_loss", "pair_accuracy"),
@@ -81,7 +80,14 @@ def align(
             f"invalid pooling_layer: {config.pooling_layer}; expected -1, the last, to "
             f"-{opened.config.num_hidden_layers}, the first"
         )
-    _prepare(config, workdir, opened, recordings, general or [], heldout)
+    loop.prepare(
+        workdir,
+        config,
+        _describe_inputs(opened, recordings, general or [], heldout),
+        replace(opened.config, matryoshka_dimensions=config.dims),
+        opened.tokenizer.vocab,
+        derived=(timed_lines.FILE, cooccurrence.FILE),
+    )
     batches = _batches(config, workdir, opened, recordings, general or [], heldout)
     shapes = model.variable_shapes(opened.config)
     initial = initial_values(config, opened, batches.teacher.lines)
@@ -266,35 +272,14 @@ def _pretraining(params: Params, bert_config: BertConfig, features: Tensors, see
     }
 
 
-def _prepare(
-    config: AlignConfig,
-    workdir: Path,
-    opened: ModelDirectory,
-    recordings: list[Path],
-    general: list[Path],
-    heldout: float,
-) -> None:
-    """Makes the workdir self-contained, or checks that what it holds is this very run."""
+def _describe_inputs(
+    opened: ModelDirectory, recordings: list[Path], general: list[Path], heldout: float
+) -> dict[str, Any]:
     sources, *_ = find_sources(recordings)
     learned = {"recordings": len(sources), "bytes": sum(source.num_bytes for source in sources), "heldout": heldout}
     if general:
         learned["general"] = sum(map(len, read_general(general)))
-    description = {"config": asdict(config), "inputs": {"model": opened.digest, **learned}}
-    description = json.loads(json.dumps(description))  # as it will be read: tuples are lists
-    path = workdir / "run.json"
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    if checkpoint.latest_step(workdir) is None:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if old != description:  # what a start that failed has read and counted may be of other recordings
-            for name in (timed_lines.FILE, cooccurrence.FILE):
-                (workdir / name).unlink(missing_ok=True)
-        write_text(workdir / "vocab.txt", "\n".join(opened.tokenizer.vocab) + "\n")
-        write_text(workdir / "bert_config.json", replace(opened.config, matryoshka_dimensions=config.dims).to_json())
-        write_text(path, json.dumps(description, indent=2) + "\n")
-    elif old is None:
-        raise MismatchedRun(f"{workdir} holds a checkpoint but no run.json, so it is not the workdir of a run")
-    elif different := loop.describe_differences(old, description, "inputs"):
-        raise MismatchedRun(f"{path} describes another run ({different}): restore what it had, or use a new workdir")
+    return {"model": opened.digest, **learned}
 
 
 def _batches(

@@ -49,7 +49,7 @@ def export(
     if (workdir is None) == (model is None):
         raise ValueError("expected either workdir, the folder of a run, or model, a model directory")
     output = output.resolve()  # a symbolic link keeps its target
-    _check_replaceable(output, is_file=layout == "onnx")
+    check_replaceable(output, is_file=layout == "onnx")
     shapes = _choose_shapes(layout)
     if workdir is None:
         assert model is not None
@@ -127,7 +127,7 @@ def _find_checkpoint(workdir: Path, step: int | None) -> Path:
     return workdir / f"{checkpoint.MODEL}-{latest if step is None else step}"
 
 
-def _check_replaceable(output: Path, *, is_file: bool) -> None:
+def check_replaceable(output: Path, *, is_file: bool) -> None:
     """Raises ValueError, before any work is done, if `output` exists and is not an exported model."""
     if not output.exists():
         return

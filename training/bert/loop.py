@@ -6,10 +6,11 @@ resumed has the same losses as one that was not.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ import numpy as np
 import tensorflow as tf
 
 from service.checkpoint import read_checkpoint
-from service.model_directory import Shapes, read_variables
+from service.model_directory import BertConfig, Shapes, read_variables
 from training.bert import checkpoint
 from training.bert.log import TrainingLog
 from training.bert.optimizer import Moments
 from training.bert.signals import StopSignal
 from training.config import ANY_TIME, RunConfig
+from training.files import write_text
 from training.progress import open_progress
 
 Variables = dict[str, tf.Variable]
@@ -89,17 +91,56 @@ def be_deterministic(seed: int) -> None:
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
-def run(what: str, config: RunConfig, workdir: Path, state: State, run_steps: RunSteps, numbers: Sequence[str]) -> Path:
-    """Runs until `num_train_steps`, SIGTERM or SIGINT; returns the prefix of the newest checkpoint.
+def prepare(
+    workdir: Path,
+    config: RunConfig,
+    inputs: dict[str, Any],
+    bert_config: BertConfig,
+    vocab: Sequence[str],
+    derived: Sequence[str] = (),
+) -> None:
+    """Makes the workdir self-contained, or raises MismatchedRun if it belongs to another run than this one.
+
+    `inputs` says what the run learns from; `derived` names files that a start that failed may have made of others.
+    """
+    description = json.loads(json.dumps({"config": asdict(config), "inputs": inputs}))  # as it will be read
+    path = workdir / "run.json"
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if checkpoint.latest_step(workdir) is None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if old != description:
+            for name in derived:
+                (workdir / name).unlink(missing_ok=True)
+        write_text(workdir / "vocab.txt", "\n".join(vocab) + "\n")
+        write_text(workdir / "bert_config.json", bert_config.to_json())
+        write_text(path, json.dumps(description, indent=2) + "\n")
+    elif old is None:
+        raise MismatchedRun(f"{workdir} holds a checkpoint but no run.json, so it is not the workdir of a run")
+    elif different := describe_differences(old, description, "inputs"):
+        raise MismatchedRun(f"{path} describes another run ({different}): restore what it had, or use a new workdir")
+
+
+def run(
+    what: str,
+    config: RunConfig,
+    workdir: Path,
+    state: State,
+    run_steps: RunSteps,
+    numbers: Sequence[str],
+    *,
+    until: int | None = None,
+) -> Path:
+    """Runs until the step `until` (`num_train_steps`), SIGTERM or SIGINT; returns the prefix of the newest checkpoint.
 
     `numbers` names the metrics of a step, which include `loss` and `gradient_norm`.
     """
+    end = config.num_train_steps if until is None else until
     log = TrainingLog(workdir / "train_log.jsonl", state.step, config.log_steps)
-    progress = open_progress(what, config.num_train_steps, "steps", done=state.step)
+    progress = open_progress(what, end, "steps", done=state.step)
     with progress, StopSignal() as stop:
-        while state.step < config.num_train_steps and not stop.received:
+        while state.step < end and not stop.received:
             started = time.monotonic()
-            ran = run_steps(state.step, _count_steps_to_run(config, state.step))
+            ran = run_steps(state.step, _count_steps_to_run(config, state.step, end))
             seconds = (time.monotonic() - started) / len(ran.rows)
             for metrics in _check(ran.rows, numbers, state.step):
                 state.step += 1
@@ -128,10 +169,10 @@ def describe_differences(old: dict[str, Any], new: dict[str, Any], inputs: str) 
     return ", ".join(found)
 
 
-def _count_steps_to_run(config: RunConfig, step: int) -> int:
+def _count_steps_to_run(config: RunConfig, step: int, end: int) -> int:
     """Returns `steps_per_loop`, or fewer up to the next checkpoint or the end."""
     to_checkpoint = config.save_checkpoints_steps - step % config.save_checkpoints_steps
-    return min(config.steps_per_loop, to_checkpoint, config.num_train_steps - step)
+    return min(config.steps_per_loop, to_checkpoint, end - step)
 
 
 def _check(rows: np.ndarray, numbers: Sequence[str], step: int) -> Iterator[dict[str, float]]:

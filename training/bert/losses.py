@@ -6,7 +6,9 @@ its parts can be added.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import tensorflow as tf
 
@@ -16,6 +18,52 @@ from training.bert.model import Params
 
 Features = dict[str, tf.Tensor]
 METRICS = ("masked_lm_accuracy", "masked_lm_loss", "next_sentence_accuracy", "next_sentence_loss")
+
+
+class Task(Protocol):
+    """Defines what a step learns, as scalar sums over the parts of a batch and the weight that divides them."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The variables that learn."""
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """The names of the sums."""
+
+    def weigh(self, features: Features) -> tf.Tensor:
+        """Returns the weight of a part; those of all parts are added up."""
+
+    def sums(self, params: Params, features: Features, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns `metrics` as sums over a part, with dropout by the seed."""
+
+    def means(self, sums: dict[str, tf.Tensor], weight: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Divides sums by the weight of the batch: `metrics`, and `loss`, whose gradients are the update."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """BERT's two tasks."""
+
+    config: BertConfig
+    batch_size: int
+    frozen_layers: int = 0
+
+    metrics = METRICS
+
+    @property
+    def names(self) -> Sequence[str]:
+        return model.trainable_names(self.config, self.frozen_layers)
+
+    def weigh(self, features: Features) -> tf.Tensor:
+        return tf.reduce_sum(features["masked_lm_weights"])
+
+    def sums(self, params: Params, features: Features, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        return loss_sums(params, self.config, features, dropout_seed=seed)
+
+    def means(self, sums: dict[str, tf.Tensor], weight: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = means(sums, weight, tf.constant(float(self.batch_size)))
+        return {"loss": found["masked_lm_loss"] + found["next_sentence_loss"], **found}
 
 
 def loss_sums(params: Params, config: BertConfig, features: Features, **encode_options: Any) -> dict[str, tf.Tensor]:

@@ -8,7 +8,7 @@ batch, gradients are added before they are clipped, and the dropout of a micro-b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from service.model_directory import BertConfig
 from training.bert import model
-from training.bert.losses import METRICS, Features, loss_sums, means
+from training.bert.losses import Features, Pretraining, Task
 from training.bert.optimizer import OPTIMIZERS, Moments, Tensors, clip, learning_rate
 from training.config import TrainConfig
 
@@ -33,47 +33,53 @@ class Replicas:
     sum: Callable[[list[tf.Tensor]], list[tf.Tensor]] = lambda tensors: tensors
 
 
-def make_step(config: TrainConfig, bert_config: BertConfig, replicas: Replicas | None = None) -> Step:
+def make_step(
+    config: TrainConfig, bert_config: BertConfig, replicas: Replicas | None = None, task: Task | None = None
+) -> Step:
     """Returns the step: (weights, moments, a replica's share of the batch, step from 0) → weights, moments, metrics.
 
-    The metrics, METRICS with `loss` and `gradient_norm`, are of the whole batch and the same on every replica.
+    The metrics, those of the task (by default pre-training) with `loss` and `gradient_norm`, are of the whole batch and
+    the same on every replica.
     """
+    learned = task or Pretraining(bert_config, config.batch_size, config.frozen_layers)
     replicas = replicas or Replicas()
     parts = config.micro_batches(replicas.count)
     if config.kernel_dtype == "auto":
         raise ValueError('invalid kernel_dtype: "auto"; expected the choice of TrainConfig.on()')
     dtype = tf.as_dtype(config.kernel_dtype)
     update = OPTIMIZERS[config.optimizer]
-    names = model.trainable_names(bert_config, config.frozen_layers)
+    names = learned.names
 
     def compute_gradients(
-        params: Tensors, features: Features, seed: tf.Tensor, predictions: tf.Tensor
+        params: Tensors, features: Features, seed: tf.Tensor, weight: tf.Tensor
     ) -> tuple[Tensors, Metrics]:
-        """Returns what a micro-batch adds to the gradients and the sums of a batch with that many predictions."""
+        """Returns what a micro-batch adds to the gradients and the sums of a batch of that weight."""
         trainable = {name: params[name] for name in names}
         with tf.GradientTape() as tape:
             tape.watch(trainable)
-            sums = loss_sums(model.with_kernels_as(params, dtype), bert_config, features, dropout_seed=seed)
-            loss = sums["masked_lm_loss"] / predictions + sums["next_sentence_loss"] / config.batch_size
+            sums = learned.sums(model.with_kernels_as(params, dtype), features, seed)
+            loss = learned.means(sums, weight)["loss"]
         gradients = tape.gradient(loss, trainable)
         return {name: tf.convert_to_tensor(gradient) for name, gradient in gradients.items()}, sums
 
     # Separate functions are traced once, whatever the number of replicas.
     @tf.function(autograph=False)
     def compute_share(
-        params: Tensors, features: Features, step: tf.Tensor, first: tf.Tensor, predictions: tf.Tensor
+        params: Tensors, features: Features, step: tf.Tensor, first: tf.Tensor, weight: tf.Tensor
     ) -> tuple[Tensors, Metrics]:
         """Returns what a replica, whose micro-batches count from `first`, adds to gradients and sums."""
 
         def compute_part(number: tf.Tensor) -> tuple[Tensors, Metrics]:
             # Folded in, not added: a micro-batch must not repeat the dropout of another step.
             seed = tf.random.experimental.stateless_fold_in(tf.stack([config.seed, step]), first + number)
+            if parts == 1:  # of any length
+                return compute_gradients(params, features, seed, weight)
             share = {name: _take_part(values, parts, number) for name, values in features.items()}
-            return compute_gradients(params, share, seed, predictions)
+            return compute_gradients(params, share, seed, weight)
 
         if parts == 1:
             return compute_part(tf.constant(0))
-        return _add_parts(compute_part, parts, {name: params[name] for name in names})
+        return _add_parts(compute_part, parts, {name: params[name] for name in names}, learned.metrics)
 
     @tf.function(autograph=False)
     def update_weights(
@@ -89,16 +95,14 @@ def make_step(config: TrainConfig, bert_config: BertConfig, replicas: Replicas |
     def step_on_replica(
         params: Tensors, moments: Moments, features: Features, step: tf.Tensor
     ) -> tuple[Tensors, Moments, Metrics]:
-        [predictions] = replicas.sum([tf.reduce_sum(features["masked_lm_weights"])])
+        [weight] = replicas.sum([learned.weigh(features)])
         first = tf.convert_to_tensor(replicas.index()) * parts
-        gradients, sums = compute_share(params, features, step, first, predictions)
+        gradients, sums = compute_share(params, features, step, first, weight)
         added = replicas.sum([*gradients.values(), *sums.values()])
         gradients = dict(zip(gradients, added[: len(gradients)], strict=True))
         sums = dict(zip(sums, added[len(gradients) :], strict=True))
         params, moments, norm = update_weights(params, moments, gradients, step)
-        metrics = means(sums, predictions, tf.constant(float(config.batch_size)))
-        loss = metrics["masked_lm_loss"] + metrics["next_sentence_loss"]
-        return params, moments, {"loss": loss, "gradient_norm": norm, **metrics}
+        return params, moments, {"gradient_norm": norm, **learned.means(sums, weight)}
 
     return step_on_replica
 
@@ -108,12 +112,14 @@ def _take_part(values: tf.Tensor, parts: int, number: Any) -> tf.Tensor:
     return tf.reshape(values, [parts, values.shape[0] // parts, *values.shape[1:]])[number]
 
 
-def _add_parts(part: Callable[[Any], tuple[Tensors, Metrics]], parts: int, params: Tensors) -> tuple[Tensors, Metrics]:
+def _add_parts(
+    part: Callable[[Any], tuple[Tensors, Metrics]], parts: int, params: Tensors, metrics: Sequence[str]
+) -> tuple[Tensors, Metrics]:
     """Computes part(0) + part(1) + …, with the activations of one part at a time in memory."""
 
     def add(number: tf.Tensor, total: tuple[Tensors, Metrics]) -> tuple[tf.Tensor, tuple[Tensors, Metrics]]:
         return number + 1, tf.nest.map_structure(tf.add, total, part(number))
 
-    nothing = tf.nest.map_structure(tf.zeros_like, params), {name: tf.constant(0.0) for name in METRICS}
+    nothing = tf.nest.map_structure(tf.zeros_like, params), {name: tf.constant(0.0) for name in metrics}
     _, total = tf.while_loop(lambda number, _: number < parts, add, (tf.constant(0), nothing), parallel_iterations=1)
     return total

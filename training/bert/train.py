@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +22,15 @@ from service.huggingface import is_huggingface, read_weights
 from service.model_directory import BertConfig, find_checkpoint, open_model_directory, read_variables
 from service.tokenizer import read_vocab
 from training.bert import checkpoint, loop, model
-from training.bert.devices import has_fast_bfloat16, make_replicas, open_strategy
-from training.bert.loop import MismatchedRun, Ran, RunSteps, State
+from training.bert.devices import compile_steps, has_fast_bfloat16, make_replicas, open_strategy
+from training.bert.loop import MismatchedRun, State
 from training.bert.losses import METRICS
 from training.bert.step import make_step
 from training.config import TrainConfig
 from training.examples.batches import TrainingSet, training_batches
 from training.files import parse_location, write_text
 
+BY_TOKEN = {"bert/embeddings/word_embeddings", "cls/predictions/output_bias"}
 NUMBERS = ("loss", "gradient_norm", *METRICS)  # of each step
 
 
@@ -45,62 +46,26 @@ def train(
     with strategy.scope():
         shapes = model.variable_shapes(bert_config)
         state = State.restore(workdir, shapes, lambda: _make_initial_values(config, bert_config, data.tokenizer.vocab))
-    run_steps = compile_steps(config, bert_config, strategy, data, state)
+    step_on_replica = make_step(config, bert_config, make_replicas(strategy))
+
+    def make_batches(parts: int) -> tf.data.Dataset:
+        return training_batches(
+            data,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            first_step=state.step,
+            masks=config.masks,
+            parts=parts,
+        )
+
+    tokens = config.batch_size * data.settings.max_seq_length
+    run_steps = compile_steps(step_on_replica, strategy, state, make_batches, NUMBERS, tokens=tokens)
     try:
         return loop.run("train", config, workdir, state, run_steps, NUMBERS)
     finally:
         # Python threads that read ahead make the masks. They must end before the interpreter does, or it hangs.
         del run_steps
         gc.collect()
-
-
-def compile_steps(
-    config: TrainConfig,
-    bert_config: BertConfig,
-    strategy: tf.distribute.Strategy,
-    data: TrainingSet,
-    state: State,
-) -> RunSteps:
-    """Returns the loop over steps from the current one on, which updates the variables."""
-    variables, moments, first_step = state.variables, state.moments, state.step
-    tokens = config.batch_size * data.settings.max_seq_length  # per step
-    replicas = make_replicas(strategy)
-    config.micro_batches(replicas.count)  # raises ValueError before anything is built
-    step_on_replica = make_step(config, bert_config, replicas)
-
-    def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        if context.num_input_pipelines > 1:
-            raise ValueError("several machines at once are not supported; expected the TPU of one machine")
-        return training_batches(
-            data,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            first_step=first_step,
-            masks=config.masks,
-            parts=replicas.count,
-        )
-
-    iterator = iter(strategy.distribute_datasets_from_function(batches))
-
-    @tf.autograph.experimental.do_not_convert  # not needed, and tracing would take twice as long
-    def on_replica(features: dict[str, tf.Tensor], step: tf.Tensor) -> tf.Tensor:
-        params, before = tf.nest.map_structure(tf.convert_to_tensor, (variables, moments))
-        params, after, metrics = step_on_replica(params, before, features, step)
-        tf.nest.map_structure(lambda variable, value: variable.assign(value), (variables, moments), (params, after))
-        return tf.stack([metrics[name] for name in NUMBERS])
-
-    @tf.function
-    def steps(first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        rows = tf.TensorArray(tf.float32, size=count, element_shape=[len(NUMBERS)])
-        for index in tf.range(count):
-            row = strategy.run(on_replica, args=(next(iterator), first + index))
-            rows = rows.write(index, strategy.experimental_local_results(row)[0])  # the same on every replica
-        return rows.stack()
-
-    def run_steps(first: int, count: int) -> Ran:
-        return Ran(np.asarray(steps(tf.constant(first), tf.constant(count))), count * tokens)
-
-    return run_steps
 
 
 def _prepare(config: TrainConfig, workdir: Path, data: TrainingSet) -> BertConfig:
@@ -165,4 +130,8 @@ def _read_huggingface(start: Path, bert_config: BertConfig, vocab: list[str]) ->
             raise ValueError(f"invalid {name} in [model]: {ours}; expected {theirs}, as in {start}")
     if opened.tokenizer.vocab != vocab:
         raise ValueError(f"invalid init_checkpoint: {start} has another vocabulary; expected that of the examples")
-    return read_weights(start, model.variable_shapes(bert_config), optional=("bert/pooler/", "cls/"))
+    shapes = model.variable_shapes(replace(bert_config, vocab_size=opened.config.vocab_size))
+    weights = read_weights(start, shapes, optional=("bert/pooler/", "cls/"))
+    for name in BY_TOKEN & weights.keys():  # without the rows that only pad a table to a round size
+        weights[name] = weights[name][: len(vocab)]
+    return weights

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from training.arguments import STOPPED
+
 NAME = "classify"
 HELP = "train a classifier of danmaku from texts with labels, for `danmaku serve --heads`"
 EXAMPLE = "classify --input labelled.csv --model models/danmaku-bert-mini --output heads/spam"
-NEEDS_TENSORFLOW = False
+NEEDS_TENSORFLOW = True  # to fine-tune alone
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +37,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="the folder of the head; its name is the head's",
     )
     parser.add_argument(
+        "--tune",
+        dest="workdir",
+        type=Path,
+        metavar="DIR",
+        help="fine-tune the whole model in this folder, which resumes what was stopped; --output is then a model for "
+        "`danmaku serve --encoder`, with its head in heads/",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="of --tune: the order of texts, and dropout (%(default)s)"
+    )
+    parser.add_argument(
         "--test", type=Path, metavar="FILE", help="a file to judge it by (a fifth of the texts of each label)"
     )
     parser.add_argument(
@@ -54,18 +67,26 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(
-    *, path: Path, model: Path, output: Path, test: Path | None, pooling_layer: list[int] | None, class_weight: str
-) -> None:
+    *,
+    path: Path,
+    model: Path,
+    output: Path,
+    workdir: Path | None,
+    seed: int,
+    test: Path | None,
+    pooling_layer: list[int] | None,
+    class_weight: str,
+) -> int:
     from service.encoders.options import EncoderOptions
-    from training.heads.classify import train_linear_head
+    from training.heads.classify import train_linear_head, train_tuned_head
 
-    print(
-        train_linear_head(
-            path,
-            model,
-            output,
-            test=test,
-            options=EncoderOptions(pooling_layer=tuple(pooling_layer) if pooling_layer else None),
-            class_weight=None if class_weight == "none" else class_weight,
-        )
+    options = EncoderOptions(pooling_layer=tuple(pooling_layer) if pooling_layer else None)
+    weight = None if class_weight == "none" else class_weight
+    if workdir is None:
+        print(train_linear_head(path, model, output, test=test, options=options, class_weight=weight))
+        return 0
+    summary = train_tuned_head(
+        path, model, output, workdir=workdir, test=test, options=options, class_weight=weight, seed=seed
     )
+    print(summary or f"{workdir}: stopped; run the same command to resume")
+    return 0 if summary else STOPPED

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from service.encoders.device import PRECISIONS
 from training.arguments import add_heldout, add_paths
 from training.files import check_writable
 
@@ -71,6 +72,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="N",
         help="with --retrieval: also evaluate the first N dimensions",
+    )
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        default=[],
+        choices=[each for each in PRECISIONS if each != "float32"],
+        help="with --retrieval: also evaluate the vectors in these",
     )
     parser.add_argument("--json", dest="json_path", type=Path, metavar="FILE", help="also write the numbers there")
     parser.add_argument(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from service.encoders.options import EncoderOptions
 from service.model_directory import BertConfig
 from service.tokenizer import Tokenizer
 from training.alignment import cooccurrence
@@ -45,9 +46,10 @@ def compare(
     labelled: Path | None = None,
     baselines: Sequence[str] = BASELINES,
     dims: Sequence[int] = (),
+    precision: Sequence[str] = (),
     cache: Path | None = None,
 ) -> list[Retrieval]:
-    """Judges the baselines, then each model: as it is served, whitened, and cut to its first `dims`.
+    """Judges the baselines, then each model: in float32, whitened, cut to its first `dims`, and in each `precision`.
 
     The questions are about the held-out part of the recordings and of the live sessions, split by a hash of their names
     as `clean` splits them, and about the tables in the folder `labelled`. Raises ValueError for `dims` that a model
@@ -87,6 +89,9 @@ def compare(
             progress.update(1)
         for directory in models:
             answers += _answers_of_model(directory, questions, tasks, train, dims)
+            for each in precision:
+                vectors = embed(directory, questions.texts, EncoderOptions(precision=each))
+                answers.append(answer(f"{directory.name}, {each}", vectors, questions))
             progress.update(1)
     return answers
 

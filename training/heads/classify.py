@@ -1,13 +1,15 @@
 """Trains a head from a file of labelled texts and writes its folder; `danmaku-train classify`.
 
-A fifth of the texts, or the file of --test, is only judged. The head that is judged learns from the rest; the one that
-is written learns from all, with the same settings.
+A fifth of the texts, or the file of --test, is only judged. A head on frozen vectors that is judged learns from the
+rest; the one that is written learns from all, with the same settings. A model that is fine-tuned is written as it was
+judged, because tuning it again takes minutes and may end otherwise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,22 @@ import numpy as np
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import EncoderOptions
 from service.heads.folder import check_replaceable, write_head
-from service.heads.head import Encoder
+from service.heads.head import Encoder, Head
 from training.evaluation.models import embed
 from training.heads import linear
 from training.heads.report import report, summarize, write_card
 from training.heads.texts import LabelledTexts, check_learnable, read_labelled
 
 TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class TunedHead:
+    """A head on the vectors of a model that was fine-tuned for it."""
+
+    head: Head
+    scores: np.ndarray  # of the texts to judge [n, labels]
+    how: dict[str, Any]  # for report.json
 
 
 def read_split(path: Path, test: Path | None) -> tuple[LabelledTexts, LabelledTexts, LabelledTexts]:
@@ -44,13 +55,7 @@ def train_linear_head(
     check_replaceable(output)
     texts, learned, judged = read_split(path, test)
     encoder = describe_encoder(model, options)
-    known = list(dict.fromkeys([*texts.texts, *judged.texts]))
-    place_of = {text: place for place, text in enumerate(known)}
-    vectors = embed(model, known, options)
-
-    def vectors_of(part: LabelledTexts) -> np.ndarray:
-        return vectors[[place_of[text] for text in part.texts]]
-
+    vectors_of = embed_once(model, [texts, judged], options)
     choice = linear.choose(learned, vectors_of(learned), class_weight)
     head = linear.train(learned, vectors_of(learned), encoder, choice, class_weight)
     figures = report(judged, head.score(judged.texts, vectors_of(judged)))
@@ -59,6 +64,70 @@ def train_linear_head(
     described = describe(texts, output, model, options, figures, kind="linear", **asdict(choice))
     write_head(output, head, described, write_card(output.resolve().name, head, described))
     return summarize(output, head, described)
+
+
+def train_tuned_head(
+    path: Path,
+    model: Path,
+    output: Path,
+    *,
+    workdir: Path,
+    test: Path | None,
+    options: EncoderOptions,
+    class_weight: str | None,
+    seed: int,
+) -> str | None:
+    """Writes the directory of a model that is fine-tuned in `workdir`, and its head below it; returns a summary.
+
+    Returns None if a signal stopped it; the same call resumes it. Raises as `train_linear_head` does.
+    """
+    from training.bert import export
+
+    export.check_replaceable(output, is_file=False)
+    texts, learned, judged = read_split(path, test)
+    found = tune_head(learned, judged, model, output, workdir, options, class_weight, seed)
+    if found is None:
+        return None
+    folder = output / "heads" / output.resolve().name
+    figures = report(judged, found.scores)
+    described = describe(texts, folder, output, options, figures, kind="tuned", **found.how)
+    write_head(folder, found.head, described, write_card(folder.name, found.head, described))
+    return summarize(folder, found.head, described)
+
+
+def tune_head(
+    learned: LabelledTexts,
+    judged: LabelledTexts,
+    model: Path,
+    output: Path,
+    workdir: Path,
+    options: EncoderOptions,
+    class_weight: str | None,
+    seed: int,
+) -> TunedHead | None:
+    """Fine-tunes a model, exports it to `output`, and trains a head on its vectors; None if a signal stopped it."""
+    from training.bert import export
+    from training.heads.tuning import tune  # which needs TensorFlow
+
+    tuned = tune(learned, model, workdir, options, class_weight, seed)
+    if tuned is None:
+        return None
+    export.export(tuned.workdir, output, step=tuned.step)
+    vectors_of = embed_once(output, [learned, judged], options)
+    choice = linear.choose(learned, vectors_of(learned), class_weight, tuned.held)
+    head = linear.train(learned, vectors_of(learned), describe_encoder(output, options), choice, class_weight)
+    how = {"learning_rate": tuned.rate, "step": tuned.step, "tuned": tuned.tried, **asdict(choice)}
+    return TunedHead(head, head.score(judged.texts, vectors_of(judged)), {"learned": len(learned), **how})
+
+
+def embed_once(
+    model: Path, parts: Sequence[LabelledTexts], options: EncoderOptions
+) -> Callable[[LabelledTexts], np.ndarray]:
+    """Returns what looks up the vectors [n, dim] of texts that are in one of the parts."""
+    known = list(dict.fromkeys(text for part in parts for text in part.texts))
+    place_of = {text: place for place, text in enumerate(known)}
+    vectors = embed(model, known, options)
+    return lambda part: vectors[[place_of[text] for text in part.texts]]
 
 
 def describe_encoder(model: Path, options: EncoderOptions) -> Encoder:

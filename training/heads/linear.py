@@ -43,8 +43,20 @@ class Choice:
     tried: dict[str, float] = field(default_factory=dict)  # macro-F1 by settings; empty if there was too little
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Holds the two parts of the features of n texts, before a scale says how much the vectors count."""
+
+    vectors: np.ndarray  # [n, dim], of length 1, less their mean
+    ngrams: Matrix  # [n, buckets]; rows have length 1 with the n-grams that are left out
+
+    def join(self, scale: float) -> Matrix:
+        """Returns [n, dim + buckets]."""
+        return hstack([csr_matrix(scale * self.vectors), self.ngrams]).tocsr()
+
+
 class Features:
-    """Turns texts into a matrix of the vectors [dim] and the n-grams [buckets], as some texts to learn from suggest."""
+    """Splits texts into parts as some texts to learn from suggest, which are `learned`."""
 
     def __init__(self, texts: list[str], vectors: np.ndarray) -> None:
         self.middle = unit(vectors).mean(0)
@@ -55,51 +67,65 @@ class Features:
         self.buckets = np.flatnonzero(is_kept)
         self.unseen_idf = np.log(1 + len(texts)) + 1
         self.idf[~is_kept] = self.unseen_idf
+        self.learned = self._split(counts, vectors)
 
-    def compute(self, texts: list[str], vectors: np.ndarray, scale: float) -> Matrix:
-        """Returns [n, dim + buckets]; the part of the n-grams has length 1 with those that are left out."""
-        weighted = _count_ngrams(texts).multiply(self.idf).tocsr()
+    def split(self, texts: list[str], vectors: np.ndarray) -> Parts:
+        return self._split(_count_ngrams(texts), vectors)
+
+    def _split(self, counts: Matrix, vectors: np.ndarray) -> Parts:
+        weighted = counts.multiply(self.idf).tocsr()
         lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1)).ravel())
-        ngrams = diags(1 / lengths) @ weighted[:, self.buckets]
-        return hstack([csr_matrix(scale * (unit(vectors) - self.middle)), ngrams]).tocsr()
+        return Parts(unit(vectors) - self.middle, diags(1 / lengths) @ weighted[:, self.buckets])
 
 
 def train(
     texts: LabelledTexts, vectors: np.ndarray, encoder: Encoder, choice: Choice, class_weight: str | None
 ) -> Head:
     """Trains on all of the texts, whose vectors [n, dim] are of the encoder."""
-    return _to_head(*_fit(texts, vectors, choice, class_weight), texts.names, encoder, choice)
+    features = Features(texts.texts, vectors)
+    regression = _fit(features.learned, texts.labels, choice.scale, choice.strength, class_weight)
+    return _to_head(features, regression, texts.names, encoder, choice)
 
 
-def choose(texts: LabelledTexts, vectors: np.ndarray, class_weight: str | None) -> Choice:
-    """Chooses scale, strength and temperature on held-out parts of the texts."""
+def choose(
+    texts: LabelledTexts, vectors: np.ndarray, class_weight: str | None, held: np.ndarray | None = None
+) -> Choice:
+    """Chooses scale, strength and temperature on texts that it does not learn from.
+
+    They are those where `held` [n] is true, or else parts of all texts by turns.
+    """
     smallest = int(np.bincount(texts.labels).min())
-    folds = list(StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=0).split(texts.texts, texts.labels))[
-        : 1 if len(texts) >= MANY else None
-    ]
+    if held is not None:
+        splits = [(np.flatnonzero(~held), np.flatnonzero(held))]
+    else:
+        folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=0)
+        splits = list(folds.split(texts.texts, texts.labels))[: 1 if len(texts) >= MANY else None]
+    prepared = []
+    for train, test in splits:
+        features = Features(texts.select(train).texts, vectors[train])
+        prepared.append(
+            (features.learned, texts.labels[train], features.split(texts.select(test).texts, vectors[test]))
+        )
+    truth = texts.labels[np.concatenate([test for _, test in splits])]
     scores: dict[tuple[float, float], np.ndarray] = {}
-    judged = np.concatenate([test for _, test in folds])
-    truth = texts.labels[judged]
 
     def try_out(scale: float, strength: float) -> float:
-        parts = []
-        for train, test in folds:
-            part = texts.select(train)
-            features, regression = _fit(part, vectors[train], Choice(scale, strength), class_weight)
-            held_texts = [texts.texts[number] for number in test]
-            parts.append(_score(regression, features.compute(held_texts, vectors[test], scale)))
-        scores[scale, strength] = np.concatenate(parts)
+        found = [
+            _score(_fit(learned, labels, scale, strength, class_weight), judged.join(scale))
+            for learned, labels, judged in prepared
+        ]
+        scores[scale, strength] = np.concatenate(found)
         return float(f1_score(truth, scores[scale, strength].argmax(1), average="macro"))
 
     if smallest < ENOUGH:
         best, tried = (SCALE, STRENGTH), {}
         try_out(*best)
     else:
-        found = {(scale, STRENGTH): try_out(scale, STRENGTH) for scale in SCALES}
-        scale = max(found, key=found.__getitem__)[0]
-        found |= {(scale, strength): try_out(scale, strength) for strength in STRENGTHS if strength != STRENGTH}
-        best = max(found, key=found.__getitem__)
-        tried = {f"scale {scale}, strength {strength}": round(value, 4) for (scale, strength), value in found.items()}
+        values = {(scale, STRENGTH): try_out(scale, STRENGTH) for scale in SCALES}
+        scale = max(values, key=values.__getitem__)[0]
+        values |= {(scale, strength): try_out(scale, strength) for strength in STRENGTHS if strength != STRENGTH}
+        best = max(values, key=values.__getitem__)
+        tried = {f"scale {scale}, strength {strength}": round(value, 4) for (scale, strength), value in values.items()}
     return Choice(*best, find_temperature(scores[best], truth), tried)
 
 
@@ -120,11 +146,10 @@ def find_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _fit(
-    texts: LabelledTexts, vectors: np.ndarray, choice: Choice, class_weight: str | None
-) -> tuple[Features, LogisticRegression]:
-    features = Features(texts.texts, vectors)
-    regression = LogisticRegression(C=choice.strength, class_weight=class_weight, max_iter=1000)
-    return features, regression.fit(features.compute(texts.texts, vectors, choice.scale), texts.labels)
+    parts: Parts, labels: np.ndarray, scale: float, strength: float, class_weight: str | None
+) -> LogisticRegression:
+    regression = LogisticRegression(C=strength, class_weight=class_weight, max_iter=1000)
+    return regression.fit(parts.join(scale), labels)
 
 
 def _score(regression: LogisticRegression, matrix: Matrix) -> np.ndarray:

@@ -46,12 +46,17 @@ class LabelledTexts:
 
     def split(self, share: float, purpose: str) -> tuple[LabelledTexts, LabelledTexts]:
         """Returns what is left, and `share` of the texts of each label, by a hash of the text."""
+        chosen = self.mark(share, purpose)
+        return self.select(~chosen), self.select(chosen)
+
+    def mark(self, share: float, purpose: str) -> np.ndarray:
+        """Returns [n], true for the texts that `split` takes out."""
         chosen = np.zeros(len(self.texts), bool)
         hashes = np.array([hash_of(f"{purpose} {fold_text(text)}") for text in self.texts], np.uint64)
         for label in range(len(self.names)):
             members = np.flatnonzero(self.labels == label)
             chosen[members[np.argsort(hashes[members])][: round(share * len(members))]] = True
-        return self.select(~chosen), self.select(chosen)
+        return chosen
 
     def without(self, others: LabelledTexts) -> LabelledTexts:
         """Returns the texts that are not copies of others."""

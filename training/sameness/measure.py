@@ -80,6 +80,14 @@ def _measure(
     )
 
 
+def measure_related(pairs: Sequence[LabelledPair], cosines: np.ndarray, judge: Judge) -> Mean:
+    """Returns the share of pairs that is called related or the same; `cosines` [n]."""
+    relations = [
+        judge.judge(pair.first, pair.second, float(c)).relation for pair, c in zip(pairs, cosines, strict=True)
+    ]
+    return bootstrap_mean(np.array([relation != "unrelated" for relation in relations], float))
+
+
 def format_measured(measured: Sequence[Measured]) -> str:
     """Returns a Markdown table."""
     rows = [
@@ -92,6 +100,18 @@ def format_measured(measured: Sequence[Measured]) -> str:
             f"| {each.rule} | {' | '.join(cells)} | {each.auc.value:.3f} ({each.auc.low:.3f}–{each.auc.high:.3f}) |"
         )
     return "\n".join(rows) + "\n"
+
+
+def format_related(shares: Mapping[str, Mean]) -> str:
+    """Returns a Markdown table."""
+    cells = [_percent(share) for share in shares.values()]
+    return "\n".join(
+        (
+            f"| of | {' | '.join(shares)} |",
+            "|---" * (1 + len(cells)) + "|",
+            f"| called related or the same | {' | '.join(cells)} |\n",
+        )
+    )
 
 
 def _percent(mean: Mean | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.evaluation.pairs import OPPOSITES, SPLITS, VARIANTS
+from training.evaluation.pairs import OPPOSITES, SPLITS, SYNONYMS, VARIANTS
 
 SAMENESS = Path(__file__).with_name("sameness.tsv")
 RELATIONS = ("same", "related", "unrelated")
@@ -39,6 +39,11 @@ def read_opposites(path: Path = OPPOSITES) -> list[LabelledPair]:
 def read_variants(path: Path = VARIANTS) -> list[LabelledPair]:
     """Reads pairs that are the same and that nothing is learned from."""
     return [LabelledPair(one, other, "same", kind, "test") for one, other, kind in _read_fields(path, 3)]
+
+
+def read_synonyms(path: Path = SYNONYMS) -> list[LabelledPair]:
+    """Reads pairs of which most have no character in common."""
+    return [LabelledPair(one, other, "related", kind, "dev") for one, other, kind in _read_fields(path, 3)]
 
 
 def _read_fields(path: Path, count: int) -> list[list[str]]:

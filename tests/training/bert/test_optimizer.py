@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.bert.optimizer import Moments, adamw, clip, decays, lamb, learning_rate
+from training.bert.optimizer import OPTIMIZERS, Moments, clip, decays, lamb, learning_rate
 
 NAMES = ["dense/kernel", "dense/bias", "output/LayerNorm/gamma", "output/LayerNorm/beta", "cls/output_bias"]
 
@@ -15,10 +15,12 @@ def zeros(values: dict[str, tf.Tensor]) -> Moments:
     return Moments(*({name: tf.zeros_like(value) for name, value in values.items()} for _ in range(2)))
 
 
-def test_two_steps_equal_numpys() -> None:
-    """There is no bias correction; epsilon is outside the root; decay is in the update, except for LayerNorm and
-    biases.
+@pytest.mark.parametrize("is_corrected", [False, True])
+def test_two_steps_equal_numpys(is_corrected: bool) -> None:
+    """Bias is corrected only if asked for; epsilon is outside the root; decay is in the update, except for LayerNorm
+    and biases.
     """
+    optimizer = OPTIMIZERS["corrected_adamw" if is_corrected else "adamw"]
     rng = np.random.default_rng(0)
     values = {name: rng.standard_normal(4) for name in NAMES}
     params = {name: tf.constant(value, tf.float32) for name, value in values.items()}
@@ -27,11 +29,13 @@ def test_two_steps_equal_numpys() -> None:
     for step, rate in enumerate((0.1, 0.02)):
         gradients = {name: 0.05 * rng.standard_normal(4) for name in NAMES}
         tensors = {name: tf.constant(gradient, tf.float32) for name, gradient in gradients.items()}
-        params, moments = adamw(params, moments, tensors, tf.constant(rate), tf.constant(step), 0.5)
+        params, moments = optimizer(params, moments, tensors, tf.constant(rate), tf.constant(step), 0.5)
         for name in NAMES:
             m[name] = 0.9 * m[name] + 0.1 * gradients[name]
             v[name] = 0.999 * v[name] + 0.001 * gradients[name] ** 2
             update = m[name] / (np.sqrt(v[name]) + 1e-6)
+            if is_corrected:
+                update *= np.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))
             if name == "dense/kernel":
                 update += 0.5 * values[name]
             values[name] = values[name] - rate * update

@@ -256,8 +256,8 @@ def test_a_file_that_another_process_refuses_is_named(tmp_path: Path, vocab: Pat
 
 
 def test_memory_does_not_grow_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One file has three times as many danmaku; here, a document has at most a thousand."""
-    monkeypatch.setattr("service.recordings.documents.MAX_LINES", 1000)
+    """One file has three times as many danmaku; here, a document has at most two hundred."""
+    monkeypatch.setattr("service.recordings.documents.MAX_LINES", 200)
     rows = {
         "csv": "草草草,1,2019-01-01 00:00:00\n",
         "txt": "草草草\n",
@@ -267,7 +267,7 @@ def test_memory_does_not_grow_with_a_file(tmp_path: Path, monkeypatch: pytest.Mo
     }
     for suffix, row in rows.items():
         peaks = []
-        for size in (24_000, 72_000):
+        for size in (6_000, 18_000):
             path = tmp_path / f"{size}.{suffix}"
             path.write_text(("<i>" if suffix == "xml" else "") + row * size, encoding="utf-8")
             tracemalloc.start()

@@ -103,11 +103,22 @@ def test_the_command_prints_models_and_baselines(
     danmaku: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["evaluate", "--retrieval", "--model", str(MODEL), "--corpus", str(danmaku), "--heldout", "0.4"]
-    arguments += ["--live", str(danmaku), "--live-heldout", "0.4", "--dims", "8", "--cache", str(tmp_path / "cache")]
+    arguments += [
+        "--live",
+        str(danmaku),
+        "--live-heldout",
+        "0.4",
+        "--dims",
+        "8",
+        "--precision",
+        "int8",
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
     assert main([*arguments, "--json", str(tmp_path / "found.json")]) == 0
     printed = capsys.readouterr().out
     baselines = ["character TF-IDF", "co-occurrence", "character n-grams"]
-    names = [*baselines, MODEL.name, f"{MODEL.name}, whitened", f"{MODEL.name}, first 8"]
+    names = [*baselines, MODEL.name, f"{MODEL.name}, whitened", f"{MODEL.name}, first 8", f"{MODEL.name}, int8"]
     assert [cell.strip() for cell in printed.splitlines()[0].split("|")[2:-1]] == names
     for question in ("same moment, live rooms", "words of 2020", "variants above opposites, AUC", "strangers'"):
         assert f"| {question}" in printed

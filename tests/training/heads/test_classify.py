@@ -107,13 +107,18 @@ def make_task(count: int, seed: int) -> tuple[LabelledTexts, np.ndarray]:
     labels = rng.integers(0, 3, count)
     vectors = rng.normal(size=(count, 8)).astype(np.float32)
     vectors[np.arange(count), labels] += 2
-    texts = ["".join(map(chr, rng.integers(0x4E00, 0x9000, 6))) for _ in range(count)]
+    texts = ["".join(map(chr, rng.integers(0x4E00, 0x9000, 3))) for _ in range(count)]
     return LabelledTexts(texts, labels, ("a", "b", "c")), vectors
 
 
 @pytest.mark.parametrize("class_weight", ["balanced", None])
-def test_vectors_alone_suffice_and_probabilities_are_calibrated(class_weight: str | None) -> None:
-    texts, vectors = make_task(600, seed=1)
+def test_vectors_alone_suffice_and_probabilities_are_calibrated(
+    class_weight: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "FOLDS", 3)  # fewer fits
+    monkeypatch.setattr(linear, "SCALES", (0.0, 1.0))
+    monkeypatch.setattr(linear, "STRENGTHS", (1.0, 10.0))
+    texts, vectors = make_task(450, seed=1)
     choice = linear.choose(texts, vectors, class_weight)
     head = linear.train(texts, vectors, ENCODER, choice, class_weight)
     judged, judged_vectors = make_task(2000, seed=2)
@@ -128,9 +133,10 @@ def test_vectors_alone_suffice_and_probabilities_are_calibrated(class_weight: st
 def test_a_head_scores_like_the_trained_classifier() -> None:
     texts, vectors = make_task(300, seed=3)
     choice = linear.Choice(0.5, 10.0, temperature=2.0)
-    features, regression = linear._fit(texts, vectors, choice, None)
+    features = linear.Features(texts.texts, vectors)
+    regression = linear._fit(features.learned, texts.labels, choice.scale, choice.strength, None)
     head = linear.train(texts, vectors, ENCODER, choice, None)
-    expected = regression.decision_function(features.compute(texts.texts, vectors, 0.5)) / 2.0
+    expected = regression.decision_function(features.split(texts.texts, vectors).join(0.5)) / 2.0
 
     assert np.allclose(head.score(texts.texts, vectors), expected, atol=0.02)  # n-grams are float16
 

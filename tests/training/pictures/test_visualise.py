@@ -15,7 +15,6 @@ from training.pictures import drawing
 from training.pictures.drawing import find_font
 from training.pictures.labels import Box, place, place_all
 from training.pictures.visualise import WORDS, Panel, project, read_words, visualise
-from training.pictures.webpage import draw as draw_page
 
 HAS_FONT = any(entry.name in drawing.FONTS for entry in font_manager.FontManager().ttflist)
 needs_font = pytest.mark.skipif(not HAS_FONT, reason="no font for Chinese (apt-get install fonts-noto-cjk)")
@@ -76,10 +75,12 @@ def test_a_page_is_one_file_without_other_hosts(models: tuple[Path, Path], words
 
 def test_a_page_leaves_out_words_without_a_vector(tmp_path: Path) -> None:
     """They are also in no list of neighbours."""
+    from training.pictures.webpage import draw  # Bokeh takes seconds to import
+
     vectors = np.random.default_rng(0).standard_normal((7, 5))
     vectors[2] = np.nan
     texts = ["mea", "aqua", "无", "草", "好", "</script>", "危"]
-    draw_page([Panel("one", texts, vectors, project(vectors))], tmp_path / "words.html")
+    draw([Panel("one", texts, vectors, project(vectors))], tmp_path / "words.html")
     page = (tmp_path / "words.html").read_text(encoding="utf-8")
     nearest = re.findall(r'"nearest",(\[.*?\])', page)
     assert len(nearest) == 1

@@ -11,8 +11,8 @@ import pytest
 
 from service.chat.sameness import FILE, Judge, read_weights
 from service.model_directory import open_model_directory
-from training.sameness.learn import choose_threshold, embed_pairs
-from training.sameness.measure import format_measured, measure
+from training.sameness.learn import choose_related_threshold, choose_threshold, embed_pairs, make_strangers
+from training.sameness.measure import format_measured, measure, measure_related
 from training.sameness.pairs import read_labelled_pairs, read_opposites, read_variants
 
 MODEL = Path("models/danmaku-bert-mini")
@@ -53,6 +53,11 @@ def test_the_threshold_is_the_lowest_that_keeps_what_is_promised() -> None:
     assert choose_threshold(scores, np.ones(5, bool), is_opposite) == 0.5
 
 
+def test_few_strangers_reach_the_threshold_of_what_is_related() -> None:
+    assert choose_related_threshold(np.concatenate([np.full(99, 0.2), [0.9]])) == 0.21
+    assert choose_related_threshold(np.ones(100)) == 0.99
+
+
 def test_the_bundled_weights_were_learned_with_the_bundled_model() -> None:
     """If this fails, run danmaku-train sameness --model models/danmaku-bert-mini."""
     assert json.loads((MODEL / FILE).read_text())["model"] == open_model_directory(MODEL).digest
@@ -72,3 +77,14 @@ def test_the_judge_keeps_its_promise_on_held_out_pairs() -> None:
         rule.recall.value for rule in rules if rule.precision and rule.precision.value >= 0.95
     )
     assert format_measured(measured).count("\n") == len(measured) + 2
+
+
+def test_strangers_are_not_related_and_most_of_what_is_labelled_so_is() -> None:
+    tested = [pair for pair in read_labelled_pairs() if pair.split == "test"]
+    related, strangers = [pair for pair in tested if pair.relation == "related"], make_strangers(tested)
+    judge = Judge(read_weights(MODEL / FILE), uses_cosine=True)
+    found, wrong = (measure_related(pairs, embed_pairs(MODEL, pairs), judge) for pairs in (related, strangers))
+
+    assert len(strangers) > 2000
+    assert wrong.value < 0.03
+    assert found.value > 0.7
