@@ -15,6 +15,7 @@ Three extensions are ours; genuine peers are not affected by them:
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -173,6 +174,18 @@ def parse_address(url: str) -> tuple[str, int, int]:
         raise ValueError(f"invalid worker address: {url!r}; expected bert://HOST[:PORT[:PORT_OUT]]")
     port, port_out = [*map(int, ports), *DEFAULT_PORTS[len(ports) :]]
     return host, port, port_out
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def advise(host: str) -> str:
+    """Returns what to add to the words that a worker does not answer: why, if it is on another machine."""
+    return "" if is_loopback(host) else "; a worker answers other machines only if it was started with -bind 0.0.0.0"
 
 
 def _is_number(frame: bytes) -> bool:

@@ -30,17 +30,14 @@ class Peer:
     def send(self, *frames: bytes) -> None:
         self.requests.send_multipart(frames)
 
-    def receive(self, timeout_s: float = 20) -> wire.VectorsReply | wire.ErrorReply | wire.JsonReply | None:
+    def receive(self, timeout_s: float = 60) -> wire.VectorsReply | wire.ErrorReply | wire.JsonReply | None:
         if not self.answers.poll(timeout_s * 1000):
             return None
         return wire.read_reply(self.answers.recv_multipart())
 
     def encode(self, texts: wire.Texts, request_id: int = 1) -> np.ndarray:
-        reply = None
-        for _ in range(2):  # a worker drops an answer if the subscription is late, as on a machine that stalls
-            self.requests.send_multipart(wire.write_encode(self.identity, request_id, texts))
-            if (reply := self.receive()) is not None:
-                break
+        self.requests.send_multipart(wire.write_encode(self.identity, request_id, texts))
+        reply = self.receive()
         assert isinstance(reply, wire.VectorsReply) and reply.request_id == request_id, reply
         return reply.array
 

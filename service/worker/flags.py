@@ -1,6 +1,6 @@
 """The flags of `danmaku worker`: bert-serving-start's, with the same names and defaults, and a few of ours.
 
-Flags for TensorFlow or a GPU are accepted with a warning, so existing start scripts still work.
+Flags for TensorFlow, and for a GPU that is not used, are accepted with a warning, so existing start scripts still work.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from service.cores import count_cores
-from service.encoders.options import OTHER_NAMES, POOLING_STRATEGIES, PRECISIONS, EncoderOptions
+from service.encoders.device import DEVICES, PRECISIONS, Device
+from service.encoders.options import OTHER_NAMES, POOLING_STRATEGIES, EncoderOptions
 from service.wire import SERVER_VERSION, STRATEGIES
 
 EXAMPLE = """example:
@@ -19,14 +20,8 @@ EXAMPLE = """example:
 All flags of bert-serving-start 1.10 are accepted; `danmaku worker --classic …` runs that server itself (make classic).
 """
 DEFAULT_CKPT_NAME = "bert_model.ckpt"
-INEFFECTIVE_FLAGS: dict[str, Any] = {
-    "graph_tmp_dir": None,
-    "xla": False,
-    "fp16": False,
-    "gpu_memory_fraction": 0.5,
-    "device_map": [],
-    "prefetch_size": 10,
-}
+INEFFECTIVE_FLAGS: dict[str, Any] = {"graph_tmp_dir": None, "xla": False, "prefetch_size": 10}
+GPU_FLAGS: dict[str, Any] = {"fp16": False, "gpu_memory_fraction": 0.5, "device_map": []}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +52,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     bert.add_argument("-no_position_embeddings", action="store_true")
     bert.add_argument("-sentence_pairs", action="store_true", help="read `a ||| b` as two texts")
     bert.add_argument("-precision", choices=PRECISIONS, default="float32", help="[%(default)s]")
-    bert.add_argument("-allow_inexact", action="store_true", help="start even if int8 deviates from float32")
+    bert.add_argument("-allow_inexact", action="store_true", help="start even if vectors deviate from float32")
 
     serving = parser.add_argument_group("serving")
     serving.add_argument(
@@ -68,6 +63,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     serving.add_argument("-http_port", type=int, help="for /encode and /status/server over HTTP")
     serving.add_argument("-http_max_connect", type=int, default=10, help="concurrent HTTP requests [%(default)s]")
     serving.add_argument("-metrics_port", type=int, help="for Prometheus' /metrics; monitoring/ expects 9101")
+    serving.add_argument(
+        "-key_file", type=Path, help="admit only clients with the other file of this key (danmaku key --worker)"
+    )
     serving.add_argument(
         "-cors", default="", help="Access-Control-Allow-Origin of HTTP responses [none: no web page may read them]"
     )
@@ -89,14 +87,31 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="pad to the model's number of positions if pooling_strategy and max_seq_len are NONE",
     )
     serving.add_argument("-allow_terminate", action="store_true", help="let clients end the worker with TERMINATION")
-    serving.add_argument("-cpu", action="store_true", help="the default")
+
+    devices = parser.add_argument_group("device")
+    devices.add_argument("-device", choices=DEVICES, default="cpu", help="[%(default)s]; see docs/gpu.md")
+    devices.add_argument("-cpu", action="store_true", help="the default")
+    devices.add_argument("-fp16", action="store_true", help="with -device cuda: -precision float16")
+    devices.add_argument(
+        "-gpu_memory_fraction",
+        type=float,
+        default=GPU_FLAGS["gpu_memory_fraction"],
+        help="with -device cuda: the share of each GPU's memory to use [%(default)s]",
+    )
+    devices.add_argument(
+        "-device_map",
+        type=int,
+        nargs="+",
+        default=GPU_FLAGS["device_map"],
+        help="with -device cuda: numbers of the GPUs; -num_worker calls take turns on them [0]",
+    )
 
     ineffective = parser.add_argument_group("accepted for compatibility, without effect")
     for name, default in INEFFECTIVE_FLAGS.items():
         if default is False:
             ineffective.add_argument(f"-{name}", action="store_true")
         else:
-            ineffective.add_argument(f"-{name}", nargs="+" if name == "device_map" else None, default=default)
+            ineffective.add_argument(f"-{name}", default=default)
     parser.add_argument("-verbose", action="store_true", help="log every request")
     parser.add_argument("-version", action="version", version=f"%(prog)s, as bert-serving-server {SERVER_VERSION}")
 
@@ -111,14 +126,19 @@ def encoder_options(flags: argparse.Namespace) -> EncoderOptions:
         no_special_token=flags.no_special_token,
         no_position_embeddings=flags.no_position_embeddings,
         sentence_pairs=flags.sentence_pairs,
-        precision=flags.precision,
+        precision="float16" if flags.fp16 and flags.device == "cuda" else flags.precision,
         allow_inexact=flags.allow_inexact,
     )
 
 
+def choose_device(flags: argparse.Namespace) -> Device:
+    return Device(flags.device, tuple(flags.device_map) or (0,), flags.gpu_memory_fraction)
+
+
 def ineffective_flags(flags: argparse.Namespace) -> list[str]:
     """Returns the names of the given flags that have no effect."""
-    return [f"-{name}" for name, default in INEFFECTIVE_FLAGS.items() if getattr(flags, name) != default]
+    defaults = INEFFECTIVE_FLAGS if flags.device == "cuda" else INEFFECTIVE_FLAGS | GPU_FLAGS
+    return [f"-{name}" for name, default in defaults.items() if getattr(flags, name) != default]
 
 
 def find_faults(flags: argparse.Namespace) -> list[str]:
@@ -130,6 +150,13 @@ def find_faults(flags: argparse.Namespace) -> list[str]:
     ]
     if flags.port == flags.port_out != 0:
         faults.append(f"invalid -port_out: {flags.port} is also -port; expected two different ports")
+    if flags.device == "cuda":
+        if flags.cpu:
+            faults.append("invalid -cpu: true with -device cuda; expected one of them")
+        if not 0 < flags.gpu_memory_fraction <= 1:
+            faults.append(f"invalid -gpu_memory_fraction: {flags.gpu_memory_fraction}; expected above 0 and at most 1")
+        if any(gpu < 0 for gpu in flags.device_map):
+            faults.append(f"invalid -device_map: {flags.device_map}; expected numbers of GPUs, the first is 0")
     return faults
 
 

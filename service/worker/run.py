@@ -15,6 +15,7 @@ import uvicorn
 import zmq
 from starlette.applications import Starlette
 
+from service import wire
 from service.batcher import Batcher
 from service.encoders.onnx import OnnxEncoder
 from service.errors import ConfigurationError
@@ -22,7 +23,14 @@ from service.event_loop import handle_signal
 from service.metrics import WorkerMetrics
 from service.status import Status
 from service.tasks import run_until_first
-from service.worker.flags import DEFAULT_CKPT_NAME, describe_flags, encoder_options, find_faults, ineffective_flags
+from service.worker.flags import (
+    DEFAULT_CKPT_NAME,
+    choose_device,
+    describe_flags,
+    encoder_options,
+    find_faults,
+    ineffective_flags,
+)
 from service.worker.http_server import create_exporter, create_http
 from service.worker.server import Worker
 
@@ -38,7 +46,7 @@ async def serve(flags: argparse.Namespace) -> int:
     if faults := find_faults(flags):
         raise ConfigurationError("; ".join(faults))
     for name in ineffective_flags(flags):
-        log.warning("%s has no effect: this worker uses neither TensorFlow nor a GPU.", name)
+        log.warning("%s has no effect: this worker uses neither TensorFlow nor, without -device cuda, a GPU.", name)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         handle_signal(number, stop.set)
@@ -51,7 +59,7 @@ async def serve(flags: argparse.Namespace) -> int:
         batcher: Batcher[np.ndarray] = Batcher(
             encoder.encode,
             concurrency=lambda: encoder.concurrency,
-            max_batch_tokens=MAX_BATCH_TOKENS,
+            max_batch_tokens=encoder.batch_tokens or MAX_BATCH_TOKENS,
             max_batch_size=flags.max_batch_size,
             max_queue_texts=NO_LIMIT,
             priority_batch_size=flags.priority_batch_size,
@@ -74,6 +82,7 @@ async def serve(flags: argparse.Namespace) -> int:
             show_tokens=flags.show_tokens_to_client,
             fixed_embed_length=flags.fixed_embed_length,
             allow_terminate=flags.allow_terminate,
+            key_file=flags.key_file,
         )
         try:
             async with batcher, worker, contextlib.AsyncExitStack() as stack:
@@ -88,6 +97,8 @@ async def serve(flags: argparse.Namespace) -> int:
                     *(model.name, model.fingerprint, flags.bind, flags.port, flags.port_out),
                     *(model.pooling_strategy, list(model.pooling_layer), model.max_seq_len),
                 )
+                if wire.is_loopback(flags.bind):
+                    log.info("only programs on this machine can connect; -bind 0.0.0.0 admits those on others")
                 log.info("all set, ready to serve request!")  # bert-serving-start's words, which scripts wait for
                 await run_until_first(stop.wait(), worker.wait_until_ended())
                 log.info("ending; %d requests are in progress", worker.in_progress)
@@ -111,6 +122,7 @@ def _open(flags: argparse.Namespace) -> OnnxEncoder:
         tuned_model_dir=flags.tuned_model_dir,
         ckpt_name=ckpt_name,
         config_name=flags.config_name,
+        device=choose_device(flags),
     )
 
 

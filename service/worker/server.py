@@ -22,6 +22,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from service.errors import DanmakuError
 from service.metrics import WorkerMetrics
 from service.status import Status
 from service.tasks import run_in_thread_if
+from service.worker_key import require_key
 
 log = logging.getLogger("danmaku")
 
@@ -54,7 +56,7 @@ SLICE_TEXTS = 2048  # texts of a long list that are encoded, and sorted by lengt
 MAX_SLICES_IN_PROGRESS = 2  # per list: the second is ready when the encoder is done with the first
 MAX_LISTS_IN_PROGRESS = 8
 SMALL_BODY_BYTES = 8 * 2**10  # larger bodies are parsed and tokenized in a thread, to keep the event loop responsive
-SUBSCRIPTION_TIMEOUT_S = 5.0  # how long an answer waits for its client to subscribe
+SUBSCRIPTION_TIMEOUT_S = 5  # whole seconds; how long an answer waits for its client to subscribe
 MAX_UNCLAIMED_ANSWERS = 10_000  # waiting for subscriptions, of all clients; further ones are dropped at once
 LINGER_MS = 5000
 
@@ -75,6 +77,7 @@ class Worker:
         show_tokens: bool = False,
         fixed_embed_length: bool = False,
         allow_terminate: bool = False,
+        key_file: Path | None = None,
     ) -> None:
         self._encoder, self._batcher, self._status, self._metrics = encoder, batcher, status, metrics
         self._bind, self._port, self._port_out = bind, port, port_out
@@ -82,6 +85,7 @@ class Worker:
         self._fixed_embed_length = fixed_embed_length
         self._allow_terminate = allow_terminate
         self._terminated = asyncio.Event()
+        self._options = require_key(key_file) if key_file else {}
         self._context = zmq.asyncio.Context()
         self._loops: list[asyncio.Task[None]] = []
         self._answers: set[asyncio.Task[None]] = set()
@@ -111,6 +115,9 @@ class Worker:
         self._publisher.copy_threshold = SMALL_ANSWER_BYTES
         self._publisher.setsockopt(zmq.TCP_MAXRT, STUCK_READER_MS)
         try:
+            for option, value in self._options.items():
+                self._requests.setsockopt(option, value)
+                self._publisher.setsockopt(option, value)
             self._publisher.bind(f"tcp://{self._bind}:{self._port_out}")
             self._requests.bind(f"tcp://{self._bind}:{self._port}")
         except BaseException:
@@ -201,6 +208,8 @@ class Worker:
 
     async def _read_requests(self) -> None:
         while True:
+            # Receiving does not suspend while messages are there, so in a flood no subscription would be read.
+            await asyncio.sleep(0)
             frames = await self._requests.recv_multipart()
             try:
                 request = wire.read_request(frames)
@@ -289,9 +298,8 @@ class Worker:
         if command.name == wire.TERMINATION:
             if self._allow_terminate:
                 self._terminated.set()
-            elif time.monotonic() > self._logged_at + LOG_EVERY_S:
-                self._logged_at = time.monotonic()
-                log.warning("Ignored a client's TERMINATION; -allow_terminate would permit it.")
+            else:
+                self._warn("Ignored a client's TERMINATION; -allow_terminate would permit it.")
             return
         frames = wire.write_json(command.client, command.request_id, {})
         frames[1] = self._describe_vocab() if command.name == wire.SHOW_VOCAB else orjson.dumps(self._describe(command))
@@ -329,6 +337,11 @@ class Worker:
             return False
         return True
 
+    def _warn(self, message: str) -> None:
+        if time.monotonic() > self._logged_at + LOG_EVERY_S:
+            self._logged_at = time.monotonic()
+            log.warning(message)
+
     async def _has_listener(self, topic: bytes) -> bool:
         if self._subscriptions[topic]:
             return True
@@ -336,29 +349,47 @@ class Worker:
             return False
         self._unclaimed += 1
         try:
-            async with asyncio.timeout(SUBSCRIPTION_TIMEOUT_S), self._subscribed:
-                await self._subscribed.wait_for(lambda: self._subscriptions[topic])
-            return True
-        except TimeoutError:
+            # Second by second, because while this process is held up, no subscription can be read either.
+            for _ in range(SUBSCRIPTION_TIMEOUT_S):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.0), self._subscribed:
+                        await self._subscribed.wait_for(lambda: self._subscriptions[topic])
+                    return True
             return False
         finally:
             self._unclaimed -= 1
 
     async def _read_subscriptions(self) -> None:
+        # XPUB_MANUAL applies a subscription to the sender of the last message read, unless any client has left since,
+        # in which case ZMQ ignores it without an error. So no other use of the socket may come between the two, as it
+        # could in the event loop's next turn, in which `await recv()` would go on.
+        publisher: zmq.Socket[bytes] = zmq.Socket.shadow(self._publisher)
+        is_sender_known = True
         while True:
-            kind, topic = _parse_subscription(await self._publisher.recv())
+            try:
+                kind, topic = _parse_subscription(publisher.recv(zmq.NOBLOCK))
+            except zmq.Again:
+                is_sender_known = True
+                await self._publisher.poll(zmq.POLLIN)
+                continue
             topic += wire.END_OF_TOPIC
-            if kind == 1:
-                # XPUB_MANUAL applies this to the sender of the last message read, so nothing may be awaited before it.
-                self._publisher.setsockopt(zmq.SUBSCRIBE, topic)
+            if kind == -1:
+                # ZMQ then takes a later message's sender for that of the next subscription, until no message is left.
+                # By sending something other than subscriptions, a peer could get the answers of others.
+                is_sender_known = False
+                self._status.refused["ignored"] += 1
+                self._warn("A client sends something other than subscriptions, which keeps others from subscribing.")
+            elif kind == 1 and is_sender_known:
+                publisher.setsockopt(zmq.SUBSCRIBE, topic)
                 self._subscriptions[topic] += 1
                 async with self._subscribed:
                     self._subscribed.notify_all()
             elif kind == 0:
-                self._publisher.setsockopt(zmq.UNSUBSCRIBE, topic)
+                publisher.setsockopt(zmq.UNSUBSCRIBE, topic)
                 self._subscriptions[topic] -= 1
                 if self._subscriptions[topic] <= 0:
                     del self._subscriptions[topic]
+            await asyncio.sleep(0)  # so that other tasks run in a flood of messages
 
 
 class UnreadAnswers:

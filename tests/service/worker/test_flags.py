@@ -50,13 +50,14 @@ def test_flags_without_an_effect_are_accepted_with_a_warning(tiny_model: Path) -
     with working(tiny_model, *LENGTH, *flags) as worker, peer(worker) as it:
         assert it.encode(["草"]).shape == (1, 16)
         worker.process.terminate()
-        log = worker.process.communicate(timeout=20)[1]
+        log = worker.process.communicate(timeout=60)[1]
 
     assert all(f"{flag} has no effect" in log for flag in ("-xla", "-fp16", "-gpu_memory_fraction", "-device_map"))
     assert "-cpu" not in log
     assert f"serving {tiny_model.name} (fingerprint " in log
     ports = f"ports {worker.port} and {worker.port_out}"
     assert f"on 127.0.0.1, {ports}; pooling REDUCE_MEAN of layers [-2], max_seq_len 12" in log
+    assert "only programs on this machine can connect; -bind 0.0.0.0 admits those on others" in log
 
 
 def test_classic_mode_without_the_genuine_server_is_an_error() -> None:
