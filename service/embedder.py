@@ -10,14 +10,16 @@ over in the middle, the list is embedded again. Nothing here knows HTTP, sockets
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from service.accounts import current_account
 from service.batcher import Batcher
 from service.cache.base import Cache
 from service.cache.open import open_cache
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 # Normalizing and tokenizing more than this takes milliseconds and would hold up other requests, so a thread does it.
 MANY_CHARACTERS = 4000
+SAMPLE_TEXTS = 17  # the first of a list, when room is scarce; one more than go into the quick lane
+MAX_BATCH_TOKENS = 1024  # of a call on a CPU: more is slower, because its cache overflows
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,24 @@ class Embeddings:
     @property
     def vectors(self) -> np.ndarray:
         """All vectors as one matrix [n, dim] float32, with a row of NaN where there is an error."""
-        nothing = np.full(self.model.dim, np.nan, "<f4").tobytes()
-        rows = b"".join([nothing if row is None else row for row in self.rows])
-        return np.frombuffer(rows, "<f4").reshape(len(self.rows), self.model.dim)
+        return to_matrix(self.rows, self.model.dim)
 
-    def count_tokens(self) -> int:
-        """Returns how many tokens the model reads of all texts, without [CLS] and [SEP].
+    async def count_tokens(self) -> int:
+        """Returns how many tokens the model reads of all texts, without [CLS] and [SEP]."""
+        lengths, count = self.lengths, self.model.count_tokens
+        is_long = len(lengths) < len(self.keys) and sum(map(len, self.keys)) > MANY_CHARACTERS
+        # Those that came from the cache may have to be tokenized.
+        return await run_in_thread_if(
+            is_long, lambda: sum((lengths.get(key) or count(key)) - 2 for key in self.keys if key)
+        )
 
-        Tokenizes the texts that came from the cache, which takes milliseconds if they are many.
-        """
-        cached = [key for key in dict.fromkeys(self.keys) if key and key not in self.lengths]
-        lengths = self.lengths | {text.text: text.num_tokens for text in self.model.reader.prepare_normalized(cached)}
-        return sum(lengths[key] - 2 for key in self.keys if key)
+
+def to_matrix(rows: Sequence[bytes | None], dim: int) -> np.ndarray:
+    """Returns vectors as one matrix [n, dim] float32, with a row of NaN for None."""
+    if None in rows:
+        nothing = np.full(dim, np.nan, "<f4").tobytes()
+        rows = [row or nothing for row in rows]
+    return np.frombuffer(b"".join(cast(Sequence[bytes], rows)), "<f4").reshape(len(rows), dim)
 
 
 class Embedder:
@@ -78,8 +88,9 @@ class Embedder:
         metrics: Metrics,
         *,
         max_text_characters: int = 10_000,
-        max_batch_tokens: int = 1024,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
         max_queue_texts: int = 20_000,
+        max_wait_s: float = math.inf,
         batcher_type: type[Batcher[bytes]] = Batcher,
     ) -> None:
         self.encoder = encoder
@@ -90,6 +101,7 @@ class Embedder:
             concurrency=lambda: encoder.concurrency,
             max_batch_tokens=max_batch_tokens,
             max_queue_texts=max_queue_texts,
+            max_wait_s=max_wait_s,
             metrics=metrics,
         )
 
@@ -126,6 +138,10 @@ class Embedder:
                     raise
 
     async def _embed(self, model: Model, texts: Sequence[str], whole: bool, accept_unknown: bool) -> Embeddings:
+        account = current_account.get()
+        payer = account.name if account else ""
+        if len(texts) > SAMPLE_TEXTS:
+            await self._check_sample(model, texts, payer)
         longest, is_long = self._max_characters, sum(map(len, texts)) > MANY_CHARACTERS
         keys = await run_in_thread_if(
             is_long, lambda: [model.reader.normalize(text) if len(text) <= longest else "" for text in texts]
@@ -138,7 +154,7 @@ class Embedder:
         lengths: dict[str, int] = {}
         unspelled: set[str] = set()
         if missing := [key for key in unique if key not in vectors]:
-            self._batcher.check_room((model.fingerprint, key) for key in missing)  # before tokenizing in vain
+            self._batcher.check_room(((model.fingerprint, key) for key in missing), payer=payer)
             prepared = await run_in_thread_if(is_long, lambda: model.reader.prepare_normalized(missing))
             lengths = {text.text: text.num_tokens for text in prepared}
             unspelled = {text.text for text in prepared if not text.is_spelled}
@@ -146,7 +162,7 @@ class Embedder:
                 return self._refuse(model, texts, keys, unspelled)
             embeddable = prepared if accept_unknown else [text for text in prepared if text.is_spelled]
             encoded = len(embeddable)
-            fresh = await self._batcher.encode(embeddable)
+            fresh = await self._batcher.encode(embeddable, payer=payer)
             vectors |= {text.text: vector for text, vector in zip(embeddable, fresh, strict=True)}
         too_long = await run_in_thread_if(is_long, lambda: {key for key in unique if model.truncates(key)})
         rows = [vectors.get(key) for key in keys]
@@ -155,6 +171,20 @@ class Embedder:
         unknown = [index for index, key in enumerate(keys) if key in unspelled and key in vectors] if unspelled else []
         self._count(len(keys), truncated, errors)
         return Embeddings(model, rows, encoded, truncated, errors, unknown, keys, lengths)
+
+    async def _check_sample(self, model: Model, texts: Sequence[str], payer: str) -> None:
+        """Raises Overloaded if a list has no room, by its first texts: a refusal must cost less than what it refuses.
+
+        The first texts that are new have to fit. While the queue is nearly full, they stand for the whole list.
+        """
+        times = len(texts) / SAMPLE_TEXTS if self._batcher.is_nearly_full else 1.0
+        if self._batcher.has_room(round(times * SAMPLE_TEXTS), payer=payer):
+            return
+        sample = [text for text in texts[:SAMPLE_TEXTS] if len(text) <= self._max_characters]
+        keys = {model.reader.normalize(text) for text in sample} - {""}
+        vectors = await self._cache.get_many(model.fingerprint, list(keys), vector_bytes=4 * model.dim)
+        missing = ((model.fingerprint, key) for key in keys if key not in vectors)
+        self._batcher.check_room(missing, payer=payer, times=times)
 
     def _refuse(self, model: Model, texts: Sequence[str], keys: list[str], unspelled: set[str]) -> Embeddings:
         """Returns no vectors, and errors for the texts that are blank, too long or in `unspelled`."""
@@ -203,11 +233,16 @@ def find_model_directory(settings: Settings) -> Path | None:
 
 @asynccontextmanager
 async def open_embedder(
-    settings: Settings, metrics: Metrics, *, tracer: Tracer | None = None, encoder: Encoder | None = None
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    tracer: Tracer | None = None,
+    encoder: Encoder | None = None,
+    max_wait_s: float = math.inf,
 ) -> AsyncIterator[Embedder]:
     """Opens encoder, cache and embedder as the settings say, and closes them in reverse.
 
-    `encoder` replaces the one that the settings name. Raises ConfigurationError.
+    `encoder` replaces the one that the settings name; for `max_wait_s`, see `Batcher`. Raises ConfigurationError.
     """
     if encoder is None:
         encoder = await open_encoder(
@@ -217,7 +252,9 @@ async def open_embedder(
                 pooling_strategy=settings.pooling_strategy,
                 max_seq_len=settings.max_seq_len,
                 precision=settings.precision,
+                device=settings.device,
                 threads=settings.threads,
+                worker_key_file=settings.worker_key_file,
             ),
             metrics,
         )
@@ -243,8 +280,9 @@ async def open_embedder(
                 cache,
                 metrics,
                 max_text_characters=settings.max_text_characters,
-                max_batch_tokens=settings.max_batch_tokens,
+                max_batch_tokens=settings.max_batch_tokens or encoder.batch_tokens or MAX_BATCH_TOKENS,
                 max_queue_texts=settings.max_queue_texts,
+                max_wait_s=max_wait_s,
                 batcher_type=batcher_type,
             )
         )

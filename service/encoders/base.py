@@ -29,6 +29,10 @@ class Encoder(Protocol):
         """The number of calls of `encode` that it can work on at the same time, now."""
 
     @property
+    def batch_tokens(self) -> int | None:
+        """The number of tokens that suits a call, if that was measured."""
+
+    @property
     def obstacle(self) -> str | None:
         """The reason why texts sent now would not be encoded, or None."""
 

@@ -11,15 +11,18 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = 18
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 
+Keep = Callable[[str, np.ndarray], bool]
+
 
 class GraphBuilder:
     """A graph under construction. Methods return the name of a value, which is that of its node, input or constant.
 
-    `weights` are the checkpoint's variables by name.
+    `weights` are the checkpoint's variables by name. `keep` is offered every constant; the model only names those for
+    which it returns True, and has copies of the others.
     """
 
-    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
-        self.weights = weights
+    def __init__(self, weights: Mapping[str, np.ndarray], keep: Keep = lambda *_: False) -> None:
+        self.weights, self._keep = weights, keep
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         # Filled in place: the helpers that assemble a finished graph copy all weights several times.
         self._model = helper.make_model(helper.make_graph([], "bert", [], []), opset_imports=opsets, ir_version=10)
@@ -64,7 +67,14 @@ class GraphBuilder:
     def constant(self, name: str, values: np.ndarray) -> str:
         if name not in self._names:
             self._names.add(name)
-            self._graph.initializer.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
+            values = np.asarray(values, order="C")
+            if not self._keep(name, values):
+                tensor = numpy_helper.from_array(values, name)
+            else:
+                kind = helper.np_dtype_to_tensor_dtype(values.dtype)
+                tensor = TensorProto(name=name, data_type=kind, dims=values.shape, data_location=TensorProto.EXTERNAL)
+                tensor.external_data.add(key="location", value="memory")
+            self._graph.initializer.append(tensor)
         return name
 
     def finish(self, shape: Sequence[str], dim: int) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Checks that int8 is close enough to float32 to be served, by the smallest cosine between vectors of a few danmaku."""
+"""Checks that vectors are close enough to those in float32 to be served, by the smallest cosine for a few danmaku."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from service.encoders.inputs import Inputs
 from service.encoders.model import Model, Prepared
+from service.encoders.options import EncoderOptions
 from service.errors import ConfigurationError
 
 MIN_COSINE = 0.999
@@ -31,26 +32,30 @@ class LocalEncoder(Protocol):
     def model(self) -> Model: ...
 
     inputs: Inputs
+    options: EncoderOptions
 
     def encode_now(self, batch: Sequence[Prepared]) -> np.ndarray: ...
 
 
-def check_exactness(encoder: LocalEncoder, reference: LocalEncoder) -> None:
-    """Raises ConfigurationError if a vector of the sample is too far from the reference's."""
-    cosine = min_cosine(encoder, reference)
+def encode_sample(encoder: LocalEncoder) -> np.ndarray:
+    """Returns the vectors of the sample, or of its tokens with the strategy NONE: [n, dim]."""
+    rows = encoder.inputs.prepare_texts(SAMPLE.strip().replace("\n", " / ").split(" / "))
+    return encoder.encode_now(rows).reshape(-1, encoder.model.dim)
+
+
+def check_exactness(encoder: LocalEncoder, exact: np.ndarray) -> None:
+    """Raises ConfigurationError if a vector of the sample is too far from the exact one."""
+    cosine = min_cosine(encode_sample(encoder), exact)
     if not cosine >= MIN_COSINE:
         raise ConfigurationError(
-            f"invalid precision: {encoder.model.name} in int8 has vectors with a cosine of {cosine:.5f} to those in "
-            f"float32; expected at least {MIN_COSINE}. Use float32, or allow inexact vectors"
+            f"invalid precision: {encoder.model.name} in {encoder.options.precision} has vectors with a cosine of "
+            f"{cosine:.5f} to those in float32; expected at least {MIN_COSINE}. Use float32, or allow inexact vectors"
         )
 
 
-def min_cosine(encoder: LocalEncoder, reference: LocalEncoder) -> float:
-    """Returns the smallest cosine over the sample, or over its tokens with the strategy NONE."""
-    rows = encoder.inputs.prepare_texts(SAMPLE.strip().replace("\n", " / ").split(" / "))
-    ours, theirs = (e.encode_now(rows).reshape(-1, e.model.dim).astype(np.float64) for e in (encoder, reference))
-    is_token = theirs.any(axis=1)  # padding is zero
-    ours, theirs = ours[is_token], theirs[is_token]
-
+def min_cosine(vectors: np.ndarray, exact: np.ndarray) -> float:
+    """Returns the smallest cosine between rows of two matrices [n, dim]."""
+    is_token = exact.any(axis=1)  # padding is zero
+    ours, theirs = vectors[is_token].astype(np.float64), exact[is_token].astype(np.float64)
     lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     return float(np.min(np.sum(ours * theirs, axis=1) / lengths))

@@ -5,9 +5,12 @@ It leaves out the model call, so a gateway can describe a model that runs in a w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Protocol
+
+from service.tokenizer import CACHED_CHARACTERS, CACHED_TEXTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,17 @@ class Model:
     pooling_strategy: str
     reader: Reader
     trained_dimensions: tuple[int, ...] = ()  # the lengths to which it was trained to be cut
+
+    def count_tokens(self, text: str) -> int:
+        """Returns how many tokens of a normalised text the model reads, special ones included."""
+        return self._count_short(text) if len(text) <= CACHED_CHARACTERS else self._count(text)
+
+    def _count(self, text: str) -> int:
+        return self.reader.prepare_normalized([text])[0].num_tokens
+
+    @cached_property
+    def _count_short(self) -> Callable[[str], int]:
+        return lru_cache(CACHED_TEXTS)(self._count)
 
     @property
     def dimensions(self) -> tuple[int, ...]:

@@ -13,19 +13,22 @@ from service.metrics import Metrics
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """Settings of an encoder in this process. Workers have flags of their own."""
+    """Settings of an encoder in this process, and the key file for workers, which have flags of their own."""
 
     pooling_layer: tuple[int, ...] | None = None
     pooling_strategy: str | None = None
     max_seq_len: int | None = None
     precision: str = "float32"
+    device: str = "cpu"
     threads: int = 1
+    worker_key_file: Path | None = None
 
 
 async def open_encoder(url: str, settings: EncoderSettings, metrics: Metrics) -> Encoder:
     """Opens the encoder that a URL names. Raises ConfigurationError."""
     scheme, _, rest = url.partition("://")
     if scheme == "onnx":
+        from service.encoders.device import Device
         from service.encoders.onnx import OnnxEncoder
         from service.encoders.options import EncoderOptions
 
@@ -36,18 +39,27 @@ async def open_encoder(url: str, settings: EncoderSettings, metrics: Metrics) ->
             precision=settings.precision,
         )
         # Single-threaded calls, several at a time, keep all cores busy without threads that wait for one another.
-        threads = settings.threads
-        encoder = await asyncio.to_thread(OnnxEncoder.open, Path(rest), options, threads=threads, concurrency=threads)
+        # OpenVINO is as fast with one call on all threads, and a text alone then has them, too. For a GPU, one call is
+        # prepared while another runs.
+        calls = 2 if settings.device == "cuda" else 1 if settings.precision == "bfloat16" else settings.threads
+        encoder = await asyncio.to_thread(
+            OnnxEncoder.open,
+            Path(rest),
+            options,
+            threads=max(calls, settings.threads),
+            concurrency=calls,
+            device=Device(settings.device),
+        )
         # The first call is slow, because it allocates.
         await encoder.encode(encoder.model.reader.prepare_normalized(["warm up"]))
         return encoder
     if scheme in ("bert", "bert+dns"):
         from service.encoders.remote import RemoteEncoder
 
-        if settings != EncoderSettings(threads=settings.threads):
+        if settings != EncoderSettings(threads=settings.threads, worker_key_file=settings.worker_key_file):
             raise ConfigurationError(
-                "invalid settings: pooling_layer, pooling_strategy, max_seq_len and precision are set by the workers; "
-                "pass them to `danmaku worker`"
+                "invalid settings: pooling_layer, pooling_strategy, max_seq_len, precision and device are set by the "
+                "workers; pass them to `danmaku worker`"
             )
-        return await RemoteEncoder.open(url, metrics)
+        return await RemoteEncoder.open(url, metrics, key_file=settings.worker_key_file)
     raise ConfigurationError(f"invalid encoder: {url!r}; expected onnx://DIRECTORY, bert://HOST or bert+dns://NAME")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from service.encoders.device import PRECISIONS
 from service.errors import ConfigurationError
 from service.huggingface import Pooling
 from service.model_directory import BertConfig, ModelDirectory
 
 POOLING_STRATEGIES = ("NONE", "REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED")
 OTHER_NAMES = {"FIRST_TOKEN": "CLS_TOKEN", "LAST_TOKEN": "SEP_TOKEN"}
-PRECISIONS = ("float32", "int8")
 SHORTEST_MAX_SEQ_LEN = 3  # [CLS], a token, [SEP]
 
 
@@ -35,7 +35,7 @@ class EncoderOptions:
     no_position_embeddings: bool = False
     sentence_pairs: bool = False  # `a ||| b` is two texts
     precision: str = "float32"
-    allow_inexact: bool = False  # skip the check that int8 is close to float32
+    allow_inexact: bool = False  # skip the check that another precision is close to float32
     normalize: bool = False  # scale vectors to length 1; only models say so, never a flag
 
     def complete(self, directory: ModelDirectory, model: str) -> EncoderOptions:
@@ -75,6 +75,11 @@ class EncoderOptions:
             raise ConfigurationError(f"invalid sentence_pairs: {model} has type_vocab_size 1; expected 2 for pairs")
         if self.precision not in PRECISIONS:
             raise ConfigurationError(f"invalid precision: {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether vectors are compared with those in float32 before they are served."""
+        return self.precision != "float32" and not self.allow_inexact
 
     def is_own(self, pooling: Pooling) -> bool:
         """Returns whether vectors are pooled as the model says, so that what it was trained for applies to them."""

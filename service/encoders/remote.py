@@ -18,6 +18,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -30,6 +31,7 @@ from service.encoders.pooled_worker import Address, PooledWorker, Resolve, resol
 from service.encoders.worker_connection import WorkerFailed, WorkerLost
 from service.errors import ConfigurationError, DanmakuError, EncoderFailure, EncoderUnavailable, ModelGone
 from service.metrics import Metrics
+from service.worker_key import present_key
 
 log = logging.getLogger("danmaku")
 
@@ -41,12 +43,23 @@ MAX_OBSTACLES = 5  # in one message
 class RemoteEncoder:
     """See `Encoder`."""
 
+    batch_tokens = None
+
     def __init__(
-        self, metrics: Metrics, resolve: Resolve, *, resolve_every_s: float, slow_s: float, timeout_s: float
+        self,
+        metrics: Metrics,
+        resolve: Resolve,
+        *,
+        key_file: Path | None,
+        resolve_every_s: float,
+        slow_s: float,
+        timeout_s: float,
     ) -> None:
         self._metrics, self._resolve = metrics, resolve
         self._resolve_every_s, self._slow_s, self._timeout_s = resolve_every_s, slow_s, timeout_s
+        options = present_key(key_file) if key_file else {}
         self._context = zmq.asyncio.Context()
+        self._context.sockopts.update(options)
         self._workers: dict[Address, PooledWorker] = {}
         self._leaving: set[PooledWorker] = set()  # removed from the pool, with answers outstanding
         self._models: WeakValueDictionary[str, Model] = WeakValueDictionary()
@@ -62,6 +75,7 @@ class RemoteEncoder:
         metrics: Metrics,
         resolve: Resolve = resolve,
         *,
+        key_file: Path | None = None,
         resolve_every_s: float = 2.0,
         slow_s: float = 2.0,
         timeout_s: float = 30.0,
@@ -80,7 +94,9 @@ class RemoteEncoder:
             raise ConfigurationError(
                 f"invalid encoder: {url!r} has several names; expected bert+dns://NAME[:PORT[:PORT_OUT]]"
             )
-        encoder = cls(metrics, resolve, resolve_every_s=resolve_every_s, slow_s=slow_s, timeout_s=timeout_s)
+        encoder = cls(
+            metrics, resolve, key_file=key_file, resolve_every_s=resolve_every_s, slow_s=slow_s, timeout_s=timeout_s
+        )
         if scheme == "bert+dns":
             encoder._resolving = asyncio.create_task(encoder._resolve_repeatedly(addresses[0]), name="resolve")
         else:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
 
 from service import wire
 
@@ -33,7 +34,8 @@ FIRST_REPEAT_S, MAX_REPEAT_S = 0.01, 0.2
 PING_S = 0.5  # from an answer to the next ping
 # One missed ping is tolerated: if this process itself was held up, it sees the timeout before the answer.
 PING_TIMEOUT_S, MAX_MISSED_PINGS = 0.75, 2
-CLOSED = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED  # a connection was refused or has ended
+REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+CLOSED = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED | REFUSED  # a connection was refused or has ended
 
 Answer = asyncio.Future[wire.VectorsReply | wire.JsonReply]
 
@@ -57,6 +59,7 @@ class WorkerConnection:
     ) -> None:
         self._context, self._observe = context, observe
         self._host, self._port, self._port_out = f"[{host}]" if ":" in host else host, port, port_out
+        self._no_answer = f"nothing answers there{wire.advise(host)}"
         self._identity = uuid.uuid4().hex.encode()
         self._ids = count(1)
         self._pending: dict[int, Answer] = {}
@@ -78,7 +81,7 @@ class WorkerConnection:
         except BaseException as error:
             await self.__aexit__()
             if isinstance(error, TimeoutError):
-                raise WorkerLost(f"no answer within {OPEN_S:g} s") from None
+                raise WorkerLost(f"no answer within {OPEN_S:g} s{wire.advise(self._host)}") from None
             raise
         self._start(self._ping())
         return self
@@ -87,12 +90,14 @@ class WorkerConnection:
         self._end("the connection was closed")
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        for socket in self._sockets[:2]:
-            socket.disable_monitor()
-        for socket in self._sockets:
-            socket.close(linger=0)
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:  # even if this is cancelled: the end of the context would wait for an open socket forever
+            for socket in self._sockets[:2]:
+                socket.disable_monitor()
+            for socket in self._sockets:
+                socket.close(linger=0)
 
     async def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Returns the array of the worker's answer, whatever its shape. Raises WorkerLost or WorkerFailed."""
@@ -202,17 +207,23 @@ class WorkerConnection:
             answer.set_result(reply)
 
     async def _watch_requests(self, monitor: zmq.asyncio.Socket) -> None:
-        await monitor.recv_multipart()
-        self.retire("it accepts no more requests" if self.config else "nothing answers there")
+        reason = self._explain(await monitor.recv_multipart())
+        self.retire("it accepts no more requests" if self.config else reason)
 
     async def _watch_answers(self, monitor: zmq.asyncio.Socket) -> None:
-        await monitor.recv_multipart()
+        self._no_answer = self._explain(await monitor.recv_multipart())
         self._is_closed = True
         self._end_if_closed_and_read()
 
+    def _explain(self, event: list[bytes]) -> str:
+        """Returns why a connection that had no answer was closed."""
+        if parse_monitor_message(event)["event"] & REFUSED:
+            return "it refused the connection; expected worker_key_file to be the public half of its -key_file"
+        return self._no_answer
+
     def _end_if_closed_and_read(self) -> None:
         if self._is_closed and not int(self._answers.get(zmq.EVENTS)) & zmq.POLLIN:
-            self._end("it closed the connection" if self.config else "nothing answers there")
+            self._end("it closed the connection" if self.config else self._no_answer)
 
     async def _ping(self) -> None:
         missed = 0

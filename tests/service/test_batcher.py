@@ -257,6 +257,38 @@ async def test_a_refusal_says_how_long_the_excess_will_take(
     assert f"retry in {retry_after_s} s" in str(refusal.value)
 
 
+async def test_a_list_is_refused_when_it_would_wait_too_long(metrics: Metrics) -> None:
+    """A single text is not: it overtakes."""
+    encoder, clock = RecordingEncoder(), Clock()
+
+    async def encode(batch: Sequence[Prepared]) -> np.ndarray:
+        clock.now += len(batch)
+        return await encoder.encode(batch)
+
+    async with Batcher(
+        encode,
+        concurrency=lambda: 1,
+        max_batch_tokens=99,
+        max_queue_texts=100,
+        max_wait_s=8,
+        priority_batch_size=1,
+        metrics=metrics,
+        clock=clock,
+    ) as batcher:
+        await ask(batcher, encoder, "草")  # one text a second
+        encoder.gate.clear()
+        tasks = [asyncio.create_task(ask(batcher, encoder, "忙"))]
+        await settle()
+        tasks.append(asyncio.create_task(ask(batcher, encoder, *map(str, range(10)))))  # nothing is before it
+        await settle()
+        with pytest.raises(Overloaded, match=r"retry in 2 s"):
+            await ask(batcher, encoder, "a", "b")
+        tasks.append(asyncio.create_task(ask(batcher, encoder, "c")))
+        await settle()
+        encoder.gate.set()
+        await asyncio.gather(*tasks)
+
+
 async def test_a_call_carries_no_callers_context(metrics: Metrics) -> None:
     """It serves several requests, so its log lines must not have the id of one of them."""
     encoder = RecordingEncoder()

@@ -74,6 +74,39 @@ async def test_texts_that_do_not_fit_in_the_queue_are_not_tokenized(
         await asyncio.gather(running, shared)
 
 
+async def test_a_full_queue_refuses_a_list_by_its_first_texts(
+    recording_encoder: RecordingEncoder, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It still takes a list that the cache has."""
+    known, first, second, new = ([f"{name}{n}" for n in range(100)] for name in "abcd")
+    normalized: list[str] = []
+
+    def normalize(text: str) -> str:
+        normalized.append(text)
+        return text
+
+    cache = MemoryCache(1_000_000, metrics)
+    async with Embedder(recording_encoder, cache, metrics, max_batch_tokens=100, max_queue_texts=100) as embedder:
+        await embedder.embed(known)
+        recording_encoder.gate.clear()
+        calls = len(recording_encoder.calls)
+        waiting = [asyncio.create_task(embedder.embed(first))]
+        await recording_encoder.until_called(calls + 1)  # what this call has left the queue
+        waiting.append(asyncio.create_task(embedder.embed(second[:10])))
+        await asyncio.sleep(0)
+        monkeypatch.setattr(recording_encoder, "normalize", normalize)
+
+        with pytest.raises(Overloaded):
+            await embedder.embed(new)
+        looked_at = len(normalized)
+        again = await embedder.embed(known)
+        recording_encoder.gate.set()
+        await asyncio.gather(*waiting)
+
+    assert looked_at < 20
+    assert again.encoded == 0
+
+
 async def test_a_text_without_a_vector_does_not_fail_the_list(embedder: Embedder) -> None:
     """Blank and unspellable texts get a row of NaN and a reason."""
     embeddings = await embedder.embed(["草", "  ", "?", ""])

@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from service.checkpoint import read_checkpoint
-from service.encoders.exactness import min_cosine
+from service.encoders.builder import GraphBuilder
+from service.encoders.exactness import encode_sample, min_cosine
+from service.encoders.int8 import int8_product
 from service.encoders.model import Prepared
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.open import EncoderSettings, open_encoder
@@ -160,6 +163,11 @@ async def test_layers_may_be_counted_from_the_first(open_tiny: Open) -> None:
     assert from_the_end.model.fingerprint == from_the_first.model.fingerprint
 
 
+def test_no_memory_is_kept_for_each_shape_of_a_call(open_tiny: Open) -> None:
+    """A process would grow with every new combination of lengths."""
+    assert not open_tiny()._session.runtime.get_session_options().enable_mem_pattern  # type: ignore[attr-defined]  # ONNX Runtime's
+
+
 async def test_concurrent_calls_and_threads_give_the_same_vectors(open_tiny: Open) -> None:
     expected = await encode(open_tiny(), TEXTS)
     for threads, concurrency in ((2, 1), (2, 2), (3, 2), (1, 5)):
@@ -183,6 +191,7 @@ def test_what_changes_vectors_changes_the_fingerprint(open_tiny: Open) -> None:
         {"no_position_embeddings": True},
         {"sentence_pairs": True},
         {"precision": "int8", "allow_inexact": True},
+        {"precision": "float16"},
     )
     fingerprints = [open_tiny(**changes).model.fingerprint for changes in different]
 
@@ -240,7 +249,7 @@ def test_a_text_of_unknown_characters_is_unspellable(open_tiny: Open) -> None:
         ({"max_seq_len": 17}, "invalid max_seq_len: 17; expected 3 to 16"),
         ({"max_seq_len": 2}, "invalid max_seq_len: 2"),
         ({"max_seq_len": 2, "no_position_embeddings": True}, "expected 3 or more"),
-        ({"precision": "float16"}, "expected one of float32, int8"),
+        ({"precision": "float64"}, "expected one of float32, bfloat16, float16, int8"),
     ],
 )
 def test_settings_that_do_not_fit_the_model_are_refused(
@@ -257,10 +266,37 @@ async def test_int8_vectors_are_close_and_do_not_depend_on_other_texts(open_tiny
     encoder = open_tiny(precision="int8", allow_inexact=True, **options)
     together = await encode(encoder, TEXTS)
 
-    assert 0.95 < min_cosine(encoder, open_tiny(**options)) < 0.999999
+    assert 0.95 < min_cosine(encode_sample(encoder), encode_sample(open_tiny(**options))) < 0.999999
     for text, vector in zip(TEXTS, together, strict=True):
         (alone,) = await encode(encoder, [text])
         assert np.abs((vector[: len(alone)] if strategy == "NONE" else vector) - alone).max() < 1e-5
+
+
+@pytest.mark.parametrize("strategy", POOLING_STRATEGIES)
+def test_float16_vectors_are_close_to_those_in_float32(open_tiny: Open, strategy: str) -> None:
+    """The graph is that for a GPU; this processor runs it, too."""
+    options = {"pooling_strategy": strategy, "mask_cls_sep": True, "sentence_pairs": True}
+    vectors = encode_sample(open_tiny(precision="float16", **options))
+
+    assert 0.9999 < min_cosine(vectors, encode_sample(open_tiny(**options))) < 0.99999999
+
+
+def test_float16_vectors_of_the_bundled_model_are_nearly_those_in_float32(open_tiny: Open) -> None:
+    exact, half = (encode_sample(open_tiny(path=BUNDLED, precision=name)) for name in ("float32", "float16"))
+
+    assert min_cosine(half, exact) > 0.99999
+
+
+def test_int8_sums_do_not_overflow_on_any_processor() -> None:
+    """Two products of the largest integers do not fit into 16 bits, in which some processors would add them."""
+    kernel = np.ones((64, 32), np.float32)
+    graph = GraphBuilder({"kernel": kernel})
+    graph.constant("rows", rows := np.ones((2, 64), np.float32))
+    graph.constant("input_ids", np.zeros(2, np.int32))  # whose length is the number of rows
+    graph.add("Identity", [int8_product(graph, "rows", "kernel")], output="embedding")
+    session = onnxruntime.InferenceSession(graph.finish(["n"], 32).SerializeToString())
+
+    np.testing.assert_allclose(session.run(None, {})[0], rows @ kernel, rtol=1e-6)
 
 
 def test_int8_that_is_far_from_float32_is_refused_unless_allowed(open_tiny: Open, model: Path, tmp_path: Path) -> None:

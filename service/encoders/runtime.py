@@ -1,0 +1,31 @@
+"""Defines what can run a graph, and lets several of them take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from queue import SimpleQueue
+from typing import Protocol
+
+import numpy as np
+
+
+class Runtime(Protocol):
+    """An onnxruntime.InferenceSession, or what has this method of it."""
+
+    def run(self, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]: ...
+
+
+class Turns:
+    """Runtimes of the same graph. Each makes as many calls at a time as it occurs; further calls wait."""
+
+    def __init__(self, runtimes: Iterable[Runtime]) -> None:
+        self._free: SimpleQueue[Runtime] = SimpleQueue()
+        for runtime in runtimes:
+            self._free.put(runtime)
+
+    def run(self, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        runtime = self._free.get()
+        try:
+            return runtime.run(names, feed)
+        finally:
+            self._free.put(runtime)
