@@ -36,14 +36,15 @@ export function chips({ tokens, unknown, truncated }) {
 }
 
 // Shows a match of POST /similar as a line of the list. Its text is a button that searches for it.
-export function match({ text, score, count }, onPick) {
+export function match({ text, score, count, relation }, onPick) {
   const button = make("button", { type: "button", textContent: text, title: say("ask", text) });
   button.addEventListener("click", () => onPick(text));
   const seen = count > 1 ? [make("small", { textContent: `×${count}`, title: say("times", count) })] : [];
   const bar = make("i");
   bar.style.setProperty("--score", `${Math.max(0, score) * 100}%`);
   bar.setAttribute("aria-hidden", "true");
-  return make("li", {}, button, ...seen, bar, make("data", { value: score, textContent: score.toFixed(3) }));
+  const related = make("small", { textContent: say(relation) });
+  return make("li", { className: relation }, button, ...seen, related, bar, make("data", { value: score, textContent: score.toFixed(3) }));
 }
 
 // Shows what a head says as a term and its description: the most probable label, and all probabilities on hovering.

@@ -3,10 +3,11 @@
 
 import { chips, label, make, match, times } from "./answers.js";
 import * as api from "./api.js";
-import { compare, splitLines } from "./compare.js";
+import { compare, pairsOf, splitLines } from "./compare.js";
 import { addCopyButtons } from "./copy.js";
 import { fly, greet } from "./fly.js";
 import { Atlas, ZOOM } from "./map.js";
+import { turn } from "./tabs.js";
 import { keep, language, say, sayError, short, switchLanguage, translate } from "./words.js";
 
 const EXAMPLES = ["阿夸", "awsl", "草", "23333", "下次一定", "这是什么歌，好好听", "一碗𰻝𰻝面"];
@@ -259,6 +260,7 @@ function showWords() {
   $("language").textContent = language() === "en" ? "中文" : "English";
   $("language").lang = language() === "en" ? "zh-CN" : "en";
   if (model) $("model").textContent = say("model", model.model, model.dim, model.fingerprint);
+  turn();
   show();
   describeMap();
   listClusters();
@@ -318,8 +320,8 @@ $("key").addEventListener("submit", (event) => {
   $("key").hidePopover();
   open();
 });
-addCopyButtons($("copy-similar"), "similar", query);
-addCopyButtons($("copy-embed"), "embed", () => ({ texts: splitLines($("lines").value) }));
+addCopyButtons($("copy-similar"), query);
+addCopyButtons($("copy-compare"), () => pairsOf(splitLines($("lines").value)));
 if (api.hasKey()) $("key-button").hidden = false;
 addEventListener("resize", showHeatHint);
 showWords();

@@ -1,6 +1,7 @@
-// The heat map: the cosine similarity of every pair of lines. It is a table, so a screen reader can read the numbers.
+// The heat map: the cosine of every pair of lines, coloured by whether both say the same, are related, or neither. It is
+// a table, so a screen reader can read the numbers.
 
-import { embed } from "./api.js";
+import { similar } from "./api.js";
 import { say, short } from "./words.js";
 
 export const MOST = 24;
@@ -10,46 +11,46 @@ const note = document.getElementById("heat-note");
 
 export const splitLines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 
-// Embeds the lines and draws the table. Throws Refusal.
+export const pairsOf = (lines) => ({ query: lines, candidates: lines, top_k: lines.length });
+
+// Compares the lines and draws the table. Throws Refusal.
 export async function compare(text, signal) {
   const all = splitLines(text);
   const lines = all.slice(0, MOST);
-  const { embeddings, errors } = await embed(lines, signal);
-  const notes = errors.map(({ index, error }) => say("noVector", short(lines[index]), error));
-  const scores = embeddings.map((a) => embeddings.map((b) => (a && b ? dot(a, b) : null)));
-  const pair = findClosest(scores);
-  if (pair) notes.unshift(say("alike", short(lines[pair[0]]), short(lines[pair[1]]), scores[pair[0]][pair[1]].toFixed(2)));
+  const { results, errors } = await similar(pairsOf(lines), signal);
+  const notes = errors.filter(({ field }) => field === "query").map(({ index, error }) => say("noVector", short(lines[index]), error));
+  const pairs = results.map(({ matches }) => lines.map((_, place) => matches.find(({ id }) => id === `${place}`) ?? null));
+  const closest = findClosest(pairs);
+  if (closest) notes.unshift(say("alike", short(lines[closest[0]]), short(lines[closest[1]]), pairs[closest[0]][closest[1]].score.toFixed(2)));
   if (lines.length < 2) notes.push(say("tooFew"));
   if (all.length > MOST) notes.push(say("tooMany", all.length - MOST));
-  heat.replaceChildren(table(lines, scores));
+  heat.replaceChildren(table(lines, pairs));
   note.replaceChildren(...notes.map((words) => Object.assign(document.createElement("p"), { textContent: words })));
 }
 
-const dot = (a, b) => Math.max(-1, Math.min(1, a.reduce((sum, value, index) => sum + value * b[index], 0)));
-
-function findClosest(scores) {
+function findClosest(pairs) {
   let best = null;
-  scores.forEach((row, i) =>
-    row.forEach((score, j) => {
-      if (i < j && score !== null && (!best || score > scores[best[0]][best[1]])) best = [i, j];
+  pairs.forEach((row, i) =>
+    row.forEach((pair, j) => {
+      if (i < j && pair && (!best || pair.score > pairs[best[0]][best[1]].score)) best = [i, j];
     }),
   );
   return best;
 }
 
-function table(lines, scores) {
+function table(lines, pairs) {
   const table = document.createElement("table");
   const head = table.createTHead().insertRow();
   head.append(document.createElement("td"), ...lines.map((line) => header(line, "col")));
   const body = table.createTBody();
-  scores.forEach((row, i) => {
+  pairs.forEach((row, i) => {
     const line = body.insertRow();
     line.append(header(lines[i], "row"));
-    row.forEach((score, j) => {
+    row.forEach((pair, j) => {
       const cell = line.insertCell();
-      cell.textContent = score === null ? "–" : score.toFixed(2);
-      cell.title = `${lines[i]} × ${lines[j]}`;
-      cell.style.setProperty("--warmth", `${Math.round(Math.max(0, score ?? 0) * 100)}%`);
+      cell.textContent = pair ? pair.score.toFixed(2) : "–";
+      cell.title = [`${lines[i]} × ${lines[j]}`, ...(pair ? [say(pair.relation)] : [])].join("\n");
+      cell.className = pair?.relation ?? "";
     });
   });
   return table;

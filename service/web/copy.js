@@ -25,13 +25,10 @@ const python = (path, body, use) =>
     use,
   ].join("\n");
 
-const ROUTES = {
-  similar: 'for match in answer["results"][0]["matches"]:\n    print(f\'{match["score"]:.3f}\', match["text"])',
-  embed: 'print(answer["dim"], answer["embeddings"][0][:4])',
-};
+const USE = 'for match in answer["results"][0]["matches"]:\n    print(f\'{match["score"]:.3f}\', match["text"])';
 
-// Adds two buttons to `place`; they show the code below the head of its card and copy it.
-export function addCopyButtons(place, path, bodyOf) {
+// Adds two buttons to `place`; they show the request of POST /similar below the head of its card and copy it.
+export function addCopyButtons(place, bodyOf) {
   const code = Object.assign(document.createElement("pre"), { className: "code", hidden: true, tabIndex: 0 });
   const outcome = Object.assign(document.createElement("span"), { className: "outcome" });
   outcome.setAttribute("role", "status");
@@ -42,7 +39,7 @@ export function addCopyButtons(place, path, bodyOf) {
   for (const [name, write] of Object.entries({ curl, Python: python })) {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });
     button.addEventListener("click", async () => {
-      code.textContent = write(path, bodyOf(), ROUTES[path]);
+      code.textContent = write("similar", bodyOf(), USE);
       code.hidden = false;
       outcome.textContent = (await copyToClipboard(code.textContent)) ? say("copied") : say("copyYourself");
     });

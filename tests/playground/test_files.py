@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from base64 import b64encode
 from pathlib import Path
 
 import httpx
@@ -26,6 +27,21 @@ async def test_the_policy_forbids_other_hosts_and_inline_scripts(client: httpx.A
     assert re.findall(r"<script(?![^>]* src=)|<style| style=| on[a-z]+=", answer.text) == []
 
 
+async def test_the_overlay_may_run_its_own_script_and_any_style(client: httpx.AsyncClient) -> None:
+    """OBS puts the CSS of its user into the page. Only our own pages may show it in a frame."""
+    answer = await client.get("/live")
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    (script,) = re.findall(r"<script>(.*?)</script>", answer.text, re.DOTALL)
+
+    assert policy["script-src"] == f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+    assert (policy["style-src"], policy["frame-ancestors"]) == ("'unsafe-inline'", "'self'")
+    assert (policy["default-src"], policy["connect-src"]) == ("'none'", "'self'")
+
+
+def test_the_example_chat_is_the_one_of_the_examples() -> None:
+    assert (WEB.parent / "chat/example.ndjson").read_bytes() == (WEB.parents[1] / "examples/chat.ndjson").read_bytes()
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_our_files_name_no_other_host(name: str) -> None:
     text = read_web()[name].body.decode()
@@ -41,12 +57,12 @@ async def test_everything_that_the_page_names_exists(client: httpx.AsyncClient) 
     ]
 
     assert named and imported
-    assert {f"static/{name}" for name in read_web()} - {"static/index.html"} == {*named, *imported}
+    assert {f"static/{name}" for name in read_web()} - {"static/index.html", "static/live.html"} == {*named, *imported}
     for path in named:
         assert (await client.get(f"/{path}")).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/static/app.js", f"/static/{LIBRARIES[0]}"])
+@pytest.mark.parametrize("path", ["/", "/live", "/static/app.js", f"/static/{LIBRARIES[0]}"])
 async def test_a_file_is_sent_once(client: httpx.AsyncClient, path: str) -> None:
     """Our files are revalidated and not sent again; a library has its version in its name and is not even requested."""
     first = await client.get(path)
@@ -61,7 +77,7 @@ async def test_a_file_is_sent_once(client: httpx.AsyncClient, path: str) -> None
 
 @pytest.mark.parametrize("name", read_web())
 async def test_files_are_compressed_for_clients_that_accept_it(client: httpx.AsyncClient, name: str) -> None:
-    path = "/" if name == "index.html" else f"/static/{name}"
+    path = {"index.html": "/", "live.html": "/live"}.get(name, f"/static/{name}")
     packed = await client.get(path, headers={"Accept-Encoding": "gzip"})
     plain = await client.get(path, headers={"Accept-Encoding": "identity"})
 
@@ -71,7 +87,7 @@ async def test_files_are_compressed_for_clients_that_accept_it(client: httpx.Asy
     assert packed.headers["vary"] == "Accept-Encoding"
 
 
-@pytest.mark.parametrize("name", ["../app.py", "vendor/README.md", "index.html", "", "%2e%2e/settings.py"])
+@pytest.mark.parametrize("name", ["../app.py", "vendor/README.md", "index.html", "live.html", "", "%2e%2e/settings.py"])
 async def test_other_files_are_not_served(client: httpx.AsyncClient, name: str) -> None:
     answer = await client.get(f"/static/{name}")
 

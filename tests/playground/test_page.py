@@ -4,83 +4,34 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from browsing import opened
 from pages import train_head
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from processes import serving
 
-from service.api.keys import hash_key, make_key
+from service.api.http.keys import hash_key, make_key
 
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-PATIENCE_MS = 60_000
 UNKNOWN = "\U00030edd"  # biáng: of a later Unicode than the vocabulary
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    assert program, "chromium is not installed; on Debian: apt-get install chromium"
-    with sync_playwright() as playwright:
-        expect.set_options(timeout=PATIENCE_MS)
-        with playwright.chromium.launch(executable_path=program, args=FLAGS) as browser:
-            yield browser
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    collections = f"sqlite://{tmp_path_factory.mktemp('collections')}"
-    with serving("--collections", collections, "--access-log", "false") as (client, _):
-        yield client
 
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[tuple[httpx.Client, str]]:
     """A gateway that requires a key, accepts little at a time and caches nothing; yields it and its key."""
     key = make_key()
-    limits = ("--max-queue-texts", "24", "--max-request-texts", "24", "--threads", "1", "--cache-bytes", "0")
+    limits = ("--max-queue-texts", "48", "--max-request-texts", "48", "--threads", "1", "--cache-bytes", "0")
     flags = ("--api-key-hashes", hash_key(key), "--collections", "none", "--access-log", "false")
     with serving(*limits, *flags) as (client, _):
         yield client, key
-
-
-@contextmanager
-def opened(
-    browser: Browser, url: object, *, refused: bool = False, width: int = 1280, **options: str
-) -> Iterator[Page]:
-    """Opens the page in a fresh browser context; then checks that the console has no error and no other host was used.
-
-    `refused`: the gateway is expected to refuse something, which the browser logs to its console.
-    """
-    height = 900 if width > 600 else 800
-    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
-    context.set_default_timeout(PATIENCE_MS)
-    page = context.new_page()
-    faults: list[str] = []
-    hosts: set[str] = set()
-    page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-    page.goto(str(url))
-    yield page
-    context.close()
-    if refused:
-        faults = [fault for fault in faults if not fault.startswith("Failed to load resource")]
-    assert faults == []
-    assert hosts == {urlsplit(str(url)).netloc}
 
 
 def give_key(page: Page, key: str) -> None:
@@ -228,44 +179,53 @@ def test_a_narrow_screen_says_that_the_heat_map_scrolls(browser: Browser, gatewa
 
 def test_flying_danmaku_pass_above_the_heading(browser: Browser, gateway: httpx.Client) -> None:
     with opened(browser, gateway.base_url) as page:
-        lanes, heading = page.locator("#lanes").bounding_box(), page.locator("h1").bounding_box()
+        lanes, heading = page.locator("#lanes").bounding_box(), page.locator("#title").bounding_box()
         assert lanes and heading and lanes["y"] + lanes["height"] <= heading["y"]
 
 
-def test_the_comparison_shows_cosines(browser: Browser, gateway: httpx.Client) -> None:
-    """The numbers are the cosines of the vectors of /embed."""
-    lines = ["草", "哈哈哈", "晚安", UNKNOWN]
+def test_the_comparison_shows_cosines_and_relations(browser: Browser, gateway: httpx.Client) -> None:
+    """They are those of /similar; what is unrelated has no colour."""
+    lines = ["草", "哈哈哈", "哈哈哈哈哈", UNKNOWN]
     with opened(browser, gateway.base_url) as page:
         page.locator("#lines").fill("\n".join(lines))
         expect(page.locator("#heat tbody tr")).to_have_count(len(lines))
         expect(page.locator("#heat-note")).to_contain_text("没有向量")
-        cells = [texts(page, f"#heat tbody tr:nth-child({row}) td") for row in range(1, 5)]
+        rows = [page.locator(f"#heat tbody tr:nth-child({row}) td") for row in range(1, 5)]
+        cells = [row.all_inner_texts() for row in rows]
+        relations = [[cell.get_attribute("class") for cell in row.all()] for row in rows[:3]]
+        colours = [
+            [cell.evaluate("cell => getComputedStyle(cell).backgroundColor") for cell in row.all()] for row in rows
+        ]
         page.locator("#lines").fill("\n".join(f"第{number}条" for number in range(30)))
         expect(page.locator("#heat-note")).to_contain_text("末尾 6 条未参与比较")
         expect(page.locator("#heat tbody tr")).to_have_count(24)
 
     answer = gateway.post("/similar", json={"query": lines[:3], "candidates": lines[:3]}).json()
-    for row, result in zip(cells, answer["results"], strict=False):
-        scores = {int(match["id"]): match["score"] for match in result["matches"]}
-        assert [float(cell) for cell in row[:3]] == pytest.approx([scores[column] for column in range(3)], abs=0.006)
+    for row, names, result in zip(cells, relations, answer["results"], strict=False):
+        found = {int(match["id"]): match for match in result["matches"]}
+        scores = [found[column]["score"] for column in range(3)]
+        assert [float(cell) for cell in row[:3]] == pytest.approx(scores, abs=0.006)
+        assert names == [*(found[column]["relation"] for column in range(3)), ""]
         assert row[3] == "–"
     assert cells[3] == ["–"] * 4
+    assert relations[0][:2] == ["same", "unrelated"] and relations[1][2] == "same"
+    assert colours[0][1] == colours[3][0] != colours[0][0] == colours[1][2]
 
 
 def test_language_and_theme_persist(browser: Browser, gateway: httpx.Client) -> None:
     with opened(browser, gateway.base_url, color_scheme="light") as page:
-        expect(page.locator("h1")).to_contain_text("弹幕")
+        expect(page.locator("#title")).to_contain_text("弹幕")
         ask(page, "草")
         expect(page.locator("#meter")).to_contain_text("毫秒")
         light = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.locator("#language").click()
-        expect(page.locator("h1")).to_contain_text("danmaku")
+        expect(page.locator("#title")).to_contain_text("danmaku")
         expect(page.locator("#meter")).to_contain_text("ms")
         page.locator("#theme").click()
         expect(page.locator("#theme")).to_have_attribute("aria-pressed", "true")
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.reload()
-        expect(page.locator("h1")).to_contain_text("danmaku")
+        expect(page.locator("#title")).to_contain_text("danmaku")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark != light
         assert page.evaluate("document.documentElement.lang") == "en"
         assert page.title() == "Danmaku playground"
@@ -301,7 +261,7 @@ def test_the_page_asks_for_a_key_and_does_not_leak_it(browser: Browser, strict: 
         expect(page.locator("#key-button")).to_be_visible()
         give_key(page, key)
         expect(page.locator("#alert")).to_be_hidden()
-        page.locator("#copy-embed button", has_text="curl").click()
+        page.locator("#copy-compare button", has_text="curl").click()
         code = page.locator("section:has(#heat) .code")
         expect(code).to_contain_text("$DANMAKU_API_KEY")
         assert key not in code.inner_text()
@@ -327,8 +287,10 @@ def test_a_refusal_is_shown_and_can_be_retried(browser: Browser, strict: tuple[h
 
     def crowd() -> None:
         with httpx.Client(base_url=gateway.base_url, headers={"X-API-Key": key}, timeout=60) as http:
-            while not done.is_set():
-                http.post("/embed", json=[f"{number}哈哈哈哈哈哈哈哈哈哈哈哈哈哈" for number in range(4)])
+            for turn in count():
+                if done.is_set():
+                    return
+                http.post("/embed", json=[f"{threading.get_ident()} {turn} {number}" for number in range(40)])
 
     threads = [threading.Thread(target=crowd) for _ in range(12)]
     with opened(browser, gateway.base_url, refused=True) as page:
@@ -337,7 +299,7 @@ def test_a_refusal_is_shown_and_can_be_retried(browser: Browser, strict: tuple[h
             thread.start()
         try:
             for attempt in range(200):
-                with page.expect_response("**/playground/embed") as answer:
+                with page.expect_response("**/similar") as answer:
                     page.locator("#lines").fill("\n".join(f"{attempt} 第 {number} 条" for number in range(24)))
                 if answer.value.status == 429:
                     break
@@ -362,7 +324,7 @@ def test_the_page_is_accessible(browser: Browser, gateway: httpx.Client, theme: 
         ask(page, f"吃{UNKNOWN}面吗，{'哈' * 200}")
         expect(page.locator("#matches li").first).to_be_visible()
         page.locator("#copy-similar button").first.click()
-        page.locator("#copy-embed button").first.click()
+        page.locator("#copy-compare button").first.click()
         expect(page.locator("#heat tbody tr").first).to_be_visible()
         found = Axe().run(page).response["violations"]
         wide = page.evaluate("document.documentElement.scrollWidth")
