@@ -9,10 +9,15 @@ from danmaku_client.responses import (
     EmbedResponse,
     GatewayError,
     GatewayInfo,
+    Label,
+    ObservedLine,
+    ObserveResponse,
     RebuildProgress,
     SimilarMatch,
     SimilarResponse,
     TextError,
+    Topic,
+    TopicsResponse,
 )
 
 __all__ = [
@@ -25,8 +30,13 @@ __all__ = [
     "EmbedResponse",
     "GatewayError",
     "GatewayInfo",
+    "Label",
+    "ObserveResponse",
+    "ObservedLine",
     "RebuildProgress",
     "SimilarMatch",
     "SimilarResponse",
     "TextError",
+    "Topic",
+    "TopicsResponse",
 ]

@@ -31,18 +31,22 @@ from danmaku_client.responses import (
     CollectionPage,
     EmbedResponse,
     GatewayInfo,
+    ObserveResponse,
     RebuildProgress,
     SimilarResponse,
     TextError,
+    TopicsResponse,
     read_add_response,
     read_collection,
     read_collections,
     read_deleted,
     read_embed_response,
     read_info,
+    read_observe_response,
     read_page,
     read_rebuild_progress,
     read_similar_response,
+    read_topics_response,
 )
 
 OVERHEAD_BYTES = 100  # of a request body, besides its texts
@@ -139,10 +143,9 @@ class AsyncClient:
         Adding a text again increases its count, so counts may be too high after a retry on a broken connection.
         """
         deadline = self._deadline()
-        bodies = [asdict(item) if isinstance(item, CollectionItem) else item for item in items]
         done: list[AddResponse] = []
         first = 0
-        for part in await self._split(bodies, deadline):
+        for part in await self._split(_to_bodies(items), deadline):
             added = await self._session.request("POST", _path(collection, "danmaku"), part, deadline, read_add_response)
             reasons = [TextError(first + reason.index, reason.error, reason.error_type) for reason in added.reasons]
             done.append(AddResponse(added.added, added.replaced, added.refused, reasons))
@@ -152,6 +155,40 @@ class AsyncClient:
             sum(response.replaced for response in done),
             sum(response.refused for response in done),
             [reason for response in done for reason in response.reasons],
+        )
+
+    async def observe(
+        self,
+        collection: str,
+        lines: Sequence[str | CollectionItem | Mapping[str, Any]],
+        *,
+        heads: Sequence[str] = (),
+    ) -> ObserveResponse:
+        """Adds lines of a chat as `add` does, and returns for each what was nearest before, and its topic.
+
+        Mappings are sent unchanged; they may have a `time`. `heads` are the names of those whose labels are wanted.
+        """
+        deadline = self._deadline()
+        done: list[ObserveResponse] = []
+        first = 0
+        for part in await self._split(_to_bodies(lines), deadline) or [[]]:
+            query = f"?{urlencode({'heads': ','.join(heads)})}" if heads else ""
+            path = _path(collection, "observe") + query
+            observed = await self._session.request("POST", path, part, deadline, read_observe_response)
+            errors = [TextError(first + each.index, each.error, each.error_type) for each in observed.errors]
+            done.append(ObserveResponse(observed.model, observed.fingerprint, observed.lines, errors))
+            first += len(part)
+        return ObserveResponse(
+            done[-1].model,
+            done[-1].fingerprint,
+            [line for response in done for line in response.lines],
+            [error for response in done for error in response.errors],
+        )
+
+    async def topics(self, collection: str) -> TopicsResponse:
+        """Returns what the lines observed within the last minute are about."""
+        return await self._session.request(
+            "GET", _path(collection, "topics"), None, self._deadline(), read_topics_response
         )
 
     async def delete(self, collection: str, id: str) -> bool:
@@ -253,6 +290,18 @@ class Client:
     def add(self, collection: str, items: Sequence[str | CollectionItem | Mapping[str, Any]]) -> AddResponse:
         return self._wait(self._client.add(collection, items))
 
+    def observe(
+        self,
+        collection: str,
+        lines: Sequence[str | CollectionItem | Mapping[str, Any]],
+        *,
+        heads: Sequence[str] = (),
+    ) -> ObserveResponse:
+        return self._wait(self._client.observe(collection, lines, heads=heads))
+
+    def topics(self, collection: str) -> TopicsResponse:
+        return self._wait(self._client.topics(collection))
+
     def delete(self, collection: str, id: str) -> bool:
         return self._wait(self._client.delete(collection, id))
 
@@ -305,6 +354,10 @@ async def _shut_down(client: AsyncClient) -> None:
 
 def _path(*names: str) -> str:
     return "/collections/" + "/".join(quote(name, safe="") for name in names)
+
+
+def _to_bodies(items: Sequence[str | CollectionItem | Mapping[str, Any]]) -> list[object]:
+    return [asdict(item) if isinstance(item, CollectionItem) else item for item in items]
 
 
 def _join(parts: Sequence[EmbedResponse]) -> EmbedResponse:

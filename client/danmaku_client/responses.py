@@ -132,6 +132,58 @@ class AddResponse:
 
 
 @dataclass(frozen=True)
+class Label:
+    """The label that a head gives a danmaku, with the probabilities of all its labels."""
+
+    label: str  # the most probable one
+    scores: dict[str, float]  # the probability of each
+
+
+@dataclass(frozen=True)
+class ObservedLine:
+    """A line of a chat: what was nearest to it before, its topic, and its labels by the names of the heads."""
+
+    text: str
+    nearest: SimilarMatch | None  # in the collection before
+    topic_id: int
+    topic_count: int  # lines of the topic within the window, this one included
+    labels: dict[str, Label]
+
+
+@dataclass(frozen=True)
+class ObserveResponse:
+    """The response to `observe`: an entry for each line, in order; None where `errors` says why there is none."""
+
+    model: str
+    fingerprint: str
+    lines: list[ObservedLine | None]
+    errors: list[TextError]
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A subject that lines within the window share."""
+
+    id: int  # stays while the topic lasts
+    text: str  # what is said most
+    count: int  # of lines
+    rise: float  # how many times as often as before it is said now
+    first: float  # when it began, seconds
+    curve: list[int]  # counts in the parts of the window; the last is now
+    said: list[tuple[str, int]]  # with counts, what says the same merged, the commonest first
+
+
+@dataclass(frozen=True)
+class TopicsResponse:
+    """The response to `topics`: what the lines within the window are about."""
+
+    window_s: float
+    now: float | None  # time of the last line; None if there was none
+    lines: int  # within the window
+    topics: list[Topic]  # the largest first
+
+
+@dataclass(frozen=True)
 class CollectionPage:
     """Danmaku of a collection, each with id, text, metadata, count and expires_at."""
 
@@ -211,25 +263,47 @@ def read_embed_response(body: Any, expected: int) -> EmbedResponse:
 
 
 def read_similar_response(body: Any) -> SimilarResponse:
-    matches = [
-        [
-            SimilarMatch(
-                match["id"],
-                match["text"],
-                match["score"],
-                match["metadata"],
-                match.get("count", 1),
-                match.get("relation"),
-            )
-            for match in result["matches"]
-        ]
-        for result in body["results"]
-    ]
+    matches = [[_read_match(match) for match in result["matches"]] for result in body["results"]]
     errors = {
         side: [_read_text_error(error) for error in body["errors"] if error["field"] == side]
         for side in ("query", "candidates")
     }
     return SimilarResponse(body["model"], body["fingerprint"], matches, errors["query"], errors["candidates"])
+
+
+def read_observe_response(body: Any) -> ObserveResponse:
+    lines = [
+        result
+        and ObservedLine(
+            result["text"],
+            result["nearest"] and _read_match(result["nearest"]),
+            result["topic"]["id"],
+            result["topic"]["count"],
+            {head: _from_fields(Label, label) for head, label in result.get("labels", {}).items()},
+        )
+        for result in body["results"]
+    ]
+    errors = [_read_text_error(error) for error in body["errors"]]
+    return ObserveResponse(body["model"], body["fingerprint"], lines, errors)
+
+
+def read_topics_response(body: Any) -> TopicsResponse:
+    topics = [
+        _from_fields(Topic, topic | {"said": [(each["text"], each["count"]) for each in topic["said"]]})
+        for topic in body["topics"]
+    ]
+    return TopicsResponse(body["window_s"], body["now"], body["lines"], topics)
+
+
+def _read_match(match: Any) -> SimilarMatch:
+    return SimilarMatch(
+        match["id"],
+        match["text"],
+        match["score"],
+        match.get("metadata", {}),
+        match.get("count", 1),
+        match.get("relation"),
+    )
 
 
 def _read_text_error(error: Any) -> TextError:

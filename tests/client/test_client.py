@@ -169,6 +169,25 @@ def test_a_collection_is_filled_searched_and_emptied(gateway: httpx.Client) -> N
     assert caught.value.status == 404
 
 
+def test_a_chat_is_observed_and_has_topics(gateway: httpx.Client) -> None:
+    """In several requests; refusals name positions in the whole list."""
+    lines = ["草", CollectionItem("晚安"), {"text": "草", "ttl_s": 600}, *["好"] * 5, " "]
+    with Client(url_of(gateway)) as client:
+        client.create("chat")
+        observed = client.observe("chat", lines)
+        topics = client.topics("chat")
+        nothing = client.observe("chat", [])
+        client.drop("chat")
+
+    assert [line and line.text for line in observed.lines] == ["草", "晚安", "草", *["好"] * 5, None]
+    assert [(error.index, error.error_type) for error in observed.errors] == [(8, "empty_text")]
+    assert (first := observed.lines[0]) and first.nearest is None
+    assert (last := observed.lines[7]) and last.nearest and (last.nearest.text, last.nearest.relation) == ("好", "same")
+    assert (topics.window_s, topics.lines) == (60, 8)
+    assert [(topic.id, topic.count, topic.said) for topic in topics.topics][0] == (last.topic_id, 5, [("好", 5)])
+    assert (nothing.fingerprint, nothing.lines) == (observed.fingerprint, [])
+
+
 async def test_several_tasks_fill_a_collection(gateway: httpx.Client) -> None:
     async with AsyncClient(url_of(gateway)) as client:
         await client.create("tasks")
@@ -247,8 +266,9 @@ def test_retries_wait_as_long_as_the_gateway_says(scripted: Scripted) -> None:
 
 
 def test_a_retry_after_the_deadline_is_not_attempted(scripted: Scripted) -> None:
-    scripted.script = [(200, {}, INFO), BUSY]
-    with Client(scripted.url, timeout_s=0.9) as client, pytest.raises(GatewayError, match="too much is") as caught:
+    status, headers, body = BUSY
+    scripted.script = [(200, {}, INFO), (status, headers | {"Retry-After": "61"}, body)]
+    with Client(scripted.url, timeout_s=60) as client, pytest.raises(GatewayError, match="too much is") as caught:
         client.embed(["草"])
 
     assert (caught.value.status, caught.value.error_type, caught.value.request_id) == (429, "overloaded", "r7")

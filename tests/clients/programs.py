@@ -15,15 +15,23 @@ needs_clients = pytest.mark.skipif(not PYTHON, reason="DANMAKU_CLIENTS_PYTHON is
 
 def run_program(name: str, *arguments: str, text: str = "", directory: Path = HERE) -> str:
     """Returns what a program prints."""
+    return _run(str(HERE / name), *arguments, text=text, directory=directory)
+
+
+def run_code(code: str, *, directory: Path) -> str:
+    return _run("-c", code, directory=directory)
+
+
+def _run(*arguments: str, text: str = "", directory: Path) -> str:
     settings = {"PYTHONPATH": "", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [str(Path(PYTHON).absolute()), str(HERE / name), *arguments],
+        [str(Path(PYTHON).absolute()), *arguments],
         env={**os.environ, **settings},
         cwd=directory,
         input=text,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
     )
     assert done.returncode == 0, done.stderr[-6000:]
     return done.stdout
