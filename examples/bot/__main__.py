@@ -55,8 +55,23 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("source", help="a file that a recorder is writing, - for standard input, or room:NUMBER")
     parser.add_argument("--speed", type=float, metavar="N", help="replay the file N times as fast as it was recorded")
     parser.add_argument("--script", type=Path, metavar="FILE", help="what to reply: heard, tab, said; a pair a line")
-    parser.add_argument("--watch", metavar="LINE", help="count the copies of this line")
-    parser.add_argument("--copy-score", type=float, default=0.9, help="how near a copy has to be to it [0.9]")
+    parser.add_argument("--watch", metavar="LINE", help="count the lines that say the same as this one")
+    parser.add_argument(
+        "--only",
+        type=read_label,
+        action="append",
+        default=[],
+        metavar="HEAD=LABEL",
+        help="reply only to lines that a head of the gateway gives this label",
+    )
+    parser.add_argument(
+        "--skip",
+        type=read_label,
+        action="append",
+        default=[],
+        metavar="HEAD=LABEL",
+        help="do not reply to lines that a head gives this label",
+    )
     parser.add_argument("--collection", default="chat", help="where the lines are kept for a while [chat]")
     parser.add_argument("--ttl-s", type=float, default=600.0, help="how long, by the stream's clock [600]")
     parser.add_argument("--every-s", type=float, default=60.0, help="how often to tell what the chat is about [60]")
@@ -84,7 +99,8 @@ async def follow(parsed: argparse.Namespace, script: list[tuple[str, str]]) -> N
         report_every_s=parsed.every_s,
         script=script,
         watch=parsed.watch,
-        copy_score=parsed.copy_score,
+        only=frozenset(parsed.only),
+        skip=frozenset(parsed.skip),
     )
     source = None
     if is_followed(parsed.source, parsed.speed):
@@ -101,6 +117,13 @@ async def follow(parsed: argparse.Namespace, script: list[tuple[str, str]]) -> N
                 await bot.run(source)
             finally:
                 view.end(bot.counts)
+
+
+def read_label(text: str) -> tuple[str, str]:
+    head, equals, label = text.partition("=")
+    if not (head and equals and label):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEAD=LABEL, such as question=question")
+    return head, label
 
 
 def read_script(path: Path) -> list[tuple[str, str]]:

@@ -1,6 +1,8 @@
 """The bot: lines come in, are embedded, kept in a collection for a while, and answered.
 
-    source ─▶ queue ─▶ all that waits, as one batch ─▶ embed, and add to the collection ─▶ chat, script ─▶ views
+    source ─▶ queue ─▶ all that waits, as one batch ─▶ observe: embedded once, stored, put into topics ─▶ views
+                                                   │          └ labels ─▶ who may be replied to ┐        ▲
+                                                   └▶ similar to lines of the script ───────────┴▶ replies
 
 Batches form by themselves while the gateway is busy. It says when to come back, and the client does; a gateway that is
 gone for longer is waited for, with the lines kept. So no line is lost, and a line may be answered late.
@@ -10,21 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-from danmaku_client import AsyncClient, CollectionItem, EmbedResponse, GatewayError, SimilarMatch
+from danmaku_client import AsyncClient, GatewayError, ObservedLine, ObserveResponse, SimilarMatch
 
-from .chat import Chat, Script
-from .report import Copy, Counts, Report
+from .report import Counts, Report
+from .script import Script
 from .sources import Said
 from .views import View
 
 MOST_WAITING = 100_000  # lines; then the source has to wait
 MOST_A_BATCH = 256
 NEAREST_HEARD = 3  # lines of the script that may be meant by what is said
+MOST_COPIES = 100  # wordings of the watched line
+MOST_TOPICS = 5
 
 T = TypeVar("T")
 
@@ -35,8 +39,9 @@ class Settings:
     ttl_s: float = 600.0  # of this machine's clock
     report_every_s: float = 60.0  # of the stream's
     script: Sequence[tuple[str, str]] = ()  # what is heard, and what to say to it
-    watch: str | None = None  # a line whose copies are counted
-    copy_score: float = 0.9
+    watch: str | None = None  # a line whose copies are counted: what says the same
+    only: Set[tuple[str, str]] = frozenset()  # heads and labels of the lines that it replies to; by default all, …
+    skip: Set[tuple[str, str]] = frozenset()  # … except those with one of these
 
 
 class Bot:
@@ -44,7 +49,6 @@ class Bot:
         self._client, self._settings, self._view = client, settings, view
         self._queue: asyncio.Queue[Said | None] = asyncio.Queue(MOST_WAITING)
         self._failure: Exception | None = None
-        self._fingerprint = ""
         self._script = Script(settings.script)
         self.counts = Counts()
 
@@ -91,27 +95,38 @@ class Bot:
         return batch
 
     async def _take_in(self, batch: Sequence[Said]) -> None:
-        texts, ttl_s = [said.text for said in batch], self._settings.ttl_s
-        embedded, answers, _ = await asyncio.gather(  # at once: a text that is on its way is not encoded twice
-            self._patiently(lambda: self._client.embed(texts, normalize=True)),
-            self._find_heard(texts),
-            self._patiently(lambda: self._add([CollectionItem(text, ttl_s=ttl_s) for text in texts])),
-        )
-        if embedded.fingerprint != self._fingerprint:
-            self._begin(embedded)
-        has_vector = ~np.isnan(embedded.vectors[:, 0])
-        self.counts.embedded += int(has_vector.sum())
-        self.counts.without_vector += int((~has_vector).sum())
-        now = time.monotonic()
-        for said, vector, good, heard in zip(batch, embedded.vectors, has_vector, answers, strict=True):
-            self.counts.delays_s.append(now - said.came_s)
-            while said.at_s >= self._report_at:
+        """Observes a batch, and reports where a minute of the stream is over."""
+        start = 0
+        while start < len(batch):
+            if batch[start].at_s >= self._report_at:
                 await self._report(self._report_at)
-                self._report_at += self._settings.report_every_s
-            if good:
-                self._chat.add(said.text, said.at_s, vector)
-                if reply := self._script.reply(said.text, said.at_s, heard):
-                    self._view.reply(said.at_s - self._first, reply)
+                while batch[start].at_s >= self._report_at:  # minutes in which nobody says anything are passed over
+                    self._report_at += self._settings.report_every_s
+            end = bisect_left(batch, self._report_at, start, key=lambda said: said.at_s)
+            await self._observe(batch[start:end])
+            start = end
+
+    async def _observe(self, lines: Sequence[Said]) -> None:
+        """Sends lines to the gateway, which embeds each once, and replies to them."""
+        ttl_s = self._settings.ttl_s
+        items = [{"text": said.text, "time": said.at_s, "ttl_s": ttl_s} for said in lines]
+        observed, answers = await asyncio.gather(
+            self._patiently(lambda: self._observe_items(items)), self._find_heard([said.text for said in lines])
+        )
+        now = time.monotonic()
+        for said, line, heard in zip(lines, observed.lines, answers, strict=True):
+            self.counts.delays_s.append(now - said.came_s)
+            if line is None:
+                self.counts.without_vector += 1
+                continue
+            self.counts.embedded += 1
+            if self._is_for_us(line) and (reply := self._script.reply(said.text, said.at_s, heard)):
+                self._view.reply(said.at_s - self._first, reply)
+
+    def _is_for_us(self, line: ObservedLine) -> bool:
+        """Returns whether the labels of a line let the bot reply."""
+        labels = {(head, found.label) for head, found in line.labels.items()}
+        return not (labels & self._settings.skip) and (not self._settings.only or bool(labels & self._settings.only))
 
     async def _find_heard(self, texts: Sequence[str]) -> list[list[SimilarMatch]]:
         """Returns for each text the nearest lines of the script, with how they relate to it."""
@@ -120,19 +135,15 @@ class Bot:
         found = await self._patiently(lambda: self._client.similar(texts, self._script.heard, top_k=NEAREST_HEARD))
         return found.matches
 
-    def _begin(self, embedded: EmbedResponse) -> None:
-        """With a model: at the start, and when the gateway has another one, whose vectors are not comparable."""
-        self._fingerprint = embedded.fingerprint
-        self._chat = Chat(embedded.vectors.shape[1])
-
-    async def _add(self, items: Sequence[CollectionItem]) -> None:
+    async def _observe_items(self, items: Sequence[Mapping[str, Any]]) -> ObserveResponse:
+        heads = sorted({head for head, _ in self._settings.only | self._settings.skip})
         try:
-            await self._client.add(self._settings.collection, items)
+            return await self._client.observe(self._settings.collection, items, heads=heads)
         except GatewayError as error:
             if error.error_type not in ("not_found", "fingerprint_mismatch"):
                 raise
             await self._make_collection()
-            await self._client.add(self._settings.collection, items)
+            return await self._client.observe(self._settings.collection, items, heads=heads)
 
     async def _make_collection(self) -> None:
         """Another model's is dropped: it only holds the last minutes."""
@@ -146,16 +157,13 @@ class Bot:
             await self._client.create(name)
 
     async def _report(self, at_s: float) -> None:
-        """Reports the topics of the chat, unless it is silent."""
-        settings, copies = self._settings, list[Copy]()
-        if not (lines := self._chat.lines(at_s)):
-            return
-        if (watch := settings.watch) is not None:
-            found = await self._patiently(
-                lambda: self._client.search(settings.collection, watch, top_k=100, min_score=settings.copy_score)
-            )
-            copies = [Copy(match.text, match.count, match.score) for match in found.matches[0]]
-        self._view.report(Report(at_s - self._first, lines, self._chat.topics(at_s), watch, copies))
+        collection, watch = self._settings.collection, self._settings.watch
+        found = await self._patiently(lambda: self._client.topics(collection))
+        copies = list[SimilarMatch]()
+        if watch is not None:
+            nearest = await self._patiently(lambda: self._client.search(collection, watch, top_k=MOST_COPIES))
+            copies = [match for match in nearest.matches[0] if match.relation == "same"]
+        self._view.report(Report(at_s - self._first, found.lines, found.topics[:MOST_TOPICS], watch, copies))
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """The client has tried for its time; what may pass is tried for as long as it takes."""

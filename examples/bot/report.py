@@ -7,19 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-
-from .chat import Topic
+from danmaku_client import SimilarMatch, Topic
 
 LATEST = 100_000  # lines, whose delays are kept
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A wording of the watched line; counted since it was last silent for as long as the collection keeps lines."""
-
-    text: str
-    count: int
-    score: float  # cosine
 
 
 @dataclass(frozen=True)
@@ -30,7 +20,7 @@ class Report:
     lines: int  # in the last minute
     topics: Sequence[Topic]
     watch: str | None
-    copies: Sequence[Copy]  # nearest first
+    copies: Sequence[SimilarMatch]  # wordings of it, with counts, nearest first
 
 
 @dataclass

@@ -7,8 +7,10 @@ import time
 from collections import deque
 from typing import Protocol, Self
 
-from .chat import Reply, Topic
+from danmaku_client import Topic
+
 from .report import Counts, Report, clock
+from .script import Reply
 
 DRAW_EVERY_S = 0.25
 REPLIES_SHOWN = 6
@@ -48,7 +50,7 @@ class Plain:
     def report(self, report: Report) -> None:
         print(f"{clock(report.at_s)}  {report.lines} lines in a minute, about", flush=True)
         for topic in report.topics:
-            print(f"  {topic.lines:5}  {told(topic)}")
+            print(f"  {topic.count:5}  {told(topic)}")
         if report.watch is not None:
             count = sum(copy.count for copy in report.copies)
             wordings = " ".join(f"「{copy.text}」" for copy in report.copies[:5])
@@ -72,8 +74,8 @@ def summary(counts: Counts) -> str:
 
 
 def told(topic: Topic) -> str:
-    others = " ".join(f"「{other}」" for other in topic.others)
-    return f"「{topic.representative}」" + (f", also {others}" if others else "")
+    others = " ".join(f"「{other}」" for other, _ in topic.said[1:])
+    return f"「{topic.text}」" + (f", also {others}" if others else "")
 
 
 class Screen:
@@ -124,9 +126,8 @@ class Screen:
         copies = ""
         if report := self._report:
             for topic in report.topics:
-                topics.add_row(
-                    str(topic.lines), Text(topic.representative, "bold"), Text("  ".join(topic.others), "dim")
-                )
+                others = "  ".join(other for other, _ in topic.said[1:])
+                topics.add_row(str(topic.count), Text(topic.text, "bold"), Text(others, "dim"))
             if report.watch is not None:
                 copies = f"{sum(copy.count for copy in report.copies)} copies of {report.watch}"
         about = f"what the chat was about at {clock(report.at_s)}" if report else "listening"

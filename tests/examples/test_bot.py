@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from danmaku_client import AsyncClient
+from danmaku_client import AsyncClient, GatewayError
 from processes import ROOT, free_ports, serving
 
 from examples.bot.__main__ import main, read_script
 from examples.bot.bot import Bot, Settings
-from examples.bot.chat import Reply
 from examples.bot.report import Counts, Report
+from examples.bot.script import Reply
 from examples.bot.sources import Said, SourceError
 
 
@@ -61,10 +61,20 @@ def gateway(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield str(http.base_url)
 
 
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    heads = ROOT / "models/danmaku-bert-mini/heads/question"
+    with serving("--collections", f"sqlite://{tmp_path_factory.mktemp('collections')}", "--heads", str(heads)) as (
+        http,
+        _,
+    ):
+        yield str(http.base_url)
+
+
 async def test_a_chat_is_followed(gateway: str) -> None:
     """Told every minute of the stream and at its end; a minute in which nobody says anything is passed over."""
     view = Recording()
-    settings = Settings(collection="followed", script=[("晚安", "下次见")], watch="草", copy_score=0.99)
+    settings = Settings(collection="followed", script=[("晚安", "下次见")], watch="草")
     lines = [(10.0, "好"), (11, "草"), (12, "草"), (15, " "), (20, "晚安"), (75, "草"), (400, "晚安")]
     async with AsyncClient(gateway) as client:
         bot = Bot(client, settings, view)
@@ -73,8 +83,8 @@ async def test_a_chat_is_followed(gateway: str) -> None:
 
     assert (bot.counts.read, bot.counts.embedded, bot.counts.without_vector, bot.counts.waiting) == (7, 6, 1, 0)
     assert len(bot.counts.delays_s) == 7 and bot.counts.delay_ms(99) > 0
-    assert [(report.at_s, report.lines) for report in view.reports] == [(60, 3), (120, 1), (390, 1)]
-    assert [(topic.representative, topic.lines) for topic in view.reports[0].topics][0] == ("草", 2)
+    assert [(report.at_s, report.lines) for report in view.reports] == [(60, 4), (120, 2), (390, 1)]
+    assert [(topic.text, topic.count) for topic in view.reports[0].topics] == [("草", 2)]
     assert [(copy.text, copy.count) for copy in view.reports[-1].copies] == [("草", 3)]
     assert [(at_s, reply.line, reply.says) for at_s, reply in view.replies] == [
         (10, "晚安", "下次见"),
@@ -83,17 +93,34 @@ async def test_a_chat_is_followed(gateway: str) -> None:
     assert {match.text: match.count for match in kept.matches[0]} == {"草": 3, "好": 1, "晚安": 2}
 
 
-async def test_what_means_the_opposite_is_not_answered(gateway: str) -> None:
-    """By the script as it is shipped, whose lines all have near vectors."""
+@pytest.mark.parametrize("model", ["bundled", "tiny"])
+async def test_what_means_the_opposite_is_not_answered(bundled: str, gateway: str, model: str) -> None:
+    """By the script as it is shipped: the bundled model's vectors of opposites are near, the tiny one's all are."""
     view, script = Recording(), read_script(ROOT / "examples/script.tsv")
     lines = stream((1, "声音太大了"), (2, "早上好"), (3, "不要再来一首了"), (40, "声音太小了！"), (41, "再来一首"))
-    async with AsyncClient(gateway) as client:
+    async with AsyncClient(bundled if model == "bundled" else gateway) as client:
         await Bot(client, Settings(collection="opposites", script=script), view).run(lines)
 
     assert [(reply.line, reply.says) for _, reply in view.replies] == [
         ("声音太小了！", "收到，麦克风这就调大"),
         ("再来一首", "好，那就再唱一首"),
     ]
+
+
+async def test_only_questions_are_answered(bundled: str) -> None:
+    """By the bundled head, which tells them without their marks; or all lines but questions."""
+    script, said = [("这首歌叫什么", "小幸运"), ("太好听了", "谢谢")], ((1, "这首歌叫什么"), (2, "太好听了"))
+    question = frozenset({("question", "question")})
+    replies = []
+    async with AsyncClient(bundled) as client:
+        for settings in (Settings(only=question, script=script), Settings(skip=question, script=script)):
+            view = Recording()
+            await Bot(client, settings, view).run(stream(*said))
+            replies.append([reply.says for _, reply in view.replies])
+        with pytest.raises(GatewayError, match="no head 'spam'"):
+            await Bot(client, Settings(skip=frozenset({("spam", "spam")})), Recording()).run(stream((1, "草")))
+
+    assert replies == [["小幸运"], ["谢谢"]]
 
 
 async def test_lines_leave_the_collection_after_a_while(gateway: str) -> None:
@@ -189,13 +216,16 @@ def test_the_command_says_what_is_wrong(
 def test_a_screen_shows_topics_and_replies() -> None:
     """With rich, as on a terminal."""
     program = """
-from examples.bot.chat import Reply, Topic
-from examples.bot.report import Copy, Counts, Report
+from danmaku_client import SimilarMatch, Topic
+
+from examples.bot.report import Counts, Report
+from examples.bot.script import Reply
 from examples.bot.views import Screen
 
 with Screen() as view:
-    view.reply(61, Reply("晚上好", "晚上好呀 [b]", 0.9))
-    view.report(Report(60, 5, [Topic("[草]", 3, ["生草"])], "草", [Copy("草", 4, 1.0)]))
+    view.reply(61, Reply("晚上好", "晚上好呀 [b]"))
+    topic = Topic(1, "[草]", 3, 1.0, 0.0, [3], [("[草]", 2), ("生草", 1)])
+    view.report(Report(60, 5, [topic], "草", [SimilarMatch("1", "草", 1.0, {}, 4)]))
     view.progress(62, Counts(read=5, embedded=4))
     view.end(Counts(read=5, embedded=5))
 """
