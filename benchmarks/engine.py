@@ -1,8 +1,10 @@
 """The model alone, without server or cache: texts/s and the time of one text, by precision, threads and size of a call.
 
 All alternatives are open at once and take turns, round after round, so that what else the machine does hits all of them
-alike; medians are printed. Beside them stands numpy's rate of float32 matrix products on as many threads, measured in
-the same rounds, and the share of it that the model reaches: above 1 it can only be int8.
+alike; medians and ranges are printed. Beside them stands the arithmetic limit, measured in the same rounds: how fast as
+many threads multiply and add float32 numbers in registers, without memory (needs a C compiler, `cc`); and the share of
+it that the model reaches. float32 cannot exceed 1. Of each further precision, the least and the median cosine to the
+first one's vectors are printed, too. bfloat16 needs OpenVINO.
 
 Without --model, a BERT of Google's base size (12 layers × 768) with random weights and the bundled vocabulary is made
 in a temporary directory: speed does not depend on what weights say.
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from arithmetic import ArithmeticLimit
 from material import random_base_model, read_texts
 
 from service.encoders.model import Prepared
@@ -48,7 +51,7 @@ def main() -> None:
     parser.add_argument("--danmaku", type=Path, help="one danmaku per line; default: pairs of words")
     parser.add_argument("--texts", type=int, default=512, help="distinct texts [512]")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
+    parser.add_argument("--precision", nargs="+", default=["float32", "int8"], choices=PRECISIONS)
     parser.add_argument("--max-tokens", nargs="+", type=int, default=[256, 1024, 4096], help="of one call")
     parser.add_argument(
         "--calls", nargs="+", type=int, default=sorted({1, cores}), help="at a time, on all cores this process may use"
@@ -67,30 +70,50 @@ def main() -> None:
                 for max_tokens in arguments.max_tokens:
                     label = f"{precision}, {encoder.concurrency} at a time, {max_tokens} tokens"
                     alternatives.append(Alternative(encoder, label, max_tokens))
-        measure(alternatives, texts, arguments.rounds, cores, BertConfig.from_json_file(model / "bert_config.json"))
+        measure(
+            alternatives,
+            texts,
+            arguments.rounds,
+            ArithmeticLimit(cores),
+            BertConfig.from_json_file(model / "bert_config.json"),
+        )
 
 
 def measure(
-    alternatives: Sequence[Alternative], texts: Sequence[str], rounds: int, cores: int, config: BertConfig
+    alternatives: Sequence[Alternative],
+    texts: Sequence[str],
+    rounds: int,
+    limit: ArithmeticLimit,
+    config: BertConfig,
 ) -> None:
-    matrix_rates = []
+    limits = []
     rows = alternatives[0].encoder.inputs.prepare_texts(texts)
     tokens = statistics.mean(row.num_tokens for row in rows)
     for number in range(rounds + 1):  # the first is for warming up
-        matrix_rates.append(matrix_rate())
+        limits.append(limit.measure())
         for alternative in alternatives:
             alternative.rates.append(len(rows) / measure_seconds(lambda a=alternative: encode_all(a, rows)))
             waits = [measure_seconds(lambda a=alternative, r=row: a.encoder.encode_now([r])) for row in rows[:SINGLES]]
             alternative.waits_ms.append(1000 * statistics.median(waits))
         print(f"round {number or 'to warm up'}", flush=True)
-    rate = statistics.median(matrix_rates[1:])
-    print(f"\n{len(rows)} distinct texts of {tokens:.1f} tokens, {cores} cores, medians of {rounds} rounds")
-    print(f"numpy's float32 matrix product: {rate / 1e9:.0f} GFLOP/s")
+    rate = statistics.median(limits[1:])
+    print(f"\n{len(rows)} distinct texts of {tokens:.1f} tokens, medians of {rounds} rounds")
+    print(f"arithmetic limit, float32 in registers: {rate / 1e9:.0f} GFLOP/s")
     for alternative in alternatives:
         texts_per_s = statistics.median(alternative.rates[1:])
         share = texts_per_s * tokens * flop_per_token(config, alternative.encoder.options) / rate
-        wait_ms = statistics.median(alternative.waits_ms[1:])
-        print(f"  {alternative.label:36} {texts_per_s:9,.1f} texts/s   share {share:.2f}   one text {wait_ms:.1f} ms")
+        rates, waits = spread(alternative.rates[1:]), spread(alternative.waits_ms[1:])
+        print(f"  {alternative.label:36} {rates} texts/s   share {share:.2f}   one text {waits} ms")
+    by_precision = {each.encoder.options.precision: each.encoder for each in alternatives}
+    first, *others = by_precision
+    exact = encode_in_order(by_precision[first], rows)
+    for other in others:
+        found = cosines(encode_in_order(by_precision[other], rows), exact)
+        print(f"cosine of {other} to {first}: least {found.min():.6f}, median {np.median(found):.6f}")
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):,.2f} ({min(values):,.2f} to {max(values):,.2f})"
 
 
 def encode_all(alternative: Alternative, rows: Sequence[Prepared]) -> None:
@@ -107,16 +130,19 @@ def encode_all(alternative: Alternative, rows: Sequence[Prepared]) -> None:
         list(threads.map(alternative.encoder.encode_now, reversed(calls)))
 
 
+def encode_in_order(encoder: OnnxEncoder, rows: Sequence[Prepared]) -> np.ndarray:
+    return np.concatenate([encoder.encode_now(rows[start : start + 32]) for start in range(0, len(rows), 32)])
+
+
+def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+    return np.asarray(np.sum(ours * theirs, 1) / (np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)))
+
+
 def flop_per_token(config: BertConfig, options: EncoderOptions) -> int:
     """Counts multiplications and additions of the dense layers; those of attention are negligible."""
     h, i = config.hidden_size, config.intermediate_size
     return max(options.layers(config)) * 2 * (4 * h * h + 2 * h * i)
-
-
-def matrix_rate() -> float:
-    """Measures FLOP/s of numpy, which uses a thread per core."""
-    a, b = np.ones((1024, 768), np.float32), np.ones((768, 3072), np.float32)
-    return 2 * 1024 * 768 * 3072 / min(measure_seconds(lambda: a @ b) for _ in range(10))
 
 
 def measure_seconds(work: Callable[[], object]) -> float:

@@ -188,13 +188,21 @@ def others() -> None:
 
 @contextlib.contextmanager
 def serving(
-    command: Sequence[str], *, cores: Sequence[int] = CORES[:1], python: str = sys.executable, ready: str = "/readyz"
+    command: Sequence[str],
+    *,
+    cores: Sequence[int] = CORES[:1],
+    python: str = sys.executable,
+    ready: str = "/readyz",
+    root: Path = ROOT,
 ) -> Iterator[int]:
-    """Runs Python with the arguments, in which `{port}` is replaced by the one given; then `ready` answers 200."""
+    """Runs Python with the arguments, in which `{port}` is replaced by the one given; then `ready` answers 200.
+
+    `root` is the checkout whose code runs.
+    """
     port = free_port()
     server = subprocess.Popen(
         [python, *(part.replace("{port}", str(port)) for part in command)],
-        cwd=ROOT,
+        cwd=root,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: os.sched_setaffinity(0, cores),

@@ -17,7 +17,7 @@ def read_texts(path: Path | None, count: int) -> list[str]:
     if path:
         lines = sorted({line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()})
     else:
-        words = (ROOT / "training" / "words.txt").read_text(encoding="utf-8").split()
+        words = (ROOT / "training" / "pictures" / "words.txt").read_text(encoding="utf-8").split()
         lines = sorted({f"{first} {second}" for first in words for second in words})
     random.Random(0).shuffle(lines)
     return lines[:count]

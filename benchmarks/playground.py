@@ -4,25 +4,40 @@ A gateway of its own, on loopback, and a new browser profile each round, so that
 text is in the field before the page's script runs, so that the first result is as early as it can be.
 
     .venv/bin/python benchmarks/playground.py
-    .venv/bin/python benchmarks/playground.py --rounds 1 --picture docs/playground.png
+    .venv/bin/python benchmarks/playground.py --rounds 1 --pictures docs
 """
 
 from __future__ import annotations
 
 import argparse
+import html
+import json
 import shutil
 import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 from gateway import CORES, serving
+from material import ROOT
 from playwright.sync_api import Browser, Page, sync_playwright
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
+CHAT = ROOT / "examples/chat.ndjson"
+MERGED_FROM_S = 140  # what is drawn of the example chat: 20 s from here on
+MERGED = """<style>
+body {{ margin: 0; padding: 16px; display: grid; grid-template-columns: 1fr 1fr; gap: 16px; 
+  font: 15px/1.5 "Noto Sans CJK SC", sans-serif; color: #222 }}
+h2 {{ margin: 0 0 6px; font-size: 15px }}
+ul {{ margin: 0; padding: 0; list-style: none }}
+li {{ margin: 3px 0; padding: 1px 10px; border-left: 5px solid hsl(var(--hue) 60% 50%); white-space: nowrap;
+  background: hsl(var(--hue) 60% 95%) }}
+i {{ display: inline-block; width: 52px; color: #777; font-style: normal }}
+</style><section><h2>合并前：{}</h2><ul>{}</ul></section><section><h2>合并后：{}</h2><ul>{}</ul></section>"""
 # Times of the page's own clock, which starts when it is asked for.
 WATCH = """
 addEventListener("DOMContentLoaded", () => {
@@ -54,7 +69,7 @@ TYPE = """
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="[7]")
-    parser.add_argument("--picture", type=Path, help="also take one, for the documents")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="also take them, for the documents")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         flags = ["--collections", f"sqlite:///{directory}", "--access-log", "false"]
@@ -65,8 +80,10 @@ def main() -> None:
         ):
             url = f"http://127.0.0.1:{port}/"
             rounds = [measure(browser, url, number) for number in range(arguments.rounds)]
-            if arguments.picture:
-                take(browser, url, arguments.picture)
+            if arguments.pictures:
+                take(browser, url, arguments.pictures / "playground.png")
+                take_live(browser, url, arguments.pictures / "live.png")
+                take_merged(browser, url, arguments.pictures / "merged.png")
     sizes = rounds[0][0]
     for name, size in sorted(sizes.items(), key=lambda entry: -entry[1]):
         print(f"{size:9,} bytes  {name}")
@@ -94,14 +111,48 @@ def measure(browser: Browser, url: str, number: int) -> tuple[dict[str, int], di
 
 
 def take(browser: Browser, url: str, path: Path) -> None:
-    page = browser.new_page(viewport={"width": 1280, "height": 940}, reduced_motion="reduce", color_scheme="light")
+    page = browser.new_page(viewport={"width": 1280, "height": 980}, reduced_motion="reduce", color_scheme="light")
     page.goto(url)
     page.locator("#clusters li").first.wait_for()
     page.locator("#text").fill("阿夸好可爱")
+    page.locator("#tokens").filter(has_text="爱").wait_for()  # matches of the text before are there already
     page.locator("#matches li").first.wait_for()
     page.locator("#text").blur()
     page.screenshot(path=path, animations="disabled")
     page.close()
+
+
+def take_live(browser: Browser, url: str, path: Path) -> None:
+    """Takes the overlay when the example chat is about a game, in its second minute."""
+    page = browser.new_page(viewport={"width": 900, "height": 520}, reduced_motion="reduce", color_scheme="light")
+    page.goto(f"{url}live")
+    page.locator("#topics li").filter(has_text="boss").first.wait_for()
+    page.wait_for_timeout(3000)
+    page.screenshot(path=path, animations="disabled")
+    page.close()
+
+
+def take_merged(browser: Browser, url: str, path: Path) -> None:
+    """Draws a stretch of the example chat beside what `POST /merge` makes of it."""
+    lines = [json.loads(line) for line in CHAT.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if MERGED_FROM_S <= line["time"] < MERGED_FROM_S + 20]
+    groups = httpx.post(f"{url}merge", json={"lines": lines}).raise_for_status().json()["groups"]
+    of_line = {line: number for number, group in enumerate(groups) for line in group["ids"]}
+    rows = [(line["time"], line["text"], 1, of_line[str(number)]) for number, line in enumerate(lines)]
+    merged = [(group["first"], group["text"], group["count"], number) for number, group in enumerate(groups)]
+    page = browser.new_page(viewport={"width": 400, "height": 200}, color_scheme="light")
+    page.set_content(MERGED.format(f"{len(rows)} 条", draw_rows(rows), f"{len(merged)} 条", draw_rows(merged)))
+    page.screenshot(path=path, full_page=True, animations="disabled")
+    page.close()
+
+
+def draw_rows(rows: Sequence[tuple[float, str, int, int]]) -> str:
+    """Draws rows of a time, a text, how often it was said, and its group, which has a colour of its own."""
+    return "".join(
+        f'<li style="--hue:{group * 137 % 360}"><i>{time:.0f} s</i>{html.escape(text)}'
+        f"{f' <b>×{count}</b>' if count > 1 else ''}</li>"
+        for time, text, count, group in rows
+    )
 
 
 def listen(page: Page) -> dict[str, int]:

@@ -112,7 +112,7 @@ def measure_gateway(model: Path, texts: Sequence[str], entries: int) -> tuple[fl
 def measure_genuine(python: str, model: Path, texts: Sequence[str]) -> float:
     port, port_out = free_port(), free_port()
     flags = f"-model_dir {model} -ckpt_name bert_model.ckpt -cpu -port {port} -port_out {port_out} -http_port".split()
-    command = ["service/classic.py", *flags, "{port}"]
+    command = ["-m", "service.classic", *flags, "{port}"]
     with serving(command, cores=CORES, python=python, ready="/status/server") as http_port:
 
         def ask(part: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 BERT-base (12 layers × 768) with random weights, or the model that --model-dir names. Every round starts each server
 afresh, asks for the same texts and ends it; the medians of all rounds and their ratios to the genuine server stand at
-the end, with the machine's matrix rate beside them.
+the end, with the machine's arithmetic limit beside them (needs a C compiler).
 
   list       all texts in lists of 256: texts/s
   one text   one client, a text at a time: p50 and p99 in ms
@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import zmq
+from arithmetic import ArithmeticLimit
 from bert_serving.client import BertClient
 from material import random_base_model, read_texts
 
@@ -63,22 +64,22 @@ def main() -> None:
         model = arguments.model_dir or random_base_model(Path(work))
         checkpoint = next(model.glob("*.index")).stem
         flags = ["-model_dir", str(model), "-ckpt_name", checkpoint, "-cpu"]
-        servers = {"genuine": [arguments.classic, "service/classic.py", *flags]} if arguments.classic else {}
+        servers = {"genuine": [arguments.classic, "-m", "service.classic", *flags]} if arguments.classic else {}
         ours = [sys.executable, "-m", "service", "worker", *flags, *arguments.flags.split()]
         servers |= {"float32": ours, "int8": [*ours, "-precision", "int8"]}
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
         vectors: dict[str, np.ndarray] = {}
-        rates = []
+        limits, limit = [], ArithmeticLimit(os.cpu_count() or 1)
         for number in range(arguments.rounds):
-            rates.append(matrix_rate())
+            limits.append(limit.measure())
             for name, command in servers.items():
                 figures, vectors[name] = measure(command, lists, singles, arguments.seconds)
                 rounds[name].append(figures)
                 shown = ", ".join(f"{key} {value:,.1f}" for key, value in figures.items())
                 print(f"round {number + 1}, {name}: {shown}", flush=True)
-        report(rounds, vectors, rates, texts, model)
+        report(rounds, vectors, limits, texts, model)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"rounds": rounds, "gflops": rates}, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps({"rounds": rounds, "flops": limits}, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(
@@ -185,18 +186,6 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def matrix_rate() -> float:
-    """Measures the 10⁹ operations per second of a float32 matrix product on all cores."""
-    a, b = (np.random.default_rng(0).random((2048, 2048), np.float32) for _ in range(2))
-    a @ b
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - started)
-    return 2 * 2048**3 / min(times) / 1e9
-
-
 def operations_per_text(model: Path, texts: Sequence[str]) -> float:
     """Counts the operations of a text's matrix products, without padding, in all layers but the last one."""
     config = BertConfig.from_json_file(model / "bert_config.json")
@@ -209,11 +198,11 @@ def operations_per_text(model: Path, texts: Sequence[str]) -> float:
 def report(
     rounds: dict[str, list[dict[str, float]]],
     vectors: dict[str, np.ndarray],
-    rates: Sequence[float],
+    limits: Sequence[float],
     texts: Sequence[str],
     model: Path,
 ) -> None:
-    rate, work = statistics.median(rates), operations_per_text(model, texts)
+    limit, work = statistics.median(limits), operations_per_text(model, texts)
     print(
         f"\n{len(texts)} danmaku of {statistics.mean(map(len, texts)):.1f} characters, {os.cpu_count()} cores, medians"
     )
@@ -228,9 +217,11 @@ def report(
             values = [figure[key] for figure in rounds[name]]
             ratio = f"   × {max(figures[key], genuine[key]) / min(figures[key], genuine[key]):.1f}" if genuine else ""
             print(f"    {name:10} {figures[key]:10,.1f}   ({min(values):,.1f} to {max(values):,.1f}){ratio}")
-    print(f"  matrix rate {rate:,.0f} GFLOP/s (float32, {min(rates):,.0f} to {max(rates):,.0f})")
+    print(
+        f"  arithmetic limit {limit / 1e9:,.0f} GFLOP/s (float32, {min(limits) / 1e9:,.0f} to {max(limits) / 1e9:,.0f})"
+    )
     for name, figures in medians.items():
-        print(f"    {name:10} reaches {figures['list, texts/s'] * work / rate / 1e9:.0%} of it")
+        print(f"    {name:10} reaches {figures['list, texts/s'] * work / limit:.0%} of it")
     reference = vectors.get("genuine", vectors["float32"])
     for name, mine in vectors.items():
         cosines = (mine * reference).sum(1) / np.linalg.norm(mine, axis=1) / np.linalg.norm(reference, axis=1)
