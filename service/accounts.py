@@ -11,11 +11,13 @@ A file of TOML names them, a table for each; it holds hashes, so it reveals no k
 
 A request costs as many texts as it brings, and at least 1. It is let in while its key is not in debt, because what it
 costs is known only when its body is read; a long list puts its key in debt, and later requests wait until that is paid.
-What was used is kept in memory: each gateway counts for itself, and from its start.
+What was used is kept in memory: each gateway counts for itself, and from its start. A file that has changed is read
+again when the gateway is told to, by SIGHUP.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import time
@@ -29,6 +31,8 @@ from pydantic import BaseModel, Field, ValidationError
 from service.errors import ConfigurationError, Forbidden, QuotaSpent, RateExceeded
 from service.metrics import Metrics
 from service.tasks import retry_overloaded
+
+log = logging.getLogger("danmaku")
 
 NAME = re.compile("[A-Za-z0-9_.-]{1,64}")
 UNNAMED = "unnamed"  # the keys of api_key_hashes
@@ -50,16 +54,22 @@ class Account:
     """A key and what it has used. `clock` returns Unix time in seconds."""
 
     def __init__(self, name: str, key: Key | None, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
-        self.name, self._key, self._clock = name, key or Key.model_construct(hash=""), clock
+        self.name, self._clock = name, clock
         self.requests, self._texts = metrics.add_key(name)
-        self._burst = max(1.0, BURST_S * (self._key.texts_per_s or 0))
-        self._balance, self._paid_at = self._burst, clock()  # texts; negative is debt
+        self._paid_at = clock()
+        self.allow(key or Key.model_construct(hash=""))
         self._day, self.texts_today, self.refused_today = self._paid_at // DAY_S, 0, 0
+
+    def allow(self, key: Key) -> None:
+        """Sets what the key may do from now on. What was used today stays; what is owed does not."""
+        self.key = key
+        self._burst = max(1.0, BURST_S * (key.texts_per_s or 0))
+        self._balance = self._burst  # texts; negative is debt
 
     def check(self) -> None:
         """Raises RateExceeded or QuotaSpent if nothing may be spent now."""
         now = self._pay()
-        quota, rate = self._key.texts_per_day, self._key.texts_per_s
+        quota, rate = self.key.texts_per_day, self.key.texts_per_s
         if quota and self.texts_today >= quota:
             retry_after_s = math.ceil(DAY_S - now % DAY_S)
             raise QuotaSpent(
@@ -79,15 +89,15 @@ class Account:
         self._texts.inc(texts)
 
     def may_use(self, collection: str) -> bool:
-        prefixes = self._key.collections
+        prefixes = self.key.collections
         return prefixes is None or collection.startswith(prefixes)
 
     def check_collection(self, name: str, *, writes: bool = False) -> None:
         """Raises Forbidden if the key may not use the collection, or not change it."""
         if not self.may_use(name):
-            expected = ", ".join(f"{prefix}*" for prefix in self._key.collections or ())
+            expected = ", ".join(f"{prefix}*" for prefix in self.key.collections or ())
             raise Forbidden(f"key {self.name!r} may not use collection {name!r}; expected one of {expected or 'none'}")
-        if writes and self._key.read_only:
+        if writes and self.key.read_only:
             raise Forbidden(f"key {self.name!r} is read-only; expected one that may change collections")
 
     def usage(self) -> dict[str, object]:
@@ -96,8 +106,8 @@ class Account:
         return {
             "key": self.name,
             "texts_today": self.texts_today,
-            "texts_per_day": self._key.texts_per_day,
-            "texts_per_s": self._key.texts_per_s,
+            "texts_per_day": self.key.texts_per_day,
+            "texts_per_s": self.key.texts_per_s,
             "refused_today": self.refused_today,
             "day_ends_in_s": math.ceil(DAY_S - now % DAY_S),
         }
@@ -107,7 +117,7 @@ class Account:
         now = self._clock()
         if now // DAY_S != self._day:
             self._day, self.texts_today, self.refused_today = now // DAY_S, 0, 0
-        earned = max(0.0, now - self._paid_at) * (self._key.texts_per_s or 0)
+        earned = max(0.0, now - self._paid_at) * (self.key.texts_per_s or 0)
         self._balance, self._paid_at = min(self._burst, self._balance + earned), now
         return now
 
@@ -117,14 +127,35 @@ class Accounts:
 
     def __init__(self, hashes: Iterable[str], path: str | None, metrics: Metrics) -> None:
         """Raises ConfigurationError if the file cannot be used."""
+        self._path, self._metrics = path, metrics
+        unnamed = [bytes.fromhex(entry) for entry in hashes]
+        self._unnamed = dict.fromkeys(unnamed, Account(UNNAMED, None, metrics)) if unnamed else {}
+        self._named: dict[str, Account] = {}
         self._by_digest: dict[bytes, Account] = {}
-        if unnamed := [bytes.fromhex(entry) for entry in hashes]:
-            self._by_digest = dict.fromkeys(unnamed, Account(UNNAMED, None, metrics))
-        for name, key in read_keys(path).items() if path else ():
+        self._read()
+
+    def read_again(self) -> None:
+        """Applies what the file says now. If it cannot be used, the log says so and everything stays as it was."""
+        try:
+            self._read()
+            log.info("Read %s again: %d keys.", self._path, len(self._named))
+        except ConfigurationError as error:
+            log.error("API keys stay as they were: %s", error)
+
+    def _read(self) -> None:
+        keys = read_keys(self._path) if self._path else {}
+        names: dict[bytes, str] = {}
+        for name, key in keys.items():
             digest = bytes.fromhex(key.hash)
-            if digest in self._by_digest:
-                raise ConfigurationError(f"invalid hash of key {name!r} in {path}: another key has it, too")
-            self._by_digest[digest] = Account(name, key, metrics)
+            if digest in names or digest in self._unnamed:
+                raise ConfigurationError(f"invalid hash of key {name!r} in {self._path}: another key has it, too")
+            names[digest] = name
+        before, self._named = self._named, {}
+        for name, key in keys.items():
+            self._named[name] = account = before.get(name) or Account(name, key, self._metrics)
+            if account.key != key:
+                account.allow(key)
+        self._by_digest = self._unnamed | {digest: self._named[name] for digest, name in names.items()}
 
     def __len__(self) -> int:
         return len(self._by_digest)

@@ -16,29 +16,16 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from service import __version__
 from service.accounts import Accounts
-from service.api import (
-    classify,
-    collection,
-    collection_map,
-    compat,
-    docs,
-    embed,
-    highlights,
-    inputs,
-    merge,
-    observe,
-    openai,
-    ops,
-    playground,
-    similar,
-    tokenize,
-)
-from service.api.body import ReceiveBody
-from service.api.keys import require_keys
-from service.api.middleware import AnswerErrors, Observe
-from service.api.pages import RefuseForeignPages
-from service.api.responses import PlainRoutes, raise_http_error
-from service.api.state import State
+from service.api import classify, docs, embed, ops, playground, similar, tokenize
+from service.api.chat import highlights, merge
+from service.api.collections import collection, collection_map, observe
+from service.api.compatible import bert_as_service, openai, text_embeddings_inference
+from service.api.http.body import ReceiveBody
+from service.api.http.keys import require_keys
+from service.api.http.middleware import AnswerErrors, Observe
+from service.api.http.pages import RefuseForeignPages
+from service.api.http.responses import PlainRoutes, raise_http_error
+from service.api.http.state import State
 from service.chat.sameness import open_judge
 from service.collections.collections import Collections
 from service.collections.default import keep_default
@@ -85,7 +72,11 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
                 stack.enter_context(tracing)
             tracer = tracing.tracer if tracing else None
             judge = open_judge(None if encoder else find_model_directory(settings))
-            embedder = await stack.enter_async_context(open_embedder(settings, metrics, tracer=tracer, encoder=encoder))
+            # The other half is for a list's own texts.
+            opening = open_embedder(
+                settings, metrics, tracer=tracer, encoder=encoder, max_wait_s=settings.request_timeout_s / 2
+            )
+            embedder = await stack.enter_async_context(opening)
             heads = await asyncio.to_thread(Heads, settings.heads, metrics)
             with suppress(EncoderUnavailable):  # workers that are not known yet: every request checks
                 heads.check(embedder.model)
@@ -118,11 +109,13 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours are in tracing.py, metrics.py and log.py
         routes=[
             route
             for part in (
-                *(embed, inputs, similar, merge, highlights, observe, collection, collection_map, classify),
-                *(openai, compat, tokenize),
+                *(embed, text_embeddings_inference, similar),
+                *(merge, highlights, observe, collection, collection_map, classify),
+                *(openai, bert_as_service, tokenize),
                 *(ops, playground, docs),
             )
             for route in part.router.routes

@@ -7,7 +7,8 @@ file:
     PREFIX.data-00000-of-00001   the tensors' bytes, one after the other
     PREFIX.index                 a sorted string table (LevelDB's): tensor name → the place of its bytes
 
-Data files are mapped into memory instead of read, so unused tensors, such as an optimizer's, cost nothing.
+Data files are mapped into memory instead of read, so unused tensors, such as an optimizer's, cost nothing, and what has
+been read is memory that the system can take back.
 
 Source: tensorflow/core/util/tensor_bundle (tensor_bundle.h describes both files), tensorflow/core/lib/io/format.h
 and table_format.txt (the table), tensorflow/core/protobuf/tensor_bundle.proto (the values in the table).
@@ -17,6 +18,7 @@ tables.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +82,25 @@ def read_checkpoint(prefix: Path, names: Collection[str] | None = None) -> dict[
         tensor = data.view(DTYPES[entry.dtype]).reshape(entry.shape)
         tensors[name] = np.require(tensor, requirements=["ALIGNED"])  # a copy if a string precedes it in the file
     return tensors
+
+
+def is_mapped(tensor: np.ndarray) -> bool:
+    """Returns whether a tensor's bytes are those of a mapped file."""
+    return _find_mapping(tensor) is not None
+
+
+def release_pages(tensor: np.ndarray) -> None:
+    """Returns the memory of the mapped file that a tensor is from, if it is from one; reading it again takes longer."""
+    mapping = _find_mapping(tensor)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _find_mapping(tensor: np.ndarray) -> mmap.mmap | None:
+    base: object = tensor
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) else None
 
 
 def _read_index(path: Path) -> tuple[Fields, dict[str, _Entry]]:

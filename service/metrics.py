@@ -46,6 +46,7 @@ ROUTES = (
     *("/collections", "/collections/{name}", "/collections/{name}/danmaku", "/collections/{name}/danmaku stream"),
     *("/collections/{name}/danmaku/{id}", "/collections/{name}/delete", "/collections/{name}/rebuild"),
     *("/collections/{name}/map", "/", "/static", "/playground/embed"),
+    *("/live", "/playground/chat stream"),
     *("/merge", "/merge stream", "/highlights"),
     *("/classify", "/classify stream", "/predict"),
     *("/collections/{name}/observe", "/collections/{name}/topics", "/collections/{name}/topics stream"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -31,6 +32,7 @@ from service.settings import Settings
 MAX_HEAD_BYTES = 64 * 1024
 MAX_OPERATION_CONNECTIONS = 64
 STUCK_READER_S = 60.0
+LAST_ANSWERS_S = 1.0  # for those whose requests took longer than the shutdown may
 # Longer than clients keep an idle connection (httpx 5 s, aiohttp 15, Go 90), so that the client closes it first and no
 # request is lost.
 KEEP_ALIVE_S = 120
@@ -174,6 +176,11 @@ class Server(uvicorn.Server):
             self._stop_at = time.monotonic() + self._drain_s
         else:
             super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if unfinished := self.server_state.tasks:  # cancelled, which `AnswerErrors` answers
+            await asyncio.wait(unfinished, timeout=LAST_ANSWERS_S)
 
     async def on_tick(self, counter: int) -> bool:
         if self._stop_at is not None and time.monotonic() >= self._stop_at:

@@ -108,6 +108,11 @@ class Settings(BaseSettings):
         "bert://HOST:5555:5556,OTHER:5555:5556 uses workers; bert+dns://NAME:5555:5556 uses the workers at all "
         "addresses of a name. Change it to serve your own model.",
     )
+    worker_key_file: Path | None = Field(
+        None,
+        description="worker.key, the public half of the key files that `danmaku key --worker` makes, for workers that "
+        "were started with -key_file; connections to them are encrypted.",
+    )
     pooling_layer: Layers = Field(
         None,
         description="Layers that vectors are taken from, counted from the end: -1 is the last; several are "
@@ -130,10 +135,14 @@ class Settings(BaseSettings):
         description="Maximum tokens of a text, including [CLS] and [SEP]; by default what the model says, or as many "
         "as it has positions. Lower it to limit the cost of long texts. Changes the fingerprint.",
     )
-    precision: Literal["float32", "int8"] = Field(
+    precision: Literal["float32", "bfloat16", "float16", "int8"] = Field(
         "float32",
-        description="int8 is faster, with nearly the same vectors; if they differ too much, the gateway does not "
-        "start. Changes the fingerprint.",
+        description="How exactly the model computes. bfloat16 and int8 are faster on a CPU, float16 on a GPU, with "
+        "nearly the same vectors; if they differ too much, the gateway does not start. Changes the fingerprint; "
+        "docs/gateway.md compares them.",
+    )
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="What runs the model; cuda is the first NVIDIA GPU, and needs other packages: docs/gpu.md."
     )
     threads: int = Field(
         default_factory=count_cores,
@@ -141,10 +150,11 @@ class Settings(BaseSettings):
         description="Concurrent model calls, one thread each; by default the number of cores this process may use. "
         "Lower it to leave cores to other processes.",
     )
-    max_batch_tokens: int = Field(
-        1024,
+    max_batch_tokens: int | None = Field(
+        None,
         ge=1,
-        description="Maximum tokens in one model call. More is slower on CPU because the processor's cache overflows.",
+        description="Maximum tokens in one model call; by default 1024, because more is slower on a CPU, whose cache "
+        "overflows, and on a GPU what is measured at the start.",
     )
     max_queue_texts: int = Field(
         20_000,
@@ -193,8 +203,9 @@ class Settings(BaseSettings):
     collections: str = Field(
         "sqlite://danmaku-collections",
         description="Where collections are stored: sqlite:///DIRECTORY for one gateway (sqlite://DIRECTORY is "
-        "relative to the working directory); redis://HOST:6379/0, a Redis 8 or a cluster that several gateways share; "
-        "none disables them. If the default directory is not usable, collections are disabled.",
+        "relative to the working directory); milvus://HOST:19530/DATABASE, a Milvus that several gateways share "
+        "(milvus+tls:// with TLS, USER:PASSWORD@ before the host); none disables them. If the default directory is not "
+        "usable, collections are disabled.",
     )
     max_collections: int = Field(
         1000,
@@ -205,7 +216,7 @@ class Settings(BaseSettings):
     max_collection_items: int = Field(
         5_000_000,
         ge=1,
-        description="Maximum danmaku in one collection; beyond that, adding is answered 507. A danmaku takes about 0.6 "
+        description="Maximum danmaku in one collection; beyond that, adding is answered 507. A danmaku takes about 1.1 "
         "KB of memory with 256 dimensions in the embedded store, so lower it to what the machine has.",
     )
     cache: str = Field(

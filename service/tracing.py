@@ -104,8 +104,8 @@ def make_traced_batcher(tracer: Tracer) -> type[Batcher[bytes]]:
     """Returns a Batcher whose `encode` has a span."""
 
     class TracedBatcher(Batcher[bytes]):
-        async def encode(self, texts: Sequence[Prepared]) -> list[bytes]:
+        async def encode(self, texts: Sequence[Prepared], *, payer: str = "") -> list[bytes]:
             with tracer.start_as_current_span("encode", attributes={"danmaku.texts": len(texts)}):
-                return await super().encode(texts)
+                return await super().encode(texts, payer=payer)
 
     return TracedBatcher

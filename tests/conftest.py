@@ -26,6 +26,19 @@ CHARACTERS = "草哈阿夸晚安好来了我死谁你他她的笑可爱待机清
 TINY_VOCAB = [*SPECIAL_TOKENS, *WORDS, *CHARACTERS]
 
 
+# Files that take longest start first, or one process would be idle while the other works through the last of them.
+LONGEST = {
+    *("test_docs.py", "test_package.py", "test_stores.py", "test_store_searches.py", "test_store_states.py"),
+    *("test_milvus_store.py", "test_milvus_durability.py", "test_workers_fail.py", "test_gateway_fails.py"),
+    *("test_redis_fails.py", "test_fuzz.py", "test_damage.py", "test_adversary.py", "test_replicas.py"),
+    *("test_train.py", "test_embed.py", "test_worker.py", "test_remote.py", "test_page.py"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory with random weights: 3 layers × 16, 4 heads, 16 positions."""

@@ -22,6 +22,7 @@ class RecordingEncoder:
 
     dim = 2
     concurrency = 1
+    batch_tokens = None
     obstacle = None
     workers = ()
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 from conftest import CHARACTERS
+from stored import until
 
 from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import EncoderOptions
@@ -98,6 +99,11 @@ class SteadyLoad:
         if self._asked:
             await asyncio.wait(self._asked)
         await self._http.aclose()
+
+    async def answer(self, count: int = 50) -> None:
+        """Waits until so many more answers were right."""
+        enough = self.tally.right + count
+        await until(lambda: self.tally.right >= enough)
 
     async def _send(self) -> None:
         self._asked: set[asyncio.Task[None]] = set()

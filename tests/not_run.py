@@ -23,7 +23,11 @@ NOT_RUN = {
     "make images": "a Docker engine; `make image-check` builds without one",
     "kustomize": "a registry; tests/deploy/kustomize.py reads k8s/",
     "kubectl": "a cluster; tests/deploy/test_kubernetes.py validates what is applied",
+    "pip install openapi-python-client": "downloads; tests/clients runs the generator",
     "pip install ./client": "downloads; tests/deploy/test_package.py installs the client's wheel",
+    "pip install 'danmaku-embedding[gpu]'": "downloads, and would replace what runs the tests",
+    "pip uninstall": "would remove what runs the tests",
+    "pip install --no-deps onnxruntime-gpu": "downloads, and would replace what runs the tests",
     # What takes too long, or a machine that is not here.
     "make train-mini": "hours, with the corpus",
     ".venv/bin/python -m examples.bot danmaku_dataset/": "a minute, with the corpus",
@@ -37,7 +41,7 @@ NOT_RUN = {
 # Packages that examples in Python may need and that are not installed here; tests/clients has them.
 ELSEWHERE = (
     *("sentence_transformers", "langchain_openai", "llama_index.embeddings.text_embeddings_inference", "litellm"),
-    *("huggingface_hub", "pymilvus.model.dense"),
+    *("huggingface_hub", "pymilvus.model.dense", "transformers"),
 )
 
 

@@ -20,13 +20,19 @@ from typing import IO
 
 import httpx
 import pytest
-import redis
 from bert_serving.client import BertClient
 
 from service.errors import EncoderUnavailable
 from service.worker.probe import probe
 
 ROOT = Path(__file__).parents[1]
+START_S = 120.0  # for a process to start, on a machine that is busy
+
+
+def hang(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    """Stops a process, and returns when all its threads have stopped. SIGCONT lets it continue."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,16 @@ class RunningWorker:
 
     def client(self, **settings: object) -> BertClient:
         """Opens the genuine client, with a generous time limit."""
-        return BertClient(port=self.port, port_out=self.port_out, **({"timeout": 20_000} | settings))
+        return BertClient(port=self.port, port_out=self.port_out, **({"timeout": 60_000} | settings))
 
 
 @contextmanager
 def working(
-    model_dir: Path, *flags: str, ports: Sequence[int] | None = None, host: str = "127.0.0.1"
+    model_dir: Path,
+    *flags: str,
+    ports: Sequence[int] | None = None,
+    host: str = "127.0.0.1",
+    key_file: Path | None = None,
 ) -> Iterator[RunningWorker]:
     """Runs a worker in a process of its own until it is ready; ends it with SIGTERM if it still runs."""
     port, port_out, http_port = (*ports, *free_ports(1)) if ports else free_ports(3)
@@ -61,16 +71,16 @@ def working(
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     worker = RunningWorker(port, port_out, http_port, process, host)
     try:
-        for _ in range(120):
+        deadline = time.monotonic() + START_S
+        while True:
             if process.poll() is not None:
                 raise RuntimeError(f"the worker ended: {process.communicate()[1]}")
             try:
-                probe(worker.url, timeout_s=0.5)
+                probe(worker.url, timeout_s=2, key_file=key_file)
                 break
             except EncoderUnavailable:
-                continue
-        else:
-            raise RuntimeError("the worker was not ready within a minute")
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"the worker was not ready within {START_S:g} s") from None
         yield worker
     finally:
         if process.poll() is None:
@@ -83,7 +93,7 @@ def working(
 def genuine(python: str, model_dir: Path, *flags: str) -> Iterator[RunningWorker]:
     """Runs a genuine bert-serving-server with the Python of a `make classic` environment until it is ready."""
     port, port_out, http_port = free_ports(3)
-    command = [python, "service/classic.py", "-model_dir", str(model_dir), "-cpu", *flags]
+    command = [python, "-m", "service.classic", "-model_dir", str(model_dir), "-cpu", *flags]
     command += ["-port", str(port), "-port_out", str(port_out)]
     with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill up and stop it
         process = subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log, text=True)
@@ -120,68 +130,109 @@ class RunningRedis:
 
 
 @contextmanager
-def running_redis(*flags: str, port: int | None = None, program: str | None = None) -> Iterator[RunningRedis]:
-    """Runs an empty Redis of any version in a process of its own, without persistence."""
-    program = program or shutil.which("redis-server")
+def running_redis(*flags: str, port: int | None = None) -> Iterator[RunningRedis]:
+    """Runs an empty Redis in a process of its own, without persistence."""
+    program = shutil.which("redis-server")
     assert program, "redis-server is not installed; on Debian: apt-get install redis-server"
     (port,) = [port] if port else free_ports(1)
     command = [program, "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", *flags]
     with tempfile.TemporaryDirectory() as directory:
         process = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL)
         try:
-            for _ in range(200):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            deadline = time.monotonic() + START_S
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                     break
-                time.sleep(0.05)
-            else:
-                raise RuntimeError("redis-server did not start")
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("redis-server did not start")
+                time.sleep(0.02)
             yield RunningRedis(port, process)
         finally:
             process.send_signal(signal.SIGCONT)  # a stopped one does not end
             process.kill()
-            process.wait(timeout=20)
+            process.wait(timeout=60)
+
+
+@dataclass
+class RunningMilvus:
+    """A Milvus with the settings and data of a folder, which can be killed and started again."""
+
+    folder: Path
+    settings: dict[str, str]
+    program: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"milvus://127.0.0.1:{self.settings['PROXY_PORT']}/danmaku"
+
+    def restart(self) -> None:
+        self.process.kill()
+        self.process.wait(timeout=60)
+        self.process = _start_milvus(self.folder, self.settings, self.program)
 
 
 @contextmanager
-def running_redis8(*flags: str, port: int | None = None) -> Iterator[RunningRedis]:
-    """Like `running_redis`, with version 8 or newer: an installed one, or that of `make redis8`. Skips
-    without either.
+def running_milvus(folder: Path, **settings: str) -> Iterator[RunningMilvus]:
+    """Runs an empty Milvus in a process of its own, with the ticks of a fast one. Skips without that of `make milvus`.
+
+    A setting is a key of milvus.yaml: PROXY_PORT is `proxy.port`.
     """
-    found = subprocess.run([ROOT / "tests" / "redis8.sh", "--find"], capture_output=True, text=True)
+    found = subprocess.run([ROOT / "tests" / "milvus.sh", "--find"], capture_output=True, text=True)
     if found.returncode:
         pytest.skip(found.stderr.strip())
-    with running_redis(*flags, port=port, program=found.stdout.strip()) as server:
-        yield server
+    server = Path(found.stdout.strip())
+    names = ("PROXY", "ROOTCOORD", "QUERYCOORD", "QUERYNODE", "INDEXCOORD", "INDEXNODE", "DATACOORD", "DATANODE")
+    *ports, internal, metrics, etcd, peer = (str(port) for port in free_ports(len(names) + 4))
+    (folder / "etcd.yaml").write_text(
+        f"name: default\ndata-dir: {folder}/etcd\nlog-outputs: [{folder}/etcd.log]\n"
+        f"listen-client-urls: http://127.0.0.1:{etcd}\nadvertise-client-urls: http://127.0.0.1:{etcd}\n"
+        f"listen-peer-urls: http://127.0.0.1:{peer}\ninitial-advertise-peer-urls: http://127.0.0.1:{peer}\n"
+        f"initial-cluster: default=http://127.0.0.1:{peer}\n"
+    )
+    settings = {
+        "LD_LIBRARY_PATH": f"{server}/bin",
+        "MILVUSCONF": f"{server}/configs",
+        "DEPLOY_MODE": "STANDALONE",
+        "METRICS_PORT": metrics,
+        "ETCD_CONFIG_PATH": f"{folder}/etcd.yaml",
+        "ETCD_DATA_DIR": f"{folder}/etcd",
+        "ETCD_ENDPOINTS": f"127.0.0.1:{etcd}",
+        "LOCALSTORAGE_PATH": f"{folder}/data",
+        "ROCKSMQ_PATH": f"{folder}/rocksmq",
+        "LOG_LEVEL": "error",
+        "LOG_FILE_ROOTPATH": "",
+        "PROXY_TIMETICKINTERVAL": "20",
+        "QUERYNODE_SEGCORE_INTERIMINDEX_NPROBE": "48",
+        "PROXY_INTERNALPORT": internal,
+        "COMMON_SESSION_TTL": "60",  # without a sign of life for as long, on a busy machine, it ends itself
+        **{f"{name}_PORT": port for name, port in zip(names, ports, strict=True)},
+        **settings,
+    }
+    running = RunningMilvus(
+        folder, settings, server / "bin" / "milvus", _start_milvus(folder, settings, server / "bin" / "milvus")
+    )
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait(timeout=60)
 
 
-@contextmanager
-def running_redis_cluster() -> Iterator[list[RunningRedis]]:
-    """Runs a Redis Cluster of three processes, which share the slots equally."""
-    ports = free_ports(6)
-    with contextlib.ExitStack() as stack:
-        nodes = []
-        for port, bus in zip(ports[:3], ports[3:], strict=True):  # its usual bus, port + 10000, may be beyond 65535
-            # A quick timeout: the nodes wait for as long before they call the cluster whole.
-            flags = ("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "500")
-            nodes.append(stack.enter_context(running_redis8(*flags, port=port)))
-        clients = [stack.enter_context(redis.Redis.from_url(node.url)) for node in nodes]
-        for client, first, last in zip(clients, (0, 5461, 10922), (5460, 10921, 16383), strict=True):
-            client.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
-        for port, bus in zip(ports[1:3], ports[4:], strict=True):
-            clients[0].execute_command("CLUSTER MEET", "127.0.0.1", port, bus)
-        deadline = time.monotonic() + 60
-        while not all(_knows_three(client) for client in clients):
-            if time.monotonic() > deadline:
-                raise RuntimeError("the Redis Cluster did not form within a minute")
-            time.sleep(0.02)
-        for client in clients:
-            client.config_set("cluster-node-timeout", 60_000)  # a busy machine is no reason to declare one dead
-        yield nodes
-
-
-def _knows_three(client: redis.Redis) -> bool:
-    facts = client.execute_command("CLUSTER INFO")
-    return facts["cluster_state"] == "ok" and facts["cluster_known_nodes"] == "3"
+def _start_milvus(folder: Path, settings: dict[str, str], program: Path) -> subprocess.Popen[bytes]:
+    with (folder / "milvus.log").open("ab") as log:
+        process = subprocess.Popen(
+            [program, "run", "standalone"], cwd=folder, env=os.environ | settings, stdout=log, stderr=log
+        )
+    health = f"http://127.0.0.1:{settings['METRICS_PORT']}/healthz"
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(health).text == "OK":
+                return process
+        time.sleep(0.05)
+    process.kill()
+    raise RuntimeError(f"Milvus did not start; {folder}/milvus.log says why")
 
 
 def free_ports(count: int) -> list[int]:
@@ -220,7 +271,7 @@ def serving(
 
 
 def wait_until_ready(client: httpx.Client, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"the gateway ended: {process.communicate()[1]}")
@@ -229,4 +280,4 @@ def wait_until_ready(client: httpx.Client, process: subprocess.Popen[str]) -> No
                 return
         except httpx.TransportError:
             time.sleep(0.05)
-    raise RuntimeError("the gateway was not ready within a minute")
+    raise RuntimeError(f"the gateway was not ready within {START_S:g} s")

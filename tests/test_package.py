@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from email.message import Message
 from email.parser import BytesParser
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -39,8 +40,8 @@ MACOS = "14.0"
 UNREACHABLE = re.compile("Failed to fetch|NewConnectionError|Temporary failure in name resolution|ConnectTimeoutError")
 
 
-def project(directory: Path) -> dict[str, object]:
-    values: dict[str, object] = tomllib.loads((directory / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+def project(directory: Path) -> dict[str, Any]:
+    values: dict[str, Any] = tomllib.loads((directory / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return values
 
 
@@ -72,7 +73,8 @@ def files_below(directory: Path) -> set[str]:
 
 def test_the_wheel_holds_the_packages_and_the_model_and_nothing_else(wheels: dict[str, Path]) -> None:
     """Lists and pictures that training reads are files of its packages."""
-    model = {f"service/{MODEL.as_posix()}/{path.name}" for path in (ROOT / MODEL).iterdir()}
+    files = (path for path in (ROOT / MODEL).rglob("*") if path.is_file())
+    model = {f"service/{path.relative_to(ROOT).as_posix()}" for path in files}
 
     assert (
         names_in(wheels["danmaku-embedding"]) == files_below(ROOT / "service") | files_below(ROOT / "training") | model
@@ -100,7 +102,7 @@ def test_separate_parts_carry_the_license() -> None:
 
 
 def test_the_service_requires_the_client_of_its_own_version() -> None:
-    dependencies = [str(line) for line in project(ROOT)["dependencies"]]  # type: ignore[attr-defined]
+    dependencies = [str(line) for line in project(ROOT)["dependencies"]]
 
     assert f"danmaku-client=={service.__version__}" in dependencies
     assert project(CLIENT)["version"] == service.__version__
@@ -116,7 +118,7 @@ def install(directory: Path, *requirements: Path) -> Path:
     """Installs the requirements into an environment; returns the folder of its programs."""
     venv.create(directory, with_pip=False)
     programs = directory / "bin"
-    command = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "--quiet"]
+    command = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "--quiet", "--no-compile"]
     command += ["--constraint", str(ROOT / "constraints.txt"), *map(str, requirements)]
     done = subprocess.run(command, capture_output=True, text=True, env=outside())
     if UNREACHABLE.search(done.stderr):
@@ -173,27 +175,62 @@ def test_the_wheels_serve_from_any_folder_and_the_client_works_alone(wheels: dic
     } == set()
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("platform", "python"), PLATFORMS)
-def test_the_pinned_versions_have_wheels(platform: str, python: str, tmp_path: Path) -> None:
-    """All requirements of the service resolve for a platform and a Python.
+@pytest.fixture(scope="module")
+def resolving(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], subprocess.Popen[str]]:
+    """Processes that resolve the requirements of the service, all at once because they wait for the index.
 
-    This uses uv, because pip evaluates markers for its own platform.
+    They use uv, because pip evaluates markers for its own platform.
     """
-    lines = [str(line) for directory in (ROOT, CLIENT) for line in project(directory)["dependencies"]]  # type: ignore[attr-defined]
-    others = [line for line in lines if Requirement(line).name != "danmaku-client"]
-    (tmp_path / "requirements.in").write_text("\n".join(others) + "\n", encoding="utf-8")
-    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--only-binary", ":all:", "--no-header"]
-    command += ["--python-platform", platform, "--python-version", python, "--no-annotate"]
-    command += ["--constraint", str(ROOT / "constraints.txt"), str(tmp_path / "requirements.in")]
+    directory = tmp_path_factory.mktemp("requirements")
+    return {
+        (platform, python): resolve(directory, "constraints.txt", platform, python, "--only-binary", ":all:")
+        for platform, python in PLATFORMS
+    }
 
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"MACOSX_DEPLOYMENT_TARGET": MACOS}, cwd=tmp_path
+
+def resolve(
+    directory: Path, constraints: str, platform: str, python: str, *flags: str, extra: str | None = None
+) -> subprocess.Popen[str]:
+    lines = [str(line) for each in (ROOT, CLIENT) for line in project(each)["dependencies"]]
+    lines += project(ROOT)["optional-dependencies"][extra] if extra else []
+    others = [line for line in lines if Requirement(line).name != "danmaku-client"]
+    requirements = directory / f"{platform}-{python}.in"
+    requirements.write_text("\n".join(others) + "\n", encoding="utf-8")
+    return subprocess.Popen(
+        [*(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"), *flags]
+        + ["--constraint", str(ROOT / constraints), "--python-platform", platform, "--python-version", python]
+        + [str(requirements)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"MACOSX_DEPLOYMENT_TARGET": MACOS},
+        cwd=directory,
     )
 
-    if UNREACHABLE.search(done.stderr):
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("platform", "python"), PLATFORMS)
+def test_the_pinned_versions_have_wheels(
+    resolving: dict[tuple[str, str], subprocess.Popen[str]], platform: str, python: str
+) -> None:
+    process = resolving[platform, python]
+    found, complaints = process.communicate()
+
+    if UNREACHABLE.search(complaints):
         pytest.skip("no package index can be reached")
-    assert done.returncode == 0, done.stderr
-    resolved = {line.partition("==")[0] for line in done.stdout.splitlines()}
+    assert process.returncode == 0, complaints
+    resolved = {line.partition("==")[0] for line in found.splitlines()}
     assert {"fastapi", "onnxruntime", "usearch"} <= resolved
     assert ("uvloop" in resolved) == ("windows" not in platform)
+
+
+@pytest.mark.timeout(600)
+def test_the_genuine_server_installs_beside_ours(tmp_path: Path) -> None:
+    """`make classic`: its TensorFlow 2.15 limits what ours may require."""
+    process = resolve(tmp_path, "constraints-classic.txt", "x86_64-manylinux_2_28", "3.11", extra="classic")
+    found, complaints = process.communicate()
+
+    if UNREACHABLE.search(complaints):
+        pytest.skip("no package index can be reached")
+    assert process.returncode == 0, complaints
+    assert {"bert-serving-server==1.10.0", "tensorflow-cpu==2.15.1"} <= set(found.splitlines())

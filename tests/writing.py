@@ -1,4 +1,4 @@
-"""A process that changes an embedded store until it is killed: `python writing.py DIRECTORY FIRST…`.
+"""A process that changes a store until it is killed: `python writing.py URL FIRST…`.
 
 Several tasks run concurrently, each on its own danmaku from its step FIRST on. A line `TASK STEP` says that a step is
 done. `made_by` computes what a task's steps leave behind.
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from service.stores.base import Item, Store
+from service.stores.open import open_store
 from service.stores.sqlite.store import SqliteStore
 from service.stores.sqlite.tuning import Tuning
 from service.vectors import unit
@@ -67,8 +68,9 @@ async def work(store: Store, task: int, first: int) -> None:
 TUNING = Tuning(exact_up_to=200, tail=20, snapshot_rows=50, snapshot_share=0.0, maintain_every_s=0.01)
 
 
-async def main(directory: str, first: list[int]) -> None:
-    store = await SqliteStore.open(Path(directory), TUNING)
+async def main(url: str, first: list[int]) -> None:
+    directory = url.removeprefix("sqlite://")
+    store: Store = await (open_store(url) if directory == url else SqliteStore.open(Path(directory), TUNING))
     await store.create(COLLECTION, dim=DIM, fingerprint="f0")
     await asyncio.gather(*(work(store, task, first[task]) for task in range(TASKS)))
 

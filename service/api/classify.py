@@ -13,11 +13,11 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from service.api.caller import Caller
-from service.api.headers import NDJSON, is_ndjson
-from service.api.responses import ERRORS, PlainRoute, json_response
-from service.api.schemas import Body, ErrorBody, TextErrorBody, Texts, describe_query
-from service.api.state import State, get_state
+from service.api.http.caller import Caller
+from service.api.http.headers import NDJSON, is_ndjson
+from service.api.http.responses import ERRORS, PlainRoute, json_response
+from service.api.http.schemas import Body, ErrorBody, LabelBody, TextErrorBody, Texts, describe_query
+from service.api.http.state import State, get_state
 from service.api.stream import EmbedStream
 from service.api.vectors import embed_whole
 from service.collections.collections import Entry
@@ -47,7 +47,7 @@ class ClassifyRequest(Body):
     def _one_way(self) -> Self:
         if (self.texts is None) == (self.input is None):
             raise PydanticCustomError("one_of", "expected either `texts` or `input`")
-        if not {"heads" if self.texts is None else "model"}.isdisjoint(self.model_fields_set):
+        if (self.heads if self.texts is None else self.model) is not None:
             raise PydanticCustomError("heads", "`heads` belong to `texts`, and `model` to `input`")
         return self
 
@@ -56,11 +56,6 @@ class ClassifyOptions(BaseModel, extra="forbid"):
     """In the URL's query of a stream."""
 
     heads: str | None = Field(None, description="For an NDJSON stream: names separated by commas; by default all.")
-
-
-class LabelBody(BaseModel):
-    label: str = Field(description="The most probable one.")
-    scores: dict[str, float] = Field(description="The probability of each label; they add up to 1.")
 
 
 class ClassifyResponse(BaseModel):
@@ -217,16 +212,21 @@ async def _label(state: State, heads: Mapping[str, Head], texts: Sequence[str], 
     return await run_in_thread_if(is_long, lambda: _label_now(state, heads, texts, embeddings))
 
 
-async def add_labels(state: State, names: Sequence[str], entries: Sequence[Entry]) -> list[Entry]:
-    """Adds what heads say to the metadata of danmaku, under the names of the heads. Raises what `classify` does."""
-    texts = [entry.text for entry in entries]
+async def label_texts(state: State, names: Sequence[str], texts: Sequence[str]) -> list[Any]:
+    """Returns what `POST /classify` does for each text, for the routes that label besides. Raises the same."""
+    state.heads.select(names, state.embedder.model)
     embeddings = await state.embedder.embed(texts)
-    heads = state.heads.select(names, embeddings.model)
-    results = await _label(state, heads, texts, embeddings)
-    return [
-        replace(entry, metadata={**entry.metadata, **{name: said["label"] for name, said in (result or {}).items()}})
-        for entry, result in zip(entries, results, strict=True)
+    return await _label(state, state.heads.select(names, embeddings.model), texts, embeddings)
+
+
+async def add_labels(state: State, names: Sequence[str], entries: Sequence[Entry]) -> tuple[list[Entry], list[Any]]:
+    """Adds the labels of danmaku to their metadata, under the names of the heads; also returns what they are."""
+    labels = await label_texts(state, names, [entry.text for entry in entries])
+    labelled = [
+        replace(entry, metadata={**entry.metadata, **{name: said["label"] for name, said in (each or {}).items()}})
+        for entry, each in zip(entries, labels, strict=True)
     ]
+    return labelled, labels
 
 
 def _label_now(state: State, heads: Mapping[str, Head], texts: Sequence[str], embeddings: Embeddings) -> list[Any]:

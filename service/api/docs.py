@@ -10,7 +10,7 @@ from functools import cache
 from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 
-from service.api.responses import PlainRoute
+from service.api.http.responses import PlainRoute
 
 FILES = "/static-offline-docs"
 SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)

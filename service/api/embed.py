@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from service.api.body import read_body
-from service.api.caller import Caller
-from service.api.headers import NDJSON, find_header, is_ndjson
-from service.api.inputs import InputsRequest, answer_inputs
-from service.api.pieces import PIECE_BYTES, PiecedResponse
-from service.api.responses import ERRORS, PlainRoute
-from service.api.schemas import EmbedRequest, EmbedResponse
-from service.api.state import get_state
+from service.api.compatible.text_embeddings_inference import InputsRequest, answer_inputs
+from service.api.http.body import read_body
+from service.api.http.caller import Caller
+from service.api.http.headers import NDJSON, find_header, is_ndjson
+from service.api.http.pieces import PIECE_BYTES, PiecedResponse
+from service.api.http.responses import ERRORS, PlainRoute
+from service.api.http.schemas import EmbedRequest, EmbedResponse
+from service.api.http.state import get_state
 from service.api.stream import OPENAPI, EmbedStream
 from service.api.vectors import check_dimensions, cut_vectors, vectors_response
-from service.embedder import Embeddings
+from service.embedder import Embeddings, to_matrix
 from service.shape import LONG_BYTES, parse_json
 from service.tasks import run_in_thread_if
 
@@ -98,7 +97,7 @@ def _to_npy(embeddings: Embeddings, *, normalize: bool, dimensions: int | None, 
         yield head
         step = max(1, PIECE_BYTES // (4 * dim))
         for start in range(0, count, step):
-            vectors = replace(embeddings, rows=embeddings.rows[start : start + step]).vectors
+            vectors = to_matrix(embeddings.rows[start : start + step], embeddings.model.dim)
             yield cut_vectors(vectors, normalize=normalize, dimensions=dimensions).tobytes()
 
     return PiecedResponse(pieces(), NPY, headers | {"Content-Length": str(len(head) + 4 * count * dim)})

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.accounts import current_account
-from service.api.responses import ERRORS, PlainRoute, error_response, json_response
-from service.api.state import get_state
+from service.api.http.responses import ERRORS, PlainRoute, error_response, json_response
+from service.api.http.state import get_state
 from service.collections.collections import Collections
 from service.errors import EncoderUnavailable, NotFound, StoreUnavailable
 

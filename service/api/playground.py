@@ -1,43 +1,55 @@
-"""GET /: the playground, a page to try the service. It consists of the files in service/web.
+"""GET /: the playground, a page to try the service, and GET /live, an overlay. They are the files in service/web.
 
 They need no build and no other host: the plotting library is among them, and the page's policy forbids a browser to
 fetch anything from elsewhere or to run scripts written into the page. The page uses the public routes and one of its
-own: `POST /playground/embed` also returns the time and whether all texts came from the cache.
+own: `POST /playground/embed` also returns the time and whether all texts came from the cache, and
+`GET /playground/chat` replays an example chat as `GET /collections/{name}/topics` would tell it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import gzip
 import hashlib
+import json
+import re
 import time
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from service.api.caller import Caller
-from service.api.responses import PlainRoute
-from service.api.schemas import EmbedRequest
-from service.api.state import get_state
+from service.api.collections.observe import describe_room, stream_events
+from service.api.http.caller import Caller
+from service.api.http.responses import PlainRoute
+from service.api.http.schemas import EmbedRequest
+from service.api.http.state import State, get_state
 from service.api.vectors import vectors_response
+from service.chat.topics import Topics
 from service.errors import NotFound
+from service.vectors import unit
 
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self'",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
-PAGE = "index.html"
+POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self'",
+    "connect-src": "'self'",
+    "frame-src": "'self'",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+    "frame-ancestors": "'none'",
+}
+PAGE, LIVE = "index.html", "live.html"
 LIBRARIES = "vendor/"  # their names contain their versions
+REPLAY_SPEED = 10.0
+REPLAY_EVERY_S = 0.5
+REPLAY_PAUSE_S = 4.0  # at the end, to be read
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 router = APIRouter(route_class=PlainRoute, include_in_schema=False)
@@ -62,11 +74,11 @@ def _read_directory(directory: Traversable, prefix: str) -> list[tuple[str, File
         if entry.is_dir():
             found += _read_directory(entry, f"{prefix}{entry.name}/")
         elif kind := TYPES.get(entry.name.rpartition(".")[2]):
-            found.append((prefix + entry.name, _make_file(entry.read_bytes(), kind, prefix == LIBRARIES)))
+            found.append((prefix + entry.name, _make_file(entry.name, entry.read_bytes(), kind, prefix == LIBRARIES)))
     return found
 
 
-def _make_file(body: bytes, kind: str, is_library: bool) -> File:
+def _make_file(name: str, body: bytes, kind: str, is_library: bool) -> File:
     headers = {
         "Content-Type": f"{kind}; charset=utf-8",
         # Weak: the same for the file with and without gzip.
@@ -76,8 +88,20 @@ def _make_file(body: bytes, kind: str, is_library: bool) -> File:
         "Vary": "Accept-Encoding",
     }
     if kind == TYPES["html"]:
-        headers |= {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
+        policy = POLICY | (_allow_overlay(body) if name == LIVE else {})
+        told = "; ".join(f"{name} {sources}" for name, sources in policy.items())
+        headers |= {"Content-Security-Policy": told, "Referrer-Policy": "no-referrer"}
     return File(body, gzip.compress(body, 9, mtime=0), headers)
+
+
+def _allow_overlay(body: bytes) -> dict[str, str]:
+    """Returns what differs in the policy of the overlay: its script stands in it, and the playground shows it.
+
+    Any style is allowed, since OBS puts the CSS that its user writes into the page.
+    """
+    (script,) = re.findall(rb"<script>(.*?)</script>", body, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
+    return {"script-src": f"'sha256-{digest}'", "style-src": "'unsafe-inline'", "frame-ancestors": "'self'"}
 
 
 @router.get("/")
@@ -85,10 +109,15 @@ async def page(request: Request) -> Response:
     return _send_file(request, read_web()[PAGE])
 
 
+@router.get("/live")
+async def live(request: Request) -> Response:
+    return _send_file(request, read_web()[LIVE])
+
+
 @router.get("/static/{file:path}")
 async def file(request: Request) -> Response:
     name = request.path_params["file"]
-    if name == PAGE or name not in read_web():
+    if name in (PAGE, LIVE) or name not in read_web():
         raise NotFound(f"no file {name[:80]!r} in the playground")
     return _send_file(request, read_web()[name])
 
@@ -117,3 +146,35 @@ async def embed(request: Request) -> Response:
         {"errors": embeddings.errors, "is_cached": not embeddings.encoded, "seconds": seconds},
         normalize=body.normalize,
     )
+
+
+@router.get("/playground/chat")
+async def chat(request: Request) -> Response:
+    """Replays the example chat, over and over, and sends its topics as events. Nothing is stored."""
+    caller, state = Caller(request), get_state(request)
+    lines = read_example()
+    embeddings = await caller.wait(state.embedder.embed([text for _, text in lines]))
+    return stream_events(state, _replay(state, lines, unit(embeddings.vectors), embeddings.model.fingerprint))
+
+
+@cache
+def read_example() -> tuple[tuple[float, str], ...]:
+    """Returns times, seconds, and texts of the example chat."""
+    rows = files("service").joinpath("chat", "example.ndjson").read_text(encoding="utf-8").splitlines()
+    return tuple((row["time"], row["text"]) for row in map(json.loads, rows))
+
+
+async def _replay(
+    state: State, lines: Sequence[tuple[float, str]], vectors: np.ndarray, fingerprint: str
+) -> AsyncGenerator[dict[str, object] | None, None]:
+    while True:
+        topics = Topics(state.judge, vectors.shape[1], fingerprint)
+        started, done = time.monotonic(), 0
+        while (now := (time.monotonic() - started) * REPLAY_SPEED) < lines[-1][0] + REPLAY_PAUSE_S * REPLAY_SPEED:
+            await asyncio.sleep(REPLAY_EVERY_S)
+            while done < len(lines) and lines[done][0] <= now:
+                at, text = lines[done]
+                if not np.isnan(vectors[done, 0]):
+                    topics.add(text, at, vectors[done])
+                done += 1
+            yield describe_room(topics)

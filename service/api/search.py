@@ -9,11 +9,12 @@ from typing import Any
 from fastapi import Response
 
 from service.accounts import current_account
-from service.api.caller import Caller
-from service.api.pieces import NUMBER_BYTES, json_list
-from service.api.responses import json_response
-from service.api.schemas import SimilarRequest
-from service.api.state import State
+from service.api.classify import label_texts
+from service.api.http.caller import Caller
+from service.api.http.pieces import NUMBER_BYTES, json_list
+from service.api.http.responses import json_response
+from service.api.http.schemas import SimilarRequest
+from service.api.http.state import State
 from service.chat.sameness import Relation
 from service.collections.collections import check_name
 from service.errors import TooLarge
@@ -67,6 +68,7 @@ async def search(caller: Caller, state: State, body: SimilarRequest) -> Response
         asked = [(await caller.wait(collections.get(name, body.id))).text]
     pairs = [[(match.item.text, match.score) for match in matches] for matches in found.matches]
     relations = await caller.wait(relate(state, asked, pairs))
+    labels = await caller.wait(label_matches(state, body.heads, pairs))
     errors = [
         {"field": "query", "index": error.index, "error": error.error, "error_type": error.error_type}
         for error in found.errors
@@ -76,7 +78,12 @@ async def search(caller: Caller, state: State, body: SimilarRequest) -> Response
     def make(start: int, stop: int) -> list[object]:
         return [
             ({} if query is None else {"query": query})
-            | {"matches": [_format_match(match, relation) for match, relation in zip(matches, related, strict=True)]}
+            | {
+                "matches": [
+                    _format_match(match, relation) | labels.get(match.item.text, {})
+                    for match, relation in zip(matches, related, strict=True)
+                ]
+            }
             for query, matches, related in zip(
                 queries[start:stop], found.matches[start:stop], relations[start:stop], strict=True
             )
@@ -108,6 +115,19 @@ async def relate(
         ]
 
     return await run_in_thread_if(total > FEW_RELATIONS, judge_all)
+
+
+async def label_matches(
+    state: State, heads: Sequence[str] | None, found: Sequence[Sequence[tuple[str, float]]]
+) -> dict[str, dict[str, object]]:
+    """Returns by text what heads add to matches, given as texts and cosines. Raises TooLarge, and as `label_texts`."""
+    if heads is None:
+        return {}
+    texts = list(dict.fromkeys(text for matches in found for text, _ in matches))
+    if len(texts) > (limit := state.settings.max_request_texts):
+        raise TooLarge(f"too many matches to label: {len(texts)} texts; expected at most {limit}; lower top_k")
+    labels = await label_texts(state, heads, texts)
+    return {text: {"labels": each} for text, each in zip(texts, labels, strict=True)}
 
 
 def _format_match(match: Match, relation: Relation | None) -> dict[str, object]:

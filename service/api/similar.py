@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.caller import Caller
-from service.api.responses import ABOUT_COLLECTIONS, ERRORS, PlainRoute, json_response
-from service.api.schemas import SimilarRequest, SimilarResponse
-from service.api.search import relate, search
-from service.api.state import get_state
+from service.api.http.caller import Caller
+from service.api.http.responses import ABOUT_COLLECTIONS, ERRORS, PlainRoute, json_response
+from service.api.http.schemas import SimilarRequest, SimilarResponse
+from service.api.http.state import get_state
+from service.api.search import label_matches, relate, search
 from service.api.vectors import check_dimensions
 from service.ranking import rank
 
@@ -43,6 +43,7 @@ async def similar(request: Request) -> Response:
     ranking = await caller.wait(work)
     found = [[(body.candidates[match.index], match.score) for match in matches] for matches in ranking.matches]
     relations = await caller.wait(relate(state, body.query, found))
+    labels = await caller.wait(label_matches(state, body.heads, found))
     results = [
         {
             "query": query,
@@ -53,6 +54,7 @@ async def similar(request: Request) -> Response:
                     "score": match.score,
                     "relation": relation,
                     "metadata": {},
+                    **labels.get(body.candidates[match.index], {}),
                 }
                 for match, relation in zip(matches, related, strict=True)
             ],

@@ -23,13 +23,13 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from service.accounts import pay_for_lines
-from service.api.body import receive_hang_up, slices
-from service.api.caller import Caller
-from service.api.headers import NDJSON
-from service.api.pieces import NUMBER_BYTES
-from service.api.responses import error_content, json_line
-from service.api.schemas import MAX_ERRORS, StreamLine, StreamOptions, explain_error
-from service.api.state import get_state
+from service.api.http.body import receive_hang_up, slices
+from service.api.http.caller import Caller
+from service.api.http.headers import NDJSON
+from service.api.http.pieces import NUMBER_BYTES
+from service.api.http.responses import error_content, json_line
+from service.api.http.schemas import MAX_ERRORS, StreamLine, StreamOptions, explain_error
+from service.api.http.state import get_state
 from service.api.vectors import format_vectors
 from service.embedder import Embeddings
 from service.errors import ClientGone, DanmakuError, InternalError, ModelChanged, Stalled
@@ -217,7 +217,8 @@ class EmbedStream(Response):
         """Returns what the answer to each text has in its field `result`."""
         assert isinstance(self._options, StreamOptions)
         in_base64 = self._options.encoding == "base64"
-        return format_vectors(embeddings, normalize=self._options.normalize, in_base64=in_base64)
+        rows, dim = embeddings.rows, embeddings.model.dim
+        return format_vectors(rows, dim, normalize=self._options.normalize, in_base64=in_base64)
 
 
 def _parse_line(line: bytes) -> StreamLine | DanmakuError:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from service.api.caller import Caller
-from service.api.pieces import json_list
-from service.api.responses import ERRORS, PlainRoute
-from service.api.schemas import ErrorBody, TokenizeRequest, TokenizeResponse
-from service.api.state import get_state
+from service.api.http.caller import Caller
+from service.api.http.pieces import json_list
+from service.api.http.responses import ERRORS, PlainRoute
+from service.api.http.schemas import ErrorBody, TokenizeRequest, TokenizeResponse
+from service.api.http.state import get_state
 from service.encoders.inputs import Inputs
 from service.errors import InvalidRequest, NoVocabulary, TooLarge
 from service.memory import hold_bytes

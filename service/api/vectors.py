@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 from fastapi import Response
 from pybase64 import b64encode_as_string
 
-from service.api.pieces import count_per_piece, json_list
-from service.api.responses import json_response
-from service.api.state import State
-from service.embedder import Embeddings
+from service.api.http.pieces import count_per_piece, json_list
+from service.api.http.responses import json_response
+from service.api.http.state import State
+from service.embedder import Embeddings, to_matrix
 from service.encoders.model import Model
 from service.errors import InvalidRequest, NoVector
 from service.vectors import unit
@@ -57,12 +56,16 @@ def cut_vectors(vectors: np.ndarray, *, normalize: bool, dimensions: int | None)
 
 
 def format_vectors(
-    embeddings: Embeddings, *, normalize: bool = False, in_base64: bool = False, dimensions: int | None = None
+    rows: Sequence[bytes | None],
+    dim: int,
+    *,
+    normalize: bool = False,
+    in_base64: bool = False,
+    dimensions: int | None = None,
 ) -> list[object]:
-    """Returns, for orjson, each text's vector as `cut_vectors` makes it; None for a text without one."""
-    rows = embeddings.rows
+    """Returns, for orjson, `Embeddings.rows` as `cut_vectors` makes them; None for a text without a vector."""
     if normalize:
-        units = cut_vectors(embeddings.vectors, normalize=True, dimensions=dimensions)
+        units = cut_vectors(to_matrix(rows, dim), normalize=True, dimensions=dimensions)
         rows = [None if row is None else vector.tobytes() for row, vector in zip(rows, units, strict=True)]
     elif dimensions is not None:
         rows = [None if row is None else row[: 4 * dimensions] for row in rows]
@@ -87,11 +90,12 @@ def vectors_response(
 
     `wrap(index, vector)` returns what stands in the place of a vector.
     """
-    count, per_piece = len(embeddings.rows), count_per_piece(embeddings.model.dim)
+    rows, dim = embeddings.rows, embeddings.model.dim
+    count, per_piece = len(rows), count_per_piece(dim)
 
     def make(start: int, stop: int) -> Sequence[object]:
-        part = replace(embeddings, rows=embeddings.rows[start:stop])
-        vectors = format_vectors(part, normalize=normalize, in_base64=in_base64, dimensions=dimensions)
+        part = rows[start:stop]
+        vectors = format_vectors(part, dim, normalize=normalize, in_base64=in_base64, dimensions=dimensions)
         return vectors if wrap is None else list(map(wrap, range(start, stop), vectors))
 
     if count <= 2 * per_piece:

@@ -24,7 +24,7 @@ from service.errors import TooLarge
 
 WINDOW_S = 20.0
 MAX_LINES = 200_000  # within a window; a room of 200 lines/s has 4,000 in 20 s
-NEAREST = 4  # open groups that are judged for a line, besides those spelt or sounding alike
+NEAREST = 4  # open groups that are judged for a line, besides those that are spelt or sound alike
 Rule = Literal["meaning", "spelling", "identical"]
 
 
@@ -82,7 +82,7 @@ class Merger:
         self._vectors = np.zeros((64, dim), np.float32)  # [rows, dim], of the open groups from `_start` on
         self._start = 0
         self._group_of: dict[str, _OpenGroup] = {}  # by text
-        self._alike: dict[str, list[_OpenGroup]] = {}  # by folded spelling, and by sound
+        self._alike: dict[str, list[_OpenGroup]] = {}  # by folded spelling, content, and sound
         self._pending: list[tuple[Line, np.ndarray]] = []  # of equal time
         self._held = 0  # lines in open groups and pending
         self.opened = 0  # groups so far
@@ -132,15 +132,14 @@ class Merger:
         if self._rule == "identical" or not self._groups:
             return None
         spelling = spell(text)
-        alike = self._alike.get(spelling.folded, [])
         if self._rule == "spelling":
-            return alike[0] if alike else None
+            return next(iter(self._alike.get(spelling.folded, [])), None)
         cosines = self._vectors[self._start : self._start + len(self._groups)] @ vector  # [groups]
         near = np.flatnonzero(cosines >= self._least_cosine)  # NaN is not
         nearest = near[np.argsort(-cosines[near], kind="stable")[:NEAREST]]
         first = self._groups[0].number
         candidates = {first + int(place): self._groups[int(place)] for place in nearest}
-        candidates |= {group.number: group for group in [*alike, *self._alike.get(spelling.sounds, [])]}
+        candidates |= {group.number: group for key in _keys(spelling) for group in self._alike.get(key, [])}
         best, best_probability = None, self._threshold
         for number, group in sorted(candidates.items()):
             probability = self._judge.find_probability(group.spelling, spelling, float(cosines[number - first]))
@@ -177,7 +176,7 @@ class Merger:
 
 
 def _keys(spelling: Spelling) -> set[str]:
-    return {spelling.folded, spelling.sounds}
+    return {spelling.folded, spelling.content, spelling.sounds}
 
 
 def merge(

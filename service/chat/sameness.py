@@ -32,6 +32,7 @@ EVIDENCE = (
     "cosine_squared",
     "spelling",
     "sound",
+    "content",
     "characters",
     "bigrams",
     "sounds",
@@ -42,6 +43,7 @@ EVIDENCE = (
     "asks",
 )
 WITHOUT_COSINE = EVIDENCE[2:]
+EQUALITIES = ("spelling", "sound", "content")
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,12 @@ class Judge:
         return logistic(self.weights.same["bias"] + sum(map(mul, self._same, values)))
 
     def find_least_cosine(self, probability: float) -> float:
-        """Returns a cosine below which danmaku that are neither spelt nor sound alike never reach a probability."""
+        """Returns a cosine below which danmaku never reach a probability, unless an equality speaks for them."""
         linear, squared = (self.weights.same[name] if self.uses_cosine else 0.0 for name in EVIDENCE[:2])
         if min(linear, squared) < 0:
             return -1.0
         others = self.weights.same["bias"]
-        others += sum(max(self.weights.same[name], 0) for name in WITHOUT_COSINE if name not in ("spelling", "sound"))
+        others += sum(max(self.weights.same[name], 0) for name in WITHOUT_COSINE if name not in EQUALITIES)
         cosines = [hundredth / 100 for hundredth in range(-100, 101)]
         too_low = [c for c in cosines if logistic(others + linear * c + squared * c * abs(c)) < probability]
         return max(too_low, default=-1.0)
@@ -119,6 +121,7 @@ def weigh(one: Spelling, other: Spelling, cosine: float) -> tuple[tuple[float, .
         cosine * abs(cosine),
         float(is_equal),
         float(sounds_equal),
+        float(one.content == other.content),
         overlap(one.bag, other.bag),
         overlap(one.bigrams, other.bigrams),
         overlap(one.sound_bag, other.sound_bag),

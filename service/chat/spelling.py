@@ -7,6 +7,7 @@ Folded are case, width, traditional characters, punctuation, repeats, and laught
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from opencc import OpenCC
+
+os.environ.setdefault("PYPINYIN_NO_PHRASES", "true")  # 47,000 of them, for words; characters are read one by one here
 from pypinyin import lazy_pinyin
 
 MAX_CHARACTERS = 100  # of a text that are compared; a danmaku has at most 100, and the model reads fewer
@@ -32,6 +35,8 @@ SAME_DIGIT = re.compile(r"(?<!\d)(\d)\1{2,}(?!\d)|(?<!\d)66(?!\d)")
 # Particles at the end, which change the tone alone; 吗 and 嘛 ask.
 PARTICLES = re.compile(r"[啊呀呢哦噢喔啦吧哇哎诶呐咯呗]+$")
 DEGREES = re.compile(r"[太真好超很挺](?=\w)|实在是|非常|特别|有点")
+# Words that say how something is meant, to whom, or since when, but not what.
+FUNCTION_WORDS = re.compile(r"真的|就是|就行了|[的了着地得吗呢吧啊呀哦嘛啦么们我你您他她它这那是就也又都还可真太好很]")
 # Sounds that typing by ear mixes up: retroflex and dental initials, front and back nasal finals.
 NEAR_SOUNDS = (("zh", "z"), ("ch", "c"), ("sh", "s"))
 
@@ -45,6 +50,7 @@ class Spelling:
 
     text: str  # without differences of case, width and script
     folded: str
+    content: str  # `folded` without function words, unless it has no others
     bag: Bag  # of the characters of `folded`
     bigrams: Bag
     sounds: str  # of `folded`, a syllable or character a word
@@ -57,7 +63,8 @@ def spell(text: str) -> Spelling:
     folded = fold(plain)
     syllables = [sound(character) for character in folded]
     bigrams = map("".join, zip(folded, folded[1:], strict=False))
-    return Spelling(plain, folded, _bag(folded), _bag(bigrams), " ".join(syllables), _bag(syllables))
+    content = FUNCTION_WORDS.sub("", folded) or folded
+    return Spelling(plain, folded, content, _bag(folded), _bag(bigrams), " ".join(syllables), _bag(syllables))
 
 
 def simplify(text: str) -> str:

@@ -12,33 +12,44 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
 from service.chat.sameness import Judge
+from service.chat.spelling import spell
 
 WINDOW_S = 60.0
-RESTART_S = 3600.0  # a clock that goes back so far is another one: of the next stream, or after a time that was wrong
 BINS = 12  # of a curve
 RECENT = 4  # bins; what rises is said more often in these than in those before
 NEAREST = 4  # topics that are judged for a line
 MAX_TOPICS = 1024
 MAX_LINES = 20_000  # of a window; beyond that it is shorter
 MAX_ROOMS = 64
-SPELLINGS = 5  # of a topic, the commonest
+SAID = 5  # of a topic, the commonest
+LATEST, LATEST_LINES = 12, 200  # merged, of so many lines
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What is said about one thing within the window."""
+    """A subject that lines within the window share."""
 
     id: int
-    text: str  # the commonest spelling
+    text: str  # what is said most
     count: int
-    spellings: list[tuple[str, int]]  # the commonest first
+    said: list[tuple[str, int]]  # by number, the commonest first; what says the same is merged
     curve: list[int]  # count in each of BINS parts of the window, the last is now
     rise: float  # how many times as often as before it is said now; 1 is as often
     first: float  # when it began, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Lines within the window that say the same."""
+
+    text: str  # the commonest spelling
+    count: int
+    topic: int
 
 
 @dataclass(slots=True)
@@ -49,6 +60,14 @@ class _Held:
     last: float
     times: deque[float] = field(default_factory=deque)
     texts: Counter[str] = field(default_factory=Counter)
+    same: dict[str, str] = field(default_factory=dict)  # by text, what stands for all that says the same
+
+    def merge(self) -> dict[str, tuple[str, int]]:
+        """Returns what is said in its commonest spelling, and how often, by what stands for it; opposites are apart."""
+        texts: dict[str, Counter[str]] = {}
+        for text, count in self.texts.items():
+            texts.setdefault(self.same[text], Counter())[text] = count
+        return {same: (counts.most_common(1)[0][0], counts.total()) for same, counts in texts.items()}
 
 
 class Topics:
@@ -68,20 +87,29 @@ class Topics:
     def add(self, text: str, time: float, vector: np.ndarray) -> tuple[int, int]:
         """Adds a line with its vector [dim] of length 1, NaN for none; returns its topic and how often that was said.
 
-        A time before that of the last line counts as that; one far before it begins anew.
+        A time before that of the last line counts as that; one more than a window before it starts over.
         """
-        if time < self.now - RESTART_S:
+        if time < self.now - WINDOW_S:  # another clock: of the next stream, or after a time that was wrong
             self._topics, self._topic_of, self._lines, self.now = [], {}, deque(), time
         self.now = time = max(time, self.now)
         self.changes += 1
         self._forget()
-        topic = self._topic_of.get(text) or self._find(text, vector) or self._open(text, time, vector)
-        self._topic_of[text] = topic
+        topic = self._topic_of.get(text)
+        if topic is None:
+            topic, is_same = self._find(text, vector) or (self._open(text, time, vector), True)
+            self._topic_of[text] = topic
+            topic.same[text] = spell(topic.text if is_same else text).folded
         topic.texts[text] += 1
         topic.times.append(time)
         topic.last = time
         self._lines.append((time, text, topic))
         return topic.id, len(topic.times)
+
+    @property
+    def lines(self) -> int:
+        """The number of lines within the window."""
+        self._forget()
+        return len(self._lines)
 
     def list(self, most: int = 20) -> list[Topic]:
         """Returns topics with more than one line in the window, the largest first."""
@@ -90,7 +118,15 @@ class Topics:
         topics.sort(key=lambda topic: (-len(topic.times), topic.id))
         return [self._describe(topic) for topic in topics[:most]]
 
-    def _find(self, text: str, vector: np.ndarray) -> _Held | None:
+    def latest(self) -> Sequence[Merged]:
+        """Returns what was said last, the last first; what says the same is merged."""
+        self._forget()
+        found = {(topic.id, topic.same[text]): topic for _, text, topic in islice(reversed(self._lines), LATEST_LINES)}
+        merged = {topic.id: topic.merge() for topic in found.values()}
+        return [Merged(*merged[number][same], number) for number, same in islice(found, LATEST)]
+
+    def _find(self, text: str, vector: np.ndarray) -> tuple[_Held, bool] | None:
+        """Returns the topic of a text that is not known yet, and whether it says the same as the topic's."""
         cosines = self._vectors[: len(self._topics)] @ vector
         best: tuple[bool, float, _Held] | None = None
         for row in np.argsort(-cosines, kind="stable")[:NEAREST]:
@@ -101,7 +137,7 @@ class Topics:
             found = (relation == "same", float(cosines[row]), topic)
             if best is None or found[:2] > best[:2]:
                 best = found
-        return best[2] if best else None
+        return (best[2], best[0]) if best else None
 
     def _open(self, text: str, time: float, vector: np.ndarray) -> _Held:
         if len(self._topics) == MAX_TOPICS:
@@ -121,7 +157,7 @@ class Topics:
             if not topic.texts[text]:
                 del topic.texts[text]
                 if text != topic.text:
-                    del self._topic_of[text]
+                    del self._topic_of[text], topic.same[text]
 
     def _drop_smallest(self) -> None:
         """Makes room: a quarter of the topics goes, those with the fewest lines in the window, the oldest first."""
@@ -140,9 +176,9 @@ class Topics:
         for time in topic.times:
             curve[min(BINS - 1, max(0, int(BINS - (self.now - time) / WINDOW_S * BINS)))] += 1
         recent, before = sum(curve[-RECENT:]) / RECENT, sum(curve[:-RECENT]) / (BINS - RECENT)
-        spellings = topic.texts.most_common(SPELLINGS)
+        said = sorted(topic.merge().values(), key=lambda each: -each[1])[:SAID]
         rise = (recent + 1 / BINS) / (before + 1 / BINS)  # a line more on either side, so that nothing is infinite
-        return Topic(topic.id, spellings[0][0], len(topic.times), spellings, curve, round(rise, 2), topic.first)
+        return Topic(topic.id, said[0][0], len(topic.times), said, curve, round(rise, 2), topic.first)
 
 
 class Rooms:
@@ -178,7 +214,7 @@ def describe_topics(topics: Sequence[Topic]) -> list[dict[str, object]]:
             "rise": topic.rise,
             "first": topic.first,
             "curve": topic.curve,
-            "spellings": [{"text": text, "count": count} for text, count in topic.spellings],
+            "said": [{"text": text, "count": count} for text, count in topic.said],
         }
         for topic in topics
     ]

@@ -8,6 +8,7 @@ import json
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from service.errors import DanmakuError
 
@@ -22,6 +23,7 @@ EXAMPLE = """example:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", nargs="?", default="http://127.0.0.1:8000", help="[http://127.0.0.1:8000]")
+    parser.add_argument("--key-file", type=Path, help="of a worker that requires one, worker.key")
     parser.add_argument("--timeout-s", type=float, default=2.0, help="seconds to wait for the answer [2]")
 
 
@@ -30,7 +32,7 @@ def run(parsed: argparse.Namespace) -> int:
         if parsed.url.startswith("bert://"):
             from service.worker.probe import probe
 
-            print(probe(parsed.url, parsed.timeout_s))
+            print(probe(parsed.url, parsed.timeout_s, parsed.key_file))
         else:
             with urllib.request.urlopen(f"{parsed.url.rstrip('/')}/readyz", timeout=parsed.timeout_s) as response:
                 print(json.load(response)["status"])

@@ -11,7 +11,7 @@ from service.commands.flags import add_settings
 from service.errors import ConfigurationError
 from service.recordings import FORMATS, Options
 
-EMBEDDING = ("encoder", "max_seq_len", "precision", "threads")
+EMBEDDING = ("encoder", "max_seq_len", "precision", "device", "threads")
 
 
 def add_recording_flags(parser: argparse.ArgumentParser, *, encoding_flag: str = "--encoding") -> None:

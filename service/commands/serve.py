@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import signal
 
 from service.commands.flags import add_settings, given_settings
@@ -28,8 +29,9 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 async def _serve(settings: Settings) -> int:
-    from service.api.keys import check_host
+    from service.api.http.keys import check_host
     from service.app import create_app
+    from service.event_loop import handle_signal
     from service.log import configure
     from service.server import create_server, serve_operation
 
@@ -42,6 +44,11 @@ async def _serve(settings: Settings) -> int:
         # uvicorn finishes open requests on these signals and raises them again afterwards, when we are closing already.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
+        if settings.api_keys_file and hasattr(signal, "SIGHUP"):  # Windows has none
+            handle_signal(signal.SIGHUP, app.state.danmaku.accounts.read_again)
         async with serve_operation(app, settings):
+            # What is there now lasts. The collector would walk through it again and again while requests wait.
+            gc.collect()
+            gc.freeze()
             await server.serve()
     return 0

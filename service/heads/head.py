@@ -1,8 +1,9 @@
 """A head: a linear classifier over the vector of a text and its n-grams.
 
 It reads the vectors that the gateway serves and caches anyway, scaled to length 1, so it costs no model call. The
-scores of a list of texts are one matrix product and one look-up in a table. Training has divided the weights by a
-temperature, so the probabilities are calibrated.
+scores of a list of texts are one matrix product and one look-up in a table. What the n-grams of a text add depends on
+nothing but the text, so a head remembers it: a chat repeats itself, and hashing takes longer than all the rest.
+Training has divided the weights by a temperature, so the probabilities are calibrated.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from service.heads.ngrams import hash_ngrams
 from service.vectors import unit
 
 MAX_BITS = 20  # a table of 2^20 rows takes 4 MB a label
+REMEMBERED = 10_000  # texts; at least those that were scored last, at most twice as many: about 3 MB
+LONGEST_REMEMBERED = 100  # characters
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Head:
         self._table = np.zeros((1 << weights.bits, len(labels) + 1), np.float32)
         self._table[:, -1] = weights.unseen
         self._table[weights.buckets] = weights.ngrams
+        self._scored: dict[str, bytes] = {}  # what the n-grams of texts add, float32 [labels]
+        self._scored_before: dict[str, bytes] = {}
 
     def check(self, fingerprint: str, model: str, what: str) -> None:
         """Raises HeadError that says `what` this is if it belongs to another encoder than that of a model."""
@@ -86,13 +91,29 @@ class Head:
         """Returns the logarithm of each label's odds, up to a constant of the text: [n], [n, dim] → [n, labels]."""
         if not texts:
             return np.zeros((0, len(self.labels)), np.float32)
+        scores = unit(vectors) @ self.weights.vector + self.weights.bias
+        return np.asarray(scores + self._recall_ngrams(texts), np.float32)
+
+    def _recall_ngrams(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns what `_score_ngrams` does, and computes only what has not been asked for lately."""
+        new, old = self._scored, self._scored_before  # several threads may ask
+        rows = [new.get(text) or old.get(text) or b"" for text in texts]
+        if missing := [place for place, row in enumerate(rows) if not row]:
+            for place, row in zip(missing, self._score_ngrams([texts[place] for place in missing]), strict=True):
+                rows[place] = row.tobytes()
+        new.update((text, row) for text, row in zip(texts, rows, strict=True) if len(text) <= LONGEST_REMEMBERED)
+        if len(new) >= REMEMBERED:
+            self._scored, self._scored_before = {}, new
+        return np.frombuffer(b"".join(rows), np.float32).reshape(len(texts), len(self.labels))
+
+    def _score_ngrams(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns what the n-grams of texts add to the scores: float32 [n, labels]."""
         buckets, weights, starts = hash_ngrams(texts, self.weights.bits)
         rows = self._table[buckets]  # [m, labels + 1]
         rows *= weights[:, None]
         rows[:, -1] *= weights
         sums = np.add.reduceat(rows, starts)  # [n, labels + 1]
-        scores = unit(vectors) @ self.weights.vector + self.weights.bias
-        return np.asarray(scores + sums[:, :-1] / np.sqrt(sums[:, -1:]), np.float32)
+        return np.asarray(sums[:, :-1] / np.sqrt(sums[:, -1:]), np.float32)
 
 
 def to_probabilities(scores: np.ndarray) -> np.ndarray:

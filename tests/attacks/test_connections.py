@@ -129,10 +129,10 @@ def test_probes_are_answered_while_a_gateway_has_no_descriptor_left() -> None:
                 held.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             for base in (port, ops_port):
                 for _ in range(20):
-                    assert httpx.get(f"http://127.0.0.1:{base}/readyz", timeout=10).status_code == 200
-            metrics = httpx.get(f"http://127.0.0.1:{ops_port}/metrics", timeout=10).text
+                    assert httpx.get(f"http://127.0.0.1:{base}/readyz", timeout=60).status_code == 200
+            metrics = httpx.get(f"http://127.0.0.1:{ops_port}/metrics", timeout=60).text
             assert "danmaku_connections_limit 128.0" in metrics
-            assert httpx.get(f"http://127.0.0.1:{ops_port}/info", timeout=10).status_code == 404
+            assert httpx.get(f"http://127.0.0.1:{ops_port}/info", timeout=60).status_code == 404
     finally:
         process.terminate()
         stderr = process.communicate(timeout=60)[1]

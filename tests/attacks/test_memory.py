@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import gzip
 import json
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 
 import httpx
 import numpy as np
@@ -19,7 +18,7 @@ import pytest
 from conftest import ClientOf
 from processes import serving
 
-from service.api.schemas import EmbedRequest, OpenAIRequest, SimilarRequest, TokenizeRequest
+from service.api.http.schemas import EmbedRequest, OpenAIRequest, SimilarRequest, TokenizeRequest
 from service.errors import DanmakuError, InvalidRequest, MemoryFull, TooLarge
 from service.memory import Memory
 from service.metrics import Metrics
@@ -50,10 +49,10 @@ WRONG = {
 @pytest.mark.parametrize(("model", "body"), WRONG.values(), ids=WRONG)
 def test_a_body_that_is_wrong_everywhere_is_refused_quickly(model: type[EmbedRequest], body: bytes) -> None:
     """Processor time, since others are waiting for the same interpreter."""
-    started = time.process_time()
+    started = time.thread_time()
     with pytest.raises(DanmakuError) as refused:
         model.parse(body)
-    assert time.process_time() - started < LONGEST_PARSE_S
+    assert time.thread_time() - started < LONGEST_PARSE_S
     assert len(str(refused.value)) < 500
 
 
@@ -149,25 +148,9 @@ def resident(process: psutil.Process) -> float:
     return float(process.memory_info().rss / 2**20)
 
 
-@asynccontextmanager
-async def watched(url: str) -> AsyncIterator[list[float]]:
-    """Asks /healthz again and again; the list gets the seconds that each answer took."""
-    seconds: list[float] = []
-
-    async def watch() -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-            while True:
-                started = time.perf_counter()
-                await http.get("/healthz")
-                seconds.append(time.perf_counter() - started)
-                await asyncio.sleep(0.01)
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield seconds
-    finally:
-        watching.cancel()
-        await asyncio.wait([watching])
+def processor_s(process: psutil.Process) -> float:
+    spent = process.cpu_times()
+    return float(spent.user + spent.system)
 
 
 def head(length: int, *, packed: bool = False) -> bytes:
@@ -200,18 +183,17 @@ def test_unread_answers_and_unfinished_bodies_take_no_more_than_the_limit() -> N
 
 
 @pytest.mark.timeout(600)
-async def test_two_kilobytes_of_gzip_stop_nobody() -> None:
+def test_two_kilobytes_of_gzip_stop_nobody() -> None:
     """A million wrong texts: 6.6 s and a gigabyte, before."""
     body = gzip.compress(b"[" + b",".join([b"1"] * 1_000_000) + b"]", 9)
     assert len(body) < 2500
     with serving("--threads", "1") as (http, process):
         server = psutil.Process(process.pid)
-        before = resident(server)
-        async with watched(str(http.base_url)) as seconds, httpx.AsyncClient(base_url=http.base_url, timeout=60) as ask:
-            for _ in range(5):
-                answer = await ask.post("/embed", content=body, headers=PACKED)
-                assert (answer.status_code, answer.json()["error_type"]) == (413, "too_large")
-        assert max(seconds) < 2  # this machine may be busy; alone it is a few milliseconds
+        before, spent = resident(server), processor_s(server)
+        for _ in range(5):
+            answer = http.post("/embed", content=body, headers=PACKED)
+            assert (answer.status_code, answer.json()["error_type"]) == (413, "too_large")
+        assert processor_s(server) - spent < 5 * LONGEST_PARSE_S
         assert resident(server) - before < 100
 
 

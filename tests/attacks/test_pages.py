@@ -10,8 +10,8 @@ import httpx
 import pytest
 from conftest import ClientOf
 
-from service.api.keys import hash_key, make_key
-from service.api.pages import is_known_host
+from service.api.http.keys import hash_key, make_key
+from service.api.http.pages import is_known_host
 from service.settings import Settings
 
 EMPTY = b'{"filter":{}}'

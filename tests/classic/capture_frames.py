@@ -25,8 +25,8 @@ RELAY = (17557, 17558)
 
 
 def main() -> None:
-    command = [sys.executable, "service/classic.py", "-model_dir", "models/danmaku-bert-mini"]
-    command += ["-ckpt_name", "model.ckpt-1500", "-cpu", "-show_tokens_to_client"]
+    command = [sys.executable, "-m", "service.classic", "-model_dir", "models/danmaku-bert-mini"]
+    command += ["-ckpt_name", "model.ckpt-6000", "-cpu", "-show_tokens_to_client"]
     command += ["-port", str(SERVER[0]), "-port_out", str(SERVER[1])]
     captured: dict[str, list[list[str]]] = {"requests": [], "answers": []}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as server:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import redis
 from load import Expected, SteadyLoad, expected_vectors, some_texts
-from processes import RunningRedis, running_redis, serving
+from processes import RunningRedis, hang, running_redis, serving
+from stored import until
 
 
 @pytest.fixture(scope="module")
@@ -36,26 +37,22 @@ def nobody_noticed(load: SteadyLoad) -> None:
 async def test_redis_is_killed_and_started_again(tiny_model: Path, expected: Expected) -> None:
     with running_redis() as server, gateway(tiny_model, server) as url:
         async with SteadyLoad(url, expected) as load:
-            await asyncio.sleep(1)
+            await load.answer()
             server.process.kill()
-            await asyncio.sleep(2)
+            await load.answer(100)
             with running_redis(port=server.port), redis.Redis(port=server.port) as admin:
-                for _ in range(600):
-                    if admin.dbsize():
-                        break
-                    await asyncio.sleep(0.1)
-                assert admin.dbsize() > 0  # it is used again
+                await until(lambda: admin.dbsize() > 0)  # it is used again
     nobody_noticed(load)
 
 
 async def test_redis_hangs(tiny_model: Path, expected: Expected) -> None:
     with running_redis() as server, gateway(tiny_model, server) as url:
         async with SteadyLoad(url, expected) as load:
-            await asyncio.sleep(1)
-            server.process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(3)
+            await load.answer()
+            hang(server.process)
+            await load.answer(100)
             server.process.send_signal(signal.SIGCONT)
-            await asyncio.sleep(2)
+            await load.answer()
     nobody_noticed(load)
 
 
@@ -64,7 +61,7 @@ async def test_redis_is_full(tiny_model: Path, expected: Expected, policy: str) 
     full = running_redis("--maxmemory", "1mb", "--maxmemory-policy", policy)
     with full as server, gateway(tiny_model, server) as url:
         async with SteadyLoad(url, expected) as load:
-            await asyncio.sleep(4)
+            await load.answer(150)
     nobody_noticed(load)
 
 
@@ -72,8 +69,8 @@ async def test_what_redis_holds_is_damaged(tiny_model: Path, expected: Expected)
     """Cut, lengthened, of another type, and with a bit turned over."""
     with running_redis() as server, gateway(tiny_model, server) as url, redis.Redis(port=server.port) as admin:
         async with SteadyLoad(url, expected) as load:
-            for _ in range(4):
-                await asyncio.sleep(1)
+            for _ in range(3):
+                await load.answer()
                 await asyncio.to_thread(damage, admin)
     nobody_noticed(load)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,9 +12,10 @@ import httpx
 import orjson
 import pytest
 from conftest import ClientOf
+from processes import serving
 
 from service.accounts import Account, Accounts, Key
-from service.api.keys import hash_key, make_key
+from service.api.http.keys import hash_key, make_key
 from service.errors import ConfigurationError, QuotaSpent, RateExceeded
 from service.metrics import Metrics
 from service.settings import Settings
@@ -201,3 +204,50 @@ def test_an_invalid_file_is_explained(tmp_path: Path, content: str | None, messa
     with pytest.raises(ConfigurationError) as error:
         Accounts((), str(path), Metrics())
     assert message in str(error.value) and str(path) in str(error.value) and "SECRET" not in str(error.value)
+
+
+def test_a_file_is_read_again_without_forgetting_what_was_used(metrics: Metrics, tmp_path: Path) -> None:
+    """A file that cannot be used changes nothing."""
+    path = tmp_path / "keys.toml"
+    digests = {name: bytes.fromhex(hash_key(KEYS[name])) for name in ("poor", "slow", "free")}
+
+    def write(**limits: str) -> None:
+        tables = [f"[{name}]\nhash = '{digests[name].hex()}'\n{limit}" for name, limit in limits.items()]
+        path.write_text("\n".join(tables))
+
+    def find(name: str) -> Account:
+        found = accounts.find(digests[name])
+        assert found
+        return found
+
+    write(poor="", slow="texts_per_s = 1")
+    accounts = Accounts((), str(path), metrics)
+    find("poor").charge(100)
+    find("slow").charge(100)
+    path.write_text("nonsense")
+    accounts.read_again()
+    find("poor").check()
+
+    write(poor="texts_per_day = 50", slow="texts_per_s = 1", free="")
+    accounts.read_again()
+    with pytest.raises(QuotaSpent):
+        find("poor").check()
+    with pytest.raises(RateExceeded):
+        find("slow").check()
+    find("free").check()
+
+    write(free="")
+    accounts.read_again()
+    assert (accounts.find(digests["poor"]), len(accounts)) == (None, 1)
+
+
+def test_a_running_gateway_reads_its_keys_again_when_told(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(f"[slow]\nhash = '{hash_key(KEYS['slow'])}'\n")
+    with serving("--api-keys-file", str(path), "--collections", "none", "--access-log", "false") as (http, process):
+        assert http.get("/info", headers=header("free")).status_code == 401
+        path.write_text(f"[free]\nhash = '{hash_key(KEYS['free'])}'\n")
+        process.send_signal(signal.SIGHUP)
+        while http.get("/info", headers=header("free")).status_code == 401:
+            time.sleep(0.02)
+        assert http.get("/info", headers=header("slow")).status_code == 401

@@ -113,6 +113,14 @@ async def test_similar_ranks_candidates(client: httpx.AsyncClient) -> None:
     }
 
 
+async def test_fields_of_collections_may_be_sent_with_candidates_at_their_defaults(client: httpx.AsyncClient) -> None:
+    """As clients do that are generated from the OpenAPI document."""
+    fields = {"id": None, "vector": None, "filter": None, "with_vectors": False, "collection": None, "top_k": None}
+    answer = await client.post("/similar", json={"query": "草", "candidates": ["草"], **fields})
+
+    assert answer.status_code == 200, answer.text
+
+
 async def test_similar_accepts_several_queries(client: httpx.AsyncClient) -> None:
     """A query that cannot be embedded matches nothing, and such a candidate is never matched."""
     answer = await client.post("/similar", json={"query": ["草", "😂"], "candidates": [" ", "awsl", "草"], "top_k": 1})

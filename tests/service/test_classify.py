@@ -231,3 +231,40 @@ async def test_labels_become_metadata_by_which_a_collection_is_searched(
         ("草", {"room": 3, "length": "short"})
     ]
     assert unknown.status_code == 404
+
+
+async def test_a_chat_is_labelled_as_it_goes_on(
+    client_of: ClientOf, folders: tuple[Path, Path], recording_encoder: RecordingEncoder, tmp_path: Path
+) -> None:
+    async with client_of(Settings(heads=folders, collections=f"sqlite://{tmp_path}/collections")) as http:
+        await http.put("/collections/room")
+        observed = await http.post("/collections/room/observe?heads=length", json=["!!!!", " ", "草"])
+        unknown = await http.post("/collections/room/observe?heads=span", json=["草"])
+        search = {"query": "草", "collection": "room", "filter": {"length": "short"}}
+        (result,) = (await http.post("/similar", json=search)).json()["results"]
+        whole = (await http.post("/classify", json={"texts": ["!!!!", "草"], "heads": ["length"]})).json()
+    first, blank, second = observed.json()["results"]
+
+    assert [first["labels"], second["labels"]] == whole["results"]
+    assert blank is None
+    assert [match["text"] for match in result["matches"]] == ["草"]
+    assert sum("草" in call for call in recording_encoder.calls) == 1  # embedded once
+    assert unknown.status_code == 404
+
+
+async def test_matches_have_labels_if_heads_are_asked_for(
+    client_of: ClientOf, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    async with client_of(Settings(heads=folders, collections=f"sqlite://{tmp_path}/collections")) as http:
+        await http.put("/collections/room")
+        await http.post("/collections/room/danmaku", json=["!!!!", "草"])
+        (classified,) = (await http.post("/classify", json={"texts": ["!!!!"], "heads": ["length"]})).json()["results"]
+        for place in ({"collection": "room"}, {"candidates": ["草", "!!!!"]}):
+            answer = await http.post("/similar", json={"query": "!!!!", **place, "heads": ["length"]})
+            without = await http.post("/similar", json={"query": "!!!!", **place})
+            unknown = await http.post("/similar", json={"query": "!!!!", **place, "heads": ["span"]})
+            (result,) = answer.json()["results"]
+
+            assert (result["matches"][0]["text"], result["matches"][0]["labels"]) == ("!!!!", classified)
+            assert "labels" not in without.json()["results"][0]["matches"][0]
+            assert unknown.status_code == 404

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from conftest import ClientOf
 
-from service.api.keys import check_host, hash_key, make_key
+from service.api.http.keys import check_host, hash_key, make_key
 from service.errors import ConfigurationError
 from service.settings import Settings
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis.asyncio
-from processes import RunningRedis, free_ports, running_redis
+from processes import RunningRedis, free_ports, hang, running_redis
 
 from service.cache.base import Cache
 from service.cache.open import open_cache
@@ -27,7 +27,13 @@ def vector(number: int) -> bytes:
     return np.full(64, number + 0.125, "<f4").tobytes()
 
 
-PATIENT = 500  # ticks: a busy machine may take longer than 5 ms to answer; what happens then has tests of its own
+PATIENT = 30_000  # ticks: a busy machine may take longer than 5 ms to answer; what happens then has tests of its own
+
+
+@pytest.fixture(autouse=True)
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With connections and writing, too."""
+    monkeypatch.setattr("service.cache.redis.SOCKET_TIMEOUT_S", 60.0)
 
 
 def open_redis_cache(url: str, metrics: Metrics, **settings: Any) -> RedisCache:
@@ -179,7 +185,7 @@ async def test_a_hanging_redis_costs_milliseconds_and_then_nothing(metrics: Metr
         await keep(cache, {"草": vector(1)})
         await cache.get_many(FINGERPRINT, ["草"])
         cache.lookup_ticks = LOOKUP_TICKS
-        server.process.send_signal(signal.SIGSTOP)
+        hang(server.process)
         waited = 0.0
         for pause_s in (0, 0.15, 0.15):
             await asyncio.sleep(pause_s)
@@ -209,7 +215,7 @@ async def test_a_hiccup_does_not_open_the_circuit_breaker(server: RunningRedis, 
     cache = open_redis_cache(server.url, metrics)
     await keep(cache, {"草": vector(1)})
     cache.lookup_ticks = LOOKUP_TICKS
-    server.process.send_signal(signal.SIGSTOP)
+    hang(server.process)
     lookups = [cache.get_many(FINGERPRINT, ["草"]) for _ in range(16)]
     assert await asyncio.gather(*lookups) == [{}] * 16
     server.process.send_signal(signal.SIGCONT)
@@ -303,7 +309,10 @@ async def test_memory_is_read_before_redis(server: RunningRedis, admin: redis.as
     writing, reading = open_one(first), open_one(second)
     await writing.set_many(FINGERPRINT, {"草": vector(1)})
     await writing.close()
-    assert await reading.get_many(FINGERPRINT, ["草"]) == {"草": vector(1)}
+    for _ in range(400):  # a busy machine may need several attempts
+        if await reading.get_many(FINGERPRINT, ["草"]):
+            break
+        await asyncio.sleep(0.05)
     await admin.flushall()
 
     assert await reading.get_many(FINGERPRINT, ["草"]) == {"草": vector(1)}

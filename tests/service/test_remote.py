@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from peers import client_status
 from pools import encode, expected_of, gateway, pool, ready, under_load, until, until_more
-from processes import RunningWorker, free_ports, working
+from processes import RunningWorker, free_ports, hang, working
 
 from service.app import create_app
 from service.encoders.open import EncoderSettings, open_encoder
@@ -84,7 +84,7 @@ async def test_a_killed_worker_loses_no_request(tiny_model: Path) -> None:
             under_load(embedder, expected) as answered,
         ):
             await until_more(answered)
-            dies.process.send_signal(signal.SIGSTOP)  # so that it has not answered all when it is killed
+            hang(dies.process)  # so that it has not answered all when it is killed
             await asyncio.sleep(0.1)  # what it had answered is read: what it owes now is lost
             await until(lambda: encoder.workers[1]["owed_tokens"] > 0)
             dies.kill()
@@ -109,7 +109,7 @@ async def test_a_stopped_worker_is_detected(tiny_model: Path) -> None:
             under_load(embedder, expected) as answered,
         ):
             await until_more(answered)
-            hangs.process.send_signal(signal.SIGSTOP)
+            hang(hangs.process)
             await until(lambda: ready(encoder) == 1)
             await until_more(answered)
             hangs.process.send_signal(signal.SIGCONT)
@@ -124,7 +124,7 @@ async def test_a_delayed_gateway_does_not_blame_the_workers(
     """When it continues, the time for an answer is over, but the answer has arrived."""
     worker, _ = two_workers
     async with pool(worker) as encoder:
-        worker.process.send_signal(signal.SIGSTOP)
+        hang(worker.process)
         await asyncio.sleep(0.6)  # so that it owes an answer
         worker.process.send_signal(signal.SIGCONT)
         threading.Event().wait(2)  # the event loop stands still

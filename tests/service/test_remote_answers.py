@@ -202,6 +202,24 @@ async def test_a_cancelled_request_leaves_nothing_behind() -> None:
                 await link.encode(["草"])
 
 
+async def test_a_connection_that_is_cancelled_while_it_closes_leaves_no_socket_open() -> None:
+    """Or a gateway that stops just when it loses a worker would never end."""
+    context = zmq.asyncio.Context()
+    try:
+        async with ScriptedWorker() as worker:
+            link = WorkerConnection(context, "127.0.0.1", worker.port, worker.port_out, print)
+            await link.__aenter__()
+            closing = asyncio.create_task(link.__aexit__())
+            await asyncio.sleep(0)  # now it waits for its tasks
+            closing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+
+            assert all(socket.closed for socket in link._sockets)
+    finally:
+        context.destroy(linger=0)
+
+
 async def test_a_worker_that_is_shutting_down_may_still_answer() -> None:
     """It gets nothing new, and its pending answers are awaited."""
     async with ScriptedWorker() as ends, pool(ends) as encoder:

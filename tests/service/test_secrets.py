@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from processes import free_ports, serving
 
-from service.api.keys import hash_key, make_key
+from service.api.http.keys import hash_key, make_key
 from service.cache.open import open_cache
 from service.cli import main
 from service.errors import ConfigurationError

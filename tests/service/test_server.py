@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 
 import httpx
@@ -84,7 +85,7 @@ async def exchange(port: int, *parts: bytes, pause_s: float = 0.0) -> bytes:
 
     writing = asyncio.create_task(write())
     try:
-        return await asyncio.wait_for(read(), 20)
+        return await asyncio.wait_for(read(), 60)
     finally:
         writing.cancel()
         writer.close()
@@ -235,34 +236,47 @@ def test_a_long_body_may_take_longer_than_the_limit() -> None:
 
 
 def test_a_draining_gateway_is_not_ready_but_serves() -> None:
-    """It accepts new connections, answers requests in progress, and then ends with status 0."""
-    with serving("--drain-s", "3") as (client, process):
+    """It accepts new connections and answers; a second signal ends it at once, with status 0."""
+    with serving("--drain-s", "600") as (client, process):
         process.send_signal(signal.SIGTERM)
-        stopped = time.monotonic()
         while client.get("/readyz").status_code == 200:
             time.sleep(0.02)
         ready = httpx.get(client.base_url.join("/readyz"))
         live = httpx.get(client.base_url.join("/healthz"))
         embedded = httpx.post(client.base_url.join("/embed"), json=["草"])
 
-        assert time.monotonic() - stopped < 3, "the machine is too slow for this test"
         assert (ready.status_code, ready.json()["error"]) == (503, "the service is stopping")
         assert "retry-after" in ready.headers
         assert (live.status_code, embedded.status_code) == (200, 200)
-        assert process.wait(60) == 0
-        assert time.monotonic() - stopped >= 3
-
-
-def test_a_second_signal_ends_it_at_once() -> None:
-    with serving("--drain-s", "600") as (client, process):
-        process.send_signal(signal.SIGTERM)
-        while client.get("/readyz").status_code == 200:
-            time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+def test_a_draining_gateway_ends_when_the_time_is_over() -> None:
+    with serving("--drain-s", "1") as (_, process):
+        stopped = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert time.monotonic() - stopped >= 1
 
 
 def test_ctrl_c_ends_it_at_once() -> None:
     with serving("--drain-s", "600") as (_, process):
         process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+def test_a_request_that_outlives_the_shutdown_is_told_to_retry() -> None:
+    """Like every refusal it is JSON, and the gateway ends with status 0."""
+    with serving("--shutdown-timeout-s", "1", "--threads", "1") as (client, process), ThreadPoolExecutor() as pool:
+        texts = [f"{number}" + "哈" * 120 for number in range(10_000)]
+        asked = pool.submit(httpx.post, client.base_url.join("/embed"), json=texts, timeout=60)
+        while "danmaku_in_flight_texts 0.0" in client.get("/metrics").text:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        answer = asked.result()
+
+        assert (answer.status_code, answer.json()["error_type"]) == (503, "encoder_unavailable")
+        assert "the service is stopping" in answer.json()["error"]
+        assert answer.headers["retry-after"] == "1"
         assert process.wait(60) == 0

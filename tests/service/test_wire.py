@@ -162,6 +162,11 @@ def test_an_invalid_answer_is_an_error(frames: list[bytes]) -> None:
         wire.read_reply(frames)
 
 
+def test_a_worker_on_another_machine_that_does_not_answer_may_lack_a_flag() -> None:
+    assert "-bind 0.0.0.0" in wire.advise("192.0.2.7") and "-bind 0.0.0.0" in wire.advise("workers.example")
+    assert [wire.advise(host) for host in ("127.0.0.1", "::1", "localhost")] == ["", "", ""]
+
+
 def test_a_url_names_a_worker() -> None:
     assert wire.parse_address("bert://host") == ("host", 5555, 5556)
     assert wire.parse_address("bert://host:7000") == ("host", 7000, 5556)

@@ -28,6 +28,7 @@ SETTINGS = (
     "pooling_strategy",
     "max_seq_len",
     "precision",
+    "device",
     "threads",
     "cache",
     "cache_bytes",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.chat.polarity import find_conflict
-from service.chat.sameness import Judge, Weights, open_judge
+from service.chat.sameness import WITHOUT_COSINE, Judge, Weights, open_judge
 from service.chat.spelling import spell
 from service.errors import ModelError
 
@@ -48,6 +48,18 @@ def test_ways_of_writing_are_folded(one: str, other: str) -> None:
 )
 def test_what_is_said_is_not_folded(one: str, other: str) -> None:
     assert spell(one).folded != spell(other).folded
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("溜了", "我可溜了"), ("往上推", "往上推就行了"), ("打乱", "打乱了"), ("真的太可爱", "可爱")]
+)
+def test_function_words_are_not_content(one: str, other: str) -> None:
+    assert spell(one).content == spell(other).content
+
+
+@pytest.mark.parametrize(("one", "other"), [("我的", "你的"), ("是", "就"), ("阿夸", "阿律")])
+def test_what_has_function_words_alone_keeps_them(one: str, other: str) -> None:
+    assert spell(one).content != spell(other).content
 
 
 @pytest.mark.parametrize(("one", "other"), [("雀食", "确实"), ("蟹蟹", "谢谢"), ("针不戳", "真不错")])
@@ -133,8 +145,7 @@ def test_damaged_weights_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_relation_needs_its_own_probability() -> None:
     """The thresholds are the weights' own."""
-    names = dict.fromkeys(("spelling", "sound", "characters", "bigrams", "sounds", "added", "replaced", "length"), 0.0)
-    zeros = names | {"opposed": 0.0, "asks": 0.0, "bias": 0.0}
+    zeros = dict.fromkeys((*WITHOUT_COSINE, "bias"), 0.0)
 
     def relation(same_at: float, related_at: float) -> str:
         return Judge(Weights(zeros, zeros, same_at, related_at), uses_cosine=False).judge("草", "晚安", 0.5).relation

@@ -40,7 +40,7 @@ def test_spellings_are_one_topic_that_keeps_its_id(topics: Topics) -> None:
 
     assert others == {(first, 2), (first, 3), (first, 4)}
     assert (topic.id, topic.text, topic.count) == (first, "来了！！", 4)
-    assert topic.spellings == [("来了！！", 2), ("来了", 1), ("来了来了", 1)]
+    assert topic.said == [("来了！！", 4)]
 
 
 def test_a_topic_that_was_silent_comes_back_under_its_id(topics: Topics) -> None:
@@ -70,6 +70,15 @@ def test_opposites_are_one_topic_and_strangers_two(topics: Topics) -> None:
     assert loud == quiet != other
 
 
+def test_what_is_said_last_is_merged_and_opposites_are_not(topics: Topics) -> None:
+    for time, text in enumerate(["声音太大了", "声音太小了", "声音太小了！！", "晚安", "声音太大了"]):
+        topics.add(text, time, vector(1 if text == "晚安" else 0))
+    (topic,) = topics.list()
+
+    assert [(each.text, each.count) for each in topics.latest()] == [("声音太大了", 2), ("晚安", 1), ("声音太小了", 2)]
+    assert topic.said == [("声音太大了", 2), ("声音太小了", 2)]
+
+
 def test_memory_is_bounded(topics: Topics) -> None:
     rng = random.Random(4)
     for number in range(3 * MAX_TOPICS):
@@ -91,9 +100,10 @@ def test_a_clock_that_goes_back_is_held(topics: Topics) -> None:
     assert topics.now == 100 and topics.list()[0].count == 2
 
 
-def test_a_time_far_in_the_future_harms_one_moment_only(topics: Topics) -> None:
-    """So does the end of a stream, after which the next one begins at 0."""
-    first, _ = topics.add("草", 1e12, vector(0))
+@pytest.mark.parametrize("last", [1e12, 161.0])
+def test_a_time_far_in_the_future_harms_one_moment_only(topics: Topics, last: float) -> None:
+    """So does the end of a stream, after which the next one, or a replay of it, begins again."""
+    first, _ = topics.add("草", last, vector(0))
     second, count = topics.add("草", 100, vector(0))
 
     assert (topics.now, count) == (100, 1) and second != first
@@ -139,6 +149,11 @@ def test_lines_are_observed_stored_and_told(tiny_model: Path, tmp_path: Path) ->
         assert http.get("/collections/room/danmaku").json()["danmaku"][0]["text"].startswith("晚安")
         assert http.get("/collections/none/topics").status_code == 404
         assert http.post("/collections/none/observe", json=["草"]).status_code == 404
+        timed = [{"text": "草", "time": "1.5"}, {"text": "草", "time": True}, {"text": "草", "time": 1}, " "]
+        answer = http.post("/collections/room/observe", json=timed)
+        assert answer.status_code == 200
+        assert [error["index"] for error in answer.json()["errors"]] == [0, 1, 3]
+        assert "time" in answer.json()["errors"][0]["error"]
         assert "invalid body" in http.post("/collections/room/observe", json={}).json()["error"]
 
 

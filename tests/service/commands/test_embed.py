@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 import pyarrow.parquet
 import pytest
+from commands import danmaku
 from processes import ROOT, serving
 
 LINES = ["草", "awsl", "", "晚安", "哈哈哈" * 20, "☃", "好来了", "  ", "AWSL", "我死"]
@@ -38,22 +39,15 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "service", "embed", *map(str, arguments)]
 
 
-def embed(*arguments: str | Path, text: str | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **settings}
-    return subprocess.run(
-        command(*arguments), cwd=ROOT, input=text, capture_output=True, text=True, timeout=120, env=environment
-    )
-
-
-def done(*arguments: str | Path, text: str | None = None) -> str:
-    ended = embed(*arguments, text=text)
+def done(*arguments: str | Path, text: str = "") -> str:
+    ended = danmaku("embed", *arguments, text=text)
     assert (ended.returncode, ended.stderr) == (0, "")
     return ended.stdout
 
 
 def refused(*arguments: str | Path, status: int = 1, **settings: str) -> str:
     """Returns the command's error, which is one line."""
-    ended = embed(*arguments, **settings)
+    ended = danmaku("embed", *arguments, **settings)
     assert (ended.returncode, ended.stdout) == (status, "")
     assert ended.stderr.count("\n") == 1
     return ended.stderr
@@ -140,7 +134,7 @@ def test_a_line_ends_at_its_newline_and_nowhere_else(tmp_path: Path, gateway: ht
 
 @pytest.mark.parametrize("suffix", [".npy", ".ndjson", ".parquet"])
 def test_an_input_without_danmaku_is_refused(tmp_path: Path, tiny_model: Path, suffix: str) -> None:
-    ended = embed("-", "--output", tmp_path / f"out{suffix}", "--encoder", f"onnx://{tiny_model}", text="")
+    ended = danmaku("embed", "-", "--output", tmp_path / f"out{suffix}", "--encoder", f"onnx://{tiny_model}")
 
     assert ended.returncode == 1
     assert "expected" in ended.stderr
@@ -184,7 +178,7 @@ def test_a_killed_run_resumes(tmp_path: Path, gateway: httpx.Client, suffix: str
     with (tmp_path / f"out{suffix}.part").open("ab") as part:
         part.write(b"half a block")
     assert not output.exists()
-    ended = embed(tmp_path / "in.txt", "--output", output, *flags)
+    ended = danmaku("embed", tmp_path / "in.txt", "--output", output, *flags)
     done(tmp_path / "in.txt", "--output", tmp_path / f"at_once{suffix}", *flags)
 
     assert ended.returncode == 0
@@ -306,10 +300,12 @@ def test_an_invalid_setting_is_explained(input_file: Path) -> None:
 
 def test_parquet_without_pyarrow_names_what_to_install(input_file: Path, tmp_path: Path) -> None:
     (tmp_path / "pyarrow.py").write_text("raise ModuleNotFoundError(name='pyarrow')", encoding="utf-8")
-    path = f"{tmp_path}:{ROOT}"
-    told = refused(input_file, "--output", tmp_path / "x.parquet", PYTHONPATH=path)
+    call = command(input_file, "--output", tmp_path / "x.parquet")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    ended = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
-    assert "pip install 'danmaku-embedding[parquet]'" in told
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "pip install 'danmaku-embedding[parquet]'" in ended.stderr and ended.stderr.count("\n") == 1
 
 
 def test_a_terminal_shows_a_progress_bar(input_file: Path, gateway: httpx.Client) -> None:

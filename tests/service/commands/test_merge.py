@@ -6,13 +6,12 @@ import csv
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from biliass import convert_to_ass
-from processes import ROOT
+from commands import danmaku
 
 from service.recordings import open_recording
 
@@ -40,8 +39,7 @@ def encoder(tiny_model: Path) -> str:
 
 
 def merge(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "service", "merge", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return danmaku("merge", *arguments)
 
 
 def test_a_group_in_xml_has_the_style_of_its_danmaku(recording: Path, encoder: str, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from typing import NoReturn
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.headers import find_header
-from service.api.state import get_state
+from service.api.http.headers import find_header
+from service.api.http.state import get_state
 from service.errors import BodyTimeout, ClientGone, DamagedBody, TooLarge, UnknownEncoding
 from service.memory import SMALL_BYTES, hold_bytes, release_bytes
 

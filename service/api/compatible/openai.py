@@ -8,14 +8,19 @@ from other servers, and the header X-Danmaku-Unknown names it.
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Request, Response
 
-from service.api.caller import Caller
-from service.api.responses import OPENAI_ERRORS, PlainRoute, json_response
-from service.api.schemas import OpenAIError, OpenAIModel, OpenAIModels, OpenAIRequest, OpenAIResponse, describe_path
-from service.api.state import get_state
+from service.api.http.caller import Caller
+from service.api.http.responses import OPENAI_ERRORS, PlainRoute, json_response
+from service.api.http.schemas import (
+    OpenAIError,
+    OpenAIModel,
+    OpenAIModels,
+    OpenAIRequest,
+    OpenAIResponse,
+    describe_path,
+)
+from service.api.http.state import get_state
 from service.api.vectors import check_dimensions, embed_whole, name_unknown, vectors_response
 from service.encoders.model import Model
 from service.errors import NotFound
@@ -43,7 +48,7 @@ async def embeddings(request: Request) -> Response:
     _check_name(body.model, state.embedder.model)
     check_dimensions(state.embedder.model, body.dimensions)
     result = await caller.wait(embed_whole(state, body.input, "input"))
-    tokens = await asyncio.to_thread(result.count_tokens)
+    tokens = await result.count_tokens()
     return vectors_response(
         {"object": "list"},
         "data",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from service.api.collection import ANSWERS, open_request, parse_query
-from service.api.responses import PlainRoute
-from service.api.schemas import describe_path, describe_query
+from service.api.collections.collection import ANSWERS, open_request, parse_query
+from service.api.http.responses import PlainRoute
+from service.api.http.schemas import describe_path, describe_query
 from service.collections.map_cache import MOST_CHARACTERS
 
 MAX_DANMAKU = 2000

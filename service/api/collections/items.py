@@ -15,11 +15,11 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.accounts import pay_for_lines
-from service.api.body import read_body, slices
-from service.api.caller import Caller
 from service.api.classify import add_labels
-from service.api.schemas import MAX_ERRORS, explain_error
-from service.api.state import State
+from service.api.http.body import read_body, slices
+from service.api.http.caller import Caller
+from service.api.http.schemas import MAX_ERRORS, explain_error
+from service.api.http.state import State
 from service.collections.collections import Entry
 from service.errors import DanmakuError, InvalidRequest, TextError
 from service.log import current_request
@@ -46,6 +46,11 @@ class DanmakuBody(BaseModel):
         None, gt=0, le=10**11, description="Instead of ttl_s: Unix time at which it expires."
     )
     count: int = Field(1, ge=1, le=2**31, description="How often it was posted; counts add up.")
+
+
+def describe_items(kind: type[DanmakuBody] = DanmakuBody) -> dict[str, Any]:
+    """Returns what OpenAPI says of a list of items in JSON."""
+    return {"schema": {"type": "array", "items": {"anyOf": [{"type": "string"}, kind.model_json_schema()]}}}
 
 
 class AddedBody(BaseModel):
@@ -113,7 +118,7 @@ async def _add(
     places = [place for place, entry in enumerate(items, first) if isinstance(entry, Entry)]
     entries = [entry for entry in items if isinstance(entry, Entry)]
     if heads:
-        entries = await add_labels(state, heads, entries)
+        entries, _ = await add_labels(state, heads, entries)
     added = await state.collections.add(name, entries)
     report.added += added.added
     report.replaced += added.replaced

@@ -9,15 +9,15 @@ Source: router/src/http/types.rs of huggingface/text-embeddings-inference.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from service.api.caller import Caller
-from service.api.responses import ERRORS, PlainRoute, json_response
-from service.api.schemas import DIMENSIONS, Body, InputTexts, Texts
-from service.api.state import State, get_state
+from service.api.http.caller import Caller
+from service.api.http.responses import ERRORS, PlainRoute, json_response
+from service.api.http.schemas import DIMENSIONS, Body, InputTexts, Texts
+from service.api.http.state import State, get_state
 from service.api.vectors import check_dimensions, embed_whole, format_vectors, name_unknown
 from service.embedder import Embeddings
 from service.errors import InvalidRequest
@@ -26,14 +26,18 @@ from service.vectors import unit
 router = APIRouter(tags=["text-embeddings-inference's shape"], route_class=PlainRoute)
 
 
+# Older clients write it small; only one of the two is in the schema, or generated clients would name both alike.
+Direction = Annotated[
+    Literal["Right"], BeforeValidator(lambda value: value.capitalize() if isinstance(value, str) else value)
+]
+
+
 class TruncationOptions(BaseModel):
     truncate: bool | None = Field(
         default=None,
         description="false: a text that is longer than the model reads is an error. By default it is cut off.",
     )
-    truncation_direction: Literal["Right", "right"] | None = Field(
-        default=None, description="Texts are cut off at their end."
-    )
+    truncation_direction: Direction | None = Field(default=None, description="Texts are cut off at their end.")
     prompt_name: None = Field(default=None, description="No model here has prompts.")
 
 
@@ -56,7 +60,7 @@ class SimilarityRequest(Body):
 
 
 @router.post("/", openapi_extra=InputsRequest.openapi(), responses={**ERRORS, 200: {"model": list[list[float]]}})
-async def predict(request: Request) -> Response:
+async def embed_inputs(request: Request) -> Response:
     """Returns the vectors of texts as a bare list, as does `POST /embed` with `inputs`. Vectors have length 1.
 
     A blank text is an error for the whole list. A text whose characters are all unknown to the model gets the vector of
@@ -72,7 +76,8 @@ async def answer_inputs(caller: Caller, state: State, body: InputsRequest) -> Re
     check_dimensions(state.embedder.model, body.dimensions)
     result = await caller.wait(embed_whole(state, body.inputs, "inputs"))
     _check_length(result, body, "inputs")
-    vectors = format_vectors(result, normalize=body.normalize is not False, dimensions=body.dimensions)
+    rows, dim = result.rows, result.model.dim
+    vectors = format_vectors(rows, dim, normalize=body.normalize is not False, dimensions=body.dimensions)
     return json_response(vectors, headers=name_unknown(result))
 
 

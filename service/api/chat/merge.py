@@ -10,11 +10,11 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
-from service.api.caller import Caller
-from service.api.headers import NDJSON, is_ndjson
-from service.api.responses import ERRORS, PlainRoute, error_content, json_line, json_response
-from service.api.schemas import Body, describe_query, explain_error
-from service.api.state import get_state
+from service.api.http.caller import Caller
+from service.api.http.headers import NDJSON, is_ndjson
+from service.api.http.responses import ERRORS, PlainRoute, error_content, json_line, json_response
+from service.api.http.schemas import Body, describe_query, explain_error
+from service.api.http.state import get_state
 from service.api.stream import EmbedStream
 from service.chat.merging import WINDOW_S, Group, Line, Merger, merge
 from service.errors import DanmakuError, InvalidRequest, TooLarge

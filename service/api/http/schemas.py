@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from service.api.body import read_body
+from service.api.http.body import read_body
 from service.errors import DanmakuError, InvalidRequest, MalformedRequest
 from service.shape import LONG_BYTES, parse_json
 from service.tasks import run_in_thread_if
@@ -226,13 +226,16 @@ class SimilarRequest(Body):
         None, examples=[{"room": 3}], description="Only items of a collection whose metadata match."
     )
     with_vectors: bool = Field(False, description="Whether matches from a collection include their vectors.")
+    heads: Texts | None = Field(None, min_length=1, description="Names of heads, whose labels matches then include.")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.candidates is None) == (self.collection is None):
             raise PydanticCustomError("one_of", "expected either `candidates` or `collection`")
         if self.collection is None:
-            if self.query is None or not {"id", "vector", "filter", "with_vectors"}.isdisjoint(self.model_fields_set):
+            # Not which fields were sent: generated clients send defaults and nulls.
+            given = (self.id, self.vector, self.filter, self.with_vectors or None)
+            if self.query is None or any(each is not None for each in given):
                 raise PydanticCustomError(
                     "candidates", "`candidates` need `query`; id, vector, filter and with_vectors need `collection`"
                 )
@@ -243,6 +246,11 @@ class SimilarRequest(Body):
         elif self.dimensions is not None:
             raise PydanticCustomError("dimensions", "`dimensions` needs `candidates`: a collection has whole vectors")
         return self
+
+
+class LabelBody(BaseModel):
+    label: str = Field(description="The most probable one.")
+    scores: dict[str, float] = Field(description="The probability of each label; they add up to 1.")
 
 
 class MatchBody(BaseModel):
@@ -256,6 +264,7 @@ class MatchBody(BaseModel):
     metadata: dict[str, object]
     count: int = Field(1, description="In a collection: how often it was added.")
     vector: list[float] | None = Field(None, description="With `with_vectors`.")
+    labels: dict[str, LabelBody] | None = Field(None, description="With `heads`: by their names.")
 
 
 class SimilarResult(BaseModel):

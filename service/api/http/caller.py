@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from service.api.body import receive_hang_up
-from service.api.headers import find_header
-from service.api.state import get_state
+from service.api.http.body import receive_hang_up
+from service.api.http.headers import find_header
+from service.api.http.state import get_state
 from service.errors import ClientGone, InvalidRequest, OutOfTime
 
 # Answers from the cache are ready sooner; only longer work has a deadline and is watched for a hang-up.

@@ -17,10 +17,10 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.accounts import Accounts, current_account
-from service.api.pages import SAFE_METHODS
+from service.api.http.pages import SAFE_METHODS
 from service.errors import ConfigurationError, QuotaSpent, RateExceeded, Unauthorized
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/health", "/metrics", "/", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/health", "/metrics", "/", "/live", "/docs", "/openapi.json"})
 COLLECTIONS, USAGE = "/collections/", "/usage"
 REFUSE_AFTER_S = 0.5
 STATIC_PATHS = ("/static-offline-docs/", "/static/")

@@ -11,13 +11,13 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from service.accounts import current_account
-from service.api.audit import audit
-from service.api.caller import Caller
-from service.api.headers import NDJSON, is_ndjson
-from service.api.items import AddedBody, DanmakuBody, add_list, add_stream
-from service.api.responses import ABOUT_COLLECTIONS, ERRORS, PlainRoute, error_content, json_line, json_response
-from service.api.schemas import Body, describe_path, describe_query, explain_error
-from service.api.state import State, get_state
+from service.api.collections.items import AddedBody, add_list, add_stream, describe_items
+from service.api.http.audit import audit
+from service.api.http.caller import Caller
+from service.api.http.headers import NDJSON, is_ndjson
+from service.api.http.responses import ABOUT_COLLECTIONS, ERRORS, PlainRoute, error_content, json_line, json_response
+from service.api.http.schemas import Body, describe_path, describe_query, explain_error
+from service.api.http.state import State, get_state
 from service.collections.collections import check_name
 from service.collections.rebuilding import Progress
 from service.errors import DanmakuError
@@ -119,6 +119,13 @@ class AddOptions(BaseModel, extra="forbid"):
         description="Names of heads, separated by commas: the label of each is added to the metadata, for filters.",
     )
 
+    @classmethod
+    def read_heads(cls, request: Request, state: State) -> list[str]:
+        """Returns the names of heads in the query. Raises InvalidRequest, and what `Heads.select` raises."""
+        if names := [name for name in parse_query(request, cls).heads.split(",") if name]:
+            state.heads.select(names, state.embedder.model)
+        return names
+
 
 @router.post(
     "/collections/{name}/danmaku",
@@ -127,12 +134,7 @@ class AddOptions(BaseModel, extra="forbid"):
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {
-                    "schema": {
-                        "type": "array",
-                        "items": {"anyOf": [{"type": "string"}, DanmakuBody.model_json_schema()]},
-                    }
-                },
+                "application/json": describe_items(),
                 NDJSON: {"schema": {"type": "string"}},
             },
         },
@@ -150,10 +152,8 @@ async def add(request: Request) -> Response:
         record.is_stream = is_stream
     caller, state = Caller(request, is_stream=is_stream), get_state(request)
     name = check_name(request.path_params["name"])
-    heads = [head for head in parse_query(request, AddOptions).heads.split(",") if head]
     await state.collections.check(name)  # before a long body is read
-    if heads:
-        state.heads.select(heads, state.embedder.model)
+    heads = AddOptions.read_heads(request, state)
     read = add_stream if is_stream else add_list
     return json_response((await read(request, caller, state, name, heads)).to_json())
 

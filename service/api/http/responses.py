@@ -12,8 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.pieces import send_response
-from service.api.schemas import ErrorBody, OpenAIError
+from service.api.http.pieces import send_response
+from service.api.http.schemas import ErrorBody, OpenAIError
 from service.errors import DanmakuError, InvalidRequest, MethodNotAllowed, NotFound
 
 # For the OpenAPI document: what any route that takes texts may answer besides 200.
@@ -55,6 +55,10 @@ class PlainRoute(APIRoute):
     `responses` only describe the answers, which routes build by hand; tests compare the two.
     """
 
+    def __init__(self, path: str, endpoint: Callable[..., Any], **settings: Any) -> None:
+        # The name that generated clients give it; FastAPI's is made of the path, too.
+        super().__init__(path, endpoint, **{**settings, "operation_id": endpoint.__name__.rstrip("_")})
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _find_method(scope) not in (self.methods or ()):
             return await super().handle(scope, receive, send)  # which says what is allowed
@@ -68,7 +72,7 @@ def _find_method(scope: Scope) -> str:
 
 
 class PlainRoutes:
-    """ASGI middleware that looks up plain routes with a fixed path; FastAPI finds all others."""
+    """ASGI middleware that finds plain routes; FastAPI finds all others."""
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
         self._app = app
@@ -78,13 +82,26 @@ class PlainRoutes:
             if isinstance(route, PlainRoute) and not route.param_convertors
             for method in route.methods or ()
         }
+        self._patterns = [route for route in routes if isinstance(route, PlainRoute) and route.param_convertors]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._endpoints.get((_find_method(scope), scope["path"])) if scope["type"] == "http" else None
+        endpoint = self._find(scope) if scope["type"] == "http" else None
         if endpoint is None:
             return await self._app(scope, receive, send)
         response = await endpoint(Request(scope, receive, send))
         await send_response(response, scope, receive, send)
+
+    def _find(self, scope: Scope) -> Endpoint | None:
+        method, path = _find_method(scope), scope["path"]
+        if endpoint := self._endpoints.get((method, path)):
+            return endpoint
+        for route in self._patterns:
+            if method in (route.methods or ()) and (found := route.path_regex.match(path)):
+                scope["path_params"] = {
+                    name: route.param_convertors[name].convert(value) for name, value in found.groupdict().items()
+                }
+                return route.endpoint
+        return None
 
 
 def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.headers import NDJSON_NAMES
+from service.api.http.headers import NDJSON_NAMES
 from service.errors import ForeignOrigin, UnknownContentType, UnknownHost
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")

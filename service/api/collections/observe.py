@@ -1,22 +1,28 @@
-"""/collections/{name}/observe and /topics: a chat as it goes on, embedded once, and what it is about."""
+"""/collections/{name}/observe and /topics: a running chat, embedded once, and its topics."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import asdict
+from operator import itemgetter
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from service.api.body import read_body
-from service.api.collection import ANSWERS, NAMED, open_request
-from service.api.items import DanmakuBody, parse_item
-from service.api.responses import PlainRoute, error_content, json_response
-from service.api.state import State
+from service.api.classify import add_labels
+from service.api.collections.collection import ANSWERS, NAMED, AddOptions, open_request
+from service.api.collections.items import DanmakuBody, describe_items, parse_item
+from service.api.http.body import read_body
+from service.api.http.responses import PlainRoute, error_content, json_response
+from service.api.http.schemas import LabelBody, describe_path, describe_query
+from service.api.http.state import State
 from service.chat.topics import BINS, WINDOW_S, Topics, describe_topics
 from service.errors import DanmakuError, InvalidRequest, Overloaded
 from service.log import current_request
@@ -31,7 +37,12 @@ router = APIRouter(tags=["chat"], route_class=PlainRoute)
 
 
 class LineBody(DanmakuBody):
-    time: float | None = Field(None, description="Seconds, by any clock that does not go back; by default now.")
+    time: float | None = Field(
+        None,
+        strict=True,
+        allow_inf_nan=False,
+        description="Seconds, by any clock that does not go back; by default now.",
+    )
 
 
 class NearestBody(BaseModel):
@@ -51,6 +62,7 @@ class ObservedBody(BaseModel):
     text: str
     nearest: NearestBody | None = Field(description="Of what was in the collection before.")
     topic: LineTopicBody | None
+    labels: dict[str, LabelBody] | None = Field(None, description="With `heads`: by their names.")
 
 
 class ObserveBody(BaseModel):
@@ -62,70 +74,68 @@ class ObserveBody(BaseModel):
     errors: list[dict[str, object]]
 
 
-class SpellingBody(BaseModel):
-    text: str
-    count: int
+class SaidBody(BaseModel):
+    text: str = Field(description="The commonest spelling.")
+    count: int = Field(description="Number of lines within the window that say this.")
 
 
 class TopicBody(BaseModel):
     id: int = Field(description="Stays the same while the topic lasts.")
-    text: str = Field(description="The commonest spelling.")
+    text: str = Field(description="What is said most.")
     count: int = Field(description="Number of lines within the window.")
     rise: float = Field(description="How many times as often as before it is said now; what is above 1 rises.")
     first: float = Field(description="When it began, seconds.")
     curve: list[int] = Field(description=f"Count in each of {BINS} parts of the window; the last is now.")
-    spellings: list[SpellingBody]
+    said: list[SaidBody] = Field(description="What is said, the same merged; the commonest first.")
+
+
+class MergedBody(SaidBody):
+    topic: int
 
 
 class TopicsBody(BaseModel):
     window_s: float
     now: float | None = Field(description="Time of the last line; null if there was none.")
+    lines: int = Field(description="Number of lines within the window.")
     topics: list[TopicBody] = Field(description="The largest first.")
+    latest: list[MergedBody] = Field(description="What was said last, the same merged; the last first.")
 
 
 @router.post(
     "/collections/{name}/observe",
     openapi_extra={
-        **NAMED,
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {
-                        "type": "array",
-                        "items": {"anyOf": [{"type": "string"}, LineBody.model_json_schema()]},
-                    }
-                }
-            },
-        },
+        "parameters": describe_path("name") + describe_query(AddOptions),
+        "requestBody": {"required": True, "content": {"application/json": describe_items(LineBody)}},
     },
     responses={**ANSWERS, 200: {"model": ObserveBody}},
 )
 async def observe(request: Request) -> Response:
     """Takes lines of a chat: embeds each once, answers with its nearest and its topic, and stores it.
 
-    An item is as for `POST /collections/{name}/danmaku`, with a `time`. An invalid one is refused with its reason and
-    does not affect the others.
+    Items and `heads` are as for `POST /collections/{name}/danmaku`; an item may have a `time`. An invalid one is
+    refused with its reason and does not affect the others.
     """
     caller, state, name = open_request(request)
+    heads = AddOptions.read_heads(request, state)
     content = parse_json(await read_body(request), "the body")
     if not isinstance(content, list):
         raise InvalidRequest("invalid body: expected a list of texts or of objects with a text")
     state.accept_texts(len(content))
     now = time.time()
-    errors: list[dict[str, object]] = []
+    errors: list[dict[str, Any]] = []
     lines = []
     for index, item in enumerate(content):
         parsed = parse_item(item, LineBody)
         if isinstance(parsed, DanmakuError):
             errors.append({"index": index, **error_content(parsed)})
         else:
-            at = item["time"] if isinstance(item, dict) and item.get("time") is not None else now
-            if math.isfinite(at):
-                lines.append((index, at, parsed))
-            else:
-                errors.append({"index": index, **error_content(InvalidRequest("invalid time: expected seconds"))})
-    observed = await caller.wait(state.collections.observe(name, [entry for *_, entry in lines]))
+            at = item.get("time") if isinstance(item, dict) else None
+            lines.append((index, now if at is None else float(at), parsed))
+    entries = [entry for *_, entry in lines]
+    labels: list[Any] = []
+    if heads:
+        entries, labels = await caller.wait(add_labels(state, heads, entries))
+    observed = await caller.wait(state.collections.observe(name, entries))
     model = observed.model
     topics = state.rooms.open(name, state.judge, model.dim, model.fingerprint)
     results: list[dict[str, object] | None] = [None] * len(content)
@@ -147,6 +157,7 @@ async def observe(request: Request) -> Response:
             "text": entry.text,
             "nearest": nearest[0] if nearest else None,
             "topic": {"id": topic, "count": count},
+            **({"labels": labels[row]} if heads else {}),
         }
     for error in observed.added.refused:
         errors.append({"index": lines[error.index][0], "error": error.error, "error_type": error.error_type})
@@ -157,7 +168,7 @@ async def observe(request: Request) -> Response:
             "results": results,
             "added": observed.added.added,
             "replaced": observed.added.replaced,
-            "errors": sorted(errors, key=lambda error: str(error["index"]).zfill(6)),
+            "errors": sorted(errors, key=itemgetter("index")),
         }
     )
 
@@ -179,35 +190,56 @@ async def topics(request: Request) -> Response:
     caller, state, name = open_request(request)
     await caller.wait(state.collections.check(name))
     if EVENTS not in request.headers.get("accept", ""):
-        return json_response(_describe(state.rooms.find(name)))
+        return json_response(describe_room(state.rooms.find(name)))
+    return stream_events(state, _follow(state, name))
+
+
+def stream_events(state: State, events: AsyncGenerator[dict[str, object] | None, None]) -> Response:
+    """Sends what comes as events, and a comment for None. Raises Overloaded if too many others listen."""
     if record := current_request.get():
         record.is_stream = True
     if state.listeners >= MAX_LISTENERS:
         raise Overloaded(f"too many listeners: {MAX_LISTENERS} are connected; retry when one has left", 5)
-    return StreamingResponse(_listen(state, name), media_type=EVENTS, headers={"cache-control": "no-store"})
+    return StreamingResponse(_send(state, events), media_type=EVENTS, headers={"cache-control": "no-store"})
 
 
-async def _listen(state: State, name: str) -> AsyncIterator[bytes]:
+async def _send(state: State, events: AsyncGenerator[dict[str, object] | None, None]) -> AsyncGenerator[bytes, None]:
     state.listeners += 1
     try:
-        seen: tuple[int, int] | None = None
-        silent_s = 0.0
-        while not state.is_stopping:
-            found = state.rooms.find(name)
-            current = (id(found), found.changes if found else 0)
-            if current != seen:
-                seen, silent_s = current, 0.0
-                yield b"data: " + orjson.dumps(_describe(found)) + b"\n\n"
-            elif silent_s >= ALIVE_S:
-                silent_s = 0.0
-                yield b": alive\n\n"
-            await asyncio.sleep(EVERY_S)
-            silent_s += EVERY_S
+        async with aclosing(events):
+            async for event in events:
+                if state.is_stopping:
+                    return
+                yield b": alive\n\n" if event is None else b"data: " + orjson.dumps(event) + b"\n\n"
     finally:
         state.listeners -= 1
 
 
-def _describe(found: Topics | None) -> dict[str, object]:
+async def _follow(state: State, name: str) -> AsyncGenerator[dict[str, object] | None, None]:
+    """Yields the topics of a room after every change, None if there was none for a while."""
+    seen: tuple[int, int] | None = None
+    silent_s = 0.0
+    while not state.is_stopping:
+        found = state.rooms.find(name)
+        current = (id(found), found.changes if found else 0)
+        if current != seen:
+            seen, silent_s = current, 0.0
+            yield describe_room(found)
+        elif silent_s >= ALIVE_S:
+            silent_s = 0.0
+            yield None
+        await asyncio.sleep(EVERY_S)
+        silent_s += EVERY_S
+
+
+def describe_room(found: Topics | None) -> dict[str, object]:
+    """Returns a TopicsBody."""
     if found is None:
-        return {"window_s": WINDOW_S, "now": None, "topics": []}
-    return {"window_s": WINDOW_S, "now": found.now, "topics": describe_topics(found.list())}
+        return {"window_s": WINDOW_S, "now": None, "lines": 0, "topics": [], "latest": []}
+    return {
+        "window_s": WINDOW_S,
+        "now": found.now,
+        "lines": found.lines,
+        "topics": describe_topics(found.list()),
+        "latest": [asdict(merged) for merged in found.latest()],
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import re
@@ -13,8 +14,8 @@ from datetime import UTC, datetime
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.accounts import current_account
-from service.api.responses import error_response
-from service.errors import ClientGone, DanmakuError, InternalError, OutOfTime
+from service.api.http.responses import error_response
+from service.errors import ClientGone, DanmakuError, EncoderUnavailable, InternalError, OutOfTime
 from service.log import AccessLog, RequestRecord, current_request
 from service.memory import Hold, Memory, current_hold
 from service.metrics import Metrics, name_route
@@ -131,6 +132,10 @@ class AnswerErrors:
                 raise
             # Its traceback has this frame, which has it: what the request held would stay until a full collection.
             error = raised.with_traceback(None)
+        except asyncio.CancelledError:  # by the server, which waits for requests only so long when it stops
+            if has_started:
+                raise
+            error = EncoderUnavailable("the service is stopping, and this request was not done in time")
         except Exception:
             log.exception("%s %r failed.", scope["method"], scope["path"])
             if has_started:  # the server can only break the connection off

@@ -12,11 +12,11 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from service import wire, wire_http
-from service.api.body import read_body
-from service.api.caller import Caller
-from service.api.responses import ERRORS, PlainRoute
-from service.api.schemas import EncodeFailure, EncodeRequest, EncodeResponse
-from service.api.state import State, get_state
+from service.api.http.body import read_body
+from service.api.http.caller import Caller
+from service.api.http.responses import ERRORS, PlainRoute
+from service.api.http.schemas import EncodeFailure, EncodeRequest, EncodeResponse
+from service.api.http.state import State, get_state
 from service.api.vectors import vectors_response
 from service.errors import ClientGone, DanmakuError, NoVector
 from service.shape import LONG_BYTES, check_shape

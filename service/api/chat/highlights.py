@@ -8,11 +8,11 @@ from dataclasses import asdict
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from service.api.caller import Caller
-from service.api.merge import MergeLine
-from service.api.responses import ERRORS, PlainRoute, json_response
-from service.api.schemas import Body
-from service.api.state import get_state
+from service.api.chat.merge import MergeLine
+from service.api.http.caller import Caller
+from service.api.http.responses import ERRORS, PlainRoute, json_response
+from service.api.http.schemas import Body
+from service.api.http.state import get_state
 from service.chat.highlights import STEP_S, WINDOW_S, Kinds, find_highlights, read_kinds
 from service.chat.merging import Line
 from service.errors import ModelChanged
