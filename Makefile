@@ -16,7 +16,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 PACKAGES := chromium curl fonts-noto-cjk redis-server
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev classic clients redis8 prometheus serve test lint format dashboards docs images corpus-is-named \
+.PHONY: help install install-dev classic clients milvus prometheus serve test lint format dashboards docs images corpus-is-named \
   train-mini tpu-check check-python
 
 help: ## list the targets
@@ -30,8 +30,8 @@ classic: .venv-classic/.done ## install the genuine bert-serving-server into .ve
 
 clients: .venv-clients/.done ## install other programs' clients and sentence-transformers into .venv-clients, for tests/clients
 
-redis8: ## unpack Debian's Redis 8 into .redis8, unless Redis 8 is installed
-	@tests/redis8.sh
+milvus: ## install PyPI's Milvus server into .venv-milvus (Linux on x86-64)
+	@tests/milvus.sh
 
 prometheus: ## unpack Debian's Prometheus and promtool into .prometheus, unless they are installed
 	@tests/prometheus.sh
@@ -41,9 +41,9 @@ serve: .venv/.service ## run the gateway on 127.0.0.1:8000; choose with PORT=812
 	@exec $(BIN)/danmaku serve --port $(PORT)
 
 test: lint ## lint, then run all tests
-	@tests/redis8.sh >/dev/null || echo "tests that need it will be skipped"
+	@tests/milvus.sh >/dev/null || echo "tests that need it will be skipped"
 	@tests/prometheus.sh >/dev/null || echo "tests that need it will be skipped"
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: attack
 attack: .venv/.dev ## everything hostile that the tests know, ten times as much of it as in `make test`: minutes
@@ -55,7 +55,8 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotat
   --no-emit-package danmaku-client --no-emit-package danmaku-embedding --python-version 3.11
 locks: .venv/.dev ## regenerate locks/, the hashes of what the images install
 	echo hatchling | $(LOCK) --constraint constraints.txt --output-file locks/build.txt -
-	printf './client\n.[otel]\n' | $(LOCK) --constraint constraints.txt --output-file locks/service.txt -
+	printf './client\n.[milvus,otel]\n' | $(LOCK) --constraint constraints.txt --output-file locks/service.txt -
+	printf './client\n.[milvus,otel,gpu]\n' | $(LOCK) --no-emit-package onnxruntime --constraint constraints.txt --output-file locks/gpu.txt -
 	printf './client\n.[training,parquet]\n' | $(LOCK) --constraint constraints.txt --output-file locks/training.txt -
 
 sbom: .venv/.dev ## write sbom.json, a CycloneDX list of what is installed in .venv
@@ -116,7 +117,7 @@ question-head: .venv/.dev ## train the bundled head again, for the bundled model
 tpu-check: .venv/.dev .venv-tpu/.done ## compile the recipe's step for a TPU v3-8 without having one; CONFIG=FILE, LENGTH=128
 	$(BIN)/danmaku-train tpu-check $(CONFIG) --max-seq-length $(LENGTH)
 
-images: ## build and tag the images with Docker; TAG=0.2.0, IMAGES="gateway worker training classic"
+images: ## build and tag the images with Docker; TAG=0.2.0, IMAGES="gateway worker worker-gpu training classic"
 	@for target in $(IMAGES); do \
 	  echo "Building danmaku-embedding-$$target:$(TAG)"; \
 	  docker build --target $$target --tag danmaku-embedding-$$target:$(TAG) \
@@ -181,7 +182,7 @@ check-python:
 	@dpkg -s $(PACKAGES) >/dev/null 2>&1 \
 	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(PACKAGES) >/dev/null; } \
 	  || echo "some tests need Debian packages: apt-get install $(PACKAGES)"
-	@tests/redis8.sh >/dev/null || echo "tests that need it will be skipped"
+	@tests/milvus.sh >/dev/null || echo "tests that need it will be skipped"
 	@tests/prometheus.sh >/dev/null || echo "tests that need it will be skipped"
 	@touch $@
 
