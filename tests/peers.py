@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from uuid import uuid4
 
 import numpy as np
 import orjson
@@ -43,8 +44,9 @@ class Peer:
 
 
 @contextmanager
-def peer(worker: RunningWorker, identity: bytes = b"peer", **settings: bytes) -> Iterator[Peer]:
-    it = Peer(worker, identity, **settings)
+def peer(worker: RunningWorker, identity: bytes = b"", **settings: bytes) -> Iterator[Peer]:
+    """A client under a name of its own, because answers may be lost if the last one of that name has only just left."""
+    it = Peer(worker, identity or uuid4().hex.encode(), **settings)
     try:
         yield it
     finally:
@@ -52,8 +54,8 @@ def peer(worker: RunningWorker, identity: bytes = b"peer", **settings: bytes) ->
 
 
 def client_status(worker: RunningWorker) -> dict[str, object]:
-    with peer(worker, b"status") as it:
-        it.requests.send_multipart(wire.write_command(b"status", 1, wire.SHOW_STATUS))
+    with peer(worker) as it:
+        it.requests.send_multipart(wire.write_command(it.identity, 1, wire.SHOW_STATUS))
         reply = it.receive()
     assert isinstance(reply, wire.JsonReply)
     return reply.values

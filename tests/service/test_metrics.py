@@ -77,7 +77,7 @@ def test_a_worker_has_metrics_of_its_own(tiny_model: Path) -> None:
     with working(tiny_model, "-max_seq_len", "12", "-metrics_port", str(port)) as worker, peer(worker) as it:
         before = read(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
         it.encode(["草", "awsl"])
-        it.send(b"peer", b"{", b"2", b"1")
+        it.send(it.identity, b"{", b"2", b"1")
         assert isinstance(it.receive(), wire.ErrorReply)
         after = read(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
         config = worker.client()

@@ -57,7 +57,7 @@ def test_bars_in_a_text_are_characters(worker: RunningWorker, tiny_model: Path) 
     with peer(worker) as it:
         one = it.encode(text)
     with working(tiny_model, *LENGTH, "-sentence_pairs", "-show_tokens_to_client") as pairing, peer(pairing) as it:
-        it.requests.send_multipart(wire.write_encode(b"peer", 1, text))
+        it.requests.send_multipart(wire.write_encode(it.identity, 1, text))
         pair = it.receive()
 
     assert isinstance(pair, wire.VectorsReply)
@@ -144,10 +144,10 @@ def test_messages_that_are_no_subscriptions_do_not_divert_answers(worker: Runnin
 @pytest.mark.parametrize(
     ("frames", "error"),
     [
-        ((b"peer", b"not JSON", b"1", b"1"), "not JSON"),
-        ((b"peer", b'["a"]', b"1", b"2"), "says 2 texts"),
-        ((b"peer", b'["a", 1]', b"1", b"2"), "list of strings"),
-        ((b"peer", b'["a"]', b"1", b"many"), "count"),
+        ((b"not JSON", b"1", b"1"), "not JSON"),
+        ((b'["a"]', b"1", b"2"), "says 2 texts"),
+        ((b'["a", 1]', b"1", b"2"), "list of strings"),
+        ((b'["a"]', b"1", b"many"), "count"),
     ],
 )
 def test_a_malformed_request_is_answered_with_an_error(
@@ -155,7 +155,7 @@ def test_a_malformed_request_is_answered_with_an_error(
 ) -> None:
     with peer(worker) as it:
         it.encode(["草"])  # so that its subscription is there: such an answer does not wait for it
-        it.send(*frames)
+        it.send(it.identity, *frames)
         reply = it.receive()
 
     assert isinstance(reply, wire.ErrorReply) and error in reply.error and reply.error_type == "malformed"
@@ -165,7 +165,7 @@ def test_a_request_that_does_not_fit_into_memory_is_refused(tiny_model: Path) ->
     """A million texts without pooling would be 768 MB of vectors."""
     body = b"[" + b",".join([b'""'] * 1_000_000) + b"]"
     with working(tiny_model, *LENGTH, "-pooling_strategy", "NONE") as worker, peer(worker) as it:
-        it.send(b"peer", body, b"1", b"1000000")
+        it.send(it.identity, body, b"1", b"1000000")
         reply = it.receive()
 
     assert isinstance(reply, wire.ErrorReply) and reply.error_type == "too_large"
@@ -300,7 +300,7 @@ def test_the_http_endpoints_are_the_genuine_ones(worker: RunningWorker) -> None:
 
 def test_a_worker_reports_its_vocabulary(worker: RunningWorker, tiny_model: Path) -> None:
     with peer(worker) as it:
-        it.requests.send_multipart(wire.write_command(b"peer", 1, wire.SHOW_VOCAB))
+        it.requests.send_multipart(wire.write_command(it.identity, 1, wire.SHOW_VOCAB))
         told = it.receive()
 
     assert isinstance(told, wire.JsonReply)

@@ -62,7 +62,7 @@ async def test_a_gateway_without_the_key_is_refused(worker: RunningWorker, keys:
 
 def test_a_client_without_a_key_gets_no_answer(worker: RunningWorker, keys: Path) -> None:
     with peer(worker) as it:
-        it.requests.send_multipart(write_command(b"peer", 1, SHOW_STATUS))
+        it.requests.send_multipart(write_command(it.identity, 1, SHOW_STATUS))
         # Until the worker has answered somebody who asked later.
         assert (
             danmaku("check", worker.url, "--key-file", keys / "ours" / "worker.key", "--timeout-s", 60).returncode == 0
