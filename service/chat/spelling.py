@@ -21,7 +21,7 @@ os.environ.setdefault("PYPINYIN_NO_PHRASES", "true")  # 47,000 of them, for word
 from pypinyin import lazy_pinyin
 
 MAX_CHARACTERS = 100  # of a text that are compared; a danmaku has at most 100, and the model reads fewer
-SPELLINGS = 50_000  # kept, 1 to 2 KB each
+SPELLINGS = 10_000  # kept, 3.5 KB each
 
 NOT_WORDS = re.compile(r"[\W_]+")
 REPEATS = re.compile(r"([^\d]{1,4}?)\1+")
