@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from service.errors import DanmakuError
+from service.errors import ConfigurationError, DanmakuError
 
 NAME = "check"
 HELP = "check whether a gateway or a worker is ready"
@@ -33,6 +33,8 @@ def run(parsed: argparse.Namespace) -> int:
             from service.worker.probe import probe
 
             print(probe(parsed.url, parsed.timeout_s, parsed.key_file))
+        elif parsed.key_file:
+            raise ConfigurationError(f"invalid --key-file for {parsed.url}; expected bert://HOST, a worker")
         else:
             with urllib.request.urlopen(f"{parsed.url.rstrip('/')}/readyz", timeout=parsed.timeout_s) as response:
                 print(json.load(response)["status"])

@@ -28,6 +28,11 @@ async def open_encoder(url: str, settings: EncoderSettings, metrics: Metrics) ->
     """Opens the encoder that a URL names. Raises ConfigurationError."""
     scheme, _, rest = url.partition("://")
     if scheme == "onnx":
+        if settings.worker_key_file:
+            raise ConfigurationError(
+                f"invalid worker_key_file for encoder {url!r}: expected an encoder bert:// or bert+dns://, which has "
+                "connections to encrypt"
+            )
         from service.encoders.device import Device
         from service.encoders.onnx import OnnxEncoder
         from service.encoders.options import EncoderOptions

@@ -97,3 +97,13 @@ def test_a_worker_needs_the_secret_half(tiny_model: Path, keys: Path) -> None:
     done = danmaku("worker", "-model_dir", tiny_model, "-max_seq_len", "12", "-key_file", keys / "ours" / "worker.key")
 
     assert done.returncode == 1 and "has no secret key; expected the file *.key_secret" in done.stderr
+
+
+async def test_a_key_file_where_nothing_is_encrypted_is_refused(tiny_model: Path, keys: Path) -> None:
+    key = keys / "ours" / "worker.key"
+
+    with pytest.raises(ConfigurationError, match="invalid worker_key_file for encoder 'onnx://"):
+        await open_encoder(f"onnx://{tiny_model}", EncoderSettings(worker_key_file=key), Metrics())
+    done = danmaku("check", "http://127.0.0.1:1", "--key-file", key)
+
+    assert done.returncode == 1 and "invalid --key-file for http://127.0.0.1:1" in done.stderr
