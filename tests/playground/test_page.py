@@ -62,7 +62,7 @@ def test_the_page_shows_what_the_routes_answer(browser: Browser, gateway: httpx.
         page.locator("#text").press_sequentially(text)
         expect(page.locator("#status")).to_contain_text(f"「{text}」有 12 条结果，最接近的是")
         expect(page.locator("#map-note")).to_contain_text(f"「{text}」与")
-        expect(page.locator("#meter")).to_contain_text("未命中缓存，刚算出")
+        expect(page.locator("#meter")).to_contain_text("未命中缓存，实时计算")
         shown = list(zip(texts(page, "#matches button"), texts(page, "#matches data"), strict=True))
         tokens = texts(page, "#tokens li")
         ask(page, "草")
