@@ -2,7 +2,7 @@
 // a table, so a screen reader can read the numbers.
 
 import { similar } from "./api.js";
-import { say, short } from "./words.js";
+import { say, sayError, short } from "./words.js";
 
 export const MOST = 24;
 
@@ -18,7 +18,9 @@ export async function compare(text, signal) {
   const all = splitLines(text);
   const lines = all.slice(0, MOST);
   const { results, errors } = await similar(pairsOf(lines), signal);
-  const notes = errors.filter(({ field }) => field === "query").map(({ index, error }) => say("noVector", short(lines[index]), error));
+  const notes = errors
+    .filter(({ field }) => field === "query")
+    .map(({ index, error_type }) => say("noVector", short(lines[index]), sayError(error_type)));
   const pairs = results.map(({ matches }) => lines.map((_, place) => matches.find(({ id }) => id === `${place}`) ?? null));
   const closest = findClosest(pairs);
   if (closest) notes.unshift(say("alike", short(lines[closest[0]]), short(lines[closest[1]]), pairs[closest[0]][closest[1]].score.toFixed(2)));

@@ -189,7 +189,7 @@ def test_the_comparison_shows_cosines_and_relations(browser: Browser, gateway: h
     with opened(browser, gateway.base_url) as page:
         page.locator("#lines").fill("\n".join(lines))
         expect(page.locator("#heat tbody tr")).to_have_count(len(lines))
-        expect(page.locator("#heat-note")).to_contain_text("没有向量")
+        expect(page.locator("#heat-note")).to_contain_text("没有向量：这条弹幕的字都不在模型的词表里")
         rows = [page.locator(f"#heat tbody tr:nth-child({row}) td") for row in range(1, 5)]
         cells = [row.all_inner_texts() for row in rows]
         relations = [[cell.get_attribute("class") for cell in row.all()] for row in rows[:3]]
