@@ -16,6 +16,7 @@ import io
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,8 @@ from service.heads.head import Encoder, Head, Weights
 
 DESCRIPTION, ARRAYS, REPORT, CARD = "head.json", "weights.npz", "report.json", "README.md"
 FORMAT = 1
+# What orjson, NumPy, zipfile and zlib raise for damaged files.
+DAMAGE = (ValueError, LookupError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 TYPES = {"vector": "<f4", "bias": "<f4", "buckets": "<u4", "ngrams": "<f2"}
 
 
@@ -42,12 +45,13 @@ def read_head(path: Path) -> Head:
         weights = Weights(**values, unseen=float(described["unseen"]), bits=int(described["bits"]))
         encoder = Encoder(**{**described["encoder"], "pooling_layer": tuple(described["encoder"]["pooling_layer"])})
         head = Head(described["labels"], encoder, weights)
+        is_whole = len(head.labels) == len(weights.bias) and head.version == described["version"]
     except OSError as error:
         message = f"cannot read {error.filename or path}: {error.strerror}; expected the folder of a head"
         raise HeadError(message) from None
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise HeadError(f"{path} is not a head: {error}; expected what `danmaku-train classify` writes") from None
-    if len(head.labels) != len(weights.bias) or head.version != described["version"]:
+    if not is_whole:
         raise HeadError(f"{path} is damaged: its files are of different versions; train it again")
     return head
 

@@ -1,7 +1,8 @@
 """The heads that a gateway serves. A head whose folder changes is exchanged while requests run.
 
-Training replaces a folder by renaming, so looking at head.json once a second finds a newer head. A request holds the
-heads that it began with, so its answers are of one version. A newer folder that cannot be used is logged and left.
+Training replaces a folder by renaming, while people copy its files one after the other, so the folder is looked at once
+a second and read again whenever one of its files has changed. A request holds the heads that it began with, so its
+answers are of one version. A newer folder that cannot be used is logged and left.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from pathlib import Path
 
 from service.encoders.model import Model
 from service.errors import ConfigurationError, FingerprintMismatch, HeadError, NotFound
-from service.heads.folder import DESCRIPTION, read_head
+from service.heads.folder import ARRAYS, DESCRIPTION, read_head
 from service.heads.head import Head
 from service.metrics import Metrics
 
 log = logging.getLogger("danmaku")
 
 LOOK_EVERY_S = 1.0
-Seen = tuple[int, int] | None  # what changes with a file: its inode and time
+Seen = tuple[tuple[int, int], ...] | None  # what changes with each file: its inode and time
 
 
 class Heads:
@@ -88,7 +89,7 @@ class Heads:
 
 def _look_at(path: Path) -> Seen:
     try:
-        status = (path / DESCRIPTION).stat()
+        files = [(path / name).stat() for name in (DESCRIPTION, ARRAYS)]
     except OSError:
         return None
-    return status.st_ino, status.st_mtime_ns
+    return tuple((status.st_ino, status.st_mtime_ns) for status in files)

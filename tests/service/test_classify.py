@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -213,6 +214,21 @@ async def test_a_newer_head_that_cannot_be_used_leaves_the_old_one(
 
     assert body["heads"]["length"] == make_head().version
     assert "is now for the fingerprint f1; expected f0" in caplog.text
+
+
+async def test_a_head_whose_files_are_copied_one_by_one_is_read_once_it_is_whole(
+    http: httpx.AsyncClient, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    new = make_head(bias=1000.0)
+    write_head(tmp_path / "new", new, {}, "")
+    (folders[0] / "weights.npz").write_bytes(b"PK\x03\x04 not yet whole")
+    await until_metric(http, 'danmaku_head_changes_total{head="length",result="refused"}', 1)
+
+    for name in ("head.json", "weights.npz"):
+        shutil.copy(tmp_path / "new" / name, folders[0] / name)
+    await until_metric(http, 'danmaku_head_changes_total{head="length",result="exchanged"}', 1)
+
+    assert (await http.post("/classify", json={"texts": ["草"]})).json()["heads"]["length"] == new.version
 
 
 async def test_labels_become_metadata_by_which_a_collection_is_searched(

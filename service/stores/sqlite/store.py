@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import re
 import sqlite3
 import threading
 import time
@@ -48,6 +49,7 @@ T = TypeVar("T")
 
 READERS = 4
 TRIES = 10  # of a search whose rows are replaced during it
+SNAPSHOT = re.compile(r"\d+\.(graph|tmp)")  # whole, and while it is written
 
 
 class SqliteStore:
@@ -61,8 +63,9 @@ class SqliteStore:
             for stored in database.list_collections(connection)
         }
         known = {collection.snapshot for collection in self._collections.values()}
-        for leftover in {*directory.glob("*.graph"), *directory.glob("*.tmp")} - known:  # left by a killed process
-            leftover.unlink(missing_ok=True)
+        for file in directory.iterdir():
+            if SNAPSHOT.fullmatch(file.name) and file not in known:  # left by a killed process
+                file.unlink(missing_ok=True)
         self._reader = threading.local()
         self._connections: set[sqlite3.Connection] = set()
         self._readers = Threads(READERS, "read collections")
@@ -83,7 +86,7 @@ class SqliteStore:
     def _open(cls, directory: Path, tuning: Tuning) -> SqliteStore:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            lock = (directory / "lock").open("w")
+            lock = (directory / "lock").open("a")  # the directory may have a file of that name which is not ours
         except OSError as error:
             raise ConfigurationError(f"{directory} cannot be used for collections: {error}") from None
         try:

@@ -51,6 +51,11 @@ def test_another_folder_is_not_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def flip_bits(content: bytes) -> bytes:
+    """What stands in the arrays' compressed bytes is no longer what zlib wrote."""
+    return content[:100] + bytes(byte ^ 0xFF for byte in content[100:160]) + content[160:]
+
+
 @pytest.mark.parametrize(
     ("name", "change", "fault"),
     [
@@ -59,6 +64,8 @@ def test_another_folder_is_not_replaced(tmp_path: Path) -> None:
         ("head.json", lambda content: content[:-20], "is not a head"),
         ("weights.npz", lambda content: content[:-40], "is not a head"),
         ("weights.npz", lambda content: b"", "is not a head"),
+        ("weights.npz", flip_bits, "is not a head|different versions"),
+        ("head.json", lambda content: content.replace(b'"version"', b'"revision"'), "is not a head: 'version'"),
         ("head.json", lambda content: json.dumps(json.loads(content) | {"bits": 40}).encode(), "invalid bits: 40"),
     ],
 )

@@ -56,6 +56,18 @@ async def everything(store: Store) -> dict[str, str]:
             return found
 
 
+async def test_files_of_others_in_its_directory_stay_as_they_are(tmp_path: Path) -> None:
+    others = {"thesis.tmp": b"a", "network.graph": b"b", "lock": b"c"}
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "7.graph").write_bytes(b"left by a killed process")
+
+    await (await SqliteStore.open(tmp_path)).close()
+
+    assert {name: (tmp_path / name).read_bytes() for name in others} == others
+    assert not (tmp_path / "7.graph").exists()
+
+
 async def test_acknowledged_changes_survive_a_kill(tmp_path: Path) -> None:
     """Unacknowledged work is there completely or not at all, in the database and in searches."""
     url = f"sqlite://{tmp_path}"
