@@ -73,13 +73,14 @@ class Account:
         if quota and self.texts_today >= quota:
             retry_after_s = math.ceil(DAY_S - now % DAY_S)
             raise QuotaSpent(
-                f"daily quota spent: key {self.name!r} has {quota} texts a day; retry in {retry_after_s} s",
+                f"daily quota spent: key {self.name!r} may send {quota} texts per day; retry in {retry_after_s} s",
                 retry_after_s,
             )
         if rate and self._balance <= 0:
             retry_after_s = max(1, math.ceil(-self._balance / rate))
             raise RateExceeded(
-                f"too fast: key {self.name!r} has {rate:g} texts a second; retry in {retry_after_s} s", retry_after_s
+                f"rate exceeded: key {self.name!r} may send {rate:g} texts per second; retry in {retry_after_s} s",
+                retry_after_s,
             )
 
     def charge(self, texts: int) -> None:
@@ -98,7 +99,7 @@ class Account:
             expected = ", ".join(f"{prefix}*" for prefix in self.key.collections or ())
             raise Forbidden(f"key {self.name!r} may not use collection {name!r}; expected one of {expected or 'none'}")
         if writes and self.key.read_only:
-            raise Forbidden(f"key {self.name!r} is read-only; expected one that may change collections")
+            raise Forbidden(f"key {self.name!r} is read-only; expected a key that may change collections")
 
     def usage(self) -> dict[str, object]:
         """Returns what was used today and what is allowed."""
@@ -138,9 +139,9 @@ class Accounts:
         """Applies what the file says now. If it cannot be used, the log says so and everything stays as it was."""
         try:
             self._read()
-            log.info("Read %s again: %d keys.", self._path, len(self._named))
+            log.info("Reloaded %s: %d keys.", self._path, len(self._named))
         except ConfigurationError as error:
-            log.error("API keys stay as they were: %s", error)
+            log.error("API keys were not changed: %s", error)
 
     def _read(self) -> None:
         keys = read_keys(self._path) if self._path else {}
@@ -148,7 +149,7 @@ class Accounts:
         for name, key in keys.items():
             digest = bytes.fromhex(key.hash)
             if digest in names or digest in self._unnamed:
-                raise ConfigurationError(f"invalid hash of key {name!r} in {self._path}: another key has it, too")
+                raise ConfigurationError(f"invalid hash of key {name!r} in {self._path}: another key has the same hash")
             names[digest] = name
         before, self._named = self._named, {}
         for name, key in keys.items():
@@ -176,7 +177,7 @@ def read_keys(path: str) -> dict[str, Key]:
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"invalid api_keys_file {path}: expected a readable file of TOML ({error})") from None
+        raise ConfigurationError(f"invalid api_keys_file {path}: expected a readable TOML file ({error})") from None
     keys = {}
     for name, table in tables.items():
         if not NAME.fullmatch(name) or name == UNNAMED:

@@ -373,6 +373,7 @@ class Batcher(Generic[V]):
         wait_s = excess / self._texts_per_s if self._texts_per_s else 1.0
         retry_after_s = min(MAX_RETRY_AFTER_S, max(1, math.ceil(wait_s)))
         return Overloaded(
-            f"the queue of {limit} texts has {self._queued} and no room for {new} more; retry in {retry_after_s} s",
+            f"the queue holds {self._queued} of at most {limit} texts and has no room for {new} more; "
+            f"retry in {retry_after_s} s",
             retry_after_s,
         )

@@ -80,7 +80,7 @@ class Connections:
         if time.monotonic() > self._logged_at + LOG_EVERY_S:
             self._logged_at = time.monotonic()
             counts = ", ".join(f"{len(self._by_stage[stage])} {stage.value}" for stage in Stage)
-            log.warning("All %d connections are taken (%s); the oldest idle ones are closed.", self.limit, counts)
+            log.warning("All %d connections are in use (%s); the oldest idle ones are closed.", self.limit, counts)
 
 
 def limit_connections(wanted: int) -> int:
@@ -96,6 +96,6 @@ def limit_connections(wanted: int) -> int:
             soft = raised
         if soft < needed:
             limit = max(1, soft - RESERVED_DESCRIPTORS, soft // 2)
-            log.warning("The limit of descriptors, %d, allows %d connections, not %d.", soft, limit, wanted)
+            log.warning("The file descriptor limit %d allows %d connections, not %d.", soft, limit, wanted)
             return limit
     return wanted

@@ -204,7 +204,7 @@ def read_pooling(directory: Path) -> Pooling:
     kinds = [str(module.get("type")).rpartition(".")[2] for module in _read_modules(directory / MODULES)]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise ModelError(
-            f"invalid {directory / MODULES}: {', '.join(kinds)}; expected Transformer, Pooling and perhaps Normalize"
+            f"invalid {directory / MODULES}: {', '.join(kinds)}; expected Transformer, Pooling and optionally Normalize"
         )
     path = directory / POOLING / CONFIG
     return Pooling((-1,), _find_strategy(path), len(kinds) == 3, length)

@@ -48,7 +48,7 @@ class ClassifyRequest(Body):
         if (self.texts is None) == (self.input is None):
             raise PydanticCustomError("one_of", "expected either `texts` or `input`")
         if (self.heads if self.texts is None else self.model) is not None:
-            raise PydanticCustomError("heads", "`heads` belong to `texts`, and `model` to `input`")
+            raise PydanticCustomError("heads", "`heads` requires `texts`, and `model` requires `input`")
         return self
 
 

@@ -146,8 +146,8 @@ class EmbedStream(Response):
         if not self._sending.done() and not self._is_read:
             # Most likely the caller sends everything before reading, and both sides would wait for each other forever.
             raise Stalled(
-                f"the answer was not read for {self._caller.timeout_s * 1000:.0f} ms, so reading stopped; read the "
-                "answer while you send, or send less at a time"
+                f"the response was not read for {self._caller.timeout_s * 1000:.0f} ms, so the gateway stopped reading "
+                "the request; read the response while you send, or send less at a time"
             )
         await self._sending
 

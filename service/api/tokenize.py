@@ -75,7 +75,7 @@ async def _explain_all(reader: Inputs, texts: Sequence[str]) -> list[bytes]:
             results.append(_explain(reader, text))
             size += len(results[-1])
             if size > MAX_ANSWER_BYTES:
-                raise TooLarge(f"answer too large: over {MAX_ANSWER_BYTES} bytes; send fewer texts at a time")
+                raise TooLarge(f"response too large: over {MAX_ANSWER_BYTES} bytes; send fewer texts at a time")
         return results
 
     try:

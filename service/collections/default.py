@@ -32,9 +32,9 @@ async def keep_default(collections: Collections) -> None:
         except (EncoderUnavailable, Overloaded):
             await asyncio.sleep(1)
         except DanmakuError as error:
-            return log.warning("The collection %s could not be made or rebuilt: %s.", DEFAULT, error)
+            return log.warning("The collection %s could not be created or rebuilt: %s.", DEFAULT, error)
         except Exception:
-            return log.exception("The collection %s could not be made or rebuilt.", DEFAULT)
+            return log.exception("The collection %s could not be created or rebuilt.", DEFAULT)
 
 
 async def _keep_default(collections: Collections) -> None:

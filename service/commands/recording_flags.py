@@ -58,7 +58,7 @@ def name_outputs(
         if path.suffix not in suffixes:
             raise ConfigurationError(f"invalid {flag}: {path}; expected a name that ends in {', '.join(suffixes)}")
         if not path.parent.is_dir():
-            raise ConfigurationError(f"invalid {flag}: {path}; expected a folder that exists")
+            raise ConfigurationError(f"invalid {flag}: {path}; expected an existing folder")
         if path.resolve() in used:
             hint = "" if "{name}" in pattern else "; {name} in it stands for the name of the recording"
             raise ConfigurationError(f"invalid {flag}: {path} is read or written already; expected another name{hint}")

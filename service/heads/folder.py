@@ -48,7 +48,7 @@ def read_head(path: Path) -> Head:
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise HeadError(f"{path} is not a head: {error}; expected what `danmaku-train classify` writes") from None
     if len(head.labels) != len(weights.bias) or head.version != described["version"]:
-        raise HeadError(f"{path} is damaged: its files are of different versions; train it again")
+        raise HeadError(f"{path} is damaged: its files have different versions; retrain it")
     return head
 
 

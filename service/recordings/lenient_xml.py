@@ -74,7 +74,7 @@ class LenientXml:
             if "<!DOCTYPE" in prolog:
                 raise RecordingError(
                     f"{self._file} has a document type declaration, which can hide attacks and which no recorder "
-                    "writes: take out the file, or the declaration"
+                    "writes; remove the file or the declaration"
                 )
             self._is_in_prolog = not start
         piece = FORBIDDEN.sub("", piece)

@@ -140,7 +140,7 @@ def parse_item(content: object, kind: type[DanmakuBody] = DanmakuBody) -> Entry 
     if isinstance(content, str):
         return Entry(content)
     if isinstance(content, dict) and len(content) > MAX_ERRORS:
-        return InvalidRequest(f"invalid danmaku: {len(content)} fields; GET /docs shows which are expected")
+        return InvalidRequest(f"invalid danmaku: {len(content)} fields; GET /docs lists the expected fields")
     try:
         body = kind.model_validate(content)
     except ValidationError as error:
@@ -153,7 +153,7 @@ def parse_item(content: object, kind: type[DanmakuBody] = DanmakuBody) -> Entry 
         return InvalidRequest(f"invalid metadata: cannot be stored as JSON: {error}")
     if inexact := [field for field, value in body.metadata.items() if isinstance(value, float) and _is_rounded(value)]:
         return InvalidRequest(
-            f"invalid metadata.{inexact[0]}: a number of more than 64 bits is not kept exactly; expected a string"
+            f"invalid metadata.{inexact[0]}: a number of more than 64 bits would lose precision; expected a string"
         )
     if size > MAX_METADATA_BYTES:
         return InvalidRequest(f"invalid metadata: {size} bytes of JSON; expected at most {MAX_METADATA_BYTES}")

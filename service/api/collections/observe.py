@@ -199,7 +199,7 @@ def stream_events(state: State, events: AsyncGenerator[dict[str, object] | None,
     if record := current_request.get():
         record.is_stream = True
     if state.listeners >= MAX_LISTENERS:
-        raise Overloaded(f"too many listeners: {MAX_LISTENERS} are connected; retry when one has left", 5)
+        raise Overloaded(f"too many listeners: {MAX_LISTENERS} are connected; retry when one has disconnected", 5)
     return StreamingResponse(_send(state, events), media_type=EVENTS, headers={"cache-control": "no-store"})
 
 

@@ -57,7 +57,7 @@ async def _encode(request: Request, state: State, body: bytes) -> Response:
     request_id, texts = await run_in_thread_if(len(body) > LONG_BYTES, lambda: wire_http.read_request(body))
     plain = [text for text in texts if isinstance(text, str)]
     if len(plain) < len(texts):
-        raise ValueError("is_tokenized works with workers only, because a gateway caches texts; send texts")
+        raise ValueError("is_tokenized is supported by workers only, because a gateway caches texts; send texts")
     state.accept_texts(len(plain))
     state.status.count_texts(_identity(request), len(plain))
     embeddings = await caller.wait(state.embedder.embed(plain))

@@ -72,7 +72,7 @@ class Caller:
                 raise
             if watching and watching.done():
                 watching.result()
-                raise ClientGone("the caller hung up before the answer") from None
+                raise ClientGone("the client disconnected before the response") from None
             message = f"not done within {self.timeout_s * 1000:.0f} ms; finished parts are kept"
             raise OutOfTime(message) from None
         finally:

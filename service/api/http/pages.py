@@ -63,13 +63,13 @@ class RefuseForeignPages:
         if not self._is_known(host) and path not in PROBES:
             raise UnknownHost(
                 f"unknown Host {host[:100].decode('latin-1')!r}: expected an address, a name without a dot or one of "
-                "--allowed-hosts, or another site's page could pose as the gateway's"
+                "--allowed-hosts, to prevent DNS rebinding"
             )
         if scope["method"] in SAFE_METHODS:
             return
         if (site or origin) and not self._is_own(site, origin.lower(), host.lower()):
             raise ForeignOrigin(
-                f"foreign page {origin[:100].decode('latin-1')!r}: expected one of this gateway or of --cors-origins"
+                f"foreign origin {origin[:100].decode('latin-1')!r}: expected one of this gateway or of --cors-origins"
             )
         if has_body and path.startswith(CHANGING) and kind.partition(b";")[0].strip().lower() not in BODY_TYPES:
             raise UnknownContentType(

@@ -66,7 +66,7 @@ class Body(BaseModel):
     def from_json(cls, content: object) -> Self:
         """Returns the same, of JSON that has been parsed."""
         if isinstance(content, dict) and len(content) > MAX_ERRORS:
-            raise InvalidRequest(f"invalid body: {len(content)} fields; GET /docs shows which are expected")
+            raise InvalidRequest(f"invalid body: {len(content)} fields; GET /docs lists the expected fields")
         try:
             return cls.model_validate(content)  # in half the time of `model_validate_json`
         except ValidationError as error:
@@ -237,14 +237,17 @@ class SimilarRequest(Body):
             given = (self.id, self.vector, self.filter, self.with_vectors or None)
             if self.query is None or any(each is not None for each in given):
                 raise PydanticCustomError(
-                    "candidates", "`candidates` need `query`; id, vector, filter and with_vectors need `collection`"
+                    "candidates",
+                    "`candidates` requires `query`; id, vector, filter and with_vectors require `collection`",
                 )
         elif sum(given is not None for given in (self.query, self.id, self.vector)) != 1:
             raise PydanticCustomError("one_of", "expected exactly one of `query`, `id` and `vector` for a collection")
         elif (self.top_k or 0) > MAX_MATCHES:
             raise PydanticCustomError("top_k", f"expected top_k of at most {MAX_MATCHES} for a collection")
         elif self.dimensions is not None:
-            raise PydanticCustomError("dimensions", "`dimensions` needs `candidates`: a collection has whole vectors")
+            raise PydanticCustomError(
+                "dimensions", "`dimensions` requires `candidates`: collections store full-length vectors"
+            )
         return self
 
 
@@ -288,7 +291,7 @@ def _refuse_tokens(value: Any) -> Any:
     if any(isinstance(item, int | list) for item in numbers):
         raise PydanticCustomError(
             "tokens",
-            "expected texts, not lists of token ids, which are of another vocabulary; with LangChain, pass "
+            "expected texts, not lists of token ids, which belong to another vocabulary; with LangChain, pass "
             "check_embedding_ctx_length=False to OpenAIEmbeddings",
         )
     return [value] if isinstance(value, str) else value

@@ -133,7 +133,7 @@ def _load(client: Client, parsed: argparse.Namespace) -> int:
         print(f"danmaku collections: refused: {reason}", file=sys.stderr)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in done.left_out.most_common())
     print(
-        f"{parsed.name}: {done.rows - parsed.skip:,} rows; {done.added:,} added, {done.replaced:,} there already, "
+        f"{parsed.name}: {done.rows - parsed.skip:,} rows; {done.added:,} added, {done.replaced:,} already present, "
         f"{done.repeated:,} repeated, {done.refused:,} refused, {done.left_out.total():,} not danmaku"
         + (f" ({left_out})" if left_out else "")
     )
