@@ -1,4 +1,4 @@
-"""API keys with names: what each may do, how much, and what it has done today.
+"""Manages named API keys: their permissions, rates and quotas, and what they have used today.
 
 A file of TOML names them, a table for each; it holds hashes, so it reveals no key:
 
@@ -41,7 +41,7 @@ DAY_S = 24 * 3600
 
 
 class Key(BaseModel, extra="forbid", frozen=True, hide_input_in_errors=True):
-    """What the file says about a key."""
+    """The settings of a key in the file."""
 
     hash: str = Field(pattern="^[0-9a-fA-F]{64}$")
     texts_per_s: float | None = Field(None, gt=0, allow_inf_nan=False)

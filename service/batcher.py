@@ -162,7 +162,7 @@ class Batcher(Generic[V]):
 
     @property
     def obstacle(self) -> str | None:
-        """Why texts sent now would not be embedded, or None."""
+        """The reason why texts sent now would not be embedded, or None."""
         if not self._is_open:
             return "the service is stopping"
         if self.is_nearly_full:

@@ -119,7 +119,7 @@ class Embedder:
 
     @property
     def obstacle(self) -> str | None:
-        """Why texts sent now would not be embedded, or None."""
+        """The reason why texts sent now would not be embedded, or None."""
         return self.encoder.obstacle or self._batcher.obstacle
 
     async def embed(self, texts: Sequence[str], *, whole: bool = False, accept_unknown: bool = False) -> Embeddings:

@@ -1,4 +1,4 @@
-"""Every error of the service, and who has to act.
+"""Defines every error of the service, and who has to act.
 
 DanmakuError
 ├── MalformedRequest      400  the caller: the body is not JSON

@@ -1,4 +1,4 @@
-"""Reads model directories as Hugging Face's libraries save them, in the terms of Google's format.
+"""Reads model directories in Hugging Face's layout, in the terms of Google's format.
 
 config.json               the fields of transformers' BertConfig, most of which are Google's
 model.safetensors         weights under PyTorch's names, kernels transposed
@@ -49,7 +49,7 @@ CONVERT = "python -c \"from transformers import AutoModel; AutoModel.from_pretra
 
 @dataclass(frozen=True)
 class Pooling:
-    """How a model's vectors are made unless somebody says otherwise; by default as in bert-as-service."""
+    """The pooling that a model uses by default; without one, that of bert-as-service."""
 
     layer: tuple[int, ...] = (-2,)
     strategy: str = "REDUCE_MEAN"

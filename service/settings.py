@@ -1,4 +1,4 @@
-"""All settings of the gateway: type, default, and when to change them.
+"""Defines all settings of the gateway: type, default, and when to change them.
 
 They are read once, at the edge: a flag of `danmaku serve`, its field here and its environment variable
 `DANMAKU_<FIELD>` have the same name. A flag overrides the variable, which overrides the default. Inner objects take

@@ -1,4 +1,4 @@
-"""CURVE, ZeroMQ's encryption, between workers and what connects to them, with one key pair for all.
+"""Encrypts connections to workers with ZeroMQ's CURVE and one key pair for all.
 
 The pair lies in the two files of `zmq.auth.create_certificates`. A worker reads the secret key, everything else the
 public one. The public key never travels, and nobody connects without it, so it admits like a password.

@@ -1,4 +1,4 @@
-"""POST /embed: a list of danmaku in, a list of vectors out."""
+"""POST /embed: returns a list of vectors for a list of danmaku."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NDJSON on POST /embed: a line in, a line out, for as many lines as there are.
+"""POST /embed with NDJSON: returns a line for each line, for streams of any length.
 
     body → lines → slices → embedder → lines → caller
                    └─ two at a time: the next one is not read before the caller has received the first of them
@@ -60,7 +60,7 @@ OPENAPI: dict[str, Any] = {
 
 
 class EmbedStream(Response):
-    """The answer to a stream, which reads and writes at the same time."""
+    """The response to a stream; it reads and writes at the same time."""
 
     options_type: type[BaseModel] = StreamOptions  # of the URL's query
     result = "embedding"  # the field of an answer that is null if there is an error

@@ -34,7 +34,7 @@ router = APIRouter(tags=["embeddings"], route_class=PlainRoute)
     },
 )
 async def tokenize(request: Request) -> Response:
-    """Returns the tokens of texts, the words outside the vocabulary, and what is cut off.
+    """Returns the tokens of texts, the words outside the vocabulary, and the truncated part.
 
     A whole word becomes [UNK] if one of its characters is in no token, or if it has more than 100 characters.
     """

@@ -1,4 +1,4 @@
-"""Finds the highlights of a recording: moments when viewers say more of something than at other times.
+"""Finds the highlights of a recording: moments when viewers say something more often than at other times.
 
     lines ─▶ meanings (clusters of vectors) ─▶ count of each meaning in a window, copies discounted
                                                 ─▶ surprise: how far it is above the room's own background ─▶ peaks

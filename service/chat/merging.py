@@ -1,4 +1,4 @@
-"""Merges danmaku that say the same within some seconds of each other, and counts them.
+"""Merges danmaku that mean the same within a few seconds of each other, and counts them.
 
     lines in order of time ─▶ open groups: the same spelling, or the nearest vectors, judged ─▶ joined, or a new group
                               └─ a group closes when its window is over: it has its count, ids and commonest spelling

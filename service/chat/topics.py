@@ -1,4 +1,4 @@
-"""What a chat is about right now: topics of the last window, each with an identity that lasts.
+"""Tracks the current topics of a chat; each keeps its identity while it lasts.
 
     line ─▶ the topic that has its text, or the nearest ones, judged: says the same, else about the same ─▶ joined
                                                                       neither ─────────────────────────▶ a new topic

@@ -1,4 +1,4 @@
-"""Collections as users see them: texts go in, texts come out, and a `Store` keeps the vectors.
+"""Manages collections as users see them: texts go in, texts come out, and a `Store` keeps the vectors.
 
 An item without an id gets a hash of its text, before the model normalises it: models change, and the same danmaku must
 stay the same item. So a danmaku posted a thousand times is one item with a count.

@@ -1,4 +1,4 @@
-"""The collection `default`: a hundred danmaku of our own, which give a newcomer's first search a result.
+"""Keeps the collection `default`: about ninety bundled danmaku, so that a first search has a result.
 
 It is made once, and an empty collection with an internal name records that: after a user drops `default`, it is not
 made again. While it is small, it is rebuilt automatically when the model changes.

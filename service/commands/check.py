@@ -1,4 +1,4 @@
-"""`danmaku check`: the health check of a gateway or a worker."""
+"""`danmaku check`: checks the health of a gateway or a worker."""
 
 from __future__ import annotations
 

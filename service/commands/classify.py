@@ -1,4 +1,4 @@
-"""`danmaku classify`: the labels of a file of danmaku. It embeds as `danmaku embed` does, and writes labels instead.
+"""`danmaku classify`: classifies a file of danmaku. It works like `danmaku embed`, but writes labels.
 
 .ndjson   a JSON object per line: index, text, and for each head label and scores, or null with a reason
 .csv      index, text, and for each head label and probability; empty with an error

@@ -1,4 +1,4 @@
-"""`danmaku key`: makes an API key, or the key files of workers."""
+"""`danmaku key`: generates an API key, or key files for workers."""
 
 from __future__ import annotations
 

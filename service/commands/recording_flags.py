@@ -1,4 +1,4 @@
-"""The flags of commands that read recordings: what cannot be told from a file, and where results go."""
+"""Defines the flags of commands that read recordings: options that a file does not determine, and outputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def recording_options(parsed: argparse.Namespace, **more: Any) -> Options:
 
 
 def add_embedding_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds those of commands that embed recordings in this process, `embed_recordings`."""
+    """Adds the flags of commands that embed recordings in this process with `embed_recordings`."""
     parser.add_argument(
         "recordings", metavar="RECORDING", nargs="+", type=Path, help="recordings; see docs/recordings.md"
     )

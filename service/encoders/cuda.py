@@ -1,4 +1,4 @@
-"""NVIDIA GPUs, by the package onnxruntime-gpu in the place of onnxruntime."""
+"""Runs the model on NVIDIA GPUs, with the package onnxruntime-gpu instead of onnxruntime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers elsewhere as one encoder: `danmaku worker`, or a genuine bert-serving-server, over bert-as-service's wire.
+"""Uses remote workers as one encoder: `danmaku worker` or genuine bert-serving-servers, over their protocol.
 
     bert://HOST[:PORT[:PORT_OUT]][,HOST…]      these workers
     bert+dns://NAME[:PORT[:PORT_OUT]]          workers at all addresses of the name, resolved repeatedly

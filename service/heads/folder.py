@@ -1,4 +1,4 @@
-"""The folder of a head, as training writes it and the service reads it.
+"""Reads and writes the folder of a head.
 
     heads/spam/
       head.json     labels, the encoder it belongs to, its version

@@ -1,4 +1,4 @@
-"""The heads that a gateway serves. A head whose folder changes is exchanged while requests run.
+"""Manages the heads that a gateway serves, and replaces a head when its folder changes.
 
 Training replaces a folder by renaming, so looking at head.json once a second finds a newer head. A request holds the
 heads that it began with, so its answers are of one version. A newer folder that cannot be used is logged and left.

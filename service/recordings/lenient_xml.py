@@ -1,4 +1,4 @@
-"""Text that is nearly XML, child by child of its root, with expat, which holds nothing.
+"""Parses text that is nearly XML, child by child of its root, with expat and constant memory.
 
 Recorders that died left their files open, viewers paste characters that XML forbids, and old tools escape nothing. So
 the forbidden is taken out first, the parser is given a piece at a time, up to each closing tag of one name, and an

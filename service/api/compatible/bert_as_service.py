@@ -1,4 +1,4 @@
-"""bert-serving-server's HTTP API for its clients; `wire_http` describes its format.
+"""Implements bert-serving-server's HTTP API; `wire_http` describes its format.
 
 A text without a vector fails its list, because the format cannot report errors per text. Errors are 400, like the
 genuine ones, except those that are not the caller's fault: they keep their status, which tells clients when to retry.
@@ -77,7 +77,7 @@ async def server(request: Request) -> Response:
 
 @router.get("/status/client", responses={401: ERRORS[401]})
 async def client(request: Request) -> Response:
-    """Returns what bert-serving-server's HTTP proxy says about its connection."""
+    """Returns the fields that bert-serving-server's HTTP proxy reports about its connection."""
     get_state(request).status.count_command(_identity(request))
     return _json(wire_http.write_status(wire_http.CLIENT_STATUS))
 

@@ -1,4 +1,4 @@
-"""How the body of a request is received: in time, unpacked, and whole or line by line.
+"""Receives the body of a request within a time limit, decompressed, as a whole or line by line.
 
 `ReceiveBody` surrounds all routes. A body packed with gzip is unpacked as it is read, one piece at a time, so a bomb
 meets the reader's limit after its first few pieces. Routes that need the whole body call `read_body`; the others read

@@ -1,4 +1,4 @@
-"""The client that a route works for."""
+"""Represents the client that a route works for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Caller:
-    """The client that waits for an answer, and how long it waits.
+    """The client that waits for a response, and its deadline.
 
     The limit is the request's X-Timeout-Ms or the settings' request_timeout_s, whichever is less. It counts from the
     beginning of the request; with `is_stream`, it counts for each `wait` by itself.

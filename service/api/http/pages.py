@@ -1,4 +1,4 @@
-"""Refuses what web pages of other sites make a browser send.
+"""Refuses requests that web pages of other sites make a browser send.
 
 A browser sends requests to any address that it can reach, this machine's loopback among them, for any page that it
 shows. The page may not read the answer, but it need not: a form can empty a collection. A page can also make its own

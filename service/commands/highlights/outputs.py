@@ -1,4 +1,4 @@
-"""Formats of `danmaku highlights`, by suffix.
+"""Writes the output formats of `danmaku highlights`, by suffix.
 
 .json  what POST /highlights answers: curves and peaks
 .csv   a row a peak, the highest first

@@ -1,4 +1,4 @@
-"""The names of collections: a table in Milvus that all gateways share.
+"""Keeps the names of collections in a Milvus table that all gateways share.
 
 A row says to which owner a name belongs. An owner's items are the rows of a Milvus collection, one for all owners with
 the same dimension and fingerprint; the owner's id, not its name, stands in each of them. So a swap changes two rows of
