@@ -99,8 +99,8 @@ async def classify(request: Request) -> Response:
     """Returns the labels of texts, in their order, from one head or several.
 
     A text that cannot be embedded has `null` in its place and an entry in `errors`. NDJSON, a line per text as for
-    `POST /embed`, is answered with a line `{"index", "id", "labels"}` for each; the first line names the heads and
-    their versions. With `input`, as vLLM's clients send it, the answer has vLLM's shape.
+    `POST /embed`, gets a line `{"index", "id", "labels"}` for each; the first line names the heads and their versions.
+    With `input`, as vLLM's clients send it, the response has vLLM's format.
     """
     if is_ndjson(request.scope):
         return ClassifyStream(request)

@@ -31,7 +31,7 @@ async def healthz(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """Returns 503 with the reason while the queue is nearly full, the encoder fails, or the service is stopping.
 
-    Judged by what happened to the last requests; nothing is sent to the encoder.
+    It depends on the results of the last requests; nothing is sent to the encoder.
     """
     if obstacle := get_state(request).obstacle:
         raise EncoderUnavailable(obstacle)

@@ -59,8 +59,8 @@ class HighlightsBody(BaseModel):
 async def highlights(request: Request) -> Response:
     """Finds the moments when viewers say something more often than at other times, and what they say.
 
-    What a room says all the time, greetings at its beginning and farewells at its end count little, and copies of a
-    text less the more there are.
+    What a room says all the time, greetings at the start and farewells at the end count little. The more copies a text
+    has, the less each copy counts.
     """
     caller, state = Caller(request), get_state(request)
     body = await HighlightsRequest.read(request)

@@ -72,9 +72,9 @@ class MergeBody(BaseModel):
 async def merge_lines(request: Request) -> Response:
     """Merges danmaku that mean the same within `window_s`, in any spelling; opposites stay separate.
 
-    NDJSON, a line `{"text", "time", "id"}` in order of time, is answered with a group a line as soon as its window is
-    over, in constant memory; the first line names the model, the last has `"finished": true`. A line that is refused is
-    answered with its index and error.
+    For NDJSON, with lines `{"text", "time", "id"}` in order of time, the response has one group per line, as soon as
+    its window is over, in constant memory. The first line names the model; the last has `"finished": true`. A refused
+    line gets a line with its index and error.
     """
     if is_ndjson(request.scope):
         return MergeStream(request)

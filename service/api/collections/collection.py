@@ -217,9 +217,9 @@ async def delete_where(request: Request) -> Response:
 async def rebuild(request: Request) -> Response:
     """Re-embeds all texts with the current model, and then replaces the old vectors.
 
-    The answer is NDJSON: lines `{"done", "total"}`; the last has `"finished": true`, how many danmaku were `lost`
-    because the model cannot embed them, and `reasons`; or `error` and `error_type`. The rebuild stops when the caller
-    hangs up; the next one continues from there.
+    The response is NDJSON with lines `{"done", "total"}`. The last line has `"finished": true`, the number of danmaku
+    that were `lost` because the model cannot embed them, and `reasons`; or it has `error` and `error_type`. The rebuild
+    stops when the caller disconnects; the next one resumes it.
     """
     _, state, name = open_request(request)
     progress = state.collections.rebuild(name)

@@ -184,8 +184,8 @@ async def observe(request: Request) -> Response:
 async def topics(request: Request) -> Response:
     """Returns the topics of the lines observed within the last minute.
 
-    With `Accept: text/event-stream`, an event for every change, at most one in a second. Topics are those of this
-    gateway since its start; a collection that nobody observes has none.
+    With `Accept: text/event-stream`, the response has an event for every change, at most one per second. A gateway
+    knows only the topics that it has observed since its start; a collection without observations has none.
     """
     caller, state, name = open_request(request)
     await caller.wait(state.collections.check(name))

@@ -261,8 +261,8 @@ class MatchBody(BaseModel):
     text: str
     score: float = Field(description="Cosine similarity, −1 to 1.")
     relation: Literal["same", "related", "unrelated"] | None = Field(
-        description="How it relates to the query, judged by meaning, spelling, sound and polarity: opposites are "
-        "related. Null after a search by vector, and beyond the first 10,000 matches of an answer."
+        description="Relation to the query, judged by meaning, spelling, sound and polarity: opposites are "
+        "related. Null after a search by vector, and beyond the first 10,000 matches of a response."
     )
     metadata: dict[str, object]
     count: int = Field(1, description="In a collection: number of times that it was added.")
