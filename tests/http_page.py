@@ -133,7 +133,7 @@ def _route(name: str, operation: Schema, document: Schema, run: Callable[[str], 
     answer = operation["responses"]["200"].get("content", {}).get("application/json", {}).get("schema", {})
     route = told_at.setdefault(answer.get("$ref", name), name)
     if route != name:
-        parts.append(f"Gives what `{route}` does.\n")
+        parts.append(f"The response is that of `{route}`.\n")
     elif gives := list(_fields(answer, document, "")):
         parts.append(_table("response", gives))
     shown = []

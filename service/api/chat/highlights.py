@@ -46,7 +46,7 @@ class HighlightsBody(BaseModel):
     fingerprint: str
     start: float = Field(description="Seconds of the first value of the curves.")
     step_s: float
-    curve: list[float] = Field(description=f"How unexpected it is what is said within {WINDOW_S:g} s around each step.")
+    curve: list[float] = Field(description=f"How unexpected the lines are within {WINDOW_S:g} s around each step.")
     density: list[int] = Field(description="Number of lines in the same period.")
     peaks: list[PeakBody] = Field(description="The highest peak first.")
 

@@ -27,7 +27,7 @@ from service.shape import LONG_BYTES, parse_json
 from service.tasks import run_in_thread_if
 
 TEXT_LIST = {"type": "array", "items": {"type": "string"}}
-DIMENSIONS = "Cuts every vector to its first numbers, before it is scaled; only lengths that the model was trained for."
+DIMENSIONS = "Cuts every vector to this length before scaling; only lengths that the model was trained for."
 MAX_ERRORS = 100  # in one body; making more of them would take seconds
 MAX_EXPLANATION = 200  # characters of what a caller sent that an error repeats
 
@@ -209,7 +209,7 @@ class SimilarRequest(Body):
     candidates: Texts | None = Field(None, examples=[["aqua", "晚安"]])
     collection: str | None = Field(None, description="Name of a collection to search by `query`, `id` or `vector`.")
     id: str | None = Field(
-        None, description="Finds what is most similar to this item of the collection, without the item itself."
+        None, description="Finds the danmaku most similar to this item of the collection, without the item itself."
     )
     vector: Numbers | None = Field(None, min_length=1, description="A vector of the same fingerprint.")
     top_k: int | None = Field(
