@@ -61,7 +61,7 @@ class Account:
         self._day, self.texts_today, self.refused_today = self._paid_at // DAY_S, 0, 0
 
     def allow(self, key: Key) -> None:
-        """Sets what the key may do from now on. What was used today stays; what is owed does not."""
+        """Sets the limits of the key from now on. Today's usage is kept; debt is not."""
         self.key = key
         self._burst = max(1.0, BURST_S * (key.texts_per_s or 0))
         self._balance = self._burst  # texts; negative is debt
@@ -114,7 +114,7 @@ class Account:
         }
 
     def _pay(self) -> float:
-        """Returns the time, after adding to the balance what was earned until then."""
+        """Adds to the balance what was earned until now, and returns the time."""
         now = self._clock()
         if now // DAY_S != self._day:
             self._day, self.texts_today, self.refused_today = now // DAY_S, 0, 0
@@ -136,7 +136,7 @@ class Accounts:
         self._read()
 
     def read_again(self) -> None:
-        """Applies what the file says now. If it cannot be used, the log says so and everything stays as it was."""
+        """Applies the current content of the file. If it cannot be used, logs the reason and changes nothing."""
         try:
             self._read()
             log.info("Reloaded %s: %d keys.", self._path, len(self._named))
@@ -166,7 +166,7 @@ class Accounts:
         return self._by_digest.get(digest)
 
     def visible_to(self, account: Account | None) -> list[Account]:
-        """Returns the accounts whose usage a caller may see: a key with a name its own, others all."""
+        """Returns the accounts whose usage a caller may see: a named key sees its own, other keys see all."""
         if account and account.name != UNNAMED:
             return [account]
         return list(dict.fromkeys(self._by_digest.values()))
@@ -204,7 +204,7 @@ def charge_texts(count: int) -> None:
 
 
 async def pay_for_lines(count: int) -> None:
-    """Charges the current stream for some of its texts, and waits before if they come too fast. Raises QuotaSpent."""
+    """Charges the current stream for some of its texts; waits first if they arrive too fast. Raises QuotaSpent."""
     if account := current_account.get():
 
         async def check() -> None:

@@ -66,7 +66,7 @@ class Connections:
         return True
 
     def move(self, connection: Closable, stage: Stage) -> None:
-        """Notes what a connection does now; it is the youngest of those that do the same."""
+        """Records what a connection does now; it becomes the newest one of its kind."""
         if (before := self._stages.get(connection)) is not None and before is not stage:
             del self._by_stage[before][connection]
             self._by_stage[stage][connection] = None

@@ -1,4 +1,4 @@
-"""START HERE. Turns texts into vectors: known ones come from the cache, the rest from the encoder.
+"""START HERE. Turns texts into vectors: cached ones come from the cache, the others from the encoder.
 
     texts → normalize → cache ─ found ─────────────────────┐
                           └─ missing → tokenize → batcher ─┴→ vectors, and why some texts have none

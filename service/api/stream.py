@@ -232,7 +232,7 @@ def _parse_line(line: bytes) -> StreamLine | DanmakuError:
 
 
 async def _drop(receive: Receive) -> None:
-    """Drops the rest of the request until the caller hangs up: some callers send everything before they read."""
+    """Discards the rest of the request until the client disconnects: some clients send everything before they read."""
     with suppress(DanmakuError):  # late or damaged: then writing to the caller shows whether they are gone
         return await receive_hang_up(receive)
     await asyncio.Event().wait()

@@ -88,7 +88,7 @@ def read_kinds() -> tuple[tuple[str, str], ...]:
 def find_highlights(
     lines: Sequence[Line], vectors: np.ndarray, judge: Judge, kinds: Kinds, *, most: int = 10
 ) -> Highlights:
-    """Finds at most so many highlights of lines in any order, with their vectors [n, dim] of length 1, NaN for none.
+    """Finds up to `most` highlights of lines in any order, with their vectors [n, dim] of length 1, NaN for none.
 
     Raises TooLarge for more than MAX_S from the first line to the last.
     """

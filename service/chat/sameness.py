@@ -58,7 +58,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    probability: float  # that both say the same
+    probability: float  # that both mean the same
     relation: Relation
     reason: Reason
 

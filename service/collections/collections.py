@@ -237,7 +237,7 @@ class Collections:
         return rebuild(self.store, self._embedder, name, self._gate(name))
 
     async def measure(self) -> None:
-        """Updates the metrics of sizes, unless that was done a moment ago: anybody may ask for metrics, often."""
+        """Updates the metrics of sizes, unless that was done a moment ago: anyone may request metrics, often."""
         if time.monotonic() < self._measured_at + MEASURE_EVERY_S:
             return
         self._measured_at = time.monotonic()

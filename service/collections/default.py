@@ -25,7 +25,7 @@ def read_danmaku() -> list[str]:
 
 
 async def keep_default(collections: Collections) -> None:
-    """Makes or rebuilds the default collection as soon as a model is available."""
+    """Creates or rebuilds the default collection as soon as a model is available."""
     while True:
         try:
             return await _keep_default(collections)

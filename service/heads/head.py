@@ -95,7 +95,7 @@ class Head:
         return np.asarray(scores + self._recall_ngrams(texts), np.float32)
 
     def _recall_ngrams(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns what `_score_ngrams` does, and computes only what has not been asked for lately."""
+        """Returns what `_score_ngrams` does, and computes only what is not remembered."""
         new, old = self._scored, self._scored_before  # several threads may ask
         rows = [new.get(text) or old.get(text) or b"" for text in texts]
         if missing := [place for place, row in enumerate(rows) if not row]:

@@ -60,7 +60,7 @@ class Heads:
         return chosen
 
     async def watch(self) -> None:
-        """Exchanges heads whose folders change, until it is cancelled."""
+        """Replaces heads whose folders change, until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             for name, path in self._paths.items():

@@ -95,7 +95,7 @@ async def slices(receive: Receive, *, max_lines: int, max_line_bytes: int) -> As
 
 
 async def receive_hang_up(receive: Receive) -> None:
-    """Drops what is still received, and returns when the caller has hung up."""
+    """Discards the rest of the request, and returns when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

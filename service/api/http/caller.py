@@ -41,7 +41,7 @@ class Caller:
         self._deadline = time.monotonic() + self.timeout_s
 
     async def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Returns the result of `work`. Cancels it and raises OutOfTime at the deadline, ClientGone on a hang-up.
+        """Returns the result of `work`. Cancels it and raises OutOfTime at the deadline, ClientGone on a disconnect.
 
         Drops what is left of the request's body. A stream's body is still being read, so there the reader has to notice
         a hang-up.

@@ -78,7 +78,7 @@ class RefuseForeignPages:
             )
 
     def _is_own(self, site: bytes, origin: bytes, host: bytes) -> bool:
-        """Returns whether the gateway's own page sent a request, or one that may."""
+        """Returns whether the gateway's own page or an allowed page sent a request."""
         if origin in self._origins or b"*" in self._origins:
             return True
         if site:  # browsers since 2020 and 2023; a page cannot set it

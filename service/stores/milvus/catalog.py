@@ -164,7 +164,7 @@ class Catalog:
 async def make_collection(
     connection: Connection, name: str, schema: Any, index: Any, partitions: Sequence[str] = ()
 ) -> None:
-    """Makes a Milvus collection and loads it. Does nothing that is already done: another gateway may be at it, too."""
+    """Creates a Milvus collection and loads it. Skips steps that are done: another gateway may do the same."""
     try:
         await connection.manage("create_collection", name, schema=schema, num_shards=1)
     except StoreUnavailable:
