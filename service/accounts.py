@@ -1,4 +1,4 @@
-"""API keys with names: what each may do, how much, and what it has done today.
+"""Manages named API keys: their permissions, rates and quotas, and what they have used today.
 
 A file of TOML names them, a table for each; it holds hashes, so it reveals no key:
 
@@ -41,7 +41,7 @@ DAY_S = 24 * 3600
 
 
 class Key(BaseModel, extra="forbid", frozen=True, hide_input_in_errors=True):
-    """What the file says about a key."""
+    """The settings of a key in the file."""
 
     hash: str = Field(pattern="^[0-9a-fA-F]{64}$")
     texts_per_s: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -61,7 +61,7 @@ class Account:
         self._day, self.texts_today, self.refused_today = self._paid_at // DAY_S, 0, 0
 
     def allow(self, key: Key) -> None:
-        """Sets what the key may do from now on. What was used today stays; what is owed does not."""
+        """Sets the limits of the key from now on. Today's usage is kept; debt is not."""
         self.key = key
         self._burst = max(1.0, BURST_S * (key.texts_per_s or 0))
         self._balance = self._burst  # texts; negative is debt
@@ -73,13 +73,14 @@ class Account:
         if quota and self.texts_today >= quota:
             retry_after_s = math.ceil(DAY_S - now % DAY_S)
             raise QuotaSpent(
-                f"daily quota spent: key {self.name!r} has {quota} texts a day; retry in {retry_after_s} s",
+                f"daily quota spent: key {self.name!r} may send {quota} texts per day; retry in {retry_after_s} s",
                 retry_after_s,
             )
         if rate and self._balance <= 0:
             retry_after_s = max(1, math.ceil(-self._balance / rate))
             raise RateExceeded(
-                f"too fast: key {self.name!r} has {rate:g} texts a second; retry in {retry_after_s} s", retry_after_s
+                f"rate exceeded: key {self.name!r} may send {rate:g} texts per second; retry in {retry_after_s} s",
+                retry_after_s,
             )
 
     def charge(self, texts: int) -> None:
@@ -98,7 +99,7 @@ class Account:
             expected = ", ".join(f"{prefix}*" for prefix in self.key.collections or ())
             raise Forbidden(f"key {self.name!r} may not use collection {name!r}; expected one of {expected or 'none'}")
         if writes and self.key.read_only:
-            raise Forbidden(f"key {self.name!r} is read-only; expected one that may change collections")
+            raise Forbidden(f"key {self.name!r} is read-only; expected a key that may change collections")
 
     def usage(self) -> dict[str, object]:
         """Returns what was used today and what is allowed."""
@@ -113,7 +114,7 @@ class Account:
         }
 
     def _pay(self) -> float:
-        """Returns the time, after adding to the balance what was earned until then."""
+        """Adds to the balance what was earned until now, and returns the time."""
         now = self._clock()
         if now // DAY_S != self._day:
             self._day, self.texts_today, self.refused_today = now // DAY_S, 0, 0
@@ -135,12 +136,12 @@ class Accounts:
         self._read()
 
     def read_again(self) -> None:
-        """Applies what the file says now. If it cannot be used, the log says so and everything stays as it was."""
+        """Applies the current content of the file. If it cannot be used, logs the reason and changes nothing."""
         try:
             self._read()
-            log.info("Read %s again: %d keys.", self._path, len(self._named))
+            log.info("Reloaded %s: %d keys.", self._path, len(self._named))
         except ConfigurationError as error:
-            log.error("API keys stay as they were: %s", error)
+            log.error("API keys were not changed: %s", error)
 
     def _read(self) -> None:
         keys = read_keys(self._path) if self._path else {}
@@ -148,7 +149,7 @@ class Accounts:
         for name, key in keys.items():
             digest = bytes.fromhex(key.hash)
             if digest in names or digest in self._unnamed:
-                raise ConfigurationError(f"invalid hash of key {name!r} in {self._path}: another key has it, too")
+                raise ConfigurationError(f"invalid hash of key {name!r} in {self._path}: another key has the same hash")
             names[digest] = name
         before, self._named = self._named, {}
         for name, key in keys.items():
@@ -165,7 +166,7 @@ class Accounts:
         return self._by_digest.get(digest)
 
     def visible_to(self, account: Account | None) -> list[Account]:
-        """Returns the accounts whose usage a caller may see: a key with a name its own, others all."""
+        """Returns the accounts whose usage a caller may see: a named key sees its own, other keys see all."""
         if account and account.name != UNNAMED:
             return [account]
         return list(dict.fromkeys(self._by_digest.values()))
@@ -176,7 +177,7 @@ def read_keys(path: str) -> dict[str, Key]:
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"invalid api_keys_file {path}: expected a readable file of TOML ({error})") from None
+        raise ConfigurationError(f"invalid api_keys_file {path}: expected a readable TOML file ({error})") from None
     keys = {}
     for name, table in tables.items():
         if not NAME.fullmatch(name) or name == UNNAMED:
@@ -203,7 +204,7 @@ def charge_texts(count: int) -> None:
 
 
 async def pay_for_lines(count: int) -> None:
-    """Charges the current stream for some of its texts, and waits before if they come too fast. Raises QuotaSpent."""
+    """Charges the current stream for some of its texts; waits first if they arrive too fast. Raises QuotaSpent."""
     if account := current_account.get():
 
         async def check() -> None:

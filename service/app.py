@@ -1,4 +1,4 @@
-"""Puts the gateway together: the embedder and collections behind it, its routes and its middleware."""
+"""Assembles the gateway: the embedder, the collections, the routes and the middleware."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class Batcher(Generic[V]):
 
     @property
     def obstacle(self) -> str | None:
-        """Why texts sent now would not be embedded, or None."""
+        """The reason why texts sent now would not be embedded, or None."""
         if not self._is_open:
             return "the service is stopping"
         if self.is_nearly_full:
@@ -202,7 +202,7 @@ class Batcher(Generic[V]):
         return None
 
     async def encode(self, texts: Sequence[Prepared], *, payer: str = "") -> list[V]:
-        """Returns one result per text, in order. `payer`: whose API key brings them.
+        """Returns one result per text, in order. `payer` is the API key that sends them.
 
         Accepts all of the texts or none: raises Overloaded if they do not fit in the queue now, EncoderUnavailable when
         the service is stopping, EncoderFailure if a model call failed.
@@ -273,7 +273,7 @@ class Batcher(Generic[V]):
             call.add_done_callback(lambda _: self._dispatch_soon())
 
     def _next_payer(self) -> _Payer[V] | None:
-        """Returns the payer whose turn it is, or None if nobody has a turn now."""
+        """Returns the payer whose turn it is, or None if it is nobody's turn."""
         most_calls = max(1, self._concurrency() - 1) if len(self._payers) > 1 else math.inf
         waiting = (payer for payer in self._payers.values() if payer.queued and payer.calls < most_calls)
         return min(waiting, key=attrgetter("turn"), default=None)
@@ -373,6 +373,7 @@ class Batcher(Generic[V]):
         wait_s = excess / self._texts_per_s if self._texts_per_s else 1.0
         retry_after_s = min(MAX_RETRY_AFTER_S, max(1, math.ceil(wait_s)))
         return Overloaded(
-            f"the queue of {limit} texts has {self._queued} and no room for {new} more; retry in {retry_after_s} s",
+            f"the queue holds {self._queued} of at most {limit} texts and has no room for {new} more; "
+            f"retry in {retry_after_s} s",
             retry_after_s,
         )

@@ -109,7 +109,7 @@ def _read_index(path: Path) -> tuple[Fields, dict[str, _Entry]]:
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
     if len(table) < FOOTER_SIZE or int.from_bytes(table[-8:], "little") != MAGIC:
-        raise ModelError(f"{path} is not the index of a TensorFlow checkpoint (its last 8 bytes are not the format's)")
+        raise ModelError(f"{path} is not the index of a TensorFlow checkpoint (it does not end with the magic number)")
     try:
         footer = table[-FOOTER_SIZE:]
         _, position = _read_handle(footer, 0)  # of the metaindex, which is always empty

@@ -66,7 +66,7 @@ class Connections:
         return True
 
     def move(self, connection: Closable, stage: Stage) -> None:
-        """Notes what a connection does now; it is the youngest of those that do the same."""
+        """Records what a connection does now; it becomes the newest one of its kind."""
         if (before := self._stages.get(connection)) is not None and before is not stage:
             del self._by_stage[before][connection]
             self._by_stage[stage][connection] = None
@@ -80,7 +80,7 @@ class Connections:
         if time.monotonic() > self._logged_at + LOG_EVERY_S:
             self._logged_at = time.monotonic()
             counts = ", ".join(f"{len(self._by_stage[stage])} {stage.value}" for stage in Stage)
-            log.warning("All %d connections are taken (%s); the oldest idle ones are closed.", self.limit, counts)
+            log.warning("All %d connections are in use (%s); the oldest idle ones are closed.", self.limit, counts)
 
 
 def limit_connections(wanted: int) -> int:
@@ -96,6 +96,6 @@ def limit_connections(wanted: int) -> int:
             soft = raised
         if soft < needed:
             limit = max(1, soft - RESERVED_DESCRIPTORS, soft // 2)
-            log.warning("The limit of descriptors, %d, allows %d connections, not %d.", soft, limit, wanted)
+            log.warning("The file descriptor limit %d allows %d connections, not %d.", soft, limit, wanted)
             return limit
     return wanted

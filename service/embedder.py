@@ -1,4 +1,4 @@
-"""START HERE. Turns texts into vectors: known ones come from the cache, the rest from the encoder.
+"""START HERE. Turns texts into vectors: cached ones come from the cache, the others from the encoder.
 
     texts → normalize → cache ─ found ─────────────────────┐
                           └─ missing → tokenize → batcher ─┴→ vectors, and why some texts have none
@@ -119,7 +119,7 @@ class Embedder:
 
     @property
     def obstacle(self) -> str | None:
-        """Why texts sent now would not be embedded, or None."""
+        """The reason why texts sent now would not be embedded, or None."""
         return self.encoder.obstacle or self._batcher.obstacle
 
     async def embed(self, texts: Sequence[str], *, whole: bool = False, accept_unknown: bool = False) -> Embeddings:

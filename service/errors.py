@@ -1,4 +1,4 @@
-"""Every error of the service, and who has to act.
+"""Defines every error of the service, and who has to act.
 
 DanmakuError
 ├── MalformedRequest      400  the caller: the body is not JSON
@@ -15,14 +15,14 @@ DanmakuError
 │   └── FingerprintMismatch 409  the caller: the collection belongs to another model; rebuild it
 ├── TooLarge              413  the caller: send fewer texts, or a smaller body
 ├── UnknownEncoding       415  the caller: use gzip or no Content-Encoding
-├── UnknownContentType    415  the caller: say that the body is JSON or NDJSON
+├── UnknownContentType    415  the caller: declare the body as JSON or NDJSON
 ├── UnknownHost           421  the caller: use the gateway's address; the operator: name the host in allowed_hosts
 ├── InvalidRequest        422  the caller: valid JSON, but not what the route expects
 │   └── NoVector          422  the caller: a text has no vector, and the answer's format cannot say so per text
 ├── Overloaded            429  the caller: retry after Retry-After; the operator: add capacity
 │   └── RateExceeded      429  the caller: retry after Retry-After, and send less with this key
-├── QuotaSpent            429  the caller: this key is done for today
-├── ClientGone            499  nobody: the caller hung up, so nobody reads the answer
+├── QuotaSpent            429  the caller: this key has used its quota for today
+├── ClientGone            499  nobody: the client disconnected, so nobody reads the response
 ├── InternalError         500  us
 ├── EncoderUnavailable    503  the operator: the encoder is closing or cannot be reached
 │   ├── EncoderFailure    503  the operator: a model call failed

@@ -1,4 +1,4 @@
-"""Reads model directories as Hugging Face's libraries save them, in the terms of Google's format.
+"""Reads model directories in Hugging Face's layout, in the terms of Google's format.
 
 config.json               the fields of transformers' BertConfig, most of which are Google's
 model.safetensors         weights under PyTorch's names, kernels transposed
@@ -49,7 +49,7 @@ CONVERT = "python -c \"from transformers import AutoModel; AutoModel.from_pretra
 
 @dataclass(frozen=True)
 class Pooling:
-    """How a model's vectors are made unless somebody says otherwise; by default as in bert-as-service."""
+    """The pooling that a model uses by default; without one, that of bert-as-service."""
 
     layer: tuple[int, ...] = (-2,)
     strategy: str = "REDUCE_MEAN"
@@ -204,7 +204,7 @@ def read_pooling(directory: Path) -> Pooling:
     kinds = [str(module.get("type")).rpartition(".")[2] for module in _read_modules(directory / MODULES)]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise ModelError(
-            f"invalid {directory / MODULES}: {', '.join(kinds)}; expected Transformer, Pooling and perhaps Normalize"
+            f"invalid {directory / MODULES}: {', '.join(kinds)}; expected Transformer, Pooling and optionally Normalize"
         )
     path = directory / POOLING / CONFIG
     return Pooling((-1,), _find_strategy(path), len(kinds) == 3, length)

@@ -1,4 +1,4 @@
-"""The logs of the process.
+"""Configures the logs of the process.
 
 * stdout: the access log, one JSON object a line for each request, and nothing else. A thread writes it from a bounded
   queue: when nobody reads the pipe, lines are dropped and counted, and the count is written as soon as there is room.

@@ -1,4 +1,4 @@
-"""Bounds the memory that all requests hold together: bodies, what is made of them, and answers that nobody has read.
+"""Limits the memory that all requests hold together: bodies, parsed values, and unread responses.
 
 Each limit of a request alone is harmless, and thirty callers who send a body and never finish it, or never read their
 answers, would still take a gigabyte. So what is large is counted, `hold_bytes`, and beyond the limit requests are

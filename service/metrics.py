@@ -1,4 +1,4 @@
-"""All Prometheus metrics of the gateway (`Metrics`) and of a worker (`WorkerMetrics`).
+"""Defines all Prometheus metrics of the gateway (`Metrics`) and of a worker (`WorkerMetrics`).
 
 Label sets are closed and their series exist from the start, so a rate is 0 before the first event and not absent.
 Children of labelled metrics are made here and kept: `labels()` costs more than counting. Each application has one

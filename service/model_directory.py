@@ -219,7 +219,7 @@ def _check_vocabulary(path: Path, config: BertConfig, tokenizer: Tokenizer) -> N
     if padding and not (0 < padding < MAX_PADDING and config.vocab_size % 8 == 0):
         raise ModelError(
             f"the vocabulary in {path} has {len(tokenizer.vocab)} tokens, but its configuration says vocab_size "
-            f"{config.vocab_size}: they are of different models"
+            f"{config.vocab_size}: they belong to different models"
         )
 
 

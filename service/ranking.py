@@ -68,8 +68,8 @@ def _check_size(queries: Sequence[str], candidates: Sequence[str], top_k: int | 
     most = len(queries) * min(sum(sizes), (top_k or len(sizes)) * max(sizes, default=0))
     if most > max_bytes:
         raise TooLarge(
-            f"answer too large: {len(queries)} queries over {len(candidates)} candidates may take {most // 2**20} MiB; "
-            f"expected at most {max_bytes // 2**20}, so lower top_k or send fewer texts"
+            f"response too large: {len(queries)} queries over {len(candidates)} candidates may take "
+            f"{most // 2**20} MiB; expected at most {max_bytes // 2**20}, so lower top_k or send fewer texts"
         )
 
 

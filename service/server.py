@@ -1,4 +1,4 @@
-"""uvicorn with limits for slow connections, and a stop in two steps.
+"""Runs uvicorn with limits for slow connections and a shutdown in two steps.
 
 A client may be slow on purpose. uvicorn limits how long a connection may be idle between requests, but not the time or
 size of a request's head, nor how long an answer may wait to be read; `Connection` does. `ReceiveBody` limits the time

@@ -1,4 +1,4 @@
-"""All settings of the gateway: type, default, and when to change them.
+"""Defines all settings of the gateway: type, default, and when to change them.
 
 They are read once, at the edge: a flag of `danmaku serve`, its field here and its environment variable
 `DANMAKU_<FIELD>` have the same name. A flag overrides the variable, which overrides the default. Inner objects take
@@ -67,187 +67,190 @@ class Settings(BaseSettings):
         None,
         ge=0,
         le=65535,
-        description="Port for /healthz, /readyz and /metrics alone, so that no number of other connections keeps "
-        "probes out. The main port has them, too.",
+        description="Additional port that serves only /healthz, /readyz and /metrics, so that probes succeed even when "
+        "the main port has no free connections. The main port serves them too.",
     )
     max_connections: int = Field(
         2048,
         ge=1,
-        description="Maximum open connections; beyond that, the oldest without a request is closed for a new one. The "
-        "gateway raises its limit of descriptors to this, and lowers this to what the system allows.",
+        description="Maximum number of open connections. Beyond that, a new connection replaces the oldest idle one. "
+        "The gateway raises its file descriptor limit to fit, or lowers this setting to what the system allows.",
     )
     api_key_hashes: KeyHashes = Field(
         (),
-        description="SHA-256 hashes in hex of the valid API keys, separated by spaces or commas. Without any, no key "
-        "is needed. `danmaku key` makes a key and its hash.",
+        description="Hex SHA-256 hashes of the valid API keys, separated by spaces or commas. If empty, no key is "
+        "required. `danmaku key` generates a key and its hash.",
     )
     api_keys_file: str | None = Field(
         None,
-        description="TOML file of API keys with names, each with a rate, a daily quota and what it may use; "
-        "docs/security.md describes it. They are valid beside those of --api-key-hashes.",
+        description="TOML file of named API keys, each with an optional rate, daily quota and permissions; see "
+        "docs/security.md. These keys are valid in addition to --api-key-hashes.",
     )
     allow_anonymous: bool = Field(
         False,
-        description="Allows listening on addresses other than loopback without API keys. Enable it only if something "
-        "in front of the gateway authenticates clients.",
+        description="Allows listening on non-loopback addresses without API keys. Enable it only if a proxy in front "
+        "of the gateway authenticates clients.",
     )
     cors_origins: Origins = Field(
         (),
-        description="Origins of web pages whose scripts may use the gateway, such as https://example.com, separated "
+        description="Origins of web pages whose scripts may call the gateway, such as https://example.com, separated "
         "by spaces or commas; * allows any.",
     )
     allowed_hosts: Hosts = Field(
         (),
-        description="Host names that requests may be for, such as embed.example.com, separated by spaces or commas; * "
-        "allows any. Addresses and names without a dot are always allowed, and without this setting any host is if "
-        "there are API keys. It keeps web pages from posing as the gateway's own by DNS rebinding.",
+        description="Host names that clients may use in the Host header, such as embed.example.com, separated by "
+        "spaces or commas; * allows any. IP addresses and names without a dot are always allowed. If this is empty and "
+        "API keys are set, any host is allowed. This prevents DNS rebinding by web pages.",
     )
     encoder: str = Field(
         "onnx://models/danmaku-bert-mini",
-        description="The encoder: onnx://DIRECTORY runs a model in this process; "
-        "bert://HOST:5555:5556,OTHER:5555:5556 uses workers; bert+dns://NAME:5555:5556 uses the workers at all "
-        "addresses of a name. Change it to serve your own model.",
+        description="Encoder URL: onnx://DIRECTORY runs a model in this process; "
+        "bert://HOST:5555:5556,OTHER:5555:5556 connects to workers; bert+dns://NAME:5555:5556 connects to the workers "
+        "at all addresses of a DNS name. Change it to serve your own model.",
     )
     worker_key_file: Path | None = Field(
         None,
-        description="worker.key, the public half of the key files that `danmaku key --worker` makes, for workers that "
-        "were started with -key_file; connections to them are encrypted.",
+        description="Path of the file worker.key that `danmaku key --worker` wrote. Set it to encrypt connections to "
+        "workers that were started with -key_file.",
     )
     pooling_layer: Layers = Field(
         None,
-        description="Layers that vectors are taken from, counted from the end: -1 is the last; several are "
-        "concatenated. By default what the model says: a directory of Hugging Face's layout, -1; another, -2, as in "
-        "bert-as-service. Changes the fingerprint.",
+        description="Layers to take vectors from, counted from the end: -1 is the last; several are concatenated. The "
+        "default depends on the model: -1 in Hugging Face's layout, otherwise -2, as in bert-as-service. Changes the "
+        "fingerprint.",
     )
     pooling_strategy: Literal["REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN"] | None = Field(
         None,
-        description="How token vectors are combined. By default what the model says, or REDUCE_MEAN, as in "
+        description="How token vectors are combined. The default is the model's own strategy, or REDUCE_MEAN, as in "
         "bert-as-service. Changes the fingerprint.",
     )
     heads: Folders = Field(
         (),
         description="Folders of classifiers for POST /classify, written by `danmaku-train classify` for this encoder. "
-        "A folder that is replaced is read again while the gateway runs.",
+        "The running gateway reloads a folder when it is replaced.",
     )
     max_seq_len: int | None = Field(
         None,
         ge=3,
-        description="Maximum tokens of a text, including [CLS] and [SEP]; by default what the model says, or as many "
-        "as it has positions. Lower it to limit the cost of long texts. Changes the fingerprint.",
+        description="Maximum tokens per text, including [CLS] and [SEP]. The default is the model's own limit, or its "
+        "number of positions. Lower it to limit the cost of long texts. Changes the fingerprint.",
     )
     precision: Literal["float32", "bfloat16", "float16", "int8"] = Field(
         "float32",
-        description="How exactly the model computes. bfloat16 and int8 are faster on a CPU, float16 on a GPU, with "
+        description="Numeric precision of the model. bfloat16 and int8 are faster on a CPU, float16 on a GPU, with "
         "nearly the same vectors; if they differ too much, the gateway does not start. Changes the fingerprint; "
-        "docs/gateway.md compares them.",
+        "docs/gateway.md compares the options.",
     )
     device: Literal["cpu", "cuda"] = Field(
-        "cpu", description="What runs the model; cuda is the first NVIDIA GPU, and needs other packages: docs/gpu.md."
+        "cpu",
+        description="Device that runs the model. cuda is the first NVIDIA GPU and needs other packages; docs/gpu.md.",
     )
     threads: int = Field(
         default_factory=count_cores,
         ge=1,
-        description="Concurrent model calls, one thread each; by default the number of cores this process may use. "
-        "Lower it to leave cores to other processes.",
+        description="Number of concurrent model calls, one thread each. The default is the number of cores that this "
+        "process may use. Lower it to leave cores to other processes.",
     )
     max_batch_tokens: int | None = Field(
         None,
         ge=1,
-        description="Maximum tokens in one model call; by default 1024, because more is slower on a CPU, whose cache "
-        "overflows, and on a GPU what is measured at the start.",
+        description="Maximum tokens in one model call. The default is 1024 on a CPU, where larger calls overflow the "
+        "CPU cache and are slower; on a GPU it is measured at startup.",
     )
     max_queue_texts: int = Field(
         20_000,
         ge=1,
-        description="Texts that may wait for the encoder; beyond that, requests are answered 429. Raise it to absorb "
-        "bursts, lower it to refuse sooner.",
+        description="Maximum number of texts that wait for the encoder; beyond that, requests get 429. Raise it to "
+        "absorb bursts, or lower it to refuse requests sooner.",
     )
     max_request_texts: int = Field(
         10_000,
         ge=1,
-        description="Maximum texts in one request; beyond that, 413. At most max_queue_texts, or such a request could "
-        "never be accepted.",
+        description="Maximum number of texts in one request; larger requests get 413. It cannot exceed "
+        "max_queue_texts, because such a request could never be accepted.",
     )
     max_text_characters: int = Field(
         10_000,
         ge=1,
-        description="Maximum characters of a text; a longer one gets the error `text_too_long` instead of a vector, "
-        "and the other texts are not affected. The model cuts texts off anyway, so raising it only costs time.",
+        description="Maximum characters per text. A longer text gets the error `text_too_long` instead of a vector; "
+        "other texts are not affected. The model truncates long texts anyway, so raising it only costs time.",
     )
     refuse_unknown: bool = Field(
         False,
-        description="Refuses lists for /v1/embeddings with a text whose characters are all unknown to the model. By "
-        "default such a text gets the vector of [UNK] there, and the header X-Danmaku-Unknown names it.",
+        description="Refuses a /v1/embeddings request that contains a text with only unknown characters. By default, "
+        "such a text gets the vector of [UNK], and the header X-Danmaku-Unknown lists it.",
     )
     max_body_bytes: int = Field(
         16 * 2**20,
         ge=1,
-        description="Maximum size of a request's body after unpacking gzip, or of a line in a stream; beyond that, "
-        "413.",
+        description="Maximum size of a request body after gzip decompression, or of a line in a stream; a larger one "
+        "gets 413.",
     )
     max_held_bytes: int = Field(
         256 * 2**20,
         ge=1,
-        description="Memory that all requests in progress may hold together: bodies, what is made of them, and answers "
-        "not yet read; beyond that, 503. Raise it with the memory of the machine, to at least four times "
-        "max_body_bytes.",
+        description="Maximum memory for all requests in progress: bodies, parsed values, and responses that clients "
+        "have not read yet. Beyond that, requests get 503. Raise it on machines with more memory; the minimum is four "
+        "times max_body_bytes.",
     )
     gzip_level: int = Field(
         0,
         ge=0,
         le=9,
-        description="gzip level for responses to clients that accept it, which nearly all do; 0 disables compression. "
-        "Level 1 shrinks 16 vectors of 256 dimensions from 45 KB to 22 in JSON (0.35 ms), from 22 KB to 17 in base64 "
-        "(0.2 ms), which takes longer than answering from the cache. Enable it for clients on slow networks.",
+        description="gzip level for responses to clients that accept gzip, as nearly all do; 0 disables compression. "
+        "Level 1 shrinks 16 vectors of 256 dimensions from 45 KB to 22 KB in JSON (0.35 ms) and from 22 KB to 17 KB in "
+        "base64 (0.2 ms); this takes longer than a response from the cache. Enable it for clients on slow networks.",
     )
     collections: str = Field(
         "sqlite://danmaku-collections",
         description="Where collections are stored: sqlite:///DIRECTORY for one gateway (sqlite://DIRECTORY is "
-        "relative to the working directory); milvus://HOST:19530/DATABASE, a Milvus that several gateways share "
-        "(milvus+tls:// with TLS, USER:PASSWORD@ before the host); none disables them. If the default directory is not "
-        "usable, collections are disabled.",
+        "relative to the working directory); milvus://HOST:19530/DATABASE for a Milvus that several gateways share "
+        "(milvus+tls:// for TLS; put USER:PASSWORD@ before the host); none disables collections. If the default "
+        "directory is not usable, collections are disabled.",
     )
     max_collections: int = Field(
         1000,
         ge=1,
-        description="Maximum collections; beyond that, creating one is answered 507. Each takes time at the start and "
-        "in /collections.",
+        description="Maximum number of collections; creating more returns 507. Each collection slows down startup and "
+        "/collections.",
     )
     max_collection_items: int = Field(
         5_000_000,
         ge=1,
-        description="Maximum danmaku in one collection; beyond that, adding is answered 507. A danmaku takes about 1.1 "
-        "KB of memory with 256 dimensions in the embedded store, so lower it to what the machine has.",
+        description="Maximum number of danmaku in one collection; adding more returns 507. In the embedded store, a "
+        "danmaku with 256 dimensions takes about 1.1 KB of memory, so lower the limit to what fits into memory.",
     )
     cache: str = Field(
         "memory://",
-        description="Where vectors are cached: memory:// in this process; redis://HOST:6379/0 in a Redis that several "
-        "gateways share, with this process's memory in front of it.",
+        description="Where vectors are cached: memory:// uses the memory of this process; redis://HOST:6379/0 adds a "
+        "Redis that several gateways share.",
     )
     cache_ttl_s: int = Field(
         7 * 24 * 3600,
         ge=1,
-        description="How long Redis keeps a vector. Lower it if Redis fills with texts that are not requested again.",
+        description="How long Redis keeps a vector. Lower it if Redis fills up with texts that are rarely requested "
+        "again.",
     )
     cache_format: Literal["float32", "float16"] = Field(
-        "float32", description="Number format in Redis. float16 takes half the space and keeps three correct digits."
+        "float32",
+        description="Number format in Redis. float16 takes half the space and keeps three significant digits.",
     )
     cache_bytes: int = Field(
         256 * 2**20,
         ge=0,
-        description="Memory for cached vectors; 0 disables the cache. 256 MiB hold about 200,000 texts with 256 "
+        description="Memory for cached vectors; 0 disables the cache. 256 MiB holds about 200,000 texts with 256 "
         "dimensions, or 80,000 with 768.",
     )
     request_timeout_s: float = Field(
         30.0,
         gt=0,
-        description="How long a request may take; beyond that, 504. A request's X-Timeout-Ms can shorten it.",
+        description="How long a request may take before it gets 504. A request can shorten it with X-Timeout-Ms.",
     )
     receive_timeout_s: float = Field(
         20.0,
         gt=0,
-        description="How long the gateway waits for a request's head or body; beyond that, 408. Raise it for clients "
-        "on very slow networks.",
+        description="How long the gateway waits for a request's headers or body before it returns 408. Raise it for "
+        "clients on very slow networks.",
     )
     access_log: bool = Field(
         True,
@@ -255,18 +258,18 @@ class Settings(BaseSettings):
         "request.",
     )
     log_format: Literal["text", "json"] = Field(
-        "text", description="Format of all other logs, on stderr: text for people, json for log collectors."
+        "text", description="Format of all other logs, which go to stderr: text for people, json for log collectors."
     )
     tracing: bool = Field(
         False,
-        description="Sends a span for each request with OpenTelemetry to OTEL_EXPORTER_OTLP_ENDPOINT. Needs pip "
-        "install 'danmaku-embedding[otel]'. Enable it to see requests among those of other services.",
+        description="Sends an OpenTelemetry span for each request to OTEL_EXPORTER_OTLP_ENDPOINT. Needs pip install "
+        "'danmaku-embedding[otel]'. Enable it to trace requests across services.",
     )
     drain_s: float = Field(
         0.0,
         ge=0,
-        description="How long to keep serving after SIGTERM, while /readyz answers 503. Set it to some seconds behind "
-        "a load balancer, which has to notice.",
+        description="How long to keep serving after SIGTERM while /readyz returns 503. Set it to a few seconds behind "
+        "a load balancer, so that it stops sending requests in time.",
     )
     shutdown_timeout_s: int = Field(
         20, ge=0, description="How long requests in progress may take to finish after SIGTERM and drain_s."
@@ -281,7 +284,7 @@ class Settings(BaseSettings):
         if self.max_held_bytes < 4 * self.max_body_bytes:
             raise ValueError(
                 f"invalid max_held_bytes {self.max_held_bytes}: expected at least 4 times max_body_bytes "
-                f"{self.max_body_bytes}, because the values of a body take about three times its size"
+                f"{self.max_body_bytes}, because a parsed body takes about three times its size"
             )
         if self.max_request_texts > self.max_queue_texts:
             raise ValueError(

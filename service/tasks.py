@@ -1,4 +1,4 @@
-"""Ways to run and wait for asyncio work that several parts share."""
+"""Runs and awaits asyncio work, for all parts of the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The messages of bert-serving-server 1.10: frames ↔ dataclasses, the same at both ends, and no sockets.
+"""Converts between frames and dataclasses of bert-serving-server 1.10, for both ends, without sockets.
 
 docs/wire-protocol.md draws every frame. A request travels from PUSH to PULL, its answer from the server's publisher to
 the client's SUB, with the client's identity in front as the topic.
@@ -184,7 +184,7 @@ def is_loopback(host: str) -> bool:
 
 
 def advise(host: str) -> str:
-    """Returns what to add to the words that a worker does not answer: why, if it is on another machine."""
+    """Returns advice for the error that a worker does not answer, if it is on another machine."""
     return "" if is_loopback(host) else "; a worker answers other machines only if it was started with -bind 0.0.0.0"
 
 

@@ -1,4 +1,4 @@
-"""bert-serving-server's HTTP: bodies ↔ values, the same for a worker and a gateway, and no sockets.
+"""Converts between bodies and values of bert-serving-server's HTTP, for workers and gateways, without sockets.
 
     POST /encode          {"id": 123, "texts": ["草", "awsl"], "is_tokenized": false} → {"id", "result", "status": 200}
     GET  /status/server   the fields of SHOW_STATUS, and `status`

@@ -1,4 +1,4 @@
-"""CURVE, ZeroMQ's encryption, between workers and what connects to them, with one key pair for all.
+"""Encrypts connections to workers with ZeroMQ's CURVE and one key pair for all.
 
 The pair lies in the two files of `zmq.auth.create_certificates`. A worker reads the secret key, everything else the
 public one. The public key never travels, and nobody connects without it, so it admits like a password.
@@ -28,7 +28,7 @@ def make_key_files(directory: Path) -> tuple[Path, Path]:
     """
     for path in (directory / f"{NAME}.key", directory / f"{NAME}{SECRET_SUFFIX}"):
         if path.exists():
-            raise ConfigurationError(f"{path} exists already; expected a directory without key files")
+            raise ConfigurationError(f"{path} already exists; expected a directory without key files")
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         public, secret = map(Path, zmq.auth.create_certificates(directory, NAME))
@@ -56,7 +56,7 @@ def present_key(path: Path) -> Options:
 
 def _read(path: Path) -> tuple[bytes, bytes | None]:
     if not zmq.has("curve"):
-        raise ConfigurationError("this build of ZeroMQ has no CURVE; expected pyzmq's own wheels")
+        raise ConfigurationError("this build of ZeroMQ does not support CURVE; expected pyzmq's own wheels")
     try:
         public, secret = zmq.auth.load_certificate(path)
         if any(len(z85.decode(key)) != KEY_BYTES for key in (public, secret) if key):

@@ -15,13 +15,13 @@ Schema = dict[str, Any]
 
 HEAD = """# HTTP
 
-Every route of the gateway. Made by `make docs` from its OpenAPI document, which a running one shows at `/docs`
-and gives at `/openapi.json`; the answers are those of the bundled model, and `…` stands for what was left out.
+This page lists every route of the gateway. `make docs` generates it from the OpenAPI document, which a running
+gateway shows at `/docs` and serves at `/openapi.json`. The responses come from the bundled model; `…` marks omissions.
 
 Bodies are JSON, or NDJSON if `Content-Type` is `application/x-ndjson`. Changes of collections need one of these
-types, `curl --json` or `-H 'Content-Type: application/json'`; others take any. Bodies may come with
+types, `curl --json` or `-H 'Content-Type: application/json'`; other routes accept any type. Bodies may have
 `Content-Encoding: gzip`. Any request may have the headers `Authorization: Bearer KEY` or `X-API-Key: KEY`,
-`X-Timeout-Ms` (how long the caller waits) and `X-Request-ID` (comes back, and stands in the logs).
+`X-Timeout-Ms` (how long the caller waits) and `X-Request-ID` (returned, and included in the logs).
 """
 
 PUT = "curl -s -X PUT 127.0.0.1:8000"
@@ -129,13 +129,13 @@ def _route(name: str, operation: Schema, document: Schema, run: Callable[[str], 
         parts.append(f"{told}\n")
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
     if takes := [*_parameters(operation), *_fields(body, body, "")]:
-        parts.append(_table("takes", takes))
+        parts.append(_table("request", takes))
     answer = operation["responses"]["200"].get("content", {}).get("application/json", {}).get("schema", {})
     route = told_at.setdefault(answer.get("$ref", name), name)
     if route != name:
-        parts.append(f"Gives what `{route}` does.\n")
+        parts.append(f"The response is that of `{route}`.\n")
     elif gives := list(_fields(answer, document, "")):
-        parts.append(_table("gives", gives))
+        parts.append(_table("response", gives))
     shown = []
     for command in EXAMPLES[name]:
         shown += [f"$ {command}", _shorten(run(command))]
@@ -184,7 +184,7 @@ def _type(schema: Schema) -> str:
     if schema.get("type") == "array":
         inner = _type(schema.get("items", {}))
         return f"list of {inner}" if inner else "list"
-    return {"string": "text", "integer": "whole number"}.get(schema.get("type", ""), schema.get("type", ""))
+    return str(schema.get("type", ""))
 
 
 def _resolved(schema: Schema, document: Schema) -> Schema:
@@ -214,8 +214,8 @@ def _errors(document: Schema) -> str:
     return "\n".join(
         [
             "## Errors\n",
-            'They come as `{"error": "a sentence", "error_type": "overloaded"}`: a person reads `error`, a program',
-            "branches on `error_type` (`service/errors.py` lists them). Below `/v1` they have OpenAI's shape.\n",
+            'An error is `{"error": "a sentence", "error_type": "overloaded"}`: `error` is for people, and programs',
+            "branch on `error_type` (`service/errors.py` lists them). Errors below `/v1` have OpenAI's format.\n",
             "| status | |",
             "|---|---|",
             *rows,

@@ -22,7 +22,7 @@ def add_heldout(parser: argparse.ArgumentParser, help_text: str) -> None:
 
 def add_config(parser: argparse.ArgumentParser, example: str) -> None:
     """Adds CONFIG and --set, which becomes `overrides`."""
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in training/configs/")
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="TOML file, such as those in training/configs/")
     add_overrides(parser, example)
 
 

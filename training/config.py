@@ -176,7 +176,7 @@ class AlignConfig(RunConfig):
                 raise ValueError(f"invalid {name}: {getattr(self, name)}; expected a finite number above 0")
         if not self.dims or min(self.dims) < 1 or sorted(set(self.dims)) != [*self.dims]:
             raise ValueError(
-                f"invalid dims: {self.dims}; expected rising numbers of dimensions, such as [64, 128, 256]"
+                f"invalid dims: {self.dims}; expected increasing numbers of dimensions, such as [64, 128, 256]"
             )
 
 

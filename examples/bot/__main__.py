@@ -48,21 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m examples.bot",
-        description="Follows a chat of danmaku: tells what it is about, counts copies of a line, replies by a script.",
+        description="Follows a danmaku chat: shows its topics, counts copies of a line, and replies from a script.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", help="a file that a recorder is writing, - for standard input, or room:NUMBER")
+    parser.add_argument("source", help="file that a recorder is writing, - for standard input, or room:NUMBER")
     parser.add_argument("--speed", type=float, metavar="N", help="replay the file N times as fast as it was recorded")
-    parser.add_argument("--script", type=Path, metavar="FILE", help="what to reply: heard, tab, said; a pair a line")
-    parser.add_argument("--watch", metavar="LINE", help="count the lines that say the same as this one")
+    parser.add_argument(
+        "--script",
+        type=Path,
+        metavar="FILE",
+        help="script of replies: one line per pair, message and reply separated by a tab",
+    )
+    parser.add_argument("--watch", metavar="LINE", help="count lines that mean the same as this one")
     parser.add_argument(
         "--only",
         type=read_label,
         action="append",
         default=[],
         metavar="HEAD=LABEL",
-        help="reply only to lines that a head of the gateway gives this label",
+        help="reply only to lines to which a head of the gateway gives this label",
     )
     parser.add_argument(
         "--skip",
@@ -70,16 +75,18 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="HEAD=LABEL",
-        help="do not reply to lines that a head gives this label",
+        help="do not reply to lines to which a head gives this label",
     )
-    parser.add_argument("--collection", default="chat", help="where the lines are kept for a while [chat]")
-    parser.add_argument("--ttl-s", type=float, default=600.0, help="how long, by the stream's clock [600]")
-    parser.add_argument("--every-s", type=float, default=60.0, help="how often to tell what the chat is about [60]")
-    parser.add_argument("--plain", action="store_true", help="lines of text, on a terminal, too")
+    parser.add_argument("--collection", default="chat", help="collection that stores recent lines [chat]")
+    parser.add_argument(
+        "--ttl-s", type=float, default=600.0, help="how long to keep lines, in seconds of stream time [600]"
+    )
+    parser.add_argument("--every-s", type=float, default=60.0, help="how often to print the topics, in seconds [60]")
+    parser.add_argument("--plain", action="store_true", help="print plain lines, even on a terminal")
     parser.add_argument(
         "--url",
         default="http://127.0.0.1:8000",
-        help="the gateway; if it wants a key, put it into the variable DANMAKU_API_KEY [http://127.0.0.1:8000]",
+        help="URL of the gateway; DANMAKU_API_KEY holds its API key [http://127.0.0.1:8000]",
     )
     return parser
 
@@ -88,8 +95,8 @@ def fault_of(parsed: argparse.Namespace) -> str | None:
     if parsed.speed is None:
         return None
     if parsed.source == "-" or parsed.source.startswith("room:"):
-        return "--speed replays a file; standard input and rooms come at their own speed"
-    return None if parsed.speed > 0 else f"--speed: expected a number above 0, not {parsed.speed:g}"
+        return "invalid --speed: standard input and rooms have their own speed; expected a file to replay"
+    return None if parsed.speed > 0 else f"invalid --speed: {parsed.speed:g}; expected a number above 0"
 
 
 async def follow(parsed: argparse.Namespace, script: list[tuple[str, str]]) -> None:
@@ -122,7 +129,7 @@ async def follow(parsed: argparse.Namespace, script: list[tuple[str, str]]) -> N
 def read_label(text: str) -> tuple[str, str]:
     head, equals, label = text.partition("=")
     if not (head and equals and label):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEAD=LABEL, such as question=question")
+        raise argparse.ArgumentTypeError(f"invalid label: {text!r}; expected HEAD=LABEL, such as question=question")
     return head, label
 
 
@@ -130,7 +137,7 @@ def read_script(path: Path) -> list[tuple[str, str]]:
     rows = [row.split("\t") for row in path.read_text(encoding="utf-8").splitlines() if row and not row.startswith("#")]
     for number, row in enumerate(rows, 1):
         if len(row) != 2:
-            raise SourceError(f"{path}: pair {number} has {len(row)} parts; expected what is heard, a tab, what to say")
+            raise SourceError(f"{path}: pair {number} has {len(row)} parts; expected a message, a tab and a reply")
     return [(heard, says) for heard, says in rows]
 
 

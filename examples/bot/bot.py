@@ -39,7 +39,7 @@ class Settings:
     ttl_s: float = 600.0  # of this machine's clock
     report_every_s: float = 60.0  # of the stream's
     script: Sequence[tuple[str, str]] = ()  # what is heard, and what to say to it
-    watch: str | None = None  # a line whose copies are counted: what says the same
+    watch: str | None = None  # a line whose copies are counted: what means the same
     only: Set[tuple[str, str]] = frozenset()  # heads and labels of the lines that it replies to; by default all, …
     skip: Set[tuple[str, str]] = frozenset()  # … except those with one of these
 

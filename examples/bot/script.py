@@ -1,6 +1,6 @@
 """Finds the replies to the lines of a chat: pairs of what is heard and what to say, without network or clock.
 
-A line gets the reply of the line of the script that says the same, as the gateway judges it: never that of its
+A line gets the reply of the line of the script that means the same, as the gateway judges it: never that of its
 opposite, however near their vectors are.
 """
 

@@ -149,12 +149,12 @@ async def recording(path: Path) -> list[tuple[float, str]]:
     except RecordingError as error:
         raise SourceError(str(error)) from None
     if not lines:
-        raise SourceError(f"{path} holds no danmaku; {READ}")
+        raise SourceError(f"{path} contains no danmaku; {READ}")
     timed = sorted((line.at_s, place, line.text) for place, line in enumerate(lines) if line.at_s is not None)
     if not timed:
         raise SourceError(
-            f"{path}: {len(lines)} danmaku, none with a time to replay it by. XML has, JSON needs `time` or `ts`. "
-            "Without --speed they are taken as they come"
+            f"{path}: none of {len(lines)} danmaku has a time for the replay; expected XML, or JSON with `time` or "
+            "`ts`. Without --speed, lines are read as they arrive"
         )
     return [(at_s, text) for at_s, _, text in timed]
 
@@ -176,7 +176,7 @@ async def room(number: str) -> AsyncIterator[Said]:
     except ModuleNotFoundError as error:
         raise SourceError(f"a room needs {error.name}: .venv/bin/pip install -e '.[bot]'") from None
     if not number.isdecimal():
-        raise SourceError(f"room:{number} is no room: expected its number, such as room:21452505")
+        raise SourceError(f"invalid room: {number}; expected its number, such as room:21452505")
     said: asyncio.Queue[str | None] = asyncio.Queue()
     live = LiveDanmaku(int(number))
     live.add_event_listener("DANMU_MSG", lambda event: said.put_nowait(event["data"]["info"][1]))
@@ -185,7 +185,7 @@ async def room(number: str) -> AsyncIterator[Said]:
     try:
         while (text := await said.get()) is not None:
             yield _now(Line(text))
-        raise SourceError(f"room:{number} is over: {connection.exception() or live.err_reason or 'it was closed'}")
+        raise SourceError(f"room:{number} has ended: {connection.exception() or live.err_reason or 'it was closed'}")
     finally:
         connection.cancel()
 

@@ -33,7 +33,7 @@ def open_view(*, is_plain: bool) -> View:
         try:
             return Screen()
         except ModuleNotFoundError:
-            print("without rich there are plain lines: .venv/bin/pip install -e '.[bot]'", file=sys.stderr)
+            print("rich is not installed, so lines are plain: .venv/bin/pip install -e '.[bot]'", file=sys.stderr)
     return Plain()
 
 

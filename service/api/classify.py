@@ -1,4 +1,4 @@
-"""POST /classify: the labels of danmaku, from heads over the vectors that POST /embed returns; and /predict."""
+"""POST /classify and POST /predict: label danmaku with heads over the vectors of POST /embed."""
 
 from __future__ import annotations
 
@@ -39,23 +39,25 @@ class ClassifyRequest(Body):
     """Texts for `heads`, or `input` and `model` as vLLM's clients send them."""
 
     texts: Texts | None = Field(None, examples=[["这是什么歌", "草"]])
-    heads: Texts | None = Field(None, examples=[["question"]], min_length=1, description="By default all of them.")
-    input: str | Texts | None = Field(None, description="Instead of `texts`; the answer then has vLLM's shape.")
-    model: str | None = Field(None, description="With `input`: the head, by default the first one.")
+    heads: Texts | None = Field(
+        None, examples=[["question"]], min_length=1, description="Names of heads; all by default."
+    )
+    input: str | Texts | None = Field(None, description="Used instead of `texts`; the response then has vLLM's format.")
+    model: str | None = Field(None, description="Name of the head for `input`; the first one by default.")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.texts is None) == (self.input is None):
             raise PydanticCustomError("one_of", "expected either `texts` or `input`")
         if (self.heads if self.texts is None else self.model) is not None:
-            raise PydanticCustomError("heads", "`heads` belong to `texts`, and `model` to `input`")
+            raise PydanticCustomError("heads", "`heads` requires `texts`, and `model` requires `input`")
         return self
 
 
 class ClassifyOptions(BaseModel, extra="forbid"):
-    """In the URL's query of a stream."""
+    """The options of a stream in the query."""
 
-    heads: str | None = Field(None, description="For an NDJSON stream: names separated by commas; by default all.")
+    heads: str | None = Field(None, description="For an NDJSON stream: names separated by commas; all by default.")
 
 
 class ClassifyResponse(BaseModel):
@@ -65,7 +67,7 @@ class ClassifyResponse(BaseModel):
     results: list[dict[str, LabelBody] | None] = Field(
         description="One per text, in order, by the name of the head; null for texts in `errors`."
     )
-    truncated: list[int] = Field(description="Indices of texts longer than the model reads, which were cut off.")
+    truncated: list[int] = Field(description="Indices of texts that exceed the model's limit and were truncated.")
     errors: list[TextErrorBody]
 
 
@@ -75,9 +77,9 @@ class PredictRequest(Body):
     model_config = ConfigDict(extra="ignore")
 
     inputs: str | list[Texts] = Field(examples=["这是什么歌"], description="A text, or a list of lists of one text.")
-    raw_scores: bool = Field(False, description="Scores before they become probabilities.")
-    truncate: bool = Field(True, description="Ignored: texts that are too long are always cut off.")
-    head: str | None = Field(None, description="By default the first of `--heads`.")
+    raw_scores: bool = Field(False, description="Return scores instead of probabilities.")
+    truncate: bool = Field(True, description="Ignored: texts that are too long are always truncated.")
+    head: str | None = Field(None, description="Name of the head; the first of `--heads` by default.")
 
 
 class PredictionBody(BaseModel):
@@ -97,8 +99,8 @@ async def classify(request: Request) -> Response:
     """Returns the labels of texts, in their order, from one head or several.
 
     A text that cannot be embedded has `null` in its place and an entry in `errors`. NDJSON, a line per text as for
-    `POST /embed`, is answered with a line `{"index", "id", "labels"}` for each; the first line names the heads and
-    their versions. With `input`, as vLLM's clients send it, the answer has vLLM's shape.
+    `POST /embed`, gets a line `{"index", "id", "labels"}` for each; the first line names the heads and their versions.
+    With `input`, as vLLM's clients send it, the response has vLLM's format.
     """
     if is_ndjson(request.scope):
         return ClassifyStream(request)
@@ -125,7 +127,7 @@ async def classify(request: Request) -> Response:
 
 
 class ClassifyStream(EmbedStream):
-    """The answer to a stream of texts; all of it is of the heads that it began with."""
+    """The response to a stream of texts; it uses the heads that it began with to the end."""
 
     options_type = ClassifyOptions
     result = "labels"
@@ -213,7 +215,7 @@ async def _label(state: State, heads: Mapping[str, Head], texts: Sequence[str], 
 
 
 async def label_texts(state: State, names: Sequence[str], texts: Sequence[str]) -> list[Any]:
-    """Returns what `POST /classify` does for each text, for the routes that label besides. Raises the same."""
+    """Returns the labels of each text as `POST /classify` does, for other routes. Raises the same errors."""
     state.heads.select(names, state.embedder.model)
     embeddings = await state.embedder.embed(texts)
     return await _label(state, state.heads.select(names, embeddings.model), texts, embeddings)

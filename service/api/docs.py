@@ -1,4 +1,4 @@
-"""GET /docs: the OpenAPI page, whose files are served from here and whose policy forbids everything else."""
+"""GET /docs: serves the OpenAPI page from local files, under a policy that forbids other hosts."""
 
 from __future__ import annotations
 

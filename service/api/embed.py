@@ -1,4 +1,4 @@
-"""POST /embed: a list of danmaku in, a list of vectors out."""
+"""POST /embed: returns a list of vectors for a list of danmaku."""
 
 from __future__ import annotations
 
@@ -41,18 +41,19 @@ async def embed(request: Request) -> Response:
     """Returns the vectors of texts, in their order.
 
     A text that cannot be embedded has `null` in its place and an entry in `errors`; the other texts are not affected.
-    With `Accept: application/x-npy` the answer is one float32 matrix in NumPy's format, with a row of NaN for such a
+    With `Accept: application/x-npy`, the response is one float32 matrix in NumPy's format, with a row of NaN for such a
     text, the fingerprint in the header `X-Danmaku-Fingerprint` and the number of truncated texts in
     `X-Danmaku-Truncated`.
 
-    A body with `inputs` in the place of `texts` is one of text-embeddings-inference, and answered as `POST /` does.
+    A body with `inputs` instead of `texts` is a request for text-embeddings-inference; see `POST /`.
 
-    `Content-Type: application/x-ndjson` makes it a stream of any length: each line is a text or `{"text", "id"}`, and
-    the options are in the query. The answer begins with a line `{"model", "fingerprint", "dim"}`, followed by one line
-    for each text, `{"index", "id", "embedding", "truncated", "error", "error_type"}`, without the fields that do not
-    apply. Blank lines are skipped. If the stream ends early, its last line has only `error` and `error_type`. Read the
-    answer while you send: the gateway stops reading while the answer is not read. `X-Timeout-Ms` applies to each slice
-    of at most 256 lines.
+    With `Content-Type: application/x-ndjson`, the body is a stream of any length: each line is a text or
+    `{"text", "id"}`, and the options are in the query. The response begins with a line
+    `{"model", "fingerprint", "dim"}`, followed by one line for each text,
+    `{"index", "id", "embedding", "truncated", "error", "error_type"}`, without the fields that do not apply. Blank
+    lines are skipped. If the stream ends early, its last line has only `error` and `error_type`. Read the response
+    while you send: the gateway stops reading while the response is not read. `X-Timeout-Ms` applies to each slice of at
+    most 256 lines.
     """
     if is_ndjson(request.scope):
         return EmbedStream(request)

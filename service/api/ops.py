@@ -1,4 +1,4 @@
-"""Routes for operators and their machines: liveness, readiness, information, metrics."""
+"""Contains the routes for operators and their tools: liveness, readiness, information, metrics."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ router = APIRouter(tags=["operation"], route_class=PlainRoute)
 
 @router.get("/healthz")
 async def healthz(request: Request) -> Response:
-    """Liveness: the event loop runs. Never asks the encoder, which may just be busy."""
+    """Reports that the event loop runs. Never asks the encoder, which may just be busy."""
     return json_response({"status": "ok"})
 
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """Readiness: 503 with the reason while the queue is nearly full, the encoder fails, or the service is stopping.
+    """Returns 503 with the reason while the queue is nearly full, the encoder fails, or the service is stopping.
 
-    Judged by what happened to the last requests; nothing is sent to the encoder.
+    It depends on the results of the last requests; nothing is sent to the encoder.
     """
     if obstacle := get_state(request).obstacle:
         raise EncoderUnavailable(obstacle)
@@ -78,11 +78,11 @@ async def info(request: Request) -> Response:
 
 
 class KeyUsageBody(BaseModel):
-    key: str = Field(description="Its name; `unnamed` stands for the keys of --api-key-hashes.")
+    key: str = Field(description="Name of the key; `unnamed` stands for the keys of --api-key-hashes.")
     texts_today: int = Field(description="Since midnight UTC, or since the start of this gateway.")
     texts_per_day: int | None
     texts_per_s: float | None
-    refused_today: int = Field(description="Requests answered 429 because of the key.")
+    refused_today: int = Field(description="Requests that got 429 because of the key's limits.")
     day_ends_in_s: int
 
 
@@ -92,7 +92,7 @@ class UsageBody(BaseModel):
 
 @router.get("/usage", responses={401: ERRORS[401], 200: {"model": UsageBody}})
 async def usage(request: Request) -> Response:
-    """Returns what API keys have used today: for a key with a name its own, for others that of all. Costs nothing."""
+    """Returns what API keys have used today: a named key sees its own usage, others see all. Costs nothing."""
     accounts = get_state(request).accounts.visible_to(current_account.get())
     return json_response({"keys": [account.usage() for account in accounts]})
 

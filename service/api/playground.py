@@ -1,4 +1,4 @@
-"""GET /: the playground, a page to try the service, and GET /live, an overlay. They are the files in service/web.
+"""GET / and GET /live: serve the playground and the overlay, which are files in service/web.
 
 They need no build and no other host: the plotting library is among them, and the page's policy forbids a browser to
 fetch anything from elsewhere or to run scripts written into the page. The page uses the public routes and one of its

@@ -1,4 +1,4 @@
-"""POST /similar with a collection: by texts, by an item or by a vector."""
+"""POST /similar with a collection: searches by texts, by an item or by a vector."""
 
 from __future__ import annotations
 

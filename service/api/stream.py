@@ -1,4 +1,4 @@
-"""NDJSON on POST /embed: a line in, a line out, for as many lines as there are.
+"""POST /embed with NDJSON: returns a line for each line, for streams of any length.
 
     body → lines → slices → embedder → lines → caller
                    └─ two at a time: the next one is not read before the caller has received the first of them
@@ -60,7 +60,7 @@ OPENAPI: dict[str, Any] = {
 
 
 class EmbedStream(Response):
-    """The answer to a stream, which reads and writes at the same time."""
+    """The response to a stream; it reads and writes at the same time."""
 
     options_type: type[BaseModel] = StreamOptions  # of the URL's query
     result = "embedding"  # the field of an answer that is null if there is an error
@@ -146,8 +146,8 @@ class EmbedStream(Response):
         if not self._sending.done() and not self._is_read:
             # Most likely the caller sends everything before reading, and both sides would wait for each other forever.
             raise Stalled(
-                f"the answer was not read for {self._caller.timeout_s * 1000:.0f} ms, so reading stopped; read the "
-                "answer while you send, or send less at a time"
+                f"the response was not read for {self._caller.timeout_s * 1000:.0f} ms, so the gateway stopped reading "
+                "the request; read the response while you send, or send less at a time"
             )
         await self._sending
 
@@ -232,7 +232,7 @@ def _parse_line(line: bytes) -> StreamLine | DanmakuError:
 
 
 async def _drop(receive: Receive) -> None:
-    """Drops the rest of the request until the caller hangs up: some callers send everything before they read."""
+    """Discards the rest of the request until the client disconnects: some clients send everything before they read."""
     with suppress(DanmakuError):  # late or damaged: then writing to the caller shows whether they are gone
         return await receive_hang_up(receive)
     await asyncio.Event().wait()

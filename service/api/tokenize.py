@@ -34,7 +34,7 @@ router = APIRouter(tags=["embeddings"], route_class=PlainRoute)
     },
 )
 async def tokenize(request: Request) -> Response:
-    """Returns the tokens of texts, the words outside the vocabulary, and what is cut off.
+    """Returns the tokens of texts, the words outside the vocabulary, and the truncated part.
 
     A whole word becomes [UNK] if one of its characters is in no token, or if it has more than 100 characters.
     """
@@ -75,7 +75,7 @@ async def _explain_all(reader: Inputs, texts: Sequence[str]) -> list[bytes]:
             results.append(_explain(reader, text))
             size += len(results[-1])
             if size > MAX_ANSWER_BYTES:
-                raise TooLarge(f"answer too large: over {MAX_ANSWER_BYTES} bytes; send fewer texts at a time")
+                raise TooLarge(f"response too large: over {MAX_ANSWER_BYTES} bytes; send fewer texts at a time")
         return results
 
     try:

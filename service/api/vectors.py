@@ -1,4 +1,4 @@
-"""Vectors as JSON has them: numbers, base64, or null; and how routes whose format has no null get them."""
+"""Formats vectors for JSON as numbers, base64 or null, and embeds texts for routes whose format has no null."""
 
 from __future__ import annotations
 

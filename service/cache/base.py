@@ -1,4 +1,4 @@
-"""The interface of a cache of vectors.
+"""Defines the interface of a cache of vectors.
 
 A key is the fingerprint and the normalized text: a new model never reads an old model's vectors, and `Awsl`, `AWSL`
 and `awsl` are one entry. A value is the vector's bytes, little-endian float32. A failure inside a cache is a miss,

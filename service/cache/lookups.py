@@ -1,4 +1,4 @@
-"""A connection to Redis that look-ups share: those that arrive while answers are awaited are sent together afterwards.
+"""Shares a connection to Redis between lookups: lookups that arrive while others are pending are sent together.
 
 Taking a connection from redis-py's pool for each look-up costs several times the look-up itself. redis-py still makes
 the connection (passwords, TLS, sockets) and reads answers with hiredis. Answers are matched to commands by their order

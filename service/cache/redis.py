@@ -217,7 +217,7 @@ class _Breaker:
     def record_success(self) -> None:
         self._failures = 0
         if self._open_until is not None:
-            log.info("Redis answers again.")
+            log.info("Redis responds again.")
             self._open_until, self._pause_s = None, self._first_pause_s
             self._metrics.redis_breaker_open.set(0)
 
@@ -234,7 +234,7 @@ class _Breaker:
             return
         if self._open_until is None:
             # The error's message may contain the address, and that a password.
-            log.warning("Redis does not answer (%s); continuing without it.", type(error).__name__)
+            log.warning("Redis does not respond (%s); continuing without it.", type(error).__name__)
         self._open_until = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         self._metrics.redis_breaker_open.set(1)

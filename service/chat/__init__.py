@@ -1,4 +1,4 @@
-"""What a chat is saying: which danmaku say the same, and what is left when they are merged.
+"""Analyses what a chat is saying: which danmaku mean the same, topics and highlights.
 
     text ─▶ spelling: folded characters, sounds ─┐
     two texts ─▶ polarity: what speaks against ──┼─▶ sameness: a probability, a relation and a reason ─▶ merging

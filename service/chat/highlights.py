@@ -1,4 +1,4 @@
-"""Finds the highlights of a recording: moments when viewers say more of something than at other times.
+"""Finds the highlights of a recording: moments when viewers say something more often than at other times.
 
     lines ─▶ meanings (clusters of vectors) ─▶ count of each meaning in a window, copies discounted
                                                 ─▶ surprise: how far it is above the room's own background ─▶ peaks
@@ -88,7 +88,7 @@ def read_kinds() -> tuple[tuple[str, str], ...]:
 def find_highlights(
     lines: Sequence[Line], vectors: np.ndarray, judge: Judge, kinds: Kinds, *, most: int = 10
 ) -> Highlights:
-    """Finds at most so many highlights of lines in any order, with their vectors [n, dim] of length 1, NaN for none.
+    """Finds up to `most` highlights of lines in any order, with their vectors [n, dim] of length 1, NaN for none.
 
     Raises TooLarge for more than MAX_S from the first line to the last.
     """

@@ -1,4 +1,4 @@
-"""Merges danmaku that say the same within some seconds of each other, and counts them.
+"""Merges danmaku that mean the same within a few seconds of each other, and counts them.
 
     lines in order of time ─▶ open groups: the same spelling, or the nearest vectors, judged ─▶ joined, or a new group
                               └─ a group closes when its window is over: it has its count, ids and commonest spelling
@@ -39,7 +39,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Danmaku that say the same within a window."""
+    """Danmaku that mean the same within a window."""
 
     text: str  # the commonest spelling, of equally common ones the first
     count: int
@@ -128,7 +128,7 @@ class Merger:
         group.last = line.time
 
     def _find(self, text: str, vector: np.ndarray) -> _OpenGroup | None:
-        """Returns the open group that most probably says the same as a text not yet in any, or None."""
+        """Returns the open group that most probably means the same as a text not yet in any, or None."""
         if self._rule == "identical" or not self._groups:
             return None
         spelling = spell(text)

@@ -1,4 +1,4 @@
-"""What speaks against two danmaku saying the same, though most of their characters agree.
+"""Finds evidence that two danmaku do not mean the same, although most of their characters agree.
 
     有声音 – 没声音 negation    声音太大了 – 声音太小了 antonym    往左 – 往右 antonym    99级 – 100级 number
     我赢了 – 你赢了 person      好听 – 好听吗 question
@@ -53,7 +53,7 @@ for _words in (set(group.split("/")) for group in GROUPS.split()):
 
 @dataclass(frozen=True, slots=True)
 class Stance:
-    """Which way a danmaku says what it says."""
+    """The stance of a danmaku towards what it says."""
 
     is_negated: bool
     is_question: bool
@@ -87,7 +87,7 @@ def take_stance(text: str) -> Stance:
 
 
 def excludes(first: frozenset[str], second: frozenset[str]) -> bool:
-    """Whether one has a word, and the other in its place a word that excludes it."""
+    """Returns whether one has a word, and the other in its place a word that excludes it."""
     if first == second:
         return False
     only_second = second - first
@@ -95,6 +95,6 @@ def excludes(first: frozenset[str], second: frozenset[str]) -> bool:
 
 
 def _within(few: tuple[str, ...], many: tuple[str, ...]) -> bool:
-    """Whether `few` is a subsequence of `many`."""
+    """Returns whether `few` is a subsequence of `many`."""
     rest = iter(many)
     return all(person in rest for person in few)

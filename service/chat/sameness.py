@@ -1,4 +1,4 @@
-"""Whether two danmaku say the same: a calibrated probability, a relation, and the reason.
+"""Judges whether two danmaku mean the same: a calibrated probability, a relation, and the reason.
 
 Evidence is the cosine of the vectors, the characters, the sounds, and what speaks against it (`polarity`). A logistic
 regression weighs it; `danmaku-train sameness` learns the weights of a model from labelled pairs and writes them beside
@@ -58,7 +58,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    probability: float  # that both say the same
+    probability: float  # that both mean the same
     relation: Relation
     reason: Reason
 

@@ -1,4 +1,4 @@
-"""Spellings of a danmaku: what is left when ways of writing are folded, and how it sounds.
+"""Normalises the spelling and the sound of danmaku, so that they can be compared.
 
     ２３３３３ → 哈    来了来了！！ → 来了    開播 → 开播    雀食 and 确实 → que si
 
@@ -46,7 +46,7 @@ Bag = frozenset[str | tuple[str, int]]  # a multiset, in which the second 哈 is
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spelling:
-    """What is compared of a text."""
+    """The parts of a text that are compared."""
 
     text: str  # without differences of case, width and script
     folded: str

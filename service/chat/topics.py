@@ -1,6 +1,6 @@
-"""What a chat is about right now: topics of the last window, each with an identity that lasts.
+"""Tracks the current topics of a chat; each keeps its identity while it lasts.
 
-    line ─▶ the topic that has its text, or the nearest ones, judged: says the same, else about the same ─▶ joined
+    line ─▶ the topic that has its text, or the nearest ones, judged: means the same, else about the same ─▶ joined
                                                                       neither ─────────────────────────▶ a new topic
 
 A topic is known by its first line, with which others are compared, so it does not drift. It keeps its number while the
@@ -37,7 +37,7 @@ class Topic:
     id: int
     text: str  # what is said most
     count: int
-    said: list[tuple[str, int]]  # by number, the commonest first; what says the same is merged
+    said: list[tuple[str, int]]  # by number, the commonest first; what means the same is merged
     curve: list[int]  # count in each of BINS parts of the window, the last is now
     rise: float  # how many times as often as before it is said now; 1 is as often
     first: float  # when it began, seconds
@@ -45,7 +45,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Lines within the window that say the same."""
+    """Lines within the window that mean the same."""
 
     text: str  # the commonest spelling
     count: int
@@ -60,7 +60,7 @@ class _Held:
     last: float
     times: deque[float] = field(default_factory=deque)
     texts: Counter[str] = field(default_factory=Counter)
-    same: dict[str, str] = field(default_factory=dict)  # by text, what stands for all that says the same
+    same: dict[str, str] = field(default_factory=dict)  # by text, what stands for all that means the same
 
     def merge(self) -> dict[str, tuple[str, int]]:
         """Returns what is said in its commonest spelling, and how often, by what stands for it; opposites are apart."""
@@ -119,14 +119,14 @@ class Topics:
         return [self._describe(topic) for topic in topics[:most]]
 
     def latest(self) -> Sequence[Merged]:
-        """Returns what was said last, the last first; what says the same is merged."""
+        """Returns what was said last, the last first; what means the same is merged."""
         self._forget()
         found = {(topic.id, topic.same[text]): topic for _, text, topic in islice(reversed(self._lines), LATEST_LINES)}
         merged = {topic.id: topic.merge() for topic in found.values()}
         return [Merged(*merged[number][same], number) for number, same in islice(found, LATEST)]
 
     def _find(self, text: str, vector: np.ndarray) -> tuple[_Held, bool] | None:
-        """Returns the topic of a text that is not known yet, and whether it says the same as the topic's."""
+        """Returns the topic of a text that is not known yet, and whether it means the same as the topic's."""
         cosines = self._vectors[: len(self._topics)] @ vector
         best: tuple[bool, float, _Held] | None = None
         for row in np.argsort(-cosines, kind="stable")[:NEAREST]:

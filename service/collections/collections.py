@@ -1,4 +1,4 @@
-"""Collections as users see them: texts go in, texts come out, and a `Store` keeps the vectors.
+"""Manages collections as users see them: texts go in, texts come out, and a `Store` keeps the vectors.
 
 An item without an id gets a hash of its text, before the model normalises it: models change, and the same danmaku must
 stay the same item. So a danmaku posted a thousand times is one item with a count.
@@ -122,7 +122,7 @@ class Collections:
                 await self.store.fingerprint(check_name(name))
             except NotFound:
                 raise StorageFull(
-                    f"too many collections: there are max_collections {self._max_collections}; drop one first"
+                    f"too many collections: max_collections is {self._max_collections}; drop one first"
                 ) from None
         return await self.store.create(check_name(name), dim=model.dim, fingerprint=model.fingerprint)
 
@@ -237,7 +237,7 @@ class Collections:
         return rebuild(self.store, self._embedder, name, self._gate(name))
 
     async def measure(self) -> None:
-        """Updates the metrics of sizes, unless that was done a moment ago: anybody may ask for metrics, often."""
+        """Updates the metrics of sizes, unless that was done a moment ago: anyone may request metrics, often."""
         if time.monotonic() < self._measured_at + MEASURE_EVERY_S:
             return
         self._measured_at = time.monotonic()
@@ -257,8 +257,8 @@ class Collections:
             count, known_at = (await self.store.describe(name)).count, now
         if count + adding > self._max_items:
             raise StorageFull(
-                f"too many danmaku in {name}: it has {count}, {adding} more are coming, and max_collection_items is "
-                f"{self._max_items}; nothing of this change was stored"
+                f"too many danmaku in {name}: it has {count}, {adding} more would be added, and max_collection_items "
+                f"is {self._max_items}; nothing was stored"
             )
         self._counts[name] = count + adding, known_at
 
@@ -283,7 +283,7 @@ class Collections:
         if fingerprint != model.fingerprint:
             raise FingerprintMismatch(
                 f"the collection {name} has vectors with the fingerprint {fingerprint}; expected {model.fingerprint}, "
-                f"that of the model. `danmaku collections rebuild {name}` re-embeds its texts"
+                f"as the model has. `danmaku collections rebuild {name}` re-embeds its texts"
             )
 
 

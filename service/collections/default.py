@@ -1,4 +1,4 @@
-"""The collection `default`: a hundred danmaku of our own, which give a newcomer's first search a result.
+"""Keeps the collection `default`: about ninety bundled danmaku, so that a first search has a result.
 
 It is made once, and an empty collection with an internal name records that: after a user drops `default`, it is not
 made again. While it is small, it is rebuilt automatically when the model changes.
@@ -25,16 +25,16 @@ def read_danmaku() -> list[str]:
 
 
 async def keep_default(collections: Collections) -> None:
-    """Makes or rebuilds the default collection as soon as a model is available."""
+    """Creates or rebuilds the default collection as soon as a model is available."""
     while True:
         try:
             return await _keep_default(collections)
         except (EncoderUnavailable, Overloaded):
             await asyncio.sleep(1)
         except DanmakuError as error:
-            return log.warning("The collection %s could not be made or rebuilt: %s.", DEFAULT, error)
+            return log.warning("The collection %s could not be created or rebuilt: %s.", DEFAULT, error)
         except Exception:
-            return log.exception("The collection %s could not be made or rebuilt.", DEFAULT)
+            return log.exception("The collection %s could not be created or rebuilt.", DEFAULT)
 
 
 async def _keep_default(collections: Collections) -> None:

@@ -1,4 +1,4 @@
-"""A map of vectors: their places on a plane, and their clusters. Uses numpy alone.
+"""Computes a map of vectors: their positions on a plane, and their clusters. Uses only numpy.
 
 The axes of the plane are the two directions in which the vectors differ most, their principal components. So the same
 vectors give the same map, and any other vector has a place on it, too: (vector − mean) · axes. `share` is the part of

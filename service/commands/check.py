@@ -1,4 +1,4 @@
-"""`danmaku check`: the health check of a gateway or a worker."""
+"""`danmaku check`: checks the health of a gateway or a worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from service.errors import ConfigurationError, DanmakuError
 
 NAME = "check"
 HELP = "check whether a gateway or a worker is ready"
-DESCRIPTION = "Exits with 0 if the gateway or the worker is ready, else with 1 and the reason."
+DESCRIPTION = (
+    "Exits with status 0 if the gateway or worker is ready. Otherwise prints the reason and exits with status 1."
+)
 EXAMPLE = """example:
   danmaku check http://127.0.0.1:8000 && echo ready
   danmaku check bert://127.0.0.1:5555:5556
@@ -22,9 +24,11 @@ EXAMPLE = """example:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8000", help="[http://127.0.0.1:8000]")
-    parser.add_argument("--key-file", type=Path, help="of a worker that requires one, worker.key")
-    parser.add_argument("--timeout-s", type=float, default=2.0, help="seconds to wait for the answer [2]")
+    parser.add_argument(
+        "url", nargs="?", default="http://127.0.0.1:8000", help="URL of the gateway or worker [http://127.0.0.1:8000]"
+    )
+    parser.add_argument("--key-file", type=Path, help="path of worker.key, for a worker that requires it")
+    parser.add_argument("--timeout-s", type=float, default=2.0, help="seconds to wait for the response [2]")
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -40,7 +44,7 @@ def run(parsed: argparse.Namespace) -> int:
                 print(json.load(response)["status"])
         return 0
     except urllib.error.HTTPError as error:
-        reason = f"it answered {error.code} {error.read(200).decode(errors='replace')}"
+        reason = f"it returned {error.code} {error.read(200).decode(errors='replace')}"
     except (KeyError, TypeError):
         reason = "the server answers, but it is not a danmaku gateway"
     except (DanmakuError, OSError, ValueError, http.client.HTTPException) as error:

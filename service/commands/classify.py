@@ -1,4 +1,4 @@
-"""`danmaku classify`: the labels of a file of danmaku. It embeds as `danmaku embed` does, and writes labels instead.
+"""`danmaku classify`: classifies a file of danmaku. It works like `danmaku embed`, but writes labels.
 
 .ndjson   a JSON object per line: index, text, and for each head label and scores, or null with a reason
 .csv      index, text, and for each head label and probability; empty with an error
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from service.heads.head import Head
 
 NAME = "classify"
-HELP = "label a file of danmaku"
-DESCRIPTION = "Labels a danmaku per line. Can be killed at any time; run the same command to resume."
+HELP = "classify a file of danmaku"
+DESCRIPTION = "Classifies one danmaku per line. You can stop it at any time; run the same command again to resume."
 EXAMPLE = """example:
   danmaku classify danmaku.txt --head models/danmaku-bert-mini/heads/question --output labels.csv
 """
@@ -38,7 +38,9 @@ DIGITS = 6  # of a probability
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="FILE", help="a recording, or one danmaku per line; - reads standard input")
+    parser.add_argument(
+        "input", metavar="FILE", help="recording, or text file with one danmaku per line; - reads standard input"
+    )
     parser.add_argument(
         "--head",
         dest="head_paths",
@@ -46,14 +48,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="DIR",
-        help="what `danmaku-train classify` wrote for the same encoder",
+        help="folders that `danmaku-train classify` wrote for the same encoder",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="X.ndjson or X.csv")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="output file; .ndjson or .csv")
     parser.add_argument(
         "--url",
-        help="the gateway that embeds, with the API key in DANMAKU_API_KEY if it requires one; default: this process",
+        help="URL of a gateway that embeds the texts; DANMAKU_API_KEY holds its API key [embed in this process]",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar (never shown without a terminal)")
+    parser.add_argument("--quiet", action="store_true", help="hide the progress bar")
     add_recording_flags(parser)
     add_settings(parser.add_argument_group("without --url"), SETTINGS)
 

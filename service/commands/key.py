@@ -1,4 +1,4 @@
-"""`danmaku key`: makes an API key, or the key files of workers."""
+"""`danmaku key`: generates an API key, or key files for workers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 NAME = "key"
-HELP = "make an API key, or the key files of workers"
+HELP = "generate an API key, or key files for workers"
 DESCRIPTION = (
-    "Prints a new API key, for a client, and its hash, for --api-key-hashes. Neither is stored. With --worker, writes "
-    "two key files that encrypt the connections to workers and let in only those who have them."
+    "Prints a new API key for a client and its hash for --api-key-hashes. Neither is stored. With --worker, writes "
+    "two key files that encrypt connections to workers and reject clients without a key."
 )
 EXAMPLE = """example:
   danmaku key

@@ -1,4 +1,4 @@
-"""The flags of commands that read recordings: what cannot be told from a file, and where results go."""
+"""Defines the flags of commands that read recordings: options that a file does not determine, and outputs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ EMBEDDING = ("encoder", "max_seq_len", "precision", "device", "threads")
 
 
 def add_recording_flags(parser: argparse.ArgumentParser, *, encoding_flag: str = "--encoding") -> None:
-    group = parser.add_argument_group("recordings", "How to read them, where a file does not tell; docs/recordings.md.")
-    group.add_argument("--format", choices=FORMATS, help="of all files; default: each is recognised")
+    group = parser.add_argument_group("recordings", "How to read recordings; see docs/recordings.md.")
+    group.add_argument("--format", choices=FORMATS, help="format of all files [detected per file]")
     group.add_argument(
         encoding_flag,
         dest="file_encoding",
         metavar="NAME",
-        help="of all files; default: each is recognised",
+        help="character encoding of all files [detected per file]",
     )
-    group.add_argument("--text-column", metavar="NAME|N", help="CSV, JSON: the column or field with the danmaku")
-    group.add_argument("--time-column", metavar="NAME|N", help="CSV, JSON: … with seconds into the video, or the date")
-    group.add_argument("--lenient", action="store_true", help="exit status 0 even if something could not be read")
+    group.add_argument("--text-column", metavar="NAME|N", help="CSV, JSON: column or field of the text")
+    group.add_argument(
+        "--time-column", metavar="NAME|N", help="CSV, JSON: column or field of the time, in seconds or as a date"
+    )
+    group.add_argument("--lenient", action="store_true", help="exit with status 0 even if some input could not be read")
 
 
 def recording_options(parsed: argparse.Namespace, **more: Any) -> Options:
@@ -33,9 +35,11 @@ def recording_options(parsed: argparse.Namespace, **more: Any) -> Options:
 
 
 def add_embedding_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds those of commands that embed recordings in this process, `embed_recordings`."""
-    parser.add_argument("recordings", metavar="RECORDING", nargs="+", type=Path, help="files, docs/recordings.md")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar (never shown without a terminal)")
+    """Adds the flags of commands that embed recordings in this process with `embed_recordings`."""
+    parser.add_argument(
+        "recordings", metavar="RECORDING", nargs="+", type=Path, help="recordings; see docs/recordings.md"
+    )
+    parser.add_argument("--quiet", action="store_true", help="hide the progress bar")
     add_recording_flags(parser)
     add_settings(parser.add_argument_group("embedding"), EMBEDDING)
 
@@ -54,9 +58,9 @@ def name_outputs(
         if path.suffix not in suffixes:
             raise ConfigurationError(f"invalid {flag}: {path}; expected a name that ends in {', '.join(suffixes)}")
         if not path.parent.is_dir():
-            raise ConfigurationError(f"invalid {flag}: {path}; expected a folder that exists")
+            raise ConfigurationError(f"invalid {flag}: {path}; expected an existing folder")
         if path.resolve() in used:
-            hint = "" if "{name}" in pattern else ", such as one with {name}, which stands for that of the recording"
+            hint = "" if "{name}" in pattern else "; {name} in it stands for the name of the recording"
             raise ConfigurationError(f"invalid {flag}: {path} is read or written already; expected another name{hint}")
         used.add(path.resolve())
     return paths

@@ -11,7 +11,7 @@ from service.settings import Settings
 
 NAME = "serve"
 HELP = "run the gateway"
-DESCRIPTION = "Runs the gateway until SIGTERM or Ctrl-C. Every flag is also a variable, DANMAKU_<FLAG>."
+DESCRIPTION = "Runs the gateway until SIGTERM or Ctrl-C. Every flag is also an environment variable, DANMAKU_<FLAG>."
 EXAMPLE = """example:
   danmaku serve --port 8123 --encoder onnx://models/danmaku-bert-mini
   curl -s 127.0.0.1:8123/embed -d '["草", "awsl"]'

@@ -12,8 +12,8 @@ from service.worker.flags import EXAMPLE, add_flags
 __all__ = ["CLASSIC", "DESCRIPTION", "EXAMPLE", "HELP", "NAME", "add_flags", "run", "run_classic"]
 
 NAME = "worker"
-HELP = "run a worker, a replacement for bert-serving-start"
-DESCRIPTION = "Encodes texts for bert-serving-client and for gateways, until SIGTERM or Ctrl-C."
+HELP = "run a worker that replaces bert-serving-start"
+DESCRIPTION = "Encodes texts for bert-serving-client and gateways until SIGTERM or Ctrl-C."
 CLASSIC = "--classic"
 
 
@@ -32,8 +32,8 @@ def run_classic(flags: Sequence[str]) -> int:
         return bert_serving_start(flags)
     except ModuleNotFoundError as error:
         print(
-            f"danmaku worker {CLASSIC}: {error.name} is not installed; `make classic` makes an environment that "
-            "has it: .venv-classic/bin/danmaku",
+            f"danmaku worker {CLASSIC}: {error.name} is not installed; run `make classic` and use "
+            ".venv-classic/bin/danmaku",
             file=sys.stderr,
         )
         return 1

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs, by the package onnxruntime-gpu in the place of onnxruntime."""
+"""Runs the model on NVIDIA GPUs, with the package onnxruntime-gpu instead of onnxruntime."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def check_device(device: Device, precision: str) -> None:
         raise ConfigurationError(f"invalid device: {device.name}; expected one of {', '.join(DEVICES)}")
     if device.name == "cuda" and CUDA not in onnxruntime.get_available_providers():
         raise ConfigurationError(
-            f"invalid device: cuda, which onnxruntime {onnxruntime.__version__} here does not have; expected {MEANT}"
+            f"invalid device: cuda is not supported by the installed onnxruntime {onnxruntime.__version__}; "
+            f"expected {MEANT}"
         )
     if device.name == "cuda" and precision in ("int8", "bfloat16"):
         raise ConfigurationError(f"invalid precision: {precision} with the device cuda; expected float32 or float16")
@@ -47,7 +48,7 @@ def _open_on(
         choices["gpu_mem_limit"] = int(memory_fraction * _memory_bytes(gpu))
     session = onnxruntime.InferenceSession(graph, settings, providers=[(CUDA, choices), CPU])
     if CUDA not in session.get_providers():  # it logs the reason, and would go on without
-        raise ConfigurationError(f"invalid device: cuda, GPU {gpu} cannot be used; expected {MEANT}")
+        raise ConfigurationError(f"invalid device: cuda: GPU {gpu} cannot be used; expected {MEANT}")
     return session
 
 
@@ -63,7 +64,7 @@ def _memory_bytes(gpu: int) -> int:
         ):
             raise OSError(f"the driver's error {code}")
     except OSError as error:
-        raise ConfigurationError(f"invalid device: cuda, GPU {gpu}: {error}; expected {MEANT}") from None
+        raise ConfigurationError(f"invalid device: cuda: GPU {gpu}: {error}; expected {MEANT}") from None
     return size.value
 
 

@@ -1,4 +1,4 @@
-"""BERT as an ONNX graph, built from a checkpoint's weights, pooling included.
+"""Builds BERT as an ONNX graph from a checkpoint's weights, pooling included.
 
 It computes what bert-serving-server 1.10 computes (GELU by erf, LayerNorm with epsilon 1e-12, masked scores of −10000)
 unless the model's configuration says otherwise, arranged for a CPU:

@@ -1,4 +1,4 @@
-"""The same graph in bfloat16 by OpenVINO, for processors that multiply bfloat16: nearly float32's vectors, much faster.
+"""Runs the same graph in bfloat16 with OpenVINO, for processors with bfloat16: nearly float32's vectors, much faster.
 
 OpenVINO prepares kernels for each new shape. So that there are few shapes, calls are padded with tokens and texts that
 nobody reads.

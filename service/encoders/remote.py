@@ -1,4 +1,4 @@
-"""Workers elsewhere as one encoder: `danmaku worker`, or a genuine bert-serving-server, over bert-as-service's wire.
+"""Uses remote workers as one encoder: `danmaku worker` or genuine bert-serving-servers, over their protocol.
 
     bert://HOST[:PORT[:PORT_OUT]][,HOST…]      these workers
     bert+dns://NAME[:PORT[:PORT_OUT]]          workers at all addresses of the name, resolved repeatedly
@@ -194,10 +194,10 @@ class RemoteEncoder:
     def _refusal(self, fingerprint: str, failure: WorkerLost | WorkerFailed | None) -> DanmakuError:
         self._update_model()  # a worker may have gone just now
         if self._ready() and self._least_busy(fingerprint) is None and self.model.fingerprint != fingerprint:
-            return ModelGone("no worker has the model any more that the texts were prepared for")
+            return ModelGone("no worker serves the model for which the texts were prepared")
         if isinstance(failure, WorkerFailed):
             return EncoderFailure(f"the worker could not encode: {failure}")
-        return EncoderUnavailable("the worker was lost before its answer" if failure else "no worker is ready")
+        return EncoderUnavailable("the worker was lost before it answered" if failure else "no worker is ready")
 
     def _update_model(self) -> None:
         """Takes the model of most ready workers; the current model wins a tie."""

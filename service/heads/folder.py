@@ -1,4 +1,4 @@
-"""The folder of a head, as training writes it and the service reads it.
+"""Reads and writes the folder of a head.
 
     heads/spam/
       head.json     labels, the encoder it belongs to, its version
@@ -52,7 +52,7 @@ def read_head(path: Path) -> Head:
     except DAMAGE as error:
         raise HeadError(f"{path} is not a head: {error}; expected what `danmaku-train classify` writes") from None
     if not is_whole:
-        raise HeadError(f"{path} is damaged: its files are of different versions; train it again")
+        raise HeadError(f"{path} is damaged: its files have different versions; retrain it")
     return head
 
 

@@ -53,7 +53,7 @@ class Weights:
         labels, size = len(self.bias), len(self.buckets)
         if self.vector.shape[1:] != (labels,) or self.ngrams.shape != (size, labels + 1):
             raise ValueError(
-                f"the weights are of shapes {self.vector.shape}, {self.bias.shape} and {self.ngrams.shape}; expected "
+                f"the weights have shapes {self.vector.shape}, {self.bias.shape} and {self.ngrams.shape}; expected "
                 f"as many labels in each, and {size} rows of n-grams"
             )
         if not 1 <= self.bits <= MAX_BITS or (size and int(self.buckets.max()) >> self.bits):
@@ -83,7 +83,7 @@ class Head:
         if encoder.fingerprint != fingerprint:
             raise HeadError(
                 f"{what} reads vectors of {encoder.model!r} with the fingerprint {encoder.fingerprint}, but these are "
-                f"of {model!r} with {fingerprint}; train it again on this model, or use the other one, with the "
+                f"of {model!r} with {fingerprint}; retrain it on this model, or serve the other model with "
                 f"pooling layer {' '.join(map(str, encoder.pooling_layer))}"
             )
 
@@ -95,7 +95,7 @@ class Head:
         return np.asarray(scores + self._recall_ngrams(texts), np.float32)
 
     def _recall_ngrams(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns what `_score_ngrams` does, and computes only what has not been asked for lately."""
+        """Returns what `_score_ngrams` does, and computes only what is not remembered."""
         new, old = self._scored, self._scored_before  # several threads may ask
         rows = [new.get(text) or old.get(text) or b"" for text in texts]
         if missing := [place for place, row in enumerate(rows) if not row]:

@@ -1,4 +1,4 @@
-"""The heads that a gateway serves. A head whose folder changes is exchanged while requests run.
+"""Manages the heads that a gateway serves, and replaces a head when its folder changes.
 
 Training replaces a folder by renaming, while people copy its files one after the other, so the folder is looked at once
 a second and read again whenever one of its files has changed. A request holds the heads that it began with, so its
@@ -61,7 +61,7 @@ class Heads:
         return chosen
 
     async def watch(self) -> None:
-        """Exchanges heads whose folders change, until it is cancelled."""
+        """Replaces heads whose folders change, until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             for name, path in self._paths.items():

@@ -1,4 +1,4 @@
-"""Characters, pairs and triples of them, as numbers of buckets, in a handful of numpy calls for a whole list of texts.
+"""Hashes n-grams of one to three characters into buckets, with a few numpy calls for a whole list of texts.
 
 Vectors know what a text means; characters know its exact wording, which decides many labels that users invent. A hash
 takes the place of a vocabulary, so a head is small whatever it has read, and applying it needs no dictionary.

@@ -1,4 +1,4 @@
-"""Files of danmaku that people have, read by one function: `open_recording(path).rows()`.
+"""Reads files of recorded danmaku with one function: `open_recording(path).rows()`.
 
     file ─▶ decoding: which encoding ─▶ recording: which format ─▶ a parser of that format ─▶ rows ─▶ documents
 

@@ -1,4 +1,4 @@
-r"""Subtitles (ASS) that tools draw danmaku with.
+r"""Parses ASS subtitles that tools use to draw danmaku.
 
     Dialogue: 0,00:00:12.34,00:00:27.34,R2L,,0,0,0,,{\move(1920,40,-200,40)}{\alpha&H4C\1cffffff&}text
     Dialogue: 0,0:00:12.34,0:00:24.00,Danmaku,,0,0,44,Banner;6;0;30,{\cffffff}name: text

@@ -1,4 +1,4 @@
-"""Bilibili's XML of a video, and what imitates it: blrec, BililiveRecorder, biliup, DanmakuFactory, dandanplay.
+"""Parses Bilibili's XML of a video and its imitations: blrec, BililiveRecorder, biliup, DanmakuFactory, dandanplay.
 
     <d p="490.19100,1,25,16777215,1584268892,0,a16fe0dd,29950852386521095">text</d>
 

@@ -1,4 +1,4 @@
-"""The archive bilibili-vtuber-danmaku: ROOM/YYYY-M-D.txt, one room on one day (UTC+8), whatever was on.
+"""Parses the archive bilibili-vtuber-danmaku: ROOM/YYYY-M-D.txt has one room on one day (UTC+8).
 
     TIME13:31ONLINE61                       how many were watching, once or twice a minute, in all versions
     别突了别突了                            V0, to May 2019

@@ -1,4 +1,4 @@
-"""How rows become documents: all danmaku of one video or stream, in the order in which viewers see them.
+"""Groups rows into documents: all danmaku of one video or stream, in the order in which viewers see them.
 
 `documents` holds one document at a time, and a document ends at MAX_LINES: memory does not grow with the file. For
 every file

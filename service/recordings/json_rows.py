@@ -1,4 +1,4 @@
-"""JSON of recorders and crawlers: a value a line, or one array of them; what a value is, its fields say.
+"""Parses JSON of recorders and crawlers: one value per line, or an array; its fields identify a value.
 
     {"text": "草", "time": 1.5}                             any: fields as in TEXT and TIME, or as the options name them
     {"cmd": "DANMU_MSG", "info": [[0, 1, 25, 16777215, 1600000000123, …], "草", …]}   raw events: blrec, blivedm;

@@ -1,4 +1,4 @@
-"""Text that is nearly XML, child by child of its root, with expat, which holds nothing.
+"""Parses text that is nearly XML, child by child of its root, with expat and constant memory.
 
 Recorders that died left their files open, viewers paste characters that XML forbids, and old tools escape nothing. So
 the forbidden is taken out first, the parser is given a piece at a time, up to each closing tag of one name, and an
@@ -74,7 +74,7 @@ class LenientXml:
             if "<!DOCTYPE" in prolog:
                 raise RecordingError(
                     f"{self._file} has a document type declaration, which can hide attacks and which no recorder "
-                    "writes: take out the file, or the declaration"
+                    "writes; remove the file or the declaration"
                 )
             self._is_in_prolog = not start
         piece = FORBIDDEN.sub("", piece)

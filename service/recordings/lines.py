@@ -146,4 +146,4 @@ def _first_danmaku(name: str, rows: Iterator[Row], dropped: Counter[str]) -> Row
         if row.text is not None:
             return row
         dropped[row.reason] += 1
-    raise RecordingError(f"{name} holds no danmaku ({describe_drops(dropped)}); {READ}")
+    raise RecordingError(f"{name} contains no danmaku ({describe_drops(dropped)}); {READ}")

@@ -1,4 +1,4 @@
-"""Plain text: one danmaku per line, and blank lines between documents, of which a file may have several.
+"""Parses plain text: one danmaku per line, with blank lines between the documents of a file.
 
 Documents are identified by their number. A file that is not recognised as another format is plain text.
 """

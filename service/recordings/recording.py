@@ -50,7 +50,9 @@ SUFFIXES = {
     ".ass": "ass",
     ".txt": "text",
 }
-READ = "expected XML of Bilibili or a recorder, ASS, JSON, CSV, a day file, a segment, or a danmaku a line in .txt"
+READ = (
+    "expected XML of Bilibili or a recorder, ASS, JSON, CSV, a day file, a segment, or .txt with one danmaku per line"
+)
 MARKUP = re.compile(r"<[?!/a-zA-Z]")
 DANMAKU_TAG = re.compile(r"<d\s[^<>]*\bp=|<i>|<i\s")
 HTML = re.compile(r"<!doctype\s+html|<html[\s>]", re.IGNORECASE)
@@ -211,7 +213,9 @@ def recognise(name: str, head: str, suffix: str, options: Options, *, is_whole: 
     if expected in (None, "text", "csv") and tables.is_table(lines):
         return "csv"
     if expected in ("xml", "ass", "json", "jsonl", "segment"):
-        raise RecordingError(f"{name} does not hold what its name says; {READ}; or say what it is with --format")
+        raise RecordingError(
+            f"{name} does not contain what its name suggests; {READ}; or give its format with --format"
+        )
     if expected == "csv" or tables.has_column(lines, options.text_column) or tables.is_columns(lines):
         return "csv"
     _refuse_other_text(name, lines)
@@ -278,7 +282,7 @@ def _refuse_other_text(name: str, lines: list[str]) -> None:
     path = Path(name)
     hint = "if it is danmaku, say so with --format text"
     if NOT_DANMAKU.fullmatch(path.name):
-        raise RecordingError(f"{name} is not a recording by its name; {hint}")
+        raise RecordingError(f"{name} does not have the name of a recording; {hint}")
     if is_most(sum(1 for line in lines if PACKAGE.fullmatch(line)), lines):
         raise RecordingError(f"{name} is a list of packages; {hint}")
 

@@ -1,4 +1,4 @@
-"""Bilibili's protobuf segments (`seg.so`): six minutes of a video's danmaku each.
+"""Parses Bilibili's protobuf segments (`seg.so`), which have six minutes of a video's danmaku each.
 
 Only what is needed is declared, so that the hash of the writer is not even decoded. The fields are those of
 `bilibili.community.service.dm.v1.DmSegMobileReply`, numbered as the player's own requests show them.

@@ -1,4 +1,4 @@
-"""CSV and TSV: recorded danmaku without a header, `text,seconds into the video,posted at`; or a table with one.
+"""Parses CSV and TSV: recorded danmaku without a header, `text,seconds into the video,posted at`; or a table with one.
 
 Recorded danmaku come in two kinds. Crawlers that join with commas quote nothing: the text may hold commas, so a row is
 read from the right, and fragments of scripts, which stand in these files unescaped, are malformed rows. What a CSV

@@ -42,7 +42,7 @@ def read_timed(recording: Recording) -> Timed:
             lines.append(TimedLine(number, row.text, seconds, row.style))
         number += 1
     if not lines:
-        raise RecordingError(f"{recording.path} holds no danmaku with a time ({describe_drops(dropped)})")
+        raise RecordingError(f"{recording.path} contains no danmaku with a time ({describe_drops(dropped)})")
     lines.sort(key=lambda line: line.seconds)
     if (start := lines[0].seconds) >= UNIX_FROM_S:
         lines = [replace(line, seconds=line.seconds - start) for line in lines]

@@ -25,6 +25,4 @@ async def open_store(url: str) -> Store:
         return await MilvusStore.open(url)
     # The rest is not shown: it may contain a password.
     name = f" {scheme}://" if scheme.isalpha() and rest else ""
-    raise ConfigurationError(
-        f"invalid store of collections{name}; expected sqlite:///PATH or milvus://HOST:19530/DATABASE"
-    )
+    raise ConfigurationError(f"invalid collections{name}; expected sqlite:///PATH or milvus://HOST:19530/DATABASE")

@@ -28,85 +28,102 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     cores = count_cores()
 
     paths = parser.add_argument_group("model")
-    paths.add_argument("-model_dir", type=Path, required=True, help="directory with vocab.txt, config, checkpoint")
+    paths.add_argument(
+        "-model_dir", type=Path, required=True, help="directory with the vocabulary, config and checkpoint"
+    )
     paths.add_argument("-tuned_model_dir", type=Path, help="directory of the checkpoint, if not -model_dir")
     paths.add_argument(
         "-ckpt_name",
-        help=f"prefix of the checkpoint's files [{DEFAULT_CKPT_NAME}, or the one named by the directory]",
+        help=f"prefix of the checkpoint's files [{DEFAULT_CKPT_NAME}, or the directory's own]",
     )
-    paths.add_argument("-config_name", default="bert_config.json", help="[%(default)s]")
+    paths.add_argument("-config_name", default="bert_config.json", help="name of the config file [%(default)s]")
 
     bert = parser.add_argument_group("vectors")
-    bert.add_argument("-max_seq_len", type=_max_seq_len, default=25, help="tokens per text, or NONE [%(default)s]")
+    bert.add_argument(
+        "-max_seq_len", type=_max_seq_len, default=25, help="maximum tokens per text, or NONE [%(default)s]"
+    )
     bert.add_argument("-cased_tokenization", dest="do_lower_case", action="store_false", help="keep case and accents")
     bert.add_argument("-pooling_layer", type=int, nargs="+", help="layers to pool, concatenated [-2, or the model's]")
     bert.add_argument(
         "-pooling_strategy",
         choices=(*POOLING_STRATEGIES, *OTHER_NAMES),
-        help="[REDUCE_MEAN, or the model's]",
+        help="how to combine token vectors [REDUCE_MEAN, or the model's]",
         metavar="|".join(POOLING_STRATEGIES),
     )
     bert.add_argument("-mask_cls_sep", action="store_true", help="hide [CLS] and [SEP] from attention and pooling")
-    bert.add_argument("-no_special_token", action="store_true", help="no [CLS] and [SEP] around texts sent as tokens")
-    bert.add_argument("-show_tokens_to_client", action="store_true", help="send the tokens with the vectors")
-    bert.add_argument("-no_position_embeddings", action="store_true")
-    bert.add_argument("-sentence_pairs", action="store_true", help="read `a ||| b` as two texts")
-    bert.add_argument("-precision", choices=PRECISIONS, default="float32", help="[%(default)s]")
-    bert.add_argument("-allow_inexact", action="store_true", help="start even if vectors deviate from float32")
+    bert.add_argument(
+        "-no_special_token", action="store_true", help="do not add [CLS] and [SEP] to texts sent as tokens"
+    )
+    bert.add_argument("-show_tokens_to_client", action="store_true", help="return the tokens with the vectors")
+    bert.add_argument("-no_position_embeddings", action="store_true", help="do not add position embeddings")
+    bert.add_argument("-sentence_pairs", action="store_true", help="read `a ||| b` as a pair of texts")
+    bert.add_argument("-precision", choices=PRECISIONS, default="float32", help="numeric precision [%(default)s]")
+    bert.add_argument("-allow_inexact", action="store_true", help="start even if vectors differ from float32")
 
     serving = parser.add_argument_group("serving")
     serving.add_argument(
-        "-bind", default="127.0.0.1", metavar="ADDRESS", help="listen here; * for all addresses [%(default)s]"
-    )
-    serving.add_argument("-port", "-port_in", "-port_data", type=int, default=5555, help="for requests [%(default)s]")
-    serving.add_argument("-port_out", "-port_result", type=int, default=5556, help="for answers [%(default)s]")
-    serving.add_argument("-http_port", type=int, help="for /encode and /status/server over HTTP")
-    serving.add_argument("-http_max_connect", type=int, default=10, help="concurrent HTTP requests [%(default)s]")
-    serving.add_argument("-metrics_port", type=int, help="for Prometheus' /metrics; monitoring/ expects 9101")
-    serving.add_argument(
-        "-key_file", type=Path, help="admit only clients with the other file of this key (danmaku key --worker)"
+        "-bind", default="127.0.0.1", metavar="ADDRESS", help="address to listen on; * for all [%(default)s]"
     )
     serving.add_argument(
-        "-cors", default="", help="Access-Control-Allow-Origin of HTTP responses [none: no web page may read them]"
+        "-port", "-port_in", "-port_data", type=int, default=5555, help="port for requests [%(default)s]"
     )
+    serving.add_argument("-port_out", "-port_result", type=int, default=5556, help="port for responses [%(default)s]")
+    serving.add_argument("-http_port", type=int, help="port for /encode and /status/server over HTTP")
+    serving.add_argument(
+        "-http_max_connect", type=int, default=10, help="maximum concurrent HTTP requests [%(default)s]"
+    )
+    serving.add_argument("-metrics_port", type=int, help="port for Prometheus' /metrics; monitoring/ expects 9101")
+    serving.add_argument(
+        "-key_file",
+        type=Path,
+        help="worker.key_secret; accept only clients that have worker.key (danmaku key --worker)",
+    )
+    serving.add_argument("-cors", default="", help="Access-Control-Allow-Origin of HTTP responses [none]")
     serving.add_argument(
         "-num_worker",
         type=int,
         default=1,
-        help="concurrent model calls: 1 has the lowest latency for single texts, one per thread the highest throughput "
-        "[%(default)s]",
+        help="concurrent model calls: 1 gives the lowest latency for single texts, one per thread the highest "
+        "throughput [%(default)s]",
     )
-    serving.add_argument("-threads", type=int, default=cores, help="for all model calls [%(default)s, the cores]")
+    serving.add_argument(
+        "-threads", type=int, default=cores, help="threads for all model calls [%(default)s, the cores]"
+    )
     serving.add_argument("-max_batch_size", type=int, default=256, help="maximum texts per model call [%(default)s]")
     serving.add_argument(
-        "-priority_batch_size", type=int, default=16, help="requests of at most this many texts go first [%(default)s]"
+        "-priority_batch_size",
+        type=int,
+        default=16,
+        help="requests with at most this many texts take priority [%(default)s]",
     )
     serving.add_argument(
         "-fixed_embed_length",
         action="store_true",
         help="pad to the model's number of positions if pooling_strategy and max_seq_len are NONE",
     )
-    serving.add_argument("-allow_terminate", action="store_true", help="let clients end the worker with TERMINATION")
+    serving.add_argument("-allow_terminate", action="store_true", help="let clients stop the worker with TERMINATION")
 
     devices = parser.add_argument_group("device")
-    devices.add_argument("-device", choices=DEVICES, default="cpu", help="[%(default)s]; see docs/gpu.md")
+    devices.add_argument(
+        "-device", choices=DEVICES, default="cpu", help="device that runs the model; see docs/gpu.md [%(default)s]"
+    )
     devices.add_argument("-cpu", action="store_true", help="the default")
-    devices.add_argument("-fp16", action="store_true", help="with -device cuda: -precision float16")
+    devices.add_argument("-fp16", action="store_true", help="with -device cuda: same as -precision float16")
     devices.add_argument(
         "-gpu_memory_fraction",
         type=float,
         default=GPU_FLAGS["gpu_memory_fraction"],
-        help="with -device cuda: the share of each GPU's memory to use [%(default)s]",
+        help="with -device cuda: fraction of each GPU's memory to use [%(default)s]",
     )
     devices.add_argument(
         "-device_map",
         type=int,
         nargs="+",
         default=GPU_FLAGS["device_map"],
-        help="with -device cuda: numbers of the GPUs; -num_worker calls take turns on them [0]",
+        help="with -device cuda: indexes of the GPUs; model calls are spread over them [0]",
     )
 
-    ineffective = parser.add_argument_group("accepted for compatibility, without effect")
+    ineffective = parser.add_argument_group("accepted for compatibility, but ignored")
     for name, default in INEFFECTIVE_FLAGS.items():
         if default is False:
             ineffective.add_argument(f"-{name}", action="store_true")
@@ -156,7 +173,7 @@ def find_faults(flags: argparse.Namespace) -> list[str]:
         if not 0 < flags.gpu_memory_fraction <= 1:
             faults.append(f"invalid -gpu_memory_fraction: {flags.gpu_memory_fraction}; expected above 0 and at most 1")
         if any(gpu < 0 for gpu in flags.device_map):
-            faults.append(f"invalid -device_map: {flags.device_map}; expected numbers of GPUs, the first is 0")
+            faults.append(f"invalid -device_map: {flags.device_map}; expected indexes of GPUs, from 0")
     return faults
 
 
@@ -178,5 +195,4 @@ def _max_seq_len(value: str) -> int | None:
         return None
     if not value.isdecimal() or int(value) <= 3:
         raise argparse.ArgumentTypeError(f"invalid length: {value!r}; expected a number above 3, or NONE for no limit")
-
     return int(value)

@@ -44,7 +44,9 @@ def create_http(worker: Worker, *, max_connect: int, cors: str) -> Starlette:
                     if received_bytes > MAX_RECEIVED_BYTES:
                         raise Overloaded("too many bodies are being received; retry later", 1)
         except TimeoutError:
-            raise ValueError(f"late body: expected within {BODY_TIMEOUT_S:g} s") from None
+            raise ValueError(
+                f"invalid body: it did not arrive in time; expected it within {BODY_TIMEOUT_S:g} s"
+            ) from None
         finally:
             received_bytes -= len(body)
         return bytes(body)

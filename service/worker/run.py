@@ -98,10 +98,10 @@ async def serve(flags: argparse.Namespace) -> int:
                     *(model.pooling_strategy, list(model.pooling_layer), model.max_seq_len),
                 )
                 if wire.is_loopback(flags.bind):
-                    log.info("only programs on this machine can connect; -bind 0.0.0.0 admits those on others")
+                    log.info("only programs on this machine can connect; -bind 0.0.0.0 also accepts other machines")
                 log.info("all set, ready to serve request!")  # bert-serving-start's words, which scripts wait for
                 await run_until_first(stop.wait(), worker.wait_until_ended())
-                log.info("ending; %d requests are in progress", worker.in_progress)
+                log.info("stopping; %d requests are in progress", worker.in_progress)
         except zmq.ZMQError as error:
             raise ConfigurationError(
                 f"cannot listen on {flags.bind}, ports {flags.port} and {flags.port_out}: {error}"

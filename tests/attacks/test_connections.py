@@ -43,7 +43,7 @@ def test_the_oldest_idle_connection_is_closed_for_a_new_one(metrics: Metrics, ca
     assert opened.admit(fourth)
     assert [each.is_dropped for each in (first, second, third, fourth)] == [False, True, False, False]
     assert len(opened) == 3
-    assert "All 3 connections are taken (3 idle" in caplog.text
+    assert "All 3 connections are in use (3 idle" in caplog.text
     assert b'danmaku_connections_dropped_total{stage="idle"} 1.0' in metrics.text()
 
 
@@ -136,4 +136,4 @@ def test_probes_are_answered_while_a_gateway_has_no_descriptor_left() -> None:
     finally:
         process.terminate()
         stderr = process.communicate(timeout=60)[1]
-    assert "All 128 connections are taken" in stderr
+    assert "All 128 connections are in use" in stderr

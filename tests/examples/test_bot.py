@@ -194,12 +194,12 @@ def test_the_command_reads_a_pipe(gateway: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "code", "why"),
     [
-        (["room:1", "--speed", "60"], 2, "--speed replays a file"),
+        (["room:1", "--speed", "60"], 2, "invalid --speed: standard input"),
         (["-", "--script", "{}/script.tsv"], 1, "pair 1 has 1 parts"),
         (["{}/none", "--speed", "1"], 1, "cannot be read"),
         (["{}/none"], 1, "does not exist"),
         (["{}/chat.ndjson", "--url", "http://127.0.0.1:9"], 1, "`make serve` starts one"),
-        (["{}/chat.ndjson", "--speed", "0"], 2, "--speed: expected a number above 0"),
+        (["{}/chat.ndjson", "--speed", "0"], 2, "invalid --speed: 0; expected a number above 0"),
     ],
 )
 def test_the_command_says_what_is_wrong(

@@ -87,13 +87,13 @@ async def test_a_recording_is_replayed_in_its_order_at_a_speed(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("source", "speed", "why"),
     [
-        ("plain.txt", 60.0, "plain.txt: 1 danmaku, none with a time"),
+        ("plain.txt", 60.0, "plain.txt: none of 1 danmaku has a time"),
         ("missing.txt", 60.0, "missing.txt cannot be read: No such file"),
         ("missing.txt", None, "missing.txt does not exist; expected a recording"),
         ("page.html", None, "page.html is a page of HTML"),
         ("picture.png", None, "picture.png is not text"),
         ("picture.png", 60.0, "picture.png is not text"),
-        ("room:mea", None, "room:mea is no room"),
+        ("room:mea", None, "invalid room: mea"),
     ],
 )
 async def test_a_source_that_gives_nothing_says_why(tmp_path: Path, source: str, speed: float | None, why: str) -> None:
@@ -128,5 +128,5 @@ async def test_a_room_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     source = await open_source("room:21452505", None)
 
     assert await of(source, 2) == ["阿夸", "awsl"]
-    with pytest.raises(SourceError, match="room:21452505 is over: no host left"):
+    with pytest.raises(SourceError, match="room:21452505 has ended: no host left"):
         await of(await open_source("room:21452505", None), 3)

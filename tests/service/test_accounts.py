@@ -56,7 +56,7 @@ def test_a_rate_limits_texts_over_time(metrics: Metrics) -> None:
     bot = account(metrics, now, texts_per_s=2)
     bot.check()
     bot.charge(1000)
-    with pytest.raises(RateExceeded, match="key 'bot' has 2 texts a second; retry in 490 s") as refused:
+    with pytest.raises(RateExceeded, match="key 'bot' may send 2 texts per second; retry in 490 s") as refused:
         bot.check()
     assert refused.value.retry_after_s == 490  # 20 were saved up
     now[0] = 489.0
@@ -75,7 +75,7 @@ def test_a_quota_is_for_a_day_of_utc(metrics: Metrics) -> None:
     for _ in range(5):
         bot.check()
         bot.charge(1)
-    with pytest.raises(QuotaSpent, match="key 'bot' has 5 texts a day; retry in 101 s") as refused:
+    with pytest.raises(QuotaSpent, match="key 'bot' may send 5 texts per day; retry in 101 s") as refused:
         bot.check()
     assert refused.value.retry_after_s == 101
     now[0] += 101
@@ -183,8 +183,8 @@ HASH = f'hash = "{"0" * 64}"'
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "expected a readable file of TOML"),
-        ("[bot", "expected a readable file of TOML"),
+        (None, "expected a readable TOML file"),
+        ("[bot", "expected a readable TOML file"),
         ("", "no keys; expected a table for each"),
         ("bot = 1", "invalid key 'bot'"),
         ("[bot]", "invalid hash of key 'bot'"),

@@ -114,7 +114,7 @@ async def test_input_is_answered_in_the_shape_of_vllm(http: httpx.AsyncClient) -
         ("/classify", {"texts": ["草"], "heads": ["span"]}, 404, "no head 'span'; expected one of length, spam"),
         ("/classify", {"texts": ["草"], "heads": []}, 422, "invalid heads"),
         ("/classify", {"texts": ["草"], "input": "草"}, 422, "expected either `texts` or `input`"),
-        ("/classify", {"texts": ["草"], "model": "spam"}, 422, "`model` to `input`"),
+        ("/classify", {"texts": ["草"], "model": "spam"}, 422, "`model` requires `input`"),
         ("/classify", {}, 422, "expected either `texts` or `input`"),
         ("/classify", {"input": [" "]}, 422, "input.0: the text is blank"),
         ("/predict", {"inputs": [["草", "好"]]}, 422, "invalid inputs.0: 2 texts; expected a list of one text"),

@@ -45,7 +45,11 @@ async def test_any_id_is_returned(client: httpx.AsyncClient, given: object) -> N
         ('{"id": 1, "texts": [3]}', "WireError", "list of strings"),
         ('{"id": NaN, "texts": ["草"]}', "ValueError", "not JSON compliant"),
         ('{"id": 1, "texts": ["草"], "is_tokenized": true}', "ValueError", "invalid texts; expected strings"),
-        ('{"id": 1, "texts": [["草"]], "is_tokenized": true}', "ValueError", "is_tokenized works with workers only"),
+        (
+            '{"id": 1, "texts": [["草"]], "is_tokenized": true}',
+            "ValueError",
+            "is_tokenized is supported by workers only",
+        ),
         ('{"id": 1, "texts": ["草", " "]}', "NoVector", "texts.1: the text is blank"),
         ('{"id": 1, "texts": ["😂"]}', "NoVector", "texts.0: the vocabulary has none"),
         (json.dumps({"id": 1, "texts": ["草"] * 51}), "TooLarge", "51 in one request; expected at most 50"),

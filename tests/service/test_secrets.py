@@ -19,7 +19,7 @@ PASSWORD = "hunter2"
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_gateway_writes_no_secret(tmp_path: Path, log_format: str) -> None:
-    """Redis does not answer, requests have right and wrong keys, and much fails."""
+    """Redis does not respond, requests have right and wrong keys, and much fails."""
     key, wrong = make_key(), make_key()
     (port,) = free_ports(1)
     variables = {
@@ -44,7 +44,7 @@ def test_a_gateway_writes_no_secret(tmp_path: Path, log_format: str) -> None:
     written += "".join(f"{answer.headers} {answer.text}" for answer in answers)
 
     assert {answer.status_code for answer in answers} == {200, 400, 401, 404, 422}
-    assert "Redis does not answer" in stderr
+    assert "Redis does not respond" in stderr
     for secret in (PASSWORD, key, wrong, hash_key(key)):
         assert secret not in written
 

@@ -111,7 +111,7 @@ def open_mean(models: list[Path]) -> ModelDirectory:
     for directory, other in zip(models, opened, strict=True):
         if other.config != first.config or other.tokenizer.vocab != first.tokenizer.vocab:
             raise ValueError(
-                f"invalid --model {directory}: another shape or vocabulary than {models[0]}; expected the same"
+                f"invalid --model {directory}: its shape or vocabulary differs from {models[0]}; expected the same"
             )
     if len(opened) == 1:
         return first

@@ -114,8 +114,8 @@ def fit(lines: TimedLines, settings: CooccurrenceSettings, *, seed: int = 1) -> 
     rows = np.flatnonzero(lines.counts >= settings.min_count)
     if min(len(rows), contexts.shape[1]) <= settings.dim:
         raise ValueError(
-            f"{len(rows)} danmaku stand in at least {settings.min_count} lines, among {contexts.shape[1]} contexts: "
-            f"too few for {settings.dim} dimensions; take more recordings, or a smaller min_count"
+            f"{len(rows)} danmaku occur in at least {settings.min_count} lines, among {contexts.shape[1]} contexts: "
+            f"too few for {settings.dim} dimensions; use more recordings or a smaller min_count"
         )
     counts = _counts(lines, settings, rows) @ contexts  # [r, f]
     totals = np.asarray(counts.sum(0)).ravel() ** SMOOTHING

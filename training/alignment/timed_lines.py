@@ -117,7 +117,7 @@ def read_moments(
         raise ValueError(f"{', '.join(map(str, paths))}: no danmaku" + (f" of the split {split}" if split else ""))
     if not any(seconds):
         raise ValueError(
-            f"{', '.join(map(str, paths))}: no file tells the second of its danmaku; expected recordings "
+            f"{', '.join(map(str, paths))}: no file has the times of its danmaku; expected recordings "
             "(training/README.md), not the text that `clean` wrote"
         )
     texts = list(known)

@@ -117,7 +117,7 @@ def prepare(
     elif old is None:
         raise MismatchedRun(f"{workdir} holds a checkpoint but no run.json, so it is not the workdir of a run")
     elif different := describe_differences(old, description, "inputs"):
-        raise MismatchedRun(f"{path} describes another run ({different}): restore what it had, or use a new workdir")
+        raise MismatchedRun(f"{path} describes another run ({different}): restore its settings, or use a new workdir")
 
 
 def run(

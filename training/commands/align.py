@@ -9,7 +9,7 @@ from typing import Any
 from training.arguments import add_config, add_heldout, add_paths, report_end
 
 NAME = "align"
-HELP = "train a model on several tasks at once, so that near vectors mean alike and it stays a language model"
+HELP = "train a model so that texts with similar meanings have similar vectors, while it stays a language model"
 EXAMPLE = (
     "align training/configs/danmaku-bert-mini-tasks.toml --model models/danmaku-bert-mini --input danmaku_dataset "
     "--general general_zh --workdir runs/aligned"
@@ -24,20 +24,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser,
         "--model",
         "models",
-        "pre-trained models of one lineage, or workdirs: starts from their mean",
+        "pre-trained models or workdirs of one lineage; training starts from their mean",
         metavar="DIR",
     )
-    add_paths(parser, "--input", "recordings", "recordings, as for `clean`, in a format that has times")
+    add_paths(parser, "--input", "recordings", "recordings, as for `clean`, in a format with times")
     parser.add_argument(
         "--general",
         type=Path,
         nargs="+",
         default=[],
         metavar="PATH",
-        help="general texts: .txt files with a text a line",
+        help="general texts: .txt files with one text per line",
     )
-    add_heldout(parser, "share of the documents to leave out, as in `clean` (%(default)s)")
-    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="the run's own folder; not shared")
+    add_heldout(parser, "share of the documents to hold out, as in `clean` (%(default)s)")
+    parser.add_argument(
+        "--workdir", type=Path, required=True, metavar="DIR", help="folder of this run; not shared with other runs"
+    )
 
 
 def run(*, config: Path, overrides: list[str], **flags: Any) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from training.arguments import STOPPED
 
 NAME = "classify"
-HELP = "train a classifier of danmaku from texts with labels, for `danmaku serve --heads`"
+HELP = "train a danmaku classifier from labelled texts, for `danmaku serve --heads`"
 EXAMPLE = "classify --input labelled.csv --model models/danmaku-bert-mini --output heads/spam"
 NEEDS_TENSORFLOW = True  # to fine-tune alone
 
@@ -27,42 +27,49 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("models/danmaku-bert-mini"),
         metavar="DIR",
-        help="the model whose vectors it reads (%(default)s)",
+        help="model whose vectors the classifier reads (%(default)s)",
     )
     parser.add_argument(
         "--output",
         type=Path,
         required=True,
         metavar="DIR",
-        help="the folder of the head; its name is the head's",
+        help="folder to write the head to; the head gets the folder's name",
     )
     parser.add_argument(
         "--tune",
         dest="workdir",
         type=Path,
         metavar="DIR",
-        help="fine-tune the whole model in this folder, which resumes what was stopped; --output is then a model for "
-        "`danmaku serve --encoder`, with its head in heads/",
+        help="fine-tune the whole model and keep the run in this folder, so that it can be resumed; --output is then a "
+        "model for `danmaku serve --encoder`, with its head in heads/",
     )
     parser.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="of --tune: the order of texts, and dropout (%(default)s)"
+        "--seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --tune: seed of the order of texts and of dropout (%(default)s)",
     )
     parser.add_argument(
-        "--test", type=Path, metavar="FILE", help="a file to judge it by (a fifth of the texts of each label)"
+        "--test",
+        type=Path,
+        metavar="FILE",
+        help="file to evaluate the classifier on (a fifth of the texts of each label)",
     )
     parser.add_argument(
         "--pooling-layer",
         type=int,
         nargs="+",
         metavar="LAYER",
-        help="as in `danmaku serve`, which needs the same (the model's own)",
+        help="as in `danmaku serve`, which must use the same (the model's own)",
     )
     parser.add_argument(
         "--class-weight",
         choices=("balanced", "none"),
         default="balanced",
-        help="balanced: rare labels count as much as others; none: every text counts the same, so that rare labels "
-        "are said seldom (%(default)s)",
+        help="balanced: rare labels count as much as others; none: every text counts the same, so rare labels are "
+        "predicted rarely (%(default)s)",
     )
 
 

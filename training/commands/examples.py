@@ -18,14 +18,22 @@ NEEDS_TENSORFLOW = True
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags. Those that `run` does not name are the fields of ExampleSettings."""
     parser.add_argument(
-        "--input", dest="corpus", type=Path, required=True, metavar="DIR", help="the folder that `clean` wrote"
+        "--input", dest="corpus", type=Path, required=True, metavar="DIR", help="folder that `clean` wrote"
     )
     parser.add_argument(
-        "--output", type=parse_location, required=True, metavar="DIR", help="where to write train-*.tfrecord …"
+        "--output",
+        type=parse_location,
+        required=True,
+        metavar="DIR",
+        help="folder to write train-*.tfrecord and other files to",
     )
-    parser.add_argument("--max-seq-length", type=int, default=64, metavar="N", help="tokens (%(default)s)")
+    parser.add_argument("--max-seq-length", type=int, default=64, metavar="N", help="tokens per example (%(default)s)")
     parser.add_argument(
-        "--max-predictions-per-seq", type=int, default=10, metavar="N", help="most tokens to mask (%(default)s)"
+        "--max-predictions-per-seq",
+        type=int,
+        default=10,
+        metavar="N",
+        help="maximum masked tokens per example (%(default)s)",
     )
     parser.add_argument(
         "--masking",

@@ -9,7 +9,7 @@ from typing import Any
 from training.files import parse_location
 
 NAME = "export"
-HELP = "write the model of a run, or a model directory, for those who use it"
+HELP = "export the model of a run, or a model directory, for serving or other libraries"
 EXAMPLE = "export --workdir runs/mini --output models/mini"
 NEEDS_TENSORFLOW = True  # for its own format alone
 
@@ -17,11 +17,9 @@ NEEDS_TENSORFLOW = True  # for its own format alone
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags, which are the parameters of `export()`."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workdir", type=parse_location, metavar="DIR", help="the folder of the run")
-    source.add_argument("--model", type=Path, metavar="DIR", help="instead, a model directory")
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="PATH", help="what to write: a directory or a file"
-    )
+    source.add_argument("--workdir", type=parse_location, metavar="DIR", help="folder of the run")
+    source.add_argument("--model", type=Path, metavar="DIR", help="model directory, instead of --workdir")
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="directory or file to write")
     parser.add_argument(
         "--format",
         dest="layout",
@@ -30,8 +28,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="tensorflow: a directory for this service and bert-as-service; huggingface: one for transformers and "
         "sentence-transformers; onnx: a file for ONNX Runtime [%(default)s]",
     )
-    parser.add_argument("--step", type=int, metavar="N", help="(default: the newest; 0: the untrained model)")
-    parser.add_argument("--mix", type=Path, metavar="DIR", help="a model of the same lineage: export the mean with it")
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="step to export (default: the newest; 0: the untrained model)"
+    )
+    parser.add_argument("--mix", type=Path, metavar="DIR", help="model of the same lineage; exports the mean of both")
     parser.add_argument(
         "--mix-share", type=float, default=0.5, metavar="SHARE", help="weight of --mix in the mean (%(default)s)"
     )

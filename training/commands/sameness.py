@@ -8,7 +8,7 @@ from pathlib import Path
 from training.files import check_writable
 
 NAME = "sameness"
-HELP = "learn for a model what makes two danmaku the same, and write it into its directory"
+HELP = "learn for a model when two danmaku mean the same, and save the result in its directory"
 EXAMPLE = "sameness --model models/danmaku-bert-mini"
 NEEDS_TENSORFLOW = False
 
@@ -16,7 +16,7 @@ NEEDS_TENSORFLOW = False
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="a model directory")
     parser.add_argument(
-        "--markdown", dest="markdown_path", type=Path, metavar="FILE", help="also write the tables there"
+        "--markdown", dest="markdown_path", type=Path, metavar="FILE", help="also write the tables to FILE"
     )
 
 

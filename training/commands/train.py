@@ -9,7 +9,7 @@ from training.arguments import add_config, report_end
 from training.files import parse_location
 
 NAME = "train"
-HELP = "pre-train a model, or resume a run that was stopped"
+HELP = "pre-train a model, or resume a stopped run"
 EXAMPLE = "train training/configs/danmaku-bert-mini.toml --workdir runs/mini"
 NEEDS_TENSORFLOW = True
 
@@ -17,10 +17,14 @@ NEEDS_TENSORFLOW = True
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add_config(parser, "model.hidden_size=64")
     parser.add_argument(
-        "--workdir", type=parse_location, required=True, metavar="DIR", help="the run's own folder; not shared"
+        "--workdir",
+        type=parse_location,
+        required=True,
+        metavar="DIR",
+        help="folder of this run; not shared with other runs",
     )
     parser.add_argument(
-        "--examples", type=parse_location, metavar="DIR", help="the folder that `examples` wrote (WORKDIR/examples)"
+        "--examples", type=parse_location, metavar="DIR", help="folder that `examples` wrote (WORKDIR/examples)"
     )
     parser.add_argument("--tpu", nargs="?", const="local", metavar="NAME", help="train on a TPU (this machine's)")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "visualise"
-HELP = "draw words as models see them"
+HELP = "plot words by their vectors in one or more models"
 EXAMPLE = "visualise --model models/before models/after --output words.html"
 NEEDS_TENSORFLOW = False
 
@@ -21,18 +21,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="SOURCE",
-        help="one panel each: a model directory or workdir, a gateway (http://HOST:PORT), or a bert-as-service worker "
-        "(bert://HOST:PORT:PORT_OUT)",
+        help="models to plot, one panel each: a model directory or workdir, a gateway (http://HOST:PORT), or a "
+        "bert-as-service worker (bert://HOST:PORT:PORT_OUT)",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .png, .svg or .html file")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="output file; .png, .svg or .html")
     parser.add_argument(
-        "--json", dest="ranks", type=Path, metavar="FILE", help="also write the ranks of the known pairs there"
-    )
-    parser.add_argument(
-        "--neighbours", type=int, default=0, metavar="N", help="also print each word's N nearest, by the last model"
+        "--json", dest="ranks", type=Path, metavar="FILE", help="also write the ranks of the known pairs to FILE"
     )
     parser.add_argument(
-        "--words", type=Path, metavar="FILE", help="words, one per line (default: training/pictures/words.txt)"
+        "--neighbours",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also print the N nearest neighbours of each word in the last model",
+    )
+    parser.add_argument(
+        "--words", type=Path, metavar="FILE", help="file with one word per line (default: training/pictures/words.txt)"
     )
 
 

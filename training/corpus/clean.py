@@ -96,7 +96,7 @@ def clean(
         report = _make_report(counts, shard, len(tokens))
         if not shard and not counts["kept", "train", "lines"] + counts["kept", "heldout", "lines"]:
             dropped = {name: count for name, count in report.items() if name.startswith(("dropped", "refused"))}
-            raise ValueError(f"no danmaku left of {counts['documents_read',]} documents; dropped: {dropped}")
+            raise ValueError(f"no danmaku left from {counts['documents_read',]} documents; dropped: {dropped}")
         # The report vouches for the texts: it is removed before the first change and written after the last.
         report_path.unlink(missing_ok=True)
     write_text(output / "vocab.txt", "\n".join(tokens) + "\n")

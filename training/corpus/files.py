@@ -137,7 +137,7 @@ def _suffixes(directory: Path) -> list[str]:
         named = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
         raise FileNotFoundError(
             f"missing {len(missing)} of the {counts[0]} shards in {directory}: {named}; "
-            f"make each of them with `danmaku-train clean --shard {missing[0]}`"
+            f"create each of them with `danmaku-train clean --shard {missing[0]}`"
         )
     return [shard.suffix for shard in expected]
 

@@ -58,7 +58,7 @@ def compare(
     sizes = [BertConfig.from_json_file(directory / "bert_config.json").hidden_size for directory in models]
     for dim in dims:
         if not 1 <= dim <= min(sizes):
-            raise ValueError(f"invalid dims: {dim}; expected 1 to {min(sizes)}, as many as the vectors have numbers")
+            raise ValueError(f"invalid dims: {dim}; expected 1 to {min(sizes)}, the length of the vectors")
     for name in baselines:
         if name not in (*BASELINES, E5):
             raise ValueError(f"invalid baseline: {name}; expected {', '.join((*BASELINES, E5))}")

@@ -202,7 +202,7 @@ def _evaluate(opened: ModelDirectory, name: str, corpus: Corpus, max_examples: i
     if not examples:
         raise ValueError(
             f"invalid corpus: {corpus.name} has no danmaku that the vocabulary of {name} can spell; "
-            "expected some in its script"
+            "expected danmaku in its script"
         )
 
     run = _compile(opened, features)

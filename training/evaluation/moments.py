@@ -66,7 +66,7 @@ def ask_moments(
                 break
     if not found:
         raise ValueError(
-            "invalid recordings: in no held-out video are two danmaku within 3 s that share no character; "
+            "invalid recordings: no held-out video has two danmaku within 3 s that share no character; "
             "expected more videos"
         )
     chosen = rng.permutation(len(found))[:QUESTIONS]

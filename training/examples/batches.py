@@ -52,7 +52,7 @@ class TrainingSet:
         if len(counts) != len(paths) or not all(counts):
             raise ValueError(
                 f"invalid examples in {directory}: {len(paths)} training shards; expected {len(counts)}, "
-                "as examples.json says: make the examples again"
+                "as examples.json says; create the examples again"
             )
         settings = ExampleSettings(**report["settings"])
         return cls(paths, counts, settings, Tokenizer.from_file(directory / "vocab.txt"), report)

@@ -44,7 +44,7 @@ def read_split(path: Path, test: Path | None) -> tuple[LabelledTexts, LabelledTe
         return (texts, *texts.split(TEST_SHARE, "test"))
     judged = read_labelled(test, texts.names).without(texts)
     if not len(judged):
-        raise ValueError(f"invalid {test}: all of its texts are also in {path}; expected other ones")
+        raise ValueError(f"invalid {test}: all of its texts are also in {path}; expected different texts")
     return texts, texts, judged
 
 

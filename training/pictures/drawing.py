@@ -77,7 +77,7 @@ def find_font(names: Sequence[str] = FONTS) -> str:
                 if fonts is not font_manager.fontManager:
                     font_manager.fontManager.addfont(installed[name])
                 return name
-    raise FileNotFoundError("no font with Chinese is installed; expected one such as apt-get install fonts-noto-cjk")
+    raise FileNotFoundError("no font with Chinese characters is installed; run apt-get install fonts-noto-cjk")
 
 
 def _scatter(axis: Axes, panel: Panel) -> None:

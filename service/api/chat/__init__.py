@@ -1,1 +1,1 @@
-"""Has the routes of chats that need no collection: merging and highlights."""
+"""Contains the chat routes that need no collection: merging and highlights."""

@@ -1,4 +1,4 @@
-"""POST /highlights: the moments of a recording at which viewers say more of something than at other times."""
+"""POST /highlights: finds the moments when viewers say something more often than at other times."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ router = APIRouter(tags=["chat"], route_class=PlainRoute)
 
 class HighlightsRequest(Body):
     lines: list[MergeLine] = Field(description="All danmaku of a recording, in any order.")
-    count: int = Field(10, ge=1, le=100, description="Number of peaks at most.")
+    count: int = Field(10, ge=1, le=100, description="Maximum number of peaks.")
 
 
 class RepresentativeBody(BaseModel):
@@ -32,15 +32,13 @@ class RepresentativeBody(BaseModel):
 
 
 class PeakBody(BaseModel):
-    start: float = Field(description="Seconds; some before viewers begin to react.")
+    start: float = Field(description="Seconds; a few before viewers begin to react.")
     end: float
     at: float
     score: float = Field(description="Surprise, as in the curve.")
     lines: int
     kind: str = Field(description="laughter, shock, praise, song, question, …, or other.")
-    representatives: list[RepresentativeBody] = Field(
-        description="What most of it is about, in its commonest spelling."
-    )
+    representatives: list[RepresentativeBody] = Field(description="The main subject, in its most common spelling.")
 
 
 class HighlightsBody(BaseModel):
@@ -48,9 +46,9 @@ class HighlightsBody(BaseModel):
     fingerprint: str
     start: float = Field(description="Seconds of the first value of the curves.")
     step_s: float
-    curve: list[float] = Field(description=f"How unexpected it is what is said within {WINDOW_S:g} s around each step.")
-    density: list[int] = Field(description="Number of lines within the same time.")
-    peaks: list[PeakBody] = Field(description="The highest first.")
+    curve: list[float] = Field(description=f"How unexpected the lines are within {WINDOW_S:g} s around each step.")
+    density: list[int] = Field(description="Number of lines in the same period.")
+    peaks: list[PeakBody] = Field(description="The highest peak first.")
 
 
 @router.post(
@@ -59,10 +57,10 @@ class HighlightsBody(BaseModel):
     responses={**ERRORS, 200: {"model": HighlightsBody}},
 )
 async def highlights(request: Request) -> Response:
-    """Finds when viewers say more of something than they do at other times, and what it is.
+    """Finds the moments when viewers say something more often than at other times, and what they say.
 
-    What a room says all the time, greetings at its beginning and farewells at its end count little, and copies of a
-    text less the more there are.
+    What a room says all the time, greetings at the start and farewells at the end count little. The more copies a text
+    has, the less each copy counts.
     """
     caller, state = Caller(request), get_state(request)
     body = await HighlightsRequest.read(request)

@@ -1,4 +1,4 @@
-"""POST /merge: danmaku that say the same within some seconds of each other, with counts."""
+"""POST /merge: merges and counts danmaku that mean the same within a few seconds of each other."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ router = APIRouter(tags=["chat"], route_class=PlainRoute)
 
 
 class MergeOptions(BaseModel, extra="forbid"):
-    """In the URL's query of a stream; a JSON body has fields for them."""
+    """The options of a stream in the query; a JSON body has fields for them."""
 
     window_s: float = Field(
-        WINDOW_S, gt=0, le=86_400, description="A line joins a group that began at most so many seconds before it."
+        WINDOW_S, gt=0, le=86_400, description="A line joins a group that began at most this many seconds earlier."
     )
     threshold: float | None = Field(
-        None, ge=0, le=1, description="Probability of saying the same from which lines are merged [the model's own]."
+        None, ge=0, le=1, description="Minimum probability of the same meaning for a merge; the model's own by default."
     )
     rule: Literal["meaning", "spelling", "identical"] = Field(
-        "meaning", description="spelling merges what is equal but for its spelling; identical, what is equal."
+        "meaning", description="What to merge: the same meaning, different spellings of a text, or identical texts."
     )
 
 
 class MergeLine(BaseModel, extra="forbid"):
     text: str
     time: float = Field(description="Seconds.", allow_inf_nan=False)
-    id: str | None = Field(None, description="By default the line's index.")
+    id: str | None = Field(None, description="The index of the line by default.")
 
 
 class MergeRequest(MergeOptions, Body):
@@ -48,17 +48,17 @@ class MergeRequest(MergeOptions, Body):
 
 
 class GroupBody(BaseModel):
-    text: str = Field(description="The commonest spelling.")
+    text: str = Field(description="The most common spelling.")
     count: int
     first: float = Field(description="Seconds.")
     last: float
-    ids: list[str] = Field(description="Of its lines, in the order of time.")
+    ids: list[str] = Field(description="Ids of its lines, in order of time.")
 
 
 class MergeBody(BaseModel):
     model: str
     fingerprint: str
-    groups: list[GroupBody] = Field(description="In the order of their first lines; every line is in one group.")
+    groups: list[GroupBody] = Field(description="Groups in the order of their first lines; every line is in one group.")
 
 
 @router.post(
@@ -70,11 +70,11 @@ class MergeBody(BaseModel):
     responses={**ERRORS, 200: {"model": MergeBody}},
 )
 async def merge_lines(request: Request) -> Response:
-    """Merges danmaku that say the same within `window_s`, in whatever spelling; opposites stay apart.
+    """Merges danmaku that mean the same within `window_s`, in any spelling; opposites stay separate.
 
-    NDJSON, a line `{"text", "time", "id"}` in order of time, is answered with a group a line as soon as its window is
-    over, in constant memory; the first line names the model, the last has `"finished": true`. A line that is refused is
-    answered with its index and error.
+    For NDJSON, with lines `{"text", "time", "id"}` in order of time, the response has one group per line, as soon as
+    its window is over, in constant memory. The first line names the model; the last has `"finished": true`. A refused
+    line gets a line with its index and error.
     """
     if is_ndjson(request.scope):
         return MergeStream(request)
@@ -91,7 +91,7 @@ async def merge_lines(request: Request) -> Response:
 
 
 class MergeStream(EmbedStream):
-    """The answer to a stream of lines: groups, each as soon as its window is over."""
+    """The response to a stream of lines: it sends each group as soon as its window is over."""
 
     options_type = MergeOptions
 

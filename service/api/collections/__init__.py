@@ -1,1 +1,1 @@
-"""Has the routes of collections: their items, their map, and chats that they follow."""
+"""Contains the routes of collections: items, maps and live chats."""

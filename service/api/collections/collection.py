@@ -1,4 +1,4 @@
-"""/collections: named sets of danmaku that POST /similar searches."""
+"""/collections: manages named sets of danmaku that POST /similar searches."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ItemBody(BaseModel):
     id: str
     text: str
     metadata: dict[str, object]
-    count: int = Field(description="How often it was added.")
+    count: int = Field(description="Number of times that it was added.")
     expires_at: float | None = Field(description="Unix time.")
 
 
@@ -104,7 +104,7 @@ async def describe(request: Request) -> Response:
 
 @router.delete("/collections/{name}", openapi_extra=NAMED, responses={**ANSWERS, 200: {"model": CollectionBody}})
 async def drop(request: Request) -> Response:
-    """Drops a collection with all its danmaku; the answer describes what it was."""
+    """Drops a collection with all its danmaku; the response describes the dropped collection."""
     caller, state, name = open_request(request)
     info = await caller.wait(state.collections.describe(name))
     await caller.wait(state.collections.drop(name))
@@ -116,7 +116,7 @@ async def drop(request: Request) -> Response:
 class AddOptions(BaseModel, extra="forbid"):
     heads: str = Field(
         "",
-        description="Names of heads, separated by commas: the label of each is added to the metadata, for filters.",
+        description="Names of heads, separated by commas; adds the label of each to the metadata, for filters.",
     )
 
     @classmethod
@@ -215,11 +215,11 @@ async def delete_where(request: Request) -> Response:
     responses={**ANSWERS, 200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
 )
 async def rebuild(request: Request) -> Response:
-    """Embeds all texts again with the current model, and replaces the old vectors when it is done.
+    """Re-embeds all texts with the current model, and then replaces the old vectors.
 
-    The answer is NDJSON: lines `{"done", "total"}`; the last has `"finished": true`, how many danmaku were `lost`
-    because the model cannot embed them, and `reasons`; or `error` and `error_type`. The rebuild stops when the caller
-    hangs up; the next one continues from there.
+    The response is NDJSON with lines `{"done", "total"}`. The last line has `"finished": true`, the number of danmaku
+    that were `lost` because the model cannot embed them, and `reasons`; or it has `error` and `error_type`. The rebuild
+    stops when the caller disconnects; the next one resumes it.
     """
     _, state, name = open_request(request)
     progress = state.collections.rebuild(name)

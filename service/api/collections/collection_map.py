@@ -1,4 +1,4 @@
-"""GET /collections/{name}/map: a collection in two dimensions, for the playground and other drawings."""
+"""GET /collections/{name}/map: places a collection in two dimensions, for the playground and other charts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MapBody(BaseModel):
     fingerprint: str
     count: int = Field(description="Danmaku in the collection; the map shows at most the first `limit` of its pages.")
     mean: list[float] = Field(description="A vector v of length 1 is drawn at axes · (v − mean).")
-    axes: list[list[float]] = Field(description="The two directions in which the vectors differ most.")
+    axes: list[list[float]] = Field(description="The two directions with the largest variance.")
     share: list[float] = Field(description="Share of the variance along each axis, from 0 to 1.")
     clusters: list[ClusterBody] = Field(description="Clusters by k-means of the vectors, the largest first.")
     danmaku: list[PlaceBody]
@@ -48,7 +48,7 @@ class MapBody(BaseModel):
     responses={**ANSWERS, 200: {"model": MapBody}},
 )
 async def map_(request: Request) -> Response:
-    """Returns places in two dimensions (principal components) and clusters (k-means) of a collection's danmaku."""
+    """Returns two-dimensional positions (principal components) and clusters (k-means) of a collection's danmaku."""
     caller, state, name = open_request(request)
     options = parse_query(request, MapOptions)
     body = await caller.wait(state.maps.get(state.collections, name, options.limit))

@@ -1,4 +1,4 @@
-"""Adds danmaku to a collection: the format of an item, and which items are refused.
+"""Parses the items of a request and adds them to a collection.
 
 A list is stored as one change. A stream may have any length: each slice of lines is read, embedded and stored before
 the next is read, so it takes the memory of a slice and comes no faster than it is stored.
@@ -37,15 +37,13 @@ class DanmakuBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: str
-    id: str | None = Field(None, min_length=1, max_length=256, description="By default a hash of the text.")
+    id: str | None = Field(None, min_length=1, max_length=256, description="A hash of the text by default.")
     metadata: dict[str, Any] = Field(default_factory=dict, examples=[{"room": 3}])
-    ttl_s: float | None = Field(
-        None, gt=0, le=10**10, description="Seconds until it expires; by default it never does."
-    )
+    ttl_s: float | None = Field(None, gt=0, le=10**10, description="Seconds until it expires; never by default.")
     expires_at: float | None = Field(
-        None, gt=0, le=10**11, description="Instead of ttl_s: Unix time at which it expires."
+        None, gt=0, le=10**11, description="Unix time when it expires; an alternative to ttl_s."
     )
-    count: int = Field(1, ge=1, le=2**31, description="How often it was posted; counts add up.")
+    count: int = Field(1, ge=1, le=2**31, description="Number of times that it was posted; counts add up.")
 
 
 def describe_items(kind: type[DanmakuBody] = DanmakuBody) -> dict[str, Any]:
@@ -90,7 +88,7 @@ async def add_list(request: Request, caller: Caller, state: State, name: str, he
 
 
 async def add_stream(request: Request, caller: Caller, state: State, name: str, heads: Sequence[str]) -> Report:
-    """Adds the lines of a stream. What was stored before an error stays, and the error says how much that is."""
+    """Adds the lines of a stream. Lines stored before an error stay, and the error reports their number."""
     report, done = Report(), 0
     limit = state.settings.max_body_bytes
     max_lines = min(SLICE_LINES, state.settings.max_request_texts)
@@ -140,7 +138,7 @@ def parse_item(content: object, kind: type[DanmakuBody] = DanmakuBody) -> Entry 
     if isinstance(content, str):
         return Entry(content)
     if isinstance(content, dict) and len(content) > MAX_ERRORS:
-        return InvalidRequest(f"invalid danmaku: {len(content)} fields; GET /docs shows which are expected")
+        return InvalidRequest(f"invalid danmaku: {len(content)} fields; GET /docs lists the expected fields")
     try:
         body = kind.model_validate(content)
     except ValidationError as error:
@@ -153,7 +151,7 @@ def parse_item(content: object, kind: type[DanmakuBody] = DanmakuBody) -> Entry 
         return InvalidRequest(f"invalid metadata: cannot be stored as JSON: {error}")
     if inexact := [field for field, value in body.metadata.items() if isinstance(value, float) and _is_rounded(value)]:
         return InvalidRequest(
-            f"invalid metadata.{inexact[0]}: a number of more than 64 bits is not kept exactly; expected a string"
+            f"invalid metadata.{inexact[0]}: a number of more than 64 bits would lose precision; expected a string"
         )
     if size > MAX_METADATA_BYTES:
         return InvalidRequest(f"invalid metadata: {size} bytes of JSON; expected at most {MAX_METADATA_BYTES}")
@@ -166,5 +164,5 @@ def parse_item(content: object, kind: type[DanmakuBody] = DanmakuBody) -> Entry 
 
 
 def _is_rounded(number: float) -> bool:
-    """Whether a number may have been an integer that JSON readers turn into the nearest float64."""
+    """Returns whether a number may have been an integer that JSON readers turn into the nearest float64."""
     return number >= 2**64 or number <= -(2**63)

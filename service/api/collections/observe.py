@@ -1,4 +1,4 @@
-"""/collections/{name}/observe and /topics: a running chat, embedded once, and its topics."""
+"""/collections/{name}/observe and /topics: embed the lines of a live chat once, and return its topics."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LineBody(DanmakuBody):
         None,
         strict=True,
         allow_inf_nan=False,
-        description="Seconds, by any clock that does not go back; by default now.",
+        description="Seconds, by any clock that never goes back; now by default.",
     )
 
 
@@ -60,33 +60,33 @@ class LineTopicBody(BaseModel):
 
 class ObservedBody(BaseModel):
     text: str
-    nearest: NearestBody | None = Field(description="Of what was in the collection before.")
+    nearest: NearestBody | None = Field(description="The nearest earlier danmaku of the collection.")
     topic: LineTopicBody | None
-    labels: dict[str, LabelBody] | None = Field(None, description="With `heads`: by their names.")
+    labels: dict[str, LabelBody] | None = Field(None, description="Present with `heads`: labels by name of the head.")
 
 
 class ObserveBody(BaseModel):
     model: str
     fingerprint: str
-    results: list[ObservedBody] = Field(description="Of each line; null and an entry in errors if it was refused.")
+    results: list[ObservedBody] = Field(description="One per line; null, with an entry in errors, for a refused line.")
     added: int
     replaced: int
     errors: list[dict[str, object]]
 
 
 class SaidBody(BaseModel):
-    text: str = Field(description="The commonest spelling.")
-    count: int = Field(description="Number of lines within the window that say this.")
+    text: str = Field(description="The most common spelling.")
+    count: int = Field(description="Number of lines within the window with this meaning.")
 
 
 class TopicBody(BaseModel):
     id: int = Field(description="Stays the same while the topic lasts.")
-    text: str = Field(description="What is said most.")
+    text: str = Field(description="The most frequent text.")
     count: int = Field(description="Number of lines within the window.")
-    rise: float = Field(description="How many times as often as before it is said now; what is above 1 rises.")
-    first: float = Field(description="When it began, seconds.")
+    rise: float = Field(description="Ratio of the current frequency to the earlier one; a topic above 1 is rising.")
+    first: float = Field(description="Start time in seconds.")
     curve: list[int] = Field(description=f"Count in each of {BINS} parts of the window; the last is now.")
-    said: list[SaidBody] = Field(description="What is said, the same merged; the commonest first.")
+    said: list[SaidBody] = Field(description="Texts, merged by meaning; the most frequent first.")
 
 
 class MergedBody(SaidBody):
@@ -97,8 +97,8 @@ class TopicsBody(BaseModel):
     window_s: float
     now: float | None = Field(description="Time of the last line; null if there was none.")
     lines: int = Field(description="Number of lines within the window.")
-    topics: list[TopicBody] = Field(description="The largest first.")
-    latest: list[MergedBody] = Field(description="What was said last, the same merged; the last first.")
+    topics: list[TopicBody] = Field(description="The largest topic first.")
+    latest: list[MergedBody] = Field(description="The latest texts, merged by meaning; the newest first.")
 
 
 @router.post(
@@ -110,7 +110,7 @@ class TopicsBody(BaseModel):
     responses={**ANSWERS, 200: {"model": ObserveBody}},
 )
 async def observe(request: Request) -> Response:
-    """Takes lines of a chat: embeds each once, answers with its nearest and its topic, and stores it.
+    """Embeds each line of a chat once, returns its nearest danmaku and its topic, and stores it.
 
     Items and `heads` are as for `POST /collections/{name}/danmaku`; an item may have a `time`. An invalid one is
     refused with its reason and does not affect the others.
@@ -182,10 +182,10 @@ async def observe(request: Request) -> Response:
     },
 )
 async def topics(request: Request) -> Response:
-    """Returns what the lines observed within the last minute are about.
+    """Returns the topics of the lines observed within the last minute.
 
-    With `Accept: text/event-stream`, an event for every change, at most one in a second. Topics are those of this
-    gateway since its start; a collection that nobody observes has none.
+    With `Accept: text/event-stream`, the response has an event for every change, at most one per second. A gateway
+    knows only the topics that it has observed since its start; a collection without observations has none.
     """
     caller, state, name = open_request(request)
     await caller.wait(state.collections.check(name))
@@ -195,11 +195,11 @@ async def topics(request: Request) -> Response:
 
 
 def stream_events(state: State, events: AsyncGenerator[dict[str, object] | None, None]) -> Response:
-    """Sends what comes as events, and a comment for None. Raises Overloaded if too many others listen."""
+    """Sends values as events, and a comment for None. Raises Overloaded if there are too many listeners."""
     if record := current_request.get():
         record.is_stream = True
     if state.listeners >= MAX_LISTENERS:
-        raise Overloaded(f"too many listeners: {MAX_LISTENERS} are connected; retry when one has left", 5)
+        raise Overloaded(f"too many listeners: {MAX_LISTENERS} are connected; retry when one has disconnected", 5)
     return StreamingResponse(_send(state, events), media_type=EVENTS, headers={"cache-control": "no-store"})
 
 

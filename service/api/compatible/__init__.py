@@ -1,1 +1,1 @@
-"""Has the routes of other servers, in their shapes: OpenAI's, text-embeddings-inference's and bert-as-service's."""
+"""Contains the routes of other servers' APIs: OpenAI's, text-embeddings-inference's and bert-as-service's."""

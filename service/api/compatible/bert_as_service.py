@@ -1,4 +1,4 @@
-"""bert-serving-server's HTTP API for its clients; `wire_http` describes its format.
+"""Implements bert-serving-server's HTTP API; `wire_http` describes its format.
 
 A text without a vector fails its list, because the format cannot report errors per text. Errors are 400, like the
 genuine ones, except those that are not the caller's fault: they keep their status, which tells clients when to retry.
@@ -57,7 +57,7 @@ async def _encode(request: Request, state: State, body: bytes) -> Response:
     request_id, texts = await run_in_thread_if(len(body) > LONG_BYTES, lambda: wire_http.read_request(body))
     plain = [text for text in texts if isinstance(text, str)]
     if len(plain) < len(texts):
-        raise ValueError("is_tokenized works with workers only, because a gateway caches texts; send texts")
+        raise ValueError("is_tokenized is supported by workers only, because a gateway caches texts; send texts")
     state.accept_texts(len(plain))
     state.status.count_texts(_identity(request), len(plain))
     embeddings = await caller.wait(state.embedder.embed(plain))
@@ -77,7 +77,7 @@ async def server(request: Request) -> Response:
 
 @router.get("/status/client", responses={401: ERRORS[401]})
 async def client(request: Request) -> Response:
-    """Returns what bert-serving-server's HTTP proxy says about its connection."""
+    """Returns the fields that bert-serving-server's HTTP proxy reports about its connection."""
     get_state(request).status.count_command(_identity(request))
     return _json(wire_http.write_status(wire_http.CLIENT_STATUS))
 

@@ -1,4 +1,4 @@
-"""OpenAI's API for its clients: POST /v1/embeddings, GET /v1/models.
+"""Implements OpenAI's API: POST /v1/embeddings, GET /v1/models.
 
 As from OpenAI, vectors have length 1, and errors are the objects whose message its clients show; `responses.py` gives
 them to every path below /v1. OpenAI's format has no place for a text without a vector, so a blank text is a 422 for the

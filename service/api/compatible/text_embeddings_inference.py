@@ -1,4 +1,4 @@
-"""text-embeddings-inference's API for its clients: POST / and /similarity; and the body `inputs` of POST /embed.
+"""Implements text-embeddings-inference's API: POST / and /similarity; and the body `inputs` of POST /embed.
 
 As there, vectors have length 1 unless the request says otherwise, and the answer is a bare list. It has no place for a
 text without a vector, so a blank text is an error for the whole list, and one of unknown characters gets what the model
@@ -35,16 +35,16 @@ Direction = Annotated[
 class TruncationOptions(BaseModel):
     truncate: bool | None = Field(
         default=None,
-        description="false: a text that is longer than the model reads is an error. By default it is cut off.",
+        description="If false, a text that exceeds the model's limit is an error. By default, it is truncated.",
     )
-    truncation_direction: Direction | None = Field(default=None, description="Texts are cut off at their end.")
-    prompt_name: None = Field(default=None, description="No model here has prompts.")
+    truncation_direction: Direction | None = Field(default=None, description="Texts are always truncated at the end.")
+    prompt_name: None = Field(default=None, description="Ignored: no model here has prompts.")
 
 
 class InputsRequest(TruncationOptions, Body):
     model_config = ConfigDict(extra="ignore")
 
-    inputs: InputTexts = Field(examples=[["草", "awsl"]], description="A text, or a list of them.")
+    inputs: InputTexts = Field(examples=[["草", "awsl"]], description="A text, or a list of texts.")
     normalize: bool | None = Field(None, description="Scale every vector to length 1, which is the default.")
     dimensions: int | None = Field(None, examples=[64], description=DIMENSIONS)
 

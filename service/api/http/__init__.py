@@ -1,1 +1,1 @@
-"""Holds what all routes share: reading bodies, callers and their keys, answers, errors, and the middleware."""
+"""Contains the code that all routes share: bodies, callers, keys, responses, errors and middleware."""

@@ -1,4 +1,4 @@
-"""The log of what destroys: who dropped a collection, deleted by a filter, or rebuilt."""
+"""Logs destructive actions: which key dropped or rebuilt a collection, or deleted danmaku by a filter."""
 
 from __future__ import annotations
 

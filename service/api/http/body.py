@@ -1,4 +1,4 @@
-"""How the body of a request is received: in time, unpacked, and whole or line by line.
+"""Receives the body of a request within a time limit, decompressed, as a whole or line by line.
 
 `ReceiveBody` surrounds all routes. A body packed with gzip is unpacked as it is read, one piece at a time, so a bomb
 meets the reader's limit after its first few pieces. Routes that need the whole body call `read_body`; the others read
@@ -44,7 +44,7 @@ async def read_body(request: Request) -> bytes:
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone("the caller hung up in the middle of the body")
+            raise ClientGone("the client disconnected while sending the body")
         piece, more = message.get("body", b""), message.get("more_body", False)
         pieces.append(piece)
         size += len(piece)
@@ -67,7 +67,7 @@ async def slices(receive: Receive, *, max_lines: int, max_line_bytes: int) -> As
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone("the caller hung up in the middle of the body")
+            raise ClientGone("the client disconnected while sending the body")
         more = message.get("more_body", False)
         *whole, last = message.get("body", b"").split(b"\n")
         if whole:
@@ -95,7 +95,7 @@ async def slices(receive: Receive, *, max_lines: int, max_line_bytes: int) -> As
 
 
 async def receive_hang_up(receive: Receive) -> None:
-    """Drops what is still received, and returns when the caller has hung up."""
+    """Discards the rest of the request, and returns when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -147,7 +147,7 @@ def _limit_time(receive: Receive, timeout_s: float) -> Receive:
             async with asyncio.timeout(left_s):
                 message = await receive()
         except TimeoutError:
-            raise BodyTimeout(f"the body is late: waited for it for {timeout_s:g} s") from None
+            raise BodyTimeout(f"the body did not arrive within {timeout_s:g} s") from None
         earned_s = len(message.get("body", b"")) / MIN_BODY_BYTES_PER_S
         left_s = min(timeout_s, left_s - (time.monotonic() - started) + earned_s)
         is_whole = not message.get("more_body", False)
@@ -185,7 +185,7 @@ class _Gunzip:
             return await self._receive()  # the end of the connection
         self._is_read = True
         if self._is_open:
-            raise DamagedBody("invalid gzip in the body: it ends too early")
+            raise DamagedBody("invalid gzip in the body: it is truncated")
         return {"type": "http.request", "body": b"", "more_body": False}
 
     def _unpack_piece(self) -> bytes:

@@ -1,4 +1,4 @@
-"""The client that a route works for."""
+"""Represents the client that a route works for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Caller:
-    """The client that waits for an answer, and how long it waits.
+    """The client that waits for a response, and its deadline.
 
     The limit is the request's X-Timeout-Ms or the settings' request_timeout_s, whichever is less. It counts from the
     beginning of the request; with `is_stream`, it counts for each `wait` by itself.
@@ -41,7 +41,7 @@ class Caller:
         self._deadline = time.monotonic() + self.timeout_s
 
     async def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Returns the result of `work`. Cancels it and raises OutOfTime at the deadline, ClientGone on a hang-up.
+        """Returns the result of `work`. Cancels it and raises OutOfTime at the deadline, ClientGone on a disconnect.
 
         Drops what is left of the request's body. A stream's body is still being read, so there the reader has to notice
         a hang-up.
@@ -72,7 +72,7 @@ class Caller:
                 raise
             if watching and watching.done():
                 watching.result()
-                raise ClientGone("the caller hung up before the answer") from None
+                raise ClientGone("the client disconnected before the response") from None
             message = f"not done within {self.timeout_s * 1000:.0f} ms; finished parts are kept"
             raise OutOfTime(message) from None
         finally:

@@ -1,4 +1,4 @@
-"""API keys.
+"""Checks API keys.
 
 The settings hold only SHA-256 hashes, so neither a list of processes nor a settings file reveals a key. A key is 256
 random bits; for these one round of SHA-256 is as safe as a slow hash, whose price every request would pay.
@@ -114,7 +114,7 @@ class RequireKey:
 
 
 def _is_open(path: str, method: str) -> bool:
-    """Whether a path needs no key: not to be read, but `POST /` embeds texts."""
+    """Returns whether a path needs no key; `POST /` needs one, because it embeds texts."""
     return path in OPEN_PATHS and (path != "/" or method in SAFE_METHODS) or path.startswith(STATIC_PATHS)
 
 

@@ -1,4 +1,4 @@
-"""Middleware around every request, as plain ASGI: FastAPI's `@app.middleware("http")` would cost more than the rest."""
+"""Wraps every request in plain ASGI middleware: FastAPI's `@app.middleware("http")` would cost more than the rest."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Observe:
 
 
 class AnswerErrors:
-    """The one place where an error becomes a response; all else just raises.
+    """Turns errors into responses; all other code only raises them.
 
     It stands inside the CORS headers, so pages can read errors, and inside the spans of tracing.
     """

@@ -1,4 +1,4 @@
-"""Refuses what web pages of other sites make a browser send.
+"""Refuses requests that web pages of other sites make a browser send.
 
 A browser sends requests to any address that it can reach, this machine's loopback among them, for any page that it
 shows. The page may not read the answer, but it need not: a form can empty a collection. A page can also make its own
@@ -63,13 +63,13 @@ class RefuseForeignPages:
         if not self._is_known(host) and path not in PROBES:
             raise UnknownHost(
                 f"unknown Host {host[:100].decode('latin-1')!r}: expected an address, a name without a dot or one of "
-                "--allowed-hosts, or another site's page could pose as the gateway's"
+                "--allowed-hosts, to prevent DNS rebinding"
             )
         if scope["method"] in SAFE_METHODS:
             return
         if (site or origin) and not self._is_own(site, origin.lower(), host.lower()):
             raise ForeignOrigin(
-                f"foreign page {origin[:100].decode('latin-1')!r}: expected one of this gateway or of --cors-origins"
+                f"foreign origin {origin[:100].decode('latin-1')!r}: expected one of this gateway or of --cors-origins"
             )
         if has_body and path.startswith(CHANGING) and kind.partition(b";")[0].strip().lower() not in BODY_TYPES:
             raise UnknownContentType(
@@ -78,7 +78,7 @@ class RefuseForeignPages:
             )
 
     def _is_own(self, site: bytes, origin: bytes, host: bytes) -> bool:
-        """Returns whether the gateway's own page sent a request, or one that may."""
+        """Returns whether the gateway's own page or an allowed page sent a request."""
         if origin in self._origins or b"*" in self._origins:
             return True
         if site:  # browsers since 2020 and 2023; a page cannot set it

@@ -1,4 +1,4 @@
-"""Answers that are sent in pieces, so that a large one is never in memory as a whole, nor made without a pause.
+"""Sends responses in pieces, so that a large one is never in memory as a whole and never blocks other requests.
 
 A piece is made when the one before it has been taken: an answer that nobody reads takes the memory of a piece.
 """
@@ -19,7 +19,7 @@ NUMBER_BYTES = 11  # of JSON for one number of a vector
 
 
 class PiecedResponse(Response):
-    """An answer of pieces that are made one after the other."""
+    """A response of pieces that are made one after the other."""
 
     def __init__(self, pieces: Iterable[bytes], media_type: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(headers=headers, media_type=media_type)

@@ -22,15 +22,15 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "The body is not JSON, or its gzip is damaged.",
         401: "The API key is missing or invalid.",
-        403: "The API key does not allow it; or a page of another site sent it, which `--cors-origins` does not name.",
-        408: "The body was late.",
-        413: "Too many texts, or too large a body.",
-        415: "A `Content-Encoding` other than gzip, or a change whose `Content-Type` is not JSON.",
-        421: "The `Host` is unknown; `--allowed-hosts` names others.",
-        422: "Valid JSON, but not what this route expects.",
-        429: "Too much work is waiting, or the API key has used what it may; `Retry-After` says when to retry.",
+        403: "The API key does not allow this request, or it comes from a page that `--cors-origins` does not allow.",
+        408: "The body did not arrive in time.",
+        413: "The request has too many texts, or its body is too large.",
+        415: "The `Content-Encoding` is not gzip, or the `Content-Type` of a change is not JSON.",
+        421: "The `Host` is unknown; `--allowed-hosts` adds hosts.",
+        422: "The body is valid JSON, but not what this route expects.",
+        429: "Too much work is waiting, or the API key has reached its limit; `Retry-After` says when to retry.",
         503: "No encoder is available, or no memory is left; `Retry-After` says when to retry.",
-        504: "Out of time: `X-Timeout-Ms`, or the gateway's own limit.",
+        504: "The deadline has passed: `X-Timeout-Ms`, or the gateway's own limit.",
     }.items()
 }
 

@@ -27,7 +27,7 @@ from service.shape import LONG_BYTES, parse_json
 from service.tasks import run_in_thread_if
 
 TEXT_LIST = {"type": "array", "items": {"type": "string"}}
-DIMENSIONS = "Cuts every vector to its first numbers, before it is scaled; only lengths that the model was trained for."
+DIMENSIONS = "Cuts every vector to this length before scaling; only lengths that the model was trained for."
 MAX_ERRORS = 100  # in one body; making more of them would take seconds
 MAX_EXPLANATION = 200  # characters of what a caller sent that an error repeats
 
@@ -66,7 +66,7 @@ class Body(BaseModel):
     def from_json(cls, content: object) -> Self:
         """Returns the same, of JSON that has been parsed."""
         if isinstance(content, dict) and len(content) > MAX_ERRORS:
-            raise InvalidRequest(f"invalid body: {len(content)} fields; GET /docs shows which are expected")
+            raise InvalidRequest(f"invalid body: {len(content)} fields; GET /docs lists the expected fields")
         try:
             return cls.model_validate(content)  # in half the time of `model_validate_json`
         except ValidationError as error:
@@ -135,7 +135,7 @@ class EmbedRequest(Body):
     texts: Texts = Field(examples=[["草", "awsl"]])
     normalize: bool = Field(False, description="Scale every vector to length 1.")
     encoding: Literal["float", "base64"] = Field(
-        "float", description="base64: each vector as little-endian float32, less than half the size."
+        "float", description="base64 encodes each vector as little-endian float32, in less than half the size."
     )
     dimensions: int | None = Field(None, examples=[64], description=DIMENSIONS)
 
@@ -187,7 +187,7 @@ class EmbedResponse(BaseModel):
     embeddings: list[list[float] | str | None] = Field(
         description="One per text, in order; null for texts in `errors`."
     )
-    truncated: list[int] = Field(description="Indices of texts longer than the model reads, which were cut off.")
+    truncated: list[int] = Field(description="Indices of texts that exceed the model's limit and were truncated.")
     errors: list[TextErrorBody]
 
 
@@ -205,11 +205,11 @@ MAX_MATCHES = 1000  # for one query in a collection
 class SimilarRequest(Body):
     """Ranks `candidates`, or searches a `collection`."""
 
-    query: Queries | None = Field(None, examples=["阿夸"], description="A text, or a list of them.")
+    query: Queries | None = Field(None, examples=["阿夸"], description="A text, or a list of texts.")
     candidates: Texts | None = Field(None, examples=[["aqua", "晚安"]])
-    collection: str | None = Field(None, description="Its name; searched by `query`, `id` or `vector`.")
+    collection: str | None = Field(None, description="Name of a collection to search by `query`, `id` or `vector`.")
     id: str | None = Field(
-        None, description="Finds what is most similar to this item of the collection, without the item itself."
+        None, description="Finds the danmaku most similar to this item of the collection, without the item itself."
     )
     vector: Numbers | None = Field(None, min_length=1, description="A vector of the same fingerprint.")
     top_k: int | None = Field(
@@ -218,15 +218,15 @@ class SimilarRequest(Body):
         description="Maximum number of matches. By default all candidates, or 10 from a collection, which returns at "
         f"most {MAX_MATCHES}.",
     )
-    min_score: float | None = Field(None, ge=-1, le=1, description="Only matches with at least this score.")
+    min_score: float | None = Field(None, ge=-1, le=1, description="Return only matches with at least this score.")
     dimensions: int | None = Field(
         None, description="Compares only the first numbers of the vectors of `candidates`, as `POST /embed` cuts them."
     )
     filter: dict[str, Any] | None = Field(
-        None, examples=[{"room": 3}], description="Only items of a collection whose metadata match."
+        None, examples=[{"room": 3}], description="Return only items whose metadata match."
     )
     with_vectors: bool = Field(False, description="Whether matches from a collection include their vectors.")
-    heads: Texts | None = Field(None, min_length=1, description="Names of heads, whose labels matches then include.")
+    heads: Texts | None = Field(None, min_length=1, description="Names of heads; matches then include their labels.")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -237,19 +237,22 @@ class SimilarRequest(Body):
             given = (self.id, self.vector, self.filter, self.with_vectors or None)
             if self.query is None or any(each is not None for each in given):
                 raise PydanticCustomError(
-                    "candidates", "`candidates` need `query`; id, vector, filter and with_vectors need `collection`"
+                    "candidates",
+                    "`candidates` requires `query`; id, vector, filter and with_vectors require `collection`",
                 )
         elif sum(given is not None for given in (self.query, self.id, self.vector)) != 1:
             raise PydanticCustomError("one_of", "expected exactly one of `query`, `id` and `vector` for a collection")
         elif (self.top_k or 0) > MAX_MATCHES:
             raise PydanticCustomError("top_k", f"expected top_k of at most {MAX_MATCHES} for a collection")
         elif self.dimensions is not None:
-            raise PydanticCustomError("dimensions", "`dimensions` needs `candidates`: a collection has whole vectors")
+            raise PydanticCustomError(
+                "dimensions", "`dimensions` requires `candidates`: collections store full-length vectors"
+            )
         return self
 
 
 class LabelBody(BaseModel):
-    label: str = Field(description="The most probable one.")
+    label: str = Field(description="The most probable label.")
     scores: dict[str, float] = Field(description="The probability of each label; they add up to 1.")
 
 
@@ -258,18 +261,18 @@ class MatchBody(BaseModel):
     text: str
     score: float = Field(description="Cosine similarity, −1 to 1.")
     relation: Literal["same", "related", "unrelated"] | None = Field(
-        description="How it relates to the query, judged by meaning, spelling, sound and polarity: opposites are "
-        "related. Null after a search by vector, and beyond the first 10,000 matches of an answer."
+        description="Relation to the query, judged by meaning, spelling, sound and polarity: opposites are "
+        "related. Null after a search by vector, and beyond the first 10,000 matches of a response."
     )
     metadata: dict[str, object]
-    count: int = Field(1, description="In a collection: how often it was added.")
-    vector: list[float] | None = Field(None, description="With `with_vectors`.")
-    labels: dict[str, LabelBody] | None = Field(None, description="With `heads`: by their names.")
+    count: int = Field(1, description="In a collection: number of times that it was added.")
+    vector: list[float] | None = Field(None, description="Present with `with_vectors`.")
+    labels: dict[str, LabelBody] | None = Field(None, description="Present with `heads`: labels by name of the head.")
 
 
 class SimilarResult(BaseModel):
     query: str | None = Field(None, description="Absent after a search by id or vector.")
-    matches: list[MatchBody] = Field(description="Best first.")
+    matches: list[MatchBody] = Field(description="The best match first.")
 
 
 class SimilarError(TextErrorBody):
@@ -288,7 +291,7 @@ def _refuse_tokens(value: Any) -> Any:
     if any(isinstance(item, int | list) for item in numbers):
         raise PydanticCustomError(
             "tokens",
-            "expected texts, not lists of token ids, which are of another vocabulary; with LangChain, pass "
+            "expected texts, not lists of token ids, which belong to another vocabulary; with LangChain, pass "
             "check_embedding_ctx_length=False to OpenAIEmbeddings",
         )
     return [value] if isinstance(value, str) else value
@@ -306,11 +309,11 @@ InputTexts = Annotated[
 class OpenAIRequest(Body):
     model_config = ConfigDict(extra="ignore")
 
-    input: InputTexts = Field(examples=[["草", "awsl"]], description="A text, or a list of them.")
-    model: str | None = Field(None, description="The name that `GET /v1/models` returns; may be left out.")
+    input: InputTexts = Field(examples=[["草", "awsl"]], description="A text, or a list of texts.")
+    model: str | None = Field(None, description="The name that `GET /v1/models` returns; optional.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, examples=[64], description=DIMENSIONS)
-    user: str | None = Field(None, description="Ignored, as fields are that this list does not have.")
+    user: str | None = Field(None, description="Ignored, like all fields that are not listed here.")
 
     @model_validator(mode="before")
     @classmethod
@@ -326,7 +329,7 @@ class OpenAIEmbedding(BaseModel):
 
 
 class OpenAIUsage(BaseModel):
-    prompt_tokens: int = Field(description="Tokens that the model read, without [CLS], [SEP] and what was cut off.")
+    prompt_tokens: int = Field(description="Tokens that the model read, without [CLS], [SEP] and the truncated part.")
     total_tokens: int
 
 
@@ -347,7 +350,7 @@ class OpenAIModel(BaseModel):
 class OpenAIErrorContent(BaseModel):
     message: str = Field(description="A sentence for people.")
     type: str = Field(description="Who has to act, in OpenAI's words.")
-    param: str | None = Field(description="The field of the request that is at fault.")
+    param: str | None = Field(description="The invalid field of the request.")
     code: str = Field(description="The `error_type` of other routes.")
 
 
@@ -366,7 +369,7 @@ class EncodeRequest(Body):
 
     model_config = ConfigDict(extra="allow")
 
-    id: Any = Field(examples=[123], description="Returned in the answer.")
+    id: Any = Field(examples=[123], description="Returned in the response.")
     texts: Texts = Field(examples=[["草", "awsl"]], min_length=1)
     is_tokenized: Literal[False] = Field(False, description="Only workers accept lists of tokens.")
 

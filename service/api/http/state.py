@@ -42,7 +42,7 @@ class State:
 
     @property
     def obstacle(self) -> str | None:
-        """Why texts sent now would not be embedded, or None."""
+        """The reason why texts sent now would not be embedded, or None."""
         return "the service is stopping" if self.is_stopping else self.embedder.obstacle
 
     @property

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from service.commands.bench.load import Result
 
 NAME = "bench"
-HELP = "measure a gateway with a file of danmaku"
-DESCRIPTION = "Replays a file of danmaku in its own order, at a given rate or with a given number of callers."
+HELP = "benchmark a gateway with a file of danmaku"
+DESCRIPTION = "Replays a file of danmaku in order, at a given rate or with a given number of concurrent requests."
 EXAMPLE = """example:
   danmaku bench danmaku.txt --rate 200 --seconds 30
   danmaku bench danmaku.txt --concurrency 8 --requests 5000 --encoding base64 --json bench.json
@@ -32,28 +32,33 @@ BUSY_SHARE = 0.9  # of a core; above this the generator may have been slower tha
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="FILE", type=Path, help="a recording, or one danmaku per line")
+    parser.add_argument("input", metavar="FILE", type=Path, help="recording, or text file with one danmaku per line")
     parser.add_argument(
         "--url",
         default="http://127.0.0.1:8000",
-        help="the gateway, with the API key in DANMAKU_API_KEY if it requires one [http://127.0.0.1:8000]",
+        help="URL of the gateway; DANMAKU_API_KEY holds its API key [http://127.0.0.1:8000]",
     )
     loop = parser.add_mutually_exclusive_group()
-    loop.add_argument("--rate", type=_positive(float), metavar="N", help="requests per second, answered or not")
     loop.add_argument(
-        "--concurrency", type=_positive(int), default=8, metavar="N", help="requests in flight at all times [8]"
+        "--rate",
+        type=_positive(float),
+        metavar="N",
+        help="requests to send per second, even if earlier ones are pending",
     )
-    parser.add_argument("--texts-per-request", type=_positive(int), default=16, metavar="N", help="lines each [16]")
+    loop.add_argument(
+        "--concurrency", type=_positive(int), default=8, metavar="N", help="number of requests in flight [8]"
+    )
     parser.add_argument(
-        "--requests", type=_positive(int), metavar="N", help="stop after N requests; default: all lines"
+        "--texts-per-request", type=_positive(int), default=16, metavar="N", help="texts per request [16]"
     )
+    parser.add_argument("--requests", type=_positive(int), metavar="N", help="stop after N requests [all lines]")
+    parser.add_argument("--seconds", type=_positive(float), metavar="S", help="stop after S seconds [all lines]")
     parser.add_argument(
-        "--seconds", type=_positive(float), metavar="S", help="stop after S seconds; default: all lines"
+        "--encoding", choices=("float", "base64"), default="base64", help="encoding of the vectors [base64]"
     )
-    parser.add_argument("--encoding", choices=("float", "base64"), default="base64", help="of the vectors [base64]")
-    parser.add_argument("--timeout-s", type=_positive(float), default=30.0, help="time limit of a request [30]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--timeout-s", type=_positive(float), default=30.0, help="timeout of a request in seconds [30]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
+    parser.add_argument("--quiet", action="store_true", help="hide the progress bar")
     add_recording_flags(parser, encoding_flag="--file-encoding")
 
 

@@ -38,11 +38,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     for action, summary in (
         ("list", "list all collections"),
         ("create", "create an empty collection"),
-        ("load", "add the danmaku of files; create the collection if it does not exist"),
-        ("export", "write all danmaku, without vectors, to a file that load accepts"),
-        ("search", "print the danmaku most similar to a text: score, text"),
-        ("rebuild", "embed all texts again after a change of model"),
-        ("drop", "delete a collection with all its danmaku"),
+        ("load", "add danmaku from files; creates the collection if it does not exist"),
+        ("export", "write all danmaku, without vectors, to a file that `load` accepts"),
+        ("search", "print the danmaku most similar to a text, with scores"),
+        ("rebuild", "re-embed all texts after a change of model"),
+        ("drop", "delete a collection and all its danmaku"),
     ):
         command = actions.add_parser(
             action,
@@ -62,15 +62,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                 type=Path,
                 nargs="+",
                 metavar="FILE|FOLDER",
-                help="recordings (docs/recordings.md); JSON lines with the route's fields; a table whose header names "
-                "`text`, whose other columns become metadata",
+                help="recordings (docs/recordings.md); JSON lines with the fields of the route; or tables with a "
+                "column `text`, whose other columns become metadata",
             )
             add_recording_flags(command)
-            command.add_argument("--skip", type=int, default=0, metavar="ROWS", help="rows that are loaded already [0]")
-        if action == "export":
             command.add_argument(
-                "--output", type=Path, required=True, metavar="FILE", help="NDJSON, an object per line"
+                "--skip",
+                type=int,
+                default=0,
+                metavar="ROWS",
+                help="number of rows to skip, because they are loaded already [0]",
             )
+        if action == "export":
+            command.add_argument("--output", type=Path, required=True, metavar="FILE", help="output file; NDJSON")
         _add_url(command, default=argparse.SUPPRESS)  # keeps a --url before the action
 
 
@@ -78,7 +82,7 @@ def _add_url(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--url",
         default=default,
-        help="the gateway, with the API key in DANMAKU_API_KEY if it requires one [http://127.0.0.1:8000]",
+        help="URL of the gateway; DANMAKU_API_KEY holds its API key [http://127.0.0.1:8000]",
     )
 
 
@@ -129,7 +133,7 @@ def _load(client: Client, parsed: argparse.Namespace) -> int:
         print(f"danmaku collections: refused: {reason}", file=sys.stderr)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in done.left_out.most_common())
     print(
-        f"{parsed.name}: {done.rows - parsed.skip:,} rows; {done.added:,} added, {done.replaced:,} there already, "
+        f"{parsed.name}: {done.rows - parsed.skip:,} rows; {done.added:,} added, {done.replaced:,} already present, "
         f"{done.repeated:,} repeated, {done.refused:,} refused, {done.left_out.total():,} not danmaku"
         + (f" ({left_out})" if left_out else "")
     )
@@ -159,8 +163,8 @@ def _rebuild(client: Client, parsed: argparse.Namespace) -> None:
         if sys.stderr.isatty():
             print(f"\r{step.done} of {step.total}", end="", file=sys.stderr, flush=True)
     if step is None or not step.is_finished:
-        raise GatewayError("the connection was closed before the end; run the same command to resume", "bad_answer")
-    print(f"{parsed.name}: {step.done} danmaku, {step.lost} of them cannot be embedded by this model")
+        raise GatewayError("the connection closed early; run the same command to resume", "bad_answer")
+    print(f"{parsed.name}: {step.done} danmaku, of which {step.lost} cannot be embedded by this model")
 
 
 def _drop(client: Client, parsed: argparse.Namespace) -> None:

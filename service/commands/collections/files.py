@@ -1,4 +1,4 @@
-"""Recordings as items of a collection.
+"""Reads recordings as items of a collection.
 
 A danmaku becomes an item with `seconds` into the video and `posted_at`, a Unix time in seconds, in its metadata, where
 the recording has them. Two kinds of files say more: JSON with the fields that `POST /collections/NAME/danmaku` takes,

@@ -91,7 +91,7 @@ def export(client: Client, collection: str, output: Path, *, quiet: bool) -> int
     """Writes NDJSON that `load` accepts and returns the number of danmaku; the file appears when it is complete."""
 
     if output.exists():
-        raise ConfigurationError(f"{output} exists already; remove it, or choose another --output")
+        raise ConfigurationError(f"{output} already exists; remove it, or choose another --output")
     draft = output.with_name(output.name + ".part")
     count, after = 0, None
     total = client.describe(collection).count

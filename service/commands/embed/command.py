@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NAME = "embed"
 HELP = "turn a file of danmaku into a file of vectors"
-DESCRIPTION = "Embeds a danmaku per line. Can be killed at any time; run the same command to resume."
+DESCRIPTION = "Embeds one danmaku per line. You can stop it at any time; run the same command again to resume."
 EXAMPLE = """example:
   danmaku embed danmaku.txt --output danmaku.npy
   zcat danmaku.txt.gz | danmaku embed - --output danmaku.parquet --url http://127.0.0.1:8000
@@ -36,21 +36,23 @@ SETTINGS = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="FILE", help="a recording, or one danmaku per line; - reads standard input")
+    parser.add_argument(
+        "input", metavar="FILE", help="recording, or text file with one danmaku per line; - reads standard input"
+    )
     parser.add_argument(
         "--output",
         type=Path,
         required=True,
         metavar="FILE",
-        help="X.npy, a matrix with rows of NaN where there is no vector; X.ndjson or X.parquet, with texts and errors",
+        help="output file: .npy is a matrix, with rows of NaN for texts without a vector; .ndjson and .parquet include "
+        "texts and errors",
     )
     parser.add_argument(
         "--url",
-        help="the gateway to use, such as http://127.0.0.1:8000, with the API key in DANMAKU_API_KEY if it requires "
-        "one; default: embed in this process",
+        help="URL of a gateway (http://HOST:8000); DANMAKU_API_KEY holds its API key [embed in this process]",
     )
     parser.add_argument("--normalize", action="store_true", help="scale every vector to length 1")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar (never shown without a terminal)")
+    parser.add_argument("--quiet", action="store_true", help="hide the progress bar")
     add_recording_flags(parser)
     add_settings(parser.add_argument_group("without --url"), SETTINGS)
 

@@ -1,4 +1,4 @@
-"""Output formats of `danmaku embed`.
+"""Writes the output formats of `danmaku embed`.
 
     .npy      one float32 matrix with a row per line; NaN where there is no vector
     .ndjson   a JSON object per line, as POST /embed streams them: index, text, embedding or null with a reason

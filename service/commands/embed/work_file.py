@@ -74,7 +74,7 @@ class WorkFile:
 
     def _refuse_existing(self) -> None:
         if self._output.exists():
-            raise ConfigurationError(f"{self._output} exists already; remove it, or choose another --output")
+            raise ConfigurationError(f"{self._output} already exists; remove it, or choose another --output")
 
     def begin(self, start: Progress, head: bytes, source: BinaryIO) -> Progress:
         """Resumes an earlier run, after skipping the part of `source` that it read, or starts with `head`."""
@@ -157,7 +157,7 @@ class WorkFile:
             raise ConfigurationError(f"{self._path} was started {option} --normalize; do the same, or {self._advice}")
         if size < progress.work_bytes:
             raise ConfigurationError(
-                f"{self._path} is cut off: {size} bytes, expected {progress.work_bytes}; {self._advice}"
+                f"{self._path} is truncated: {size} bytes; expected {progress.work_bytes}; {self._advice}"
             )
 
     def _skip_input(self, source: BinaryIO, progress: Progress) -> None:

@@ -1,1 +1,1 @@
-"""`danmaku highlights`: the moments of recordings at which viewers say more of something than at other times."""
+"""`danmaku highlights`: finds the moments when viewers say something more often than at other times."""

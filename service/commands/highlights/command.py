@@ -12,8 +12,8 @@ from service.errors import ConfigurationError
 NAME = "highlights"
 HELP = "find the highlights of recordings"
 DESCRIPTION = (
-    "Finds when viewers say more of something than at other times, and what. What a room says all the time, greetings "
-    "at its beginning, farewells at its end and copies of a text count little."
+    "Finds the moments when viewers say something more often than at other times. What a room says all the time, "
+    "greetings at the start, farewells at the end and copies of a text count little."
 )
 EXAMPLE = """example:
   danmaku highlights stream.xml
@@ -31,10 +31,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="X.json, X.csv, X.edl for editors, X.png or X.html, and any number of them; {name} stands for the name of "
-        "the recording, where there are several; default: a table on standard output",
+        help="output file: .json, .csv, .edl for video editors, .png or .html; may be repeated; {name} stands for the "
+        "name of each recording [a table on standard output]",
     )
-    parser.add_argument("--count", type=int, default=10, metavar="N", help="number of highlights at most [10]")
+    parser.add_argument("--count", type=int, default=10, metavar="N", help="maximum number of highlights [10]")
 
 
 def run(parsed: argparse.Namespace) -> int:

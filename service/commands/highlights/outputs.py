@@ -1,4 +1,4 @@
-"""Formats of `danmaku highlights`, by suffix.
+"""Writes the output formats of `danmaku highlights`, by suffix.
 
 .json  what POST /highlights answers: curves and peaks
 .csv   a row a peak, the highest first
@@ -93,7 +93,7 @@ def _to_png(found: Found) -> bytes:
         from resvg_py import svg_to_bytes
     except ModuleNotFoundError:
         raise ConfigurationError(
-            "PNG needs resvg-py; expected pip install 'danmaku-embedding[picture]', or another suffix"
+            "PNG requires resvg-py; run pip install 'danmaku-embedding[picture]', or use another suffix"
         ) from None
     return bytes(svg_to_bytes(svg_string=draw_picture(found.name, found.highlights), background="#ffffff", zoom=2))
 

@@ -211,7 +211,7 @@ def _line(values: list[float], width: int) -> str:
 
 
 def _describe(highlights: Highlights) -> str:
-    """Says in the reader's language what the curves are."""
+    """Describes the curves in the reader's language."""
     return f"{format_time(len(highlights.curve) * STEP_S)} · 黄色：比平时多说的内容 · 灰线：弹幕数量"
 
 

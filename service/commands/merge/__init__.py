@@ -1,1 +1,1 @@
-"""`danmaku merge`: recordings in which what says the same is shown once, with its count."""
+"""`danmaku merge`: merges danmaku that mean the same in recordings, and counts them."""

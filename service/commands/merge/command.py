@@ -11,8 +11,8 @@ from service.commands.recording_flags import add_embedding_flags, name_outputs
 from service.errors import ConfigurationError
 
 NAME = "merge"
-HELP = "merge what is said more than once in recordings"
-DESCRIPTION = "Merges danmaku that say the same within some seconds, however they are spelt, and counts them."
+HELP = "merge repeated danmaku in recordings"
+DESCRIPTION = "Merges and counts danmaku that mean the same within a few seconds, however they are spelt."
 EXAMPLE = """example:
   danmaku merge stream.xml --output merged.xml
   danmaku merge recordings/*.xml --output 'merged/{name}.ass' --window 10
@@ -27,20 +27,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--output",
         required=True,
         metavar="FILE",
-        help="X.xml, X.ass, X.json or X.csv; {name} stands for the name of the recording, where there are several",
+        help="output file: .xml, .ass, .json or .csv; {name} stands for the name of each recording",
     )
-    parser.add_argument("--map", metavar="FILE", help="X.csv: for every danmaku the group that it is in")
+    parser.add_argument("--map", metavar="FILE", help="also write the group of every danmaku to this .csv file")
     parser.add_argument(
-        "--window", type=float, default=WINDOW_S, metavar="S", help=f"seconds that a group spans at most [{WINDOW_S:g}]"
+        "--window",
+        type=float,
+        default=WINDOW_S,
+        metavar="S",
+        help=f"maximum length of a group in seconds [{WINDOW_S:g}]",
     )
     parser.add_argument(
-        "--threshold", type=float, metavar="P", help="probability of saying the same from which danmaku are merged"
+        "--threshold", type=float, metavar="P", help="minimum probability of the same meaning for a merge"
     )
     parser.add_argument(
         "--rule",
         choices=("meaning", "spelling", "identical"),
         default="meaning",
-        help="spelling merges what is equal but for its spelling; identical, what is equal [meaning]",
+        help="what to merge: the same meaning, the same text in different spellings, or identical texts [meaning]",
     )
 
 

@@ -81,7 +81,7 @@ def _to_ass(merged: Merged) -> bytes:
         from biliass import convert_to_ass
     except ModuleNotFoundError:
         raise ConfigurationError(
-            "ASS needs biliass; expected pip install 'danmaku-embedding[ass]', or another suffix"
+            "ASS requires biliass; run pip install 'danmaku-embedding[ass]', or use another suffix"
         ) from None
     text: str = convert_to_ass(
         _to_xml(merged), *STAGE, font_size=FONT_SIZE, duration_marquee=CROSSING_S, reduce_comments=False

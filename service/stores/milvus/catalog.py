@@ -1,4 +1,4 @@
-"""The names of collections: a table in Milvus that all gateways share.
+"""Keeps the names of collections in a Milvus table that all gateways share.
 
 A row says to which owner a name belongs. An owner's items are the rows of a Milvus collection, one for all owners with
 the same dimension and fingerprint; the owner's id, not its name, stands in each of them. So a swap changes two rows of
@@ -164,7 +164,7 @@ class Catalog:
 async def make_collection(
     connection: Connection, name: str, schema: Any, index: Any, partitions: Sequence[str] = ()
 ) -> None:
-    """Makes a Milvus collection and loads it. Does nothing that is already done: another gateway may be at it, too."""
+    """Creates a Milvus collection and loads it. Skips steps that are done: another gateway may do the same."""
     try:
         await connection.manage("create_collection", name, schema=schema, num_shards=1)
     except StoreUnavailable:

@@ -223,10 +223,10 @@ def _translate(error: Exception) -> Exception:
     """Returns our error. Messages of gRPC and pymilvus are left out: they are long and name addresses."""
     code = error.code() if isinstance(error, grpc.RpcError) else getattr(error, "code", None)
     if code == NO_COLLECTION:
-        return NoCollection("Milvus does not have the collections' data: restore it")
+        return NoCollection("Milvus does not have the data of the collections; restore it")
     if code in FULL:
         return StorageFull(f"Milvus has reached its limit of {FULL[code]}; this change was not made")
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAUTHENTICATED.value[0], 1400):
-        return ConfigurationError("Milvus refuses the user and password in the URL of the collections")
+        return ConfigurationError("Milvus rejects the user or password in the URL of the collections")
     name = code.name if isinstance(code, grpc.StatusCode) else f"{code}, {getattr(error, 'message', '')[:100]}"
-    return StoreUnavailable(f"the Milvus of the collections is unavailable ({name})")
+    return StoreUnavailable(f"the Milvus server of the collections is unavailable ({name})")

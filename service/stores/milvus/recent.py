@@ -1,4 +1,4 @@
-"""What this gateway wrote in the last seconds, which a read of Milvus may not see yet.
+"""Remembers what this gateway wrote in the last seconds, because a read of Milvus may not see it yet.
 
 Milvus promises that a read with bounded staleness sees what is older than `common.gracefulTime`, 5 s.
 """

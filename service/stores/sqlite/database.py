@@ -102,7 +102,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
             connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # its messages quote names of the file
         connection.close()
-        raise ConfigurationError(f"{path} cannot be used as a database of collections: {error}") from None
+        raise ConfigurationError(f"{path} cannot be used as a collection database: {error}") from None
     except ConfigurationError:
         connection.close()
         raise

@@ -1,4 +1,4 @@
-"""The sizes and intervals that a store works by, in one place; tests and benchmarks pass smaller ones.
+"""Defines the sizes and intervals of a store; tests and benchmarks pass smaller ones.
 
 None of them changes an answer beyond which neighbours an approximate search proposes.
 """

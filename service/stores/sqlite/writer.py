@@ -167,6 +167,6 @@ def translate_error(error: Exception) -> Exception:
         return error
     # The second is a full disk, too: there is no room for the index of the log.
     if getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):
-        return StorageFull("the disk of the collections is full; this change was not made")
-    log.error("The database of collections failed.", exc_info=error)
-    return StoreUnavailable(f"the database of collections failed: {error}")
+        return StorageFull("the disk that stores the collections is full; this change was not made")
+    log.error("The collection database failed.", exc_info=error)
+    return StoreUnavailable(f"the collection database failed: {error}")

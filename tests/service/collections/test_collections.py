@@ -150,7 +150,7 @@ async def test_danmaku_are_read_and_deleted_one_by_one_or_by_filter(http: httpx.
         ({"collection": "room"}, 422, "exactly one of `query`, `id` and `vector`"),
         ({"collection": "room", "query": "草", "id": "a"}, 422, "exactly one of"),
         ({"query": "草"}, 422, "`candidates` or `collection`"),
-        ({"query": "草", "candidates": ["草"], "filter": {}}, 422, "`candidates` need `query`"),
+        ({"query": "草", "candidates": ["草"], "filter": {}}, 422, "`candidates` requires `query`"),
         ({"collection": "room", "query": "草", "top_k": 1001}, 422, "at most 1000"),
         ({"collection": "room", "query": ["草"] * 200, "top_k": 1000}, 413, "lower top_k"),
         ({"collection": "room", "query": "草", "filter": {"room": None}}, 422, "filter.room"),

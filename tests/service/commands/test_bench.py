@@ -153,7 +153,7 @@ def test_ctrl_c_reports_what_was_measured(gateway: httpx.Client, danmaku: Path) 
     ("flags", "status", "message"),
     [
         (["{none}"], 1, "No such file or directory"),
-        (["{empty}"], 1, "holds no danmaku (it is empty)"),
+        (["{empty}"], 1, "contains no danmaku (it is empty)"),
         (["{file}", "--rate", "0"], 2, "invalid positive float value: '0'"),
         (["{file}", "--rate", "1", "--concurrency", "2"], 2, "not allowed with argument"),
         (["{file}", "--texts-per-request", "1.5"], 2, "invalid positive int value: '1.5'"),

@@ -209,7 +209,7 @@ def test_a_run_resumes_only_with_the_same_input_and_settings(
     assert "use the same model" in refused(*this)
     assert (part.stat().st_size, note.read_bytes()) == (size, said)
     os.truncate(part, 1000)
-    assert "is cut off: 1000 bytes" in refused(good, *flags)
+    assert "is truncated: 1000 bytes" in refused(good, *flags)
     note.write_bytes(b"{")
     assert "is damaged" in refused(good, *flags)
     note.unlink()
@@ -265,7 +265,7 @@ def test_ctrl_c_keeps_finished_lines(tmp_path: Path, gateway: httpx.Client) -> N
         (["nothing.txt", "--output", "{dir}/x.npy"], "No such file or directory: 'nothing.txt'"),
         (["{dir}", "--output", "{dir}/x.npy"], "Is a directory"),
         (["{input}", "--output", "{dir}/none/x.npy"], "No such file or directory"),
-        (["{input}", "--output", "{dir}/there.npy"], "there.npy exists already"),
+        (["{input}", "--output", "{dir}/there.npy"], "there.npy already exists"),
         (["{input}", "--output", "{dir}/x.npy", "--encoder", "onnx://nowhere"], "nowhere"),
         (
             ["{input}", "--output", "{dir}/x.npy", "--url", "http://127.0.0.1:1", "--threads", "1"],

@@ -111,7 +111,7 @@ def test_two_runs_write_the_same(recording: Path, encoder: str, tmp_path: Path) 
     ("arguments", "message"),
     [
         (["--output", "{folder}/merged.srt"], "expected a name that ends in .xml, .ass, .json, .csv"),
-        (["--output", "{folder}/none/merged.xml"], "expected a folder that exists"),
+        (["--output", "{folder}/none/merged.xml"], "expected an existing folder"),
         (["--output", "{folder}/stream.xml"], "is read or written already"),
         (["--output", "{folder}/m.csv", "--map", "{folder}/m.csv"], "invalid --map"),
         (["--output", "{folder}/m.csv", "--window", "0"], "invalid --window: 0; expected"),
@@ -134,4 +134,4 @@ def test_a_recording_without_times_is_refused(encoder: str, tmp_path: Path) -> N
     ended = merge(texts, "--output", tmp_path / "m.xml", "--encoder", encoder)
 
     assert ended.returncode == 1
-    assert "holds no danmaku with a time (2 without a time)" in ended.stderr
+    assert "contains no danmaku with a time (2 without a time)" in ended.stderr

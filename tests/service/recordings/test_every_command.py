@@ -102,7 +102,11 @@ def test_plain_text_is_read_line_by_line(texts: list[str]) -> None:
 GARBAGE: dict[str, tuple[str, bytes, str]] = {
     "a picture": ("a.png", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06", "not text"),
     "a picture called text": ("a.txt", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00", "not text"),
-    "requirements": ("requirements.txt", "numpy==1.26\nrequests>=2\n".encode("utf-16"), "not a recording by its name"),
+    "requirements": (
+        "requirements.txt",
+        "numpy==1.26\nrequests>=2\n".encode("utf-16"),
+        "not have the name of a recording",
+    ),
     "packages": ("list.txt", "numpy==1.26\nrequests>=2\n".encode("utf-16"), "a list of packages"),
     "random bytes": ("a.txt", os.urandom(4096), "text"),
     "a page": ("a.html", b"<!DOCTYPE html><html><body><p>x</p></body></html>", "HTML"),

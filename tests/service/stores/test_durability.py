@@ -183,7 +183,7 @@ async def test_an_invalid_directory_is_explained(tmp_path: Path) -> None:
         await open_store(f"sqlite://{tmp_path / 'file'}")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "collections.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(ConfigurationError, match="cannot be used as a database"):
+    with pytest.raises(ConfigurationError, match="cannot be used as a collection database"):
         await open_store(f"sqlite://{tmp_path / 'other'}")
     with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as connection:
         connection.execute("PRAGMA user_version = 9")

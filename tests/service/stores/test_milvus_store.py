@@ -275,7 +275,7 @@ async def is_there(store: Store) -> bool:
 async def test_a_user_who_is_refused_is_named_at_the_start(tmp_path: Path) -> None:
     with running_milvus(tmp_path, COMMON_SECURITY_AUTHORIZATIONENABLED="true") as server:
         for user in ("", "root:wr%2Fng@"):
-            with pytest.raises(ConfigurationError, match="refuses the user") as refused:
+            with pytest.raises(ConfigurationError, match="rejects the user") as refused:
                 await open_store(server.url.replace("://", f"://{user}"))
             assert "wr" not in str(refused.value).split()
         store = await open_store(server.url.replace("://", "://root:Milvus@"))

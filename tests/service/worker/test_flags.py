@@ -57,7 +57,7 @@ def test_flags_without_an_effect_are_accepted_with_a_warning(tiny_model: Path) -
     assert f"serving {tiny_model.name} (fingerprint " in log
     ports = f"ports {worker.port} and {worker.port_out}"
     assert f"on 127.0.0.1, {ports}; pooling REDUCE_MEAN of layers [-2], max_seq_len 12" in log
-    assert "only programs on this machine can connect; -bind 0.0.0.0 admits those on others" in log
+    assert "only programs on this machine can connect; -bind 0.0.0.0 also accepts other machines" in log
 
 
 def test_classic_mode_without_the_genuine_server_is_an_error() -> None:

@@ -80,7 +80,7 @@ def test_key_files_are_private_and_never_replaced(keys: Path) -> None:
 
     assert [path.name for path in files] == ["worker.key", "worker.key_secret"]
     assert [stat.S_IMODE(path.stat().st_mode) for path in files] == [0o600, 0o600]
-    assert done.returncode == 1 and "exists already" in done.stderr
+    assert done.returncode == 1 and "already exists" in done.stderr
     assert [path.read_bytes() for path in files] == before
 
 

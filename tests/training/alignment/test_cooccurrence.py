@@ -92,7 +92,7 @@ def test_a_line_among_its_own_copies_has_no_moment() -> None:
 
 
 def test_too_few_danmaku_are_refused(lines: TimedLines) -> None:
-    with pytest.raises(ValueError, match="9 danmaku stand in at least 3 lines.*too few for 64 dimensions"):
+    with pytest.raises(ValueError, match="9 danmaku occur in at least 3 lines.*too few for 64 dimensions"):
         cooccurrence.fit(lines, CooccurrenceSettings(min_context_count=2, min_pair_count=1, dim=64))
 
 

@@ -57,7 +57,7 @@ def test_the_split_is_that_of_clean(tmp_path: Path) -> None:
 def test_recordings_without_seconds_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("草\n好\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="no file tells the second of its danmaku"):
+    with pytest.raises(ValueError, match="no file has the times of its danmaku"):
         read_moments([path], TOKENIZER)
 
 

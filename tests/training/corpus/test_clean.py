@@ -143,7 +143,7 @@ def test_a_clean_that_fails_in_the_middle_changes_nothing(
 def test_an_empty_result_is_an_error_with_the_reasons(tmp_path: Path, vocab: Path) -> None:
     """A wrong vocabulary or column order shows at once, not in the next command."""
     write(tmp_path / "in/1.csv", "龘")
-    with pytest.raises(ValueError, match="no danmaku left of 1 documents.*'unspellable': 1"):
+    with pytest.raises(ValueError, match="no danmaku left from 1 documents.*'unspellable': 1"):
         clean([tmp_path / "in"], tmp_path / "out", vocab=vocab)
 
 
