@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from service.commands.csv_rows import to_csv
 from service.commands.embed.command import SETTINGS
 from service.commands.flags import add_settings, given_settings
 from service.commands.recording_flags import add_recording_flags, recording_options
@@ -116,7 +115,7 @@ class Labels:
 
     def head(self, first: EmbedResponse) -> bytes:
         columns = [column for name in self._heads for column in (name, f"{name} probability")]
-        return _to_csv([["index", "text", *columns, "error"]]) if self._is_csv else b""
+        return to_csv([["index", "text", *columns, "error"]]) if self._is_csv else b""
 
     def rows(self, start: int, texts: Sequence[str], response: EmbedResponse) -> bytes:
         import orjson
@@ -132,7 +131,7 @@ class Labels:
                 scores = dict(zip(head.labels, row, strict=True))
                 found[index][name] = {"label": max(scores, key=scores.__getitem__), "scores": scores}
         if self._is_csv:
-            return _to_csv([
+            return to_csv([
                 [
                     start + index,
                     text,
@@ -155,9 +154,3 @@ class Labels:
 
 def _cells(labelled: dict[str, Any] | None) -> tuple[object, object]:
     return (labelled["label"], labelled["scores"][labelled["label"]]) if labelled else ("", "")
-
-
-def _to_csv(rows: Sequence[Sequence[object]]) -> bytes:
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(rows)
-    return file.getvalue().encode("utf-8", "surrogatepass")

@@ -26,6 +26,7 @@ MARKS = (
 )
 DECLARED = re.compile(rb"""^\s*<\?xml\s[^<>]*encoding=["']([\w.:-]+)["']""")
 CANDIDATES = ["gb18030", "big5"]
+OF_NAMES = ("idna", "punycode", "undefined")  # codecs of text, but not of files
 WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "cp936": "gb18030"}
 ESCAPED = re.compile("[\udc80-\udcff]")
 REPLACED = re.compile("\ufffd")
@@ -109,11 +110,11 @@ def _find_encoding(name: str, encoding_name: str) -> str:
 
 def _codec(label: str) -> str | None:
     try:
-        b"".decode(label)  # a LookupError also for codecs that are not of text
+        b"a".decode(label)  # a LookupError also for codecs that do not return text
         found = codecs.lookup(label).name
-    except LookupError:
+    except (LookupError, UnicodeError):
         return None
-    return WIDER.get(found, found)
+    return None if found in OF_NAMES else WIDER.get(found, found)
 
 
 def _read_mark(head: bytes) -> str | None:

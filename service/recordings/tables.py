@@ -18,7 +18,17 @@ from typing import Any
 
 import orjson
 
-from service.recordings.base import MALFORMED, MALFORMED_ROW, MAX_ROW, LineParser, Options, RecordingError, Row, is_most
+from service.recordings.base import (
+    MALFORMED,
+    MALFORMED_ROW,
+    MAX_ROW,
+    MAX_VIDEO_S,
+    LineParser,
+    Options,
+    RecordingError,
+    Row,
+    is_most,
+)
 from service.recordings.times import DATE, number, split_time, unix_time
 
 RECORDED = re.compile(rf"(.*),(\d+(?:\.\d+)?),({DATE})", re.DOTALL)
@@ -96,14 +106,17 @@ class RecordedCsv(LineParser):
         match_row = RECORDED.fullmatch  # most of what there is to read comes by this way
         for line in lines:
             if match := match_row(line[:-1] if line.endswith("\r") else line):
-                text, seconds, posted = match.groups()
-                yield Row(text, MALFORMED, float(seconds), posted)
+                text, written, posted = match.groups()
+                seconds = float(written)
+                yield Row(text, MALFORMED, seconds, posted) if seconds <= MAX_VIDEO_S else MALFORMED_ROW
             elif line.strip():
                 yield MALFORMED_ROW
 
     def line(self, line: str) -> tuple[Row, ...]:
         if match := RECORDED.fullmatch(line):
             text, seconds, posted = match.groups()
+            if float(seconds) > MAX_VIDEO_S:
+                return (MALFORMED_ROW,)
             if self._is_quoted is not False:
                 text = self._unquote(text, line)
             return (Row(text, MALFORMED, float(seconds), posted),)
@@ -258,11 +271,18 @@ class _Columns:
 
 
 def split(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line], delimiter=delimiter), [])
+    """Returns the cells of a line, as far as it can be read; none if a cell is longer than csv reads."""
+    try:
+        # Within a line, csv would take a carriage return for the end of the row, and fail.
+        return next(csv.reader([line.rstrip("\r").replace("\r", " ")], delimiter=delimiter), [])
+    except csv.Error:
+        return []
 
 
 def _is_recorded(values: list[str]) -> bool:
-    return len(values) == 3 and number(values[1]) is not None and re.fullmatch(DATE, values[2]) is not None
+    if len(values) != 3 or (seconds := number(values[1])) is None or seconds > MAX_VIDEO_S:
+        return False
+    return re.fullmatch(DATE, values[2]) is not None
 
 
 def _read_recorded(values: list[str]) -> Row:

@@ -16,13 +16,14 @@ from pathlib import Path
 import orjson
 
 from service.chat.highlights import STEP_S, Highlights
+from service.commands.csv_rows import to_csv
 from service.commands.highlights.picture import (
     draw_page,
     draw_picture,
     format_representatives,
     format_time,
 )
-from service.commands.merge.outputs import replace_file, to_csv
+from service.commands.merge.outputs import replace_file
 from service.commands.timed_vectors import TimedVectors
 from service.errors import ConfigurationError
 
@@ -73,7 +74,7 @@ def _to_csv(found: Found) -> bytes:
     for peak in found.highlights.peaks:
         times = [f"{time:.1f}" for time in (peak.start, peak.end, peak.at)]
         rows.append([*times, f"{peak.score:.1f}", peak.lines, peak.kind, format_representatives(peak)])
-    return to_csv(COLUMNS, rows)
+    return to_csv([COLUMNS, *rows])
 
 
 def _to_edl(found: Found) -> bytes:

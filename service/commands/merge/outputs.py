@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from xml.sax.saxutils import escape
 import orjson
 
 from service.chat.merging import Group
+from service.commands.csv_rows import to_csv
 from service.commands.timed_vectors import TimedVectors
 from service.errors import ConfigurationError
 from service.recordings.base import Style
@@ -50,19 +49,19 @@ def write_map(path: Path, merged: Merged) -> None:
         number = group_of[line.number]
         group = merged.groups[number]
         rows.append([line.number, f"{line.seconds:.3f}", line.text, number, group.text, group.count])
-    replace_file(path, to_csv(["line", "seconds", "text", "group", "group_text", "group_count"], rows))
+    replace_file(path, to_csv([["line", "seconds", "text", "group", "group_text", "group_count"], *rows]))
 
 
 def replace_file(path: Path, content: bytes) -> None:
+    """Replaces a file, or the one that a symbolic link names, as a whole or not at all."""
+    path = path.resolve()
     draft = path.with_name(path.name + ".tmp")
-    draft.write_bytes(content)
-    os.replace(draft, path)
-
-
-def to_csv(header: list[str], rows: list[list[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue().encode("utf-8", "replace")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _to_xml(merged: Merged) -> bytes:
@@ -104,7 +103,7 @@ def _to_json(merged: Merged) -> bytes:
 
 def _to_csv(merged: Merged) -> bytes:
     rows = [[f"{group.first:.3f}", group.text, group.count, f"{group.last:.3f}"] for group in merged.groups]
-    return to_csv(["seconds", "text", "count", "last"], rows)
+    return to_csv([["seconds", "text", "count", "last"], *rows])
 
 
 def _format(group: Group) -> str:

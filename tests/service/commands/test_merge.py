@@ -90,6 +90,23 @@ def test_every_danmaku_is_in_one_group_of_the_map(recording: Path, encoder: str,
     ]
 
 
+def test_a_carriage_return_within_a_text_leaves_its_row_whole(encoder: str, tmp_path: Path) -> None:
+    recording, output = tmp_path / "video.csv", tmp_path / "merged.csv"
+    recording.write_bytes("再来一遍\r全线承包,1.0,2020-03-11 00:25:01\n".encode())
+    merge(recording, "--output", output, "--encoder", encoder)
+
+    rows = list(csv.reader(io.StringIO(output.read_text(encoding="utf-8"), newline="")))
+    assert rows == [["seconds", "text", "count", "last"], ["1.000", "再来一遍 全线承包", "1", "1.000"]]
+
+
+def test_a_link_to_the_output_stays_one(recording: Path, encoder: str, tmp_path: Path) -> None:
+    link, target = tmp_path / "link.csv", tmp_path / "target.csv"
+    link.symlink_to(target)
+    merge(recording, "--output", link, "--encoder", encoder)
+
+    assert link.is_symlink() and target.read_text(encoding="utf-8").startswith("seconds,text")
+
+
 def test_several_recordings_are_named_by_a_pattern(recording: Path, encoder: str, tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
     other.write_text("草,1.0,2020-03-11 00:25:01\n草草草,2.0,2020-03-11 00:25:02\n", encoding="utf-8")

@@ -42,6 +42,28 @@ class TestCsv:
         found, tally = read(written(tmp_path / "1.csv", "\n".join(rows)))
         assert ([doc.lines for doc in found], tally.rows, tally.dropped) == ([["草"]], 4, {"malformed row": 3})
 
+    def test_seconds_that_no_video_has_are_malformed(self, tmp_path: Path) -> None:
+        """One of them would move every other danmaku of the recording."""
+        times = [*[("草", "1")] * 5, ("a", "9" * 400), ("b", "3000000")]
+        rows = [f"{text},{time},2019-01-01 00:00:00" for text, time in times]
+        quoted = [f'"{row.replace(",", chr(34) + "," + chr(34))}"' for row in rows]
+        for content in (rows, quoted):
+            found, tally = read(written(tmp_path / "1.csv", "\n".join(content)))
+            assert ([doc.lines for doc in found], tally.dropped) == ([["草"] * 5], {"malformed row": 2})
+
+    @pytest.mark.parametrize(
+        ("name", "content", "texts"),
+        [
+            ("1.csv", "text,seconds\n草,1\na\rb,2\n", ["草", "a b"]),
+            ("1.csv", "text,seconds\n草,1\n" + "草" * 150_000 + ",2\n晚安,3\n", ["草", "晚安"]),
+            ("1.txt", "草\n进度 10%\r进度 20%\n晚安\n", ["草", "进度 10% 进度 20%", "晚安"]),
+        ],
+    )
+    def test_what_csv_cannot_read_is_at_most_a_malformed_row(
+        self, tmp_path: Path, name: str, content: str, texts: list[str]
+    ) -> None:
+        assert [" ".join(line.split()) for line in lines(tmp_path / name, content)] == texts
+
     def test_invalid_utf8_affects_one_line_only(self, tmp_path: Path) -> None:
         """That line is dropped, and the rest of the video is read."""
         rows = b"a\xffb,1,2019-01-01 00:00:00\nc,2,2019-01-01 00:00:00\n"
