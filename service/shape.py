@@ -7,6 +7,7 @@ body needs no more than counting its commas and brackets.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +32,8 @@ def parse_json(source: bytes, whole: str) -> Any:
     try:
         return orjson.loads(source)
     except ValueError as error:
+        if source.startswith(codecs.BOM_UTF8):  # Windows' editors begin files with it
+            return parse_json(source.removeprefix(codecs.BOM_UTF8), whole)
         raise MalformedRequest(f"invalid JSON in {whole}: {error}") from None
 
 

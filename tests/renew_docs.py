@@ -6,6 +6,7 @@ It replaces only output below a command and compares nothing: review the differe
 from __future__ import annotations
 
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def main() -> None:
         flags = ("--collections", f"sqlite://{scratch}/collections", "--access-log", "false")
         with serving(*flags, "--heads", str(train_head(directory))) as (http, _):
             ask = partial(run, url=str(http.base_url), directory=directory)
-            http.get("/collections/default").raise_for_status()
+            while http.get("/collections/default").status_code == 404:  # made once the gateway serves
+                time.sleep(0.1)
             page = render(http.get("/openapi.json").json(), lambda text: ask(Command(HTTP_PAGE, text)))
             _write(ROOT / HTTP_PAGE, page)
             told: dict[str, str] = {}  # by command: a page in another language shows what the first one does

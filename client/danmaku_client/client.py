@@ -80,6 +80,7 @@ class AsyncClient:
 
     async def embed(self, texts: Sequence[str], *, normalize: bool = False) -> EmbedResponse:
         """Embeds the texts, in order, with one model: starts over if the gateway changes its model meanwhile."""
+        _check_list("texts", texts)
         deadline = self._deadline()
         parts = await self._split(texts, deadline)
         done: list[EmbedResponse] = []
@@ -101,6 +102,7 @@ class AsyncClient:
         min_score: float | None = None,
     ) -> SimilarResponse:
         """Ranks the candidates by similarity to each query, in one request however long the lists are."""
+        _check_list("candidates", candidates)
         return await self._similar(query, {"candidates": list(candidates), "top_k": top_k, "min_score": min_score})
 
     async def search(
@@ -356,7 +358,14 @@ def _path(*names: str) -> str:
     return "/collections/" + "/".join(quote(name, safe="") for name in names)
 
 
+def _check_list(name: str, texts: object) -> None:
+    """Raises TypeError for a single text, which Python would take for a list of its characters."""
+    if isinstance(texts, str | bytes):
+        raise TypeError(f"invalid {name}: {texts[:80]!r}; expected a list of texts")
+
+
 def _to_bodies(items: Sequence[str | CollectionItem | Mapping[str, Any]]) -> list[object]:
+    _check_list("items", items)
     return [asdict(item) if isinstance(item, CollectionItem) else item for item in items]
 
 

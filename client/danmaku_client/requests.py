@@ -91,6 +91,9 @@ class GatewaySession:
             raise self._out_of_time(path) from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             raise GatewayError(f"cannot reach {url}: {error or type(error).__name__}", "unreachable") from error
+        except aiohttp.InvalidURL:
+            message = f"invalid URL: {self._url!r}; expected one such as http://127.0.0.1:8000"
+            raise GatewayError(message, "invalid_url") from None
         except aiohttp.ClientError as error:
             raise GatewayError(f"cannot send a request to {url}: {error!r}", "bad_answer") from error
 

@@ -18,7 +18,7 @@ from service.api.http.headers import NDJSON, is_ndjson
 from service.api.http.responses import ERRORS, PlainRoute, json_response
 from service.api.http.schemas import Body, ErrorBody, LabelBody, TextErrorBody, Texts, describe_query
 from service.api.http.state import State, get_state
-from service.api.stream import EmbedStream
+from service.api.stream import EmbedStream, refuse_options
 from service.api.vectors import embed_whole
 from service.collections.collections import Entry
 from service.embedder import MANY_CHARACTERS, Embeddings
@@ -104,6 +104,7 @@ async def classify(request: Request) -> Response:
     """
     if is_ndjson(request.scope):
         return ClassifyStream(request)
+    refuse_options(request, ClassifyOptions)
     caller, state = Caller(request), get_state(request)
     body = await ClassifyRequest.read(request)
     if body.texts is None:

@@ -14,9 +14,9 @@ from service.api.http.caller import Caller
 from service.api.http.headers import NDJSON, find_header, is_ndjson
 from service.api.http.pieces import PIECE_BYTES, PiecedResponse
 from service.api.http.responses import ERRORS, PlainRoute
-from service.api.http.schemas import EmbedRequest, EmbedResponse
+from service.api.http.schemas import EmbedRequest, EmbedResponse, StreamOptions
 from service.api.http.state import get_state
-from service.api.stream import OPENAPI, EmbedStream
+from service.api.stream import OPENAPI, EmbedStream, refuse_options
 from service.api.vectors import check_dimensions, cut_vectors, vectors_response
 from service.embedder import Embeddings, to_matrix
 from service.shape import LONG_BYTES, parse_json
@@ -57,6 +57,7 @@ async def embed(request: Request) -> Response:
     """
     if is_ndjson(request.scope):
         return EmbedStream(request)
+    refuse_options(request, StreamOptions)
     caller, state = Caller(request), get_state(request)
     sent = await read_body(request)
     body = await run_in_thread_if(len(sent) > LONG_BYTES, lambda: _parse(sent))

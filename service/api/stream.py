@@ -32,7 +32,7 @@ from service.api.http.schemas import MAX_ERRORS, StreamLine, StreamOptions, expl
 from service.api.http.state import get_state
 from service.api.vectors import format_vectors
 from service.embedder import Embeddings
-from service.errors import ClientGone, DanmakuError, InternalError, ModelChanged, Stalled
+from service.errors import ClientGone, DanmakuError, InternalError, InvalidRequest, ModelChanged, Stalled
 from service.log import current_request
 from service.memory import release_bytes, wait_for_bytes
 from service.shape import LONG_BYTES, check_shape
@@ -57,6 +57,17 @@ OPENAPI: dict[str, Any] = {
         for name, schema in StreamOptions.model_json_schema()["properties"].items()
     ]
 }
+
+
+def refuse_options(request: Request, options: type[BaseModel]) -> None:
+    """Raises InvalidRequest for an option of a stream in the query of a request with another body."""
+    if not request.scope["query_string"]:
+        return
+    if misplaced := next((name for name in request.query_params if name in options.model_fields), None):
+        raise InvalidRequest(
+            f"invalid query option {misplaced}: expected it as a field of the JSON body; the query is for NDJSON",
+            param=misplaced,
+        )
 
 
 class EmbedStream(Response):

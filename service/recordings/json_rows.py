@@ -89,7 +89,9 @@ class JsonRow:
         options = self._options
         if options.text_column is None:
             if options.keep_items and _is_item(value):
-                text = value.get("text")
+                text, item_id = value.get("text"), value.get("id")
+                if isinstance(item_id, int) and not isinstance(item_id, bool):  # as in a table
+                    value = value | {"id": str(item_id)}
                 yield Row(text if isinstance(text, str) else "", item=value)
                 return
             if (known := _of_tool(value)) is not None:

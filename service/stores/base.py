@@ -27,6 +27,8 @@ import numpy as np
 from service.errors import CollectionExists, InvalidRequest, NotFound
 from service.stores.filters import Filter
 
+MAX_COUNT = 2**31  # of an item
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
@@ -170,6 +172,11 @@ def merge_items(items: Sequence[Item]) -> list[Item]:
     for item in items:
         before = merged.get(item.id)
         if before is not None and before.text == item.text:
-            item = replace(item, count=before.count + item.count)
+            item = replace(item, count=add_counts(before.count, item.count))
         merged[item.id] = item
     return list(merged.values())
+
+
+def add_counts(one: int, other: int) -> int:
+    """Returns the sum of two counts, but no count that could not be added again, as an exported item is."""
+    return min(one + other, MAX_COUNT)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -248,6 +249,13 @@ def test_invalid_content_is_refused_before_it_is_sent(gateway: httpx.Client) -> 
         client.embed(["\ud800"])
 
 
+def test_a_text_is_not_a_list_of_its_characters(gateway: httpx.Client) -> None:
+    with Client(url_of(gateway)) as client:
+        for send in (client.embed, partial(client.similar, "草"), partial(client.add, "room")):
+            with pytest.raises(TypeError, match="'awsl'; expected a list of texts"):
+                send("awsl")
+
+
 def test_retries_wait_as_long_as_the_gateway_says(scripted: Scripted) -> None:
     """A missing encoder and a broken connection are retried, too; each request tells the gateway how much
     time is left.
@@ -333,7 +341,10 @@ def test_a_silent_gateway_is_reported_at_the_deadline() -> None:
 
 
 def test_an_invalid_address_is_an_error() -> None:
-    with Client("nonsense") as client, pytest.raises(GatewayError, match="cannot send a request to nonsense/info"):
+    with (
+        Client("nonsense") as client,
+        pytest.raises(GatewayError, match="invalid URL: 'nonsense'; expected one such as http://"),
+    ):
         client.info()
 
 

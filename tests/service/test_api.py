@@ -43,6 +43,16 @@ async def test_the_content_type_does_not_matter(client: httpx.AsyncClient) -> No
     assert (await client.post("/embed", content='["草"]', headers=form)).status_code == 200
 
 
+async def test_a_byte_order_mark_is_not_part_of_the_body(client: httpx.AsyncClient) -> None:
+    body = '\ufeff["草"]\n'.encode()
+    stream = await client.post(
+        "/embed", content=b"\xef\xbb\xbf" + '"草"\n'.encode(), headers={"content-type": "application/x-ndjson"}
+    )
+
+    assert (await client.post("/embed", content=body)).status_code == 200
+    assert "embedding" in stream.text.splitlines()[1]
+
+
 async def test_all_encodings_give_the_same_numbers(client: httpx.AsyncClient) -> None:
     expected = await vectors_of(client, texts=TEXTS)
     in_base64 = (await client.post("/embed", json={"texts": TEXTS, "encoding": "base64"})).json()["embeddings"]
@@ -148,7 +158,15 @@ async def test_no_texts_give_no_vectors(client: httpx.AsyncClient, body: object)
         ("/embed", '["\\ud800"]', 400, "malformed_json", "invalid JSON in the body: "),
         ("/embed", "[" * 5000, 422, "invalid_request", "invalid body: 5000 levels"),
         ("/embed", "{}", 422, "invalid_request", "texts: Field required"),
-        ("/embed", "3", 422, "invalid_request", "invalid body: "),
+        ("/embed", "3", 422, "invalid_request", "invalid body: Input should be an object"),
+        (
+            "/embed?normalize=1",
+            '["草"]',
+            422,
+            "invalid_request",
+            "option normalize: expected it as a field",
+        ),
+        ("/merge?window_s=3", '{"lines": []}', 422, "invalid_request", "invalid query option window_s"),
         ("/embed", '{"texts": "草"}', 422, "invalid_request", "texts: "),
         ("/embed", '["草", 3]', 422, "invalid_request", "texts.1: "),
         ("/embed", '{"texts": [], "txets": 1}', 422, "invalid_request", "txets: "),

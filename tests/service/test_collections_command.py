@@ -102,6 +102,26 @@ def test_an_interrupted_load_says_where_to_resume(tiny_model: Path, tmp_path: Pa
     assert 0 < rows <= count <= rows + BLOCK_ROWS
 
 
+def test_a_number_is_an_id_in_json_as_in_a_table(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "1.jsonl").write_text('{"id": 12345, "text": "草"}\n', encoding="utf-8")
+    (tmp_path / "1.csv").write_text("id,text\n12345,草\n", encoding="utf-8")
+    with serving("--collections", f"sqlite://{tmp_path}/c", model=f"onnx://{tiny_model}") as (http, _):
+        for name in ("1.jsonl", "1.csv"):
+            loaded = danmaku("load", "room", str(tmp_path / name), "--url", str(http.base_url))
+            assert loaded.returncode == 0, loaded.stderr
+
+        assert http.get("/collections/room/danmaku/12345").json()["count"] == 2
+
+
+def test_what_cannot_be_done_is_explained(tiny_model: Path, tmp_path: Path) -> None:
+    skipped = danmaku("load", "room", "nowhere", "--skip", "-1")
+    assert skipped.returncode == 2 and "invalid number: '-1'; expected 0 or more" in skipped.stderr
+    with serving("--collections", f"sqlite://{tmp_path}/c", model=f"onnx://{tiny_model}") as (http, _):
+        http.put("/collections/room")
+        searched = danmaku("search", "room", " ", "--url", str(http.base_url))
+    assert searched.returncode == 1 and "' ' cannot be searched for: the text is blank" in searched.stderr
+
+
 def test_the_url_may_stand_before_the_action(tiny_model: Path, tmp_path: Path) -> None:
     with serving("--collections", f"sqlite://{tmp_path}/c", model=f"onnx://{tiny_model}") as (http, _):
         http.put("/collections/room")

@@ -88,6 +88,8 @@ def read_labelled(path: Path, names: tuple[str, ...] | None = None) -> LabelledT
         (label, most), *others = votes[key].most_common(2)
         if not others or others[0][1] < most:
             decided[key] = label
+    if votes and not decided:
+        raise ValueError(f"invalid {path}: every text has two labels equally often; expected one label for each text")
     found = Counter(decided.values())
     names = names or tuple(sorted(found))
     if len(names) < 2:

@@ -15,7 +15,7 @@ from service.api.http.headers import NDJSON, is_ndjson
 from service.api.http.responses import ERRORS, PlainRoute, error_content, json_line, json_response
 from service.api.http.schemas import Body, describe_query, explain_error
 from service.api.http.state import get_state
-from service.api.stream import EmbedStream
+from service.api.stream import EmbedStream, refuse_options
 from service.chat.merging import WINDOW_S, Group, Line, Merger, merge
 from service.errors import DanmakuError, InvalidRequest, TooLarge
 from service.vectors import unit
@@ -78,6 +78,7 @@ async def merge_lines(request: Request) -> Response:
     """
     if is_ndjson(request.scope):
         return MergeStream(request)
+    refuse_options(request, MergeOptions)
     caller, state = Caller(request), get_state(request)
     body = await MergeRequest.read(request)
     state.accept_texts(len(body.lines))

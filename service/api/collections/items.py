@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from service.accounts import pay_for_lines
 from service.api.classify import add_labels
@@ -24,11 +25,18 @@ from service.collections.collections import Entry
 from service.errors import DanmakuError, InvalidRequest, TextError
 from service.log import current_request
 from service.shape import LONG_BYTES, MAX_METADATA_LEVELS, count_levels, parse_json
+from service.stores.base import MAX_COUNT
 from service.tasks import retry_overloaded, run_in_thread_if
 
 SLICE_LINES = 1024
 MAX_REASONS = 100  # in an answer; all refused items are counted
 MAX_METADATA_BYTES = 8192
+
+
+def _check_id(value: str) -> str:
+    if value in (".", "..") or any(character < " " or character == "\x7f" for character in value):
+        raise PydanticCustomError("id", "expected no control characters, and not `.` or `..`, which no URL can name")
+    return value
 
 
 class DanmakuBody(BaseModel):
@@ -37,13 +45,20 @@ class DanmakuBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: str
-    id: str | None = Field(None, min_length=1, max_length=256, description="A hash of the text by default.")
+    id: Annotated[str, AfterValidator(_check_id)] | None = Field(
+        None, min_length=1, max_length=256, description="A hash of the text by default."
+    )
     metadata: dict[str, Any] = Field(default_factory=dict, examples=[{"room": 3}])
     ttl_s: float | None = Field(None, gt=0, le=10**10, description="Seconds until it expires; never by default.")
     expires_at: float | None = Field(
         None, gt=0, le=10**11, description="Unix time when it expires; an alternative to ttl_s."
     )
-    count: int = Field(1, ge=1, le=2**31, description="Number of times that it was posted; counts add up.")
+    count: int = Field(
+        1,
+        ge=1,
+        le=MAX_COUNT,
+        description="Number of times that it was posted; counts add up to at most 2147483648.",
+    )
 
 
 def describe_items(kind: type[DanmakuBody] = DanmakuBody) -> dict[str, Any]:

@@ -20,11 +20,12 @@ from service.api.classify import add_labels
 from service.api.collections.collection import ANSWERS, NAMED, AddOptions, open_request
 from service.api.collections.items import DanmakuBody, describe_items, parse_item
 from service.api.http.body import read_body
+from service.api.http.headers import is_ndjson
 from service.api.http.responses import PlainRoute, error_content, json_response
 from service.api.http.schemas import LabelBody, describe_path, describe_query
 from service.api.http.state import State
 from service.chat.topics import BINS, WINDOW_S, Topics, describe_topics
-from service.errors import DanmakuError, InvalidRequest, Overloaded
+from service.errors import DanmakuError, InvalidRequest, Overloaded, UnknownContentType
 from service.log import current_request
 from service.shape import parse_json
 
@@ -115,6 +116,8 @@ async def observe(request: Request) -> Response:
     Items and `heads` are as for `POST /collections/{name}/danmaku`; an item may have a `time`. An invalid one is
     refused with its reason and does not affect the others.
     """
+    if is_ndjson(request.scope):
+        raise UnknownContentType("invalid Content-Type for observe: expected application/json, a list of lines")
     caller, state, name = open_request(request)
     heads = AddOptions.read_heads(request, state)
     content = parse_json(await read_body(request), "the body")

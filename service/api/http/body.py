@@ -8,6 +8,7 @@ meets the reader's limit after its first few pieces. Routes that need the whole 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import time
 import zlib
 from collections.abc import AsyncIterator
@@ -79,6 +80,8 @@ async def slices(receive: Receive, *, max_lines: int, max_line_bytes: int) -> As
             held = len(rest)
         if not more:
             whole.append(bytes(rest))
+        if index == 0 and whole:
+            whole[0] = whole[0].removeprefix(codecs.BOM_UTF8)
         lines = [line for line in whole if line and not line.isspace()]
         short = list(takewhile(lambda line: len(line) <= max_line_bytes, lines))
         for at in range(0, len(short), max_lines):

@@ -114,7 +114,9 @@ def explain_error(error: ValidationError, whole: str) -> DanmakuError:
     if fault["type"] == "json_invalid":
         return MalformedRequest(f"invalid JSON in {whole}: {fault['ctx']['error']}")
     place = ".".join(map(str, fault["loc"])) or name
-    return InvalidRequest(f"invalid {_shorten(place)}: {_shorten(fault['msg'])}", param=_shorten(place))
+    # Pydantic's own message names a class of this program.
+    message = "Input should be an object" if fault["type"] == "model_type" else fault["msg"]
+    return InvalidRequest(f"invalid {_shorten(place)}: {_shorten(message)}", param=_shorten(place))
 
 
 def _shorten(text: str) -> str:

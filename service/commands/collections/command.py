@@ -68,7 +68,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             add_recording_flags(command)
             command.add_argument(
                 "--skip",
-                type=int,
+                type=_count,
                 default=0,
                 metavar="ROWS",
                 help="number of rows to skip, because they are loaded already [0]",
@@ -150,9 +150,19 @@ def _export(client: Client, parsed: argparse.Namespace) -> None:
     print(f"{parsed.output}: {count:,} danmaku")
 
 
-def _search(client: Client, parsed: argparse.Namespace) -> None:
-    for match in client.search(parsed.name, parsed.text, top_k=parsed.top_k).matches[0]:
+def _search(client: Client, parsed: argparse.Namespace) -> int:
+    found = client.search(parsed.name, parsed.text, top_k=parsed.top_k)
+    for error in found.query_errors:
+        print(f"danmaku collections: {parsed.text!r} cannot be searched for: {error.error}", file=sys.stderr)
+    for match in found.matches[0]:
         print(f"{match.score:.3f}\t{match.text}")
+    return 1 if found.query_errors else 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"invalid number: {text!r}; expected 0 or more")
+    return int(text)
 
 
 def _rebuild(client: Client, parsed: argparse.Namespace) -> None:

@@ -24,7 +24,17 @@ import numpy as np
 from pymilvus.client.types import LoadState
 
 from service.errors import ConfigurationError, DanmakuError, StoreUnavailable
-from service.stores.base import Changes, CollectionInfo, Item, Match, Page, check_dim, invalid_cursor, merge_items
+from service.stores.base import (
+    Changes,
+    CollectionInfo,
+    Item,
+    Match,
+    Page,
+    add_counts,
+    check_dim,
+    invalid_cursor,
+    merge_items,
+)
 from service.stores.filters import Filter, matches
 from service.stores.milvus.catalog import PARTITIONS, REFRESH_EVERY_S, Catalog, Owner, make_collection
 from service.stores.milvus.columns import Columns
@@ -110,7 +120,7 @@ class MilvusStore:
                 await self._load(owner)
             before, now = await self._read_written(owner, [*merged]), time.time()
             counts = [
-                item.count + (before[key].count if key in before and before[key].text == item.text else 0)
+                add_counts(item.count, before[key].count if key in before and before[key].text == item.text else 0)
                 for key, item in merged.items()
             ]
             columns = to_columns(owner.id, [*merged], [*merged.values()], counts, now)

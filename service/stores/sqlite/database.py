@@ -27,7 +27,7 @@ import orjson
 
 from service.errors import ConfigurationError
 from service.shape import count_levels
-from service.stores.base import Changes, Item, merge_items
+from service.stores.base import Changes, Item, add_counts, merge_items
 from service.stores.sqlite.index import Metadata, RowBatch
 
 log = logging.getLogger("danmaku")
@@ -168,7 +168,7 @@ def put(connection: sqlite3.Connection, collection: int, dim: int, items: Sequen
             replaced += is_live
             is_sound = isinstance(count, int) and isinstance(expires_at, int | float | None)
             if is_live and text == item.text and is_sound:  # the index has no damaged row to update
-                item = replace(item, count=item.count + count)
+                item = replace(item, count=add_counts(item.count, count))
                 (vector,) = connection.execute(
                     f"SELECT vector FROM vectors_{collection} WHERE number = ?", (number,)
                 ).fetchone() or (None,)

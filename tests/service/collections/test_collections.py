@@ -107,13 +107,23 @@ async def test_invalid_items_are_refused_and_the_others_added(http: httpx.AsyncC
         huge,
         {"text": "草", "ttl_s": -1},
         {"text": "草", "ttl_s": 1, "expires_at": 9},
+        {"text": "草", "id": ".."},
+        {"text": "草", "id": "a\nb"},
     ]
     report = await add(http, *bad, {"text": "awsl"})
     reasons = [(reason["index"], reason["error_type"]) for reason in report["reasons"]]
 
-    assert (report["added"], report["refused"]) == (2, 7)
+    assert (report["added"], report["refused"]) == (2, 9)
     assert reasons[:2] == [(1, "empty_text"), (2, "unspellable")]
-    assert reasons[2:] == [(index, "invalid_request") for index in (3, 4, 5, 6, 7)]
+    assert reasons[2:] == [(index, "invalid_request") for index in (3, 4, 5, 6, 7, 8, 9)]
+    assert "which no URL can name" in report["reasons"][-1]["error"]
+
+
+async def test_observing_takes_a_list_and_no_stream(http: httpx.AsyncClient) -> None:
+    ndjson = {"content-type": "application/x-ndjson"}
+    answer = await http.post("/collections/room/observe", content='"草"\n"晚安"\n', headers=ndjson)
+
+    assert answer.status_code == 415 and "expected application/json, a list of lines" in answer.json()["error"]
 
 
 async def test_searches_accept_a_text_an_id_or_a_vector(http: httpx.AsyncClient) -> None:

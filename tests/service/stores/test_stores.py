@@ -112,6 +112,15 @@ async def test_a_put_replaces(store: Store) -> None:
     assert (await store.describe(C)).count == 3
 
 
+async def test_a_count_never_exceeds_what_can_be_added(store: Store) -> None:
+    """Otherwise an exported item could not be loaded again."""
+    for _ in range(2):
+        await store.put(C, [item("a", count=2**31 - 1), item("a", count=2**31 - 1)])
+
+    (found,) = (await store.page(C, after=None, limit=10)).items
+    assert found.count == 2**31
+
+
 async def test_counts_of_the_same_text_add_up(store: Store) -> None:
     """They add up between calls and within one; another text starts at its own count. The last put decides the rest."""
     await store.put(C, [item("a")])
