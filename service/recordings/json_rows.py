@@ -140,8 +140,9 @@ def _of_tool(value: dict[str, Any]) -> list[Row] | None:
         return [Row(None, SCRIPT)]
     if "mode" in value and value.get("pool") in (1, 2):
         return [Row(None, SUBTITLE)]
-    if isinstance(text := value.get("content"), str) and "progress" in value:
-        milliseconds = number(value["progress"])
+    # Protobuf's JSON leaves out what is 0, such as the progress of a danmaku at the beginning.
+    if isinstance(text := value.get("content"), str) and ("progress" in value or "midHash" in value):
+        milliseconds = number(value.get("progress", 0))
         if milliseconds is None or abs(milliseconds) > 1000 * MAX_VIDEO_S:
             return [MALFORMED_ROW]
         posted = split_time(value.get("ctime"))

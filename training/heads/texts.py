@@ -127,7 +127,7 @@ def _read_json(path: Path, content: str) -> Iterator[tuple[str, str, str]]:
             raise ValueError(f'invalid {path}, line {number}: expected {{"text": "…", "label": "…"}}') from None
         if not isinstance(text, str) or not isinstance(label, str | int):
             raise ValueError(f"invalid {path}, line {number}: expected a text and a label that are strings")
-        yield f"{path}, line {number}", text, str(label)
+        yield f"{path}, line {number}", text, str(label).strip()
 
 
 def _read_table(path: Path, content: str, delimiter: str) -> Iterator[tuple[str, str, str]]:

@@ -76,6 +76,11 @@ CASES: dict[str, tuple[str | bytes, list[Danmaku], dict[str, int]]] = {
         [("泪目", 0)],
         {},
     ),
+    "from_protobuf.jsonl": (
+        '{"midHash":"a","content":"来了","mode":1}\n{"midHash":"b","content":"草","mode":1,"progress":1500}\n',
+        [("来了", 0.0), ("草", 1.5)],
+        {},
+    ),
     "tabs.tsv": ("content\tprogress\n草\t1500\n", [("草", 1.5)], {}),
     "quoted.csv": (
         '"一句,两句",5,2019-05-12 13:31:10\n"他说""好听""",6,2019-05-12 13:31:11\n好,7,2019-05-12 13:31:12\n',

@@ -19,7 +19,7 @@ ROWS = [("草", "a"), ('他说"好", 然后走了', "b"), ("晚安", "b")]
         ("x.csv", 'Label,id,Text\na,1,草\nb,2,"他说""好"", 然后走了"\nb,3,晚安\n'),
         ("x.tsv", '草\ta\n他说"好", 然后走了\tb\n晚安\tb\n'),
         ("x.ndjson", "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in ROWS)),
-        ("x.jsonl", "".join(json.dumps({"label": label, "text": text}) + "\n\n" for text, label in ROWS)),
+        ("x.jsonl", "".join(json.dumps({"label": f"{label} ", "text": text}) + "\n\n" for text, label in ROWS)),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
