@@ -1,4 +1,4 @@
-"""Progress of long work, by tqdm: a bar on a terminal, a line a minute in a file or a container's log."""
+"""Shows the progress of long work with tqdm: a bar on a terminal, a line a minute in a file or container's log."""
 
 from __future__ import annotations
 
