@@ -152,7 +152,7 @@ async def add(request: Request) -> Response:
         record.is_stream = is_stream
     caller, state = Caller(request, is_stream=is_stream), get_state(request)
     name = check_name(request.path_params["name"])
-    await state.collections.check(name)  # before a long body is read
+    await state.collections.check(name)  # checked before a long body is read
     heads = AddOptions.read_heads(request, state)
     read = add_stream if is_stream else add_list
     return json_response((await read(request, caller, state, name, heads)).to_json())
