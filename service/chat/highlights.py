@@ -139,7 +139,7 @@ def _find_meanings(lines: Sequence[Line], vectors: np.ndarray) -> np.ndarray:
 
 
 def _discount_copies(lines: Sequence[Line]) -> np.ndarray:
-    """Returns the weight of each line [n]: less for each further copy within the background, and for longer texts."""
+    """Returns the weight of each line [n]: less for each further copy of a text, above all of a long one."""
     weights = np.ones(len(lines))
     last: dict[str, float] = {}
     copies: Counter[str] = Counter()
@@ -154,7 +154,7 @@ def _discount_copies(lines: Sequence[Line]) -> np.ndarray:
 
 
 def _find_surprise(said: np.ndarray) -> np.ndarray:
-    """Returns how unexpected each meaning's count in the window around each step is, if not below expectation.
+    """Returns how far each meaning's count in the window around each step is above expectation, or 0.
 
     [steps, meanings] → the same: the deviance of Poisson, n log(n / expected) − (n − expected).
     """

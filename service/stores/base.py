@@ -63,7 +63,7 @@ class Changes:
 @dataclass(frozen=True, slots=True)
 class Page:
     items: list[Item]
-    next: str | None  # pass it as `after` for the following page; None: this was the last
+    next: str | None  # pass it as `after` for the next page; None: this was the last
 
 
 class Store(Protocol):
@@ -148,7 +148,7 @@ def check_dim(name: str, dim: int, vectors: Sequence[np.ndarray | None]) -> None
 
 
 def check_kind(name: str, existing: tuple[int, str], wanted: tuple[int, str]) -> None:
-    """Raises CollectionExists if dim and fingerprint of an existing collection are not those wanted."""
+    """Raises CollectionExists if dim or fingerprint of an existing collection differ from those wanted."""
     if existing != wanted:
         raise CollectionExists(
             f"the collection {name} exists, with vectors of {existing[0]} numbers and fingerprint {existing[1]}; "
