@@ -330,7 +330,7 @@ class Worker:
         elif self._unread.has_room(topic):
             with contextlib.suppress(zmq.Again):
                 tracker = await self._publisher.send_multipart(frames, copy=False, track=True)
-                assert tracker is not None  # because the close was requested
+                assert tracker is not None  # with track=True
                 self._unread.add(topic, size, tracker)
         else:
             self._status.refused["unread"] += 1
