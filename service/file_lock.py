@@ -1,4 +1,4 @@
-"""Locks a file for one process at a time. The lock ends when the file is closed, also if the process is killed."""
+"""Locks a file for one process at a time. The lock ends when the file is closed, even if the process is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model directory, `models/<name>/`, which training exports and serving opens.
+"""Opens a model directory, `models/<name>/`, which training exports.
 
 bert_config.json   Google's fields
 vocab.txt          one token per line

@@ -146,9 +146,9 @@ class Connection(HttpToolsProtocol):
         self._watch_reader()
 
     def _watch_reader(self, left_before: int | None = None) -> None:
-        """Aborts the connection if nothing of what was written is read for `stuck_reader_s`.
+        """Aborts the connection if no written data is read for `stuck_reader_s`.
 
-        Called when nothing more will be written before it is read.
+        Called when nothing more will be written until it is read.
         """
         left = self.transport.get_write_buffer_size()
         if left_before is not None and left >= left_before:

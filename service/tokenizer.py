@@ -1,4 +1,4 @@
-"""WordPiece with a BERT vocab.txt, used by training and serving alike.
+"""Tokenizes with WordPiece and a BERT vocab.txt, for both training and serving.
 
 The `tokenizers` library does the work. This file adds BERT's special tokens and its limit on the length of a word.
 """

@@ -24,7 +24,7 @@ from service.errors import TooLarge
 
 WINDOW_S = 20.0
 MAX_LINES = 200_000  # within a window; a room of 200 lines/s has 4,000 in 20 s
-NEAREST = 4  # open groups that are judged for a line, besides those that are spelt or sound alike
+NEAREST = 4  # open groups that are judged for a line, besides those with similar spelling or sound
 Rule = Literal["meaning", "spelling", "identical"]
 
 

@@ -1,4 +1,4 @@
-"""Matrix products in 8 bits: a quarter of the memory traffic, and several multiplications per instruction.
+"""Multiplies matrices in 8 bits: a quarter of the memory traffic, and several multiplications per instruction.
 
 Weights are quantised once, each column by its largest value. The other factor is quantised at run time, each row by its
 largest value. So a text's vector does not depend on the other texts of the call, unlike with ONNX Runtime's

@@ -18,7 +18,7 @@ NEEDED = "a processor that multiplies bfloat16 and `pip install 'danmaku-embeddi
 
 
 class OpenVinoSession:
-    """A Runtime for one call at a time."""
+    """A `Runtime` for one call at a time."""
 
     def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()

@@ -105,7 +105,7 @@ class PooledWorker:
 
     @property
     def concurrency(self) -> int:
-        """One more than its concurrent model calls, so the next batch is there when one is done."""
+        """Its concurrent model calls and one more, so the next batch is ready when one is done."""
         calls = self._connection.config.get("num_worker") if self._connection else None
         return 1 + (calls if isinstance(calls, int) and calls > 0 else 1)
 

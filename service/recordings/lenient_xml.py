@@ -91,7 +91,7 @@ class LenientXml:
         return children
 
     def _recover(self, piece: str, root: str | None) -> None:
-        """Reads a piece that expat refuses: the element at its end by its tags, and what is before it again."""
+        """Reads a piece that expat refuses: the element at its end by its tags, and the part before it again."""
         found = self._element.search(piece)
         self._new(root)
         if found is None:

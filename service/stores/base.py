@@ -1,4 +1,4 @@
-"""The protocol of a store of collections, and the types that it takes and returns.
+"""Defines the protocol of a store of collections, and the types that it takes and returns.
 
 A collection is a named set of danmaku with a vector each; all its vectors have one length and one fingerprint. A store
 handles vectors only: the layer above turns texts into vectors, compares fingerprints and checks names, which consist of

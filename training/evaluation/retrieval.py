@@ -58,7 +58,7 @@ class Questions:
     variants: list[PairQuestion]
     opposites: list[PairQuestion]
     random: np.ndarray  # [RANDOM_PAIRS, 2]
-    are_strangers: np.ndarray  # bool [RANDOM_PAIRS], of different videos and different but for repeats and marks
+    are_strangers: np.ndarray  # bool [RANDOM_PAIRS], from different videos, differing in more than repeats and marks
     live_moments: Moments | None = None
     live_frequent: np.ndarray | None = None
     synonyms_2020: Sequence[PairQuestion] = ()

@@ -223,7 +223,7 @@ async def rebuild(request: Request) -> Response:
     """
     _, state, name = open_request(request)
     progress = state.collections.rebuild(name)
-    first = await anext(progress)  # raises errors that have a status of their own
+    first = await anext(progress)  # raises errors that have their own status
     return StreamingResponse(_format_progress(name, first, progress), media_type=NDJSON)
 
 

@@ -23,7 +23,7 @@ from service.recordings.times import unix_time
 @dataclass(frozen=True, slots=True)
 class Row:
     path: Path
-    number: int  # from 1, of what is or might have been a danmaku
+    number: int  # from 1, of rows that are or may have been danmaku
     item: str | dict[str, Any] | None
     error: str = ""  # why there is no item
     is_unreadable: bool = False  # it may have been a danmaku

@@ -32,7 +32,7 @@ class Loaded:
     replaced: int = 0
     repeated: int = 0  # equal to another danmaku of the same block
     refused: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)  # what is not a danmaku, by reason
+    left_out: Counter[str] = field(default_factory=Counter)  # rows that are not danmaku, by reason
     reasons: list[str] = field(default_factory=list)
 
     def refuse(self, row: Row, error: str) -> None:

@@ -1,4 +1,4 @@
-"""Translates filters for Milvus: what is stored of an item's metadata, and the expression that a search evaluates.
+"""Translates metadata and filters for Milvus: into tokens that are stored, and expressions that searches evaluate.
 
 Milvus evaluates a missing field, a number in JSON and a quoted string differently from version to version. So each
 field of an item is stored as a token, a hash of its name, type and value, in an array that every item has:

@@ -1,5 +1,5 @@
-"""Metadata as numpy arrays: one column per filtered field. A filter over a million items compares arrays instead of
-reading a million database rows.
+"""Holds metadata as numpy arrays, one column per filtered field. A filter over a million items compares arrays
+instead of reading a million database rows.
 
 A column holds for each row a number, or the code of a string or boolean, or neither. `filters.matches` defines what a
 filter means; `evaluate` gives the same answers.

@@ -1,4 +1,4 @@
-"""Collections and their items in SQLite: the source of truth of the embedded store.
+"""Stores collections and their items in SQLite, the source of truth of the embedded store.
 
 Every row has a number, which is never reused. A row's vector never changes: an item whose text or vector is replaced
 gets a new row. So rows that were read once stay valid, and a reader only has to learn which of them are gone.

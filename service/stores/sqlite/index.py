@@ -7,8 +7,8 @@ without a snapshot, belong to the tail. A removed or expired row is only marked;
 rows are copied into new arrays and a new graph, which then replace the old ones.
 
 The graph proposes candidates, and `RowArrays.score` gives their scores from the stored vectors. A sample of the rows
-tells what share of them a filter matches. If that is large, the graph proposes enough candidates for top_k matches to
-be among them; if it is small, the filter is evaluated on all rows and its matches are compared one by one.
+shows what share a filter matches. If that is large, the graph proposes enough candidates for top_k matches to be among
+them; if it is small, the filter is evaluated on all rows and its matches are compared one by one.
 
 One thread changes rows, one calls `maintain`, any number search. A search works on the arrays as they were when it
 started.
