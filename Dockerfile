@@ -8,8 +8,8 @@
 #
 # One stage builds a virtual environment; another copies it without pip, runs as user 10001, and writes only to /tmp and
 # /var/lib/danmaku. locks/ has the versions and hashes of all packages (`make locks`), and all of them are wheels: neither stage has a compiler.
-# Models are copied to /app/models and not into the package, so that an image has one copy. All images use the same release of
-# Python, the newest that TensorFlow 2.15 of the genuine server supports.
+# Models are copied to /app/models and not into the package, so an image has only one copy. All images use the same release of
+# Python, the newest that the genuine server's TensorFlow 2.15 supports.
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build

@@ -24,7 +24,7 @@ help: ## list the targets
 
 install: .venv/.service ## install the service into .venv (no TensorFlow)
 
-install-dev: .venv/.dev ## install what tests and training need, too
+install-dev: .venv/.dev ## also install what tests and training need
 
 classic: .venv-classic/.done ## install the genuine bert-serving-server into .venv-classic (Python 3.11, TensorFlow 2.15)
 
@@ -46,7 +46,7 @@ test: lint ## lint, then run all tests
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: attack
-attack: .venv/.dev ## everything hostile that the tests know, ten times as much of it as in `make test`: minutes
+attack: .venv/.dev ## send ten times as much hostile input as `make test`; takes minutes
 	ATTACKS=10 $(BIN)/pytest -s --durations=10 tests/attacks
 
 .PHONY: locks sbom audit
@@ -59,7 +59,7 @@ locks: .venv/.dev ## regenerate locks/, the hashes of what the images install
 	printf './client\n.[milvus,otel,gpu]\n' | $(LOCK) --no-emit-package onnxruntime --constraint constraints.txt --output-file locks/gpu.txt -
 	printf './client\n.[training,parquet]\n' | $(LOCK) --constraint constraints.txt --output-file locks/training.txt -
 
-sbom: .venv/.dev ## write sbom.json, a CycloneDX list of what is installed in .venv
+sbom: .venv/.dev ## write sbom.json, a CycloneDX list of the packages in .venv
 	$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment $(BIN)/python \
 	  --pyproject pyproject.toml --output-reproducible --output-file sbom.json
 
@@ -114,7 +114,7 @@ question-head: .venv/.dev ## train the bundled head again, for the bundled model
 	$(BIN)/python -m training.heads.questions $(CORPUS) $(WORKDIR)/questions.csv
 	$(BIN)/danmaku-train classify --input $(WORKDIR)/questions.csv --output models/danmaku-bert-mini/heads/question
 
-tpu-check: .venv/.dev .venv-tpu/.done ## compile the recipe's step for a TPU v3-8 without having one; CONFIG=FILE, LENGTH=128
+tpu-check: .venv/.dev .venv-tpu/.done ## compile the recipe's step for a TPU v3-8, without a TPU; CONFIG=FILE, LENGTH=128
 	$(BIN)/danmaku-train tpu-check $(CONFIG) --max-seq-length $(LENGTH)
 
 images: ## build and tag the images with Docker; TAG=0.2.0, IMAGES="gateway worker worker-gpu training classic"
@@ -142,7 +142,7 @@ $(WORKDIR)/language/examples/examples.json: $(WORKDIR)/corpus/report.json
 	  --output $(WORKDIR)/language/corpus
 	$(BIN)/danmaku-train examples --input $(WORKDIR)/language/corpus --output $(WORKDIR)/language/examples
 
-# An existing .venv keeps its Python, so another one asked for by PYTHON= would be ignored silently.
+# An existing .venv keeps its Python, so a different PYTHON= would be ignored silently.
 check-python:
 	@test '$(origin PYTHON)' = file -a -x $(BIN)/python || { \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -1,6 +1,6 @@
-"""The arithmetic limit of this machine: multiplications and additions of float32 numbers in registers, without memory.
+"""Measures this machine's arithmetic limit: multiplications and additions of float32 numbers in registers.
 
-A matrix product is no limit: on some processors numpy reaches less than half of it. Needs a C compiler, `cc`.
+A matrix product is not a limit: on some processors numpy reaches less than half of it. Needs a C compiler, `cc`.
 """
 
 from __future__ import annotations

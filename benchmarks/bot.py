@@ -1,9 +1,9 @@
-"""A collection as a bot uses it, over HTTP: filled from a file, then lines observed at a rate.
+"""Measures a collection as a bot uses it, over HTTP: it is filled from a file, then lines are observed at a rate.
 
-A gateway with the bundled model and a store of its own; the load is `danmaku collections load`. Each step of the loop
-is due at a fixed time and observes a line never seen before, while an overlay listens to the topics; with `--apart` it
-has two requests, which add a line and search for another. Its time is from when it was due until the last answer. The
-delay of a line is until an event that counts it.
+A gateway runs with the bundled model and its own store; `danmaku collections load` fills it. Each step of the loop
+is due at a fixed time and observes a new line, while an overlay listens to the topics; with `--apart` it
+has two requests, which add a line and search for another. A step's time is from its due time until the last answer. A
+line's delay is the time until an event that counts it.
 
     .venv/bin/python benchmarks/bot.py --danmaku danmaku.txt
 """
@@ -81,7 +81,7 @@ async def loop(url: str, gateway: int, lines: list[str], rate: float, *, apart: 
 
 
 async def listen(url: str, events: list[tuple[float, float]]) -> None:
-    """Notes of each event the time of its last line, and when it came."""
+    """Records for each event the time of its last line, and when it arrived."""
     headers = {"accept": "text/event-stream"}
     async with (
         httpx.AsyncClient(base_url=url, timeout=None) as http,
@@ -112,11 +112,11 @@ def wait_until_idle(gateway: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--danmaku", type=Path, required=True, help="one danmaku per line, more than are used")
-    parser.add_argument("--load", type=int, default=50_000, help="danmaku in the collection at first [50000]")
-    parser.add_argument("--rate", type=float, default=200, help="lines a second [200]")
+    parser.add_argument("--load", type=int, default=50_000, help="danmaku in the collection at the start [50000]")
+    parser.add_argument("--rate", type=float, default=200, help="lines per second [200]")
     parser.add_argument("--seconds", type=float, default=60, help="[60]")
     parser.add_argument("--apart", action="store_true", help="add and search, in two requests")
-    parser.add_argument("--collections", metavar="URL", help="such as milvus://127.0.0.1:19530; default: SQLite")
+    parser.add_argument("--collections", metavar="URL", help="for example milvus://127.0.0.1:19530; default: SQLite")
     arguments = parser.parse_args()
     said = int(arguments.rate * arguments.seconds)
     lines = read_texts(arguments.danmaku, arguments.load + said)

@@ -1,9 +1,9 @@
-"""POST /classify against POST /embed, on the same gateway: texts a second that one head leaves of it.
+"""Compares POST /classify with one head to POST /embed on the same gateway, in texts per second.
 
     python benchmarks/classify.py danmaku.txt --head heads/question
 
-Per round, against a gateway started afresh: lists of 64 texts that it has never seen, half of them for each route; then
-lists of 16 that it has cached, for both in turn. One client with one connection; medians of the rounds.
+Each round starts a new gateway. It gets lists of 64 new texts, half of them for each route; then lists of 16 cached
+texts, for both routes in turn. One client uses one connection. Prints the medians of the rounds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REPEATS = 400
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("danmaku", type=Path, metavar="FILE", help="a danmaku per line")
+    parser.add_argument("danmaku", type=Path, metavar="FILE", help="one danmaku per line")
     parser.add_argument("--head", type=Path, required=True, metavar="DIR")
     parser.add_argument("--texts", type=int, default=6400, metavar="N")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measure(http: httpx.Client, route: str, lists: Sequence[Sequence[str]]) -> float:
-    """Returns texts a second."""
+    """Returns texts per second."""
     started = time.perf_counter()
     for texts in lists:
         http.post(route, json={"texts": texts}).raise_for_status()

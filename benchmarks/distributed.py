@@ -1,8 +1,8 @@
-"""Compares the stores of collections in one run: loading, searching, adding, expiring, and coming back after kill -9.
+"""Compares the stores of collections in one run: loading, searching, adding, expiring, and recovery after kill -9.
 
-Vectors come from a .npy file of unit vectors [n, dim], with a text of each from a file of lines, or are drawn. The last
-1,000 are what is searched for; everything else is loaded. Milvus is started for this, on loopback, with the program of
-`make milvus`, and killed; the embedded store is closed and opened again.
+Vectors come from a .npy file of unit vectors [n, dim], with their texts from a file of lines, or are random. The last
+1,000 are the queries; everything else is loaded. Milvus is started for this, on loopback, with the program of
+`make milvus`, and killed; the embedded store is closed and reopened.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EXPIRING = 100_000
 
 
 class Subject:
-    """A store that is measured, and where it runs."""
+    """A measured store, and where it runs."""
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ async def during_adds(subject: Subject, queries: np.ndarray, first: int, vectors
 
 
 async def visibility(subject: Subject, dim: int) -> None:
-    """Puts items that the next search, and another process that is already searching, should find."""
+    """Puts items that the next search and another searching process should find."""
     own, times = [], []
     for number, vector in enumerate(random_vectors(dim, seed=8)):
         await subject.store.put(NAME, [Item(f"own{number}", "草", vector, {})])
@@ -292,11 +292,11 @@ async def run(subjects: list[Subject], vectors: np.ndarray) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vectors", type=Path, help="unit vectors [n, dim] in NumPy's format")
-    parser.add_argument("--texts", type=Path, help="a line of text for each")
+    parser.add_argument("--texts", type=Path, help="a file with one text per line, for the vectors")
     parser.add_argument("--count", type=int, default=50_000, help="how many to load [50000]")
-    parser.add_argument("--dim", type=int, default=256, help="of drawn vectors [256]")
-    parser.add_argument("--stores", nargs="+", default=["sqlite", "milvus"], help="which [all]")
-    parser.add_argument("--directory", type=Path, help="for the data [a temporary one]")
+    parser.add_argument("--dim", type=int, default=256, help="dimensions of random vectors [256]")
+    parser.add_argument("--stores", nargs="+", default=["sqlite", "milvus"], help="which stores [all]")
+    parser.add_argument("--directory", type=Path, help="directory for the data [a temporary one]")
     parser.add_argument("--watch", metavar="URL", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.watch:

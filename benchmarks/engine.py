@@ -1,13 +1,13 @@
-"""The model alone, without server or cache: texts/s and the time of one text, by precision, threads and size of a call.
+"""Measures the model alone, without server or cache: texts/s and time of one text, by precision, threads, call size.
 
-All alternatives are open at once and take turns, round after round, so that what else the machine does hits all of them
-alike; medians and ranges are printed. Beside them stands the arithmetic limit, measured in the same rounds: how fast as
-many threads multiply and add float32 numbers in registers, without memory (needs a C compiler, `cc`); and the share of
-it that the model reaches. float32 cannot exceed 1. Of each further precision, the least and the median cosine to the
-first one's vectors are printed, too. bfloat16 needs OpenVINO.
+All alternatives are open at once and take turns, round after round, so that other load on the machine affects them
+equally; medians and ranges are printed. They are printed beside the arithmetic limit, measured in the same rounds: how
+fast as many threads multiply and add float32 numbers in registers, without memory (needs a C compiler, `cc`); and the
+share of it that the model reaches. float32 cannot exceed 1. For each further precision, the minimum and the median
+cosine to the vectors of the first precision are also printed. bfloat16 needs OpenVINO.
 
 Without --model, a BERT of Google's base size (12 layers × 768) with random weights and the bundled vocabulary is made
-in a temporary directory: speed does not depend on what weights say.
+in a temporary directory: speed does not depend on the weights.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=512, help="distinct texts [512]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", nargs="+", default=["float32", "int8"], choices=PRECISIONS)
-    parser.add_argument("--max-tokens", nargs="+", type=int, default=[256, 1024, 4096], help="of one call")
+    parser.add_argument("--max-tokens", nargs="+", type=int, default=[256, 1024, 4096], help="tokens of one call")
     parser.add_argument(
-        "--calls", nargs="+", type=int, default=sorted({1, cores}), help="at a time, on all cores this process may use"
+        "--calls", nargs="+", type=int, default=sorted({1, cores}), help="concurrent calls, on all available cores"
     )
     parser.add_argument("--pooling-layer", nargs="+", type=int, default=[-2])
     arguments = parser.parse_args()
@@ -89,7 +89,7 @@ def measure(
     limits = []
     rows = alternatives[0].encoder.inputs.prepare_texts(texts)
     tokens = statistics.mean(row.num_tokens for row in rows)
-    for number in range(rounds + 1):  # the first is for warming up
+    for number in range(rounds + 1):  # the first is a warm-up
         limits.append(limit.measure())
         for alternative in alternatives:
             alternative.rates.append(len(rows) / measure_seconds(lambda a=alternative: encode_all(a, rows)))

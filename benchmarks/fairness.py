@@ -1,8 +1,8 @@
-"""What one greedy API key costs another: the times of a polite client alone, and beside a greedy one.
+"""Measures how a greedy API key affects another: the latency of a polite client, alone and beside a greedy one.
 
-The polite one sends two new texts twenty times a second. The greedy one sends lists of 16 new texts over 16
-connections, each as soon as the one before is answered or refused: with a key of a low rate, and with one without a
-limit. The three take turns, so a machine that gets slower is slower for all.
+The polite client sends two new texts twenty times per second. The greedy one sends lists of 16 new texts over 16
+connections, each as soon as the previous one is answered or refused: once with a key with a low rate, and once with a
+key without a limit. The three cases take turns, so a machine that gets slower is slower for all.
 
     .venv/bin/python benchmarks/fairness.py --rounds 5
 """
@@ -31,10 +31,10 @@ from gateway import CORES, serving
 from service.api.http.keys import hash_key, make_key
 
 LIMITS = {"polite": "", "limited": "texts_per_s = 20", "unlimited": ""}
-RATE = 20  # requests a second of the polite client
+RATE = 20  # requests per second of the polite client
 GREEDY = 16  # connections, and texts in a request
 SECONDS = 5.0
-SETTLE_S = 2.0  # until what was saved up is spent
+SETTLE_S = 2.0  # until the saved-up rate is spent
 
 numbers = itertools.count()
 
@@ -44,13 +44,13 @@ def new_texts(count: int) -> list[str]:
 
 
 async def ask(url: str, key: str) -> list[float]:
-    """Returns milliseconds from when each request was due."""
+    """Returns the milliseconds of each request since it was due."""
     times: list[float] = []
     async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}, timeout=60) as http:
         started = time.perf_counter()
         for number in range(int(RATE * SECONDS)):
             due = started + number / RATE
-            if time.perf_counter() > started + 2 * SECONDS:  # far behind; the rest would be no better
+            if time.perf_counter() > started + 2 * SECONDS:  # far behind; the rest would not be better
                 break
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             (await http.post("/embed", json=new_texts(2))).raise_for_status()
@@ -59,7 +59,7 @@ async def ask(url: str, key: str) -> list[float]:
 
 
 def grab(url: str, key: str, has_begun: Event) -> None:
-    """Sends as much as it can until it is killed, in few steps: the polite client runs on the same processor."""
+    """Sends as much as it can until it is killed, with little work: the polite client shares the processor."""
     host, port = url.removeprefix("http://").split(":")
 
     async def connection() -> None:
@@ -82,7 +82,7 @@ def grab(url: str, key: str, has_begun: Event) -> None:
 
 @contextmanager
 def grabbing(url: str, key: str | None) -> Iterator[None]:
-    """Runs a greedy client, if it has a key, in a process of its own: the polite one is not to wait for it."""
+    """Runs a greedy client, if it has a key, in a separate process, so that the polite one does not wait for it."""
     if not key:
         yield
         return

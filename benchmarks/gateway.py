@@ -1,10 +1,10 @@
-"""The gateway's speed over HTTP on loopback. The server has one core, the load generator (wrk) and Redis the others.
+"""Measures the gateway's speed over HTTP on loopback. The server has one core; wrk and Redis have the others.
 
-Per round, one after another, each against a server started afresh:
+Each round runs these, each against a newly started server:
   cached       lists of 16 texts that the gateway knows, 768 dimensions, from memory and from Redis; the reference is a
-               plain ASGI application in the same uvicorn that reads the body and sends as many bytes, and nothing more
-  not cached   one text never seen before at a time, against the bare encoder in this process, and against the trip of
-               as many bytes to the plain application; and lists of 64
+               plain ASGI application in the same uvicorn that only reads the body and sends as many bytes
+  not cached   one new text at a time, against the bare encoder in this process, and against sending as many bytes to
+               the plain application; and lists of 64
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ uvicorn.run(app, port=int(sys.argv[1]), lifespan="off", access_log=False, log_le
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--danmaku", type=Path, help="one danmaku per line; default: pairs of words")
-    parser.add_argument("--encoder", default="onnx://models/danmaku-bert-mini", help="of texts that are not cached")
+    parser.add_argument("--encoder", default="onnx://models/danmaku-bert-mini", help="for uncached texts")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=5, help="of each measurement with wrk [5]")
+    parser.add_argument("--seconds", type=int, default=5, help="seconds of each measurement with wrk [5]")
     arguments = parser.parse_args()
     for program in ("wrk", "redis-server"):
         if not shutil.which(program):
@@ -97,7 +97,7 @@ def measure_cached(model: Path, texts: Sequence[str], seconds: int) -> dict[str,
                     size = len(ask(port, these[0]))
                     for body in these:  # to be cached
                         ask(port, body)
-                    time.sleep(1)  # Redis is written to behind the answers
+                    time.sleep(1)  # Redis is written to after the answers
                     rate = wrk(port, these, seconds)
                     figures[f"cached in {name}, {encoding}, texts/s"] = rate
                     with serving(["-c", REFERENCE, "{port}", str(size)]) as reference:
@@ -166,7 +166,7 @@ async def encode_one_by_one(url: str, texts: Sequence[str]) -> list[float]:
 
 
 def wrk(port: int, bodies: Sequence[object], seconds: int) -> float:
-    """Measures texts per second, after a second of warming up."""
+    """Measures texts per second, after a second of warm-up."""
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
         file.writelines(json.dumps(body) + "\n" for body in bodies)
         file.flush()
@@ -195,7 +195,7 @@ def serving(
     ready: str = "/readyz",
     root: Path = ROOT,
 ) -> Iterator[int]:
-    """Runs Python with the arguments, in which `{port}` is replaced by the one given; then `ready` answers 200.
+    """Runs Python with the arguments, replacing `{port}`; waits until `ready` answers 200.
 
     `root` is the checkout whose code runs.
     """

@@ -1,6 +1,6 @@
-"""The gateway's memory while ever new danmaku go through a small cache: resident size after each tenth of them.
+"""Measures the gateway's memory while new danmaku go through a small cache: resident size after each tenth.
 
-The model is tiny (one layer of 64), so that the cache is what works: it is full after the first tenth by default.
+The model is tiny (one layer of 64), so that the cache dominates: by default it is full after the first tenth.
 
     .venv/bin/python benchmarks/gateway_memory.py --corpus danmaku_dataset
 """
@@ -29,7 +29,7 @@ TEXTS_A_REQUEST = 256
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of CSV files: text,seconds,posted at")
-    parser.add_argument("--texts", type=int, default=1_000_000, help="[1000000]")
+    parser.add_argument("--texts", type=int, default=1_000_000, help="distinct texts [1000000]")
     parser.add_argument("--cache-entries", type=int, default=100_000, help="[100000]")
     arguments = parser.parse_args()
     texts = itertools.islice(distinct(arguments.corpus), arguments.texts)

@@ -1,12 +1,12 @@
-"""Heads against what a user would try first: macro-F1 by the number of texts of each label, with 95 % intervals.
+"""Compares heads with what a user would try first: macro-F1 by the number of texts per label, with 95 % intervals.
 
     python benchmarks/heads.py cold_train.tsv cold_dev.tsv --sizes 8 64 512 8000
     python benchmarks/heads.py shopping.tsv --tune
 
-Each size is drawn several times from the texts to learn from, fewer times the larger it is; all draws are judged on the
-same texts, and intervals are means over the draws. TF-IDF is of characters, pairs and triples of them, sublinear, with
-a logistic regression whose strength cross-validation chooses: scikit-learn's usual recipe. With --tune, models are
-fine-tuned, too, which takes minutes for each.
+Each size is drawn several times from the training texts, fewer times for larger sizes; all draws are judged on the same
+texts, and intervals are means over the draws. TF-IDF uses single characters, pairs and triples, sublinear, with a
+logistic regression whose strength cross-validation chooses: scikit-learn's usual recipe. With --tune, models are also
+fine-tuned, which takes minutes for each.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def main() -> None:
     parser.add_argument("learned", type=Path, metavar="FILE", help="labelled texts to learn from")
     parser.add_argument("judged", type=Path, nargs="?", metavar="FILE", help="texts to judge (a fifth of the others)")
     parser.add_argument("--model", type=Path, default=Path("models/danmaku-bert-mini"), metavar="DIR")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 64, 512], metavar="N", help="texts of each label")
-    parser.add_argument("--most", type=int, default=2000, metavar="N", help="judge so many texts (%(default)s)")
-    parser.add_argument("--draws", type=int, default=5, metavar="N", help="of a size, at most (%(default)s)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 64, 512], metavar="N", help="texts per label")
+    parser.add_argument("--most", type=int, default=2000, metavar="N", help="texts to judge, at most (%(default)s)")
+    parser.add_argument("--draws", type=int, default=5, metavar="N", help="draws per size, at most (%(default)s)")
     parser.add_argument("--tune", action="store_true", help="fine-tune models, too")
     flags = parser.parse_args()
     warnings.filterwarnings("ignore", module="sklearn")
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def tune(part: LabelledTexts, judged: LabelledTexts, model: Path) -> np.ndarray:
-    """Returns what `danmaku-train classify --tune` says of the texts to judge [n]."""
+    """Returns the labels that `danmaku-train classify --tune` gives the texts to judge [n]."""
     with TemporaryDirectory() as folder:
         output, workdir = Path(folder) / "model", Path(folder) / "run"
         found = tune_head(part, judged, model, output, workdir, EncoderOptions(), "balanced", seed=1)
@@ -95,7 +95,7 @@ def tune(part: LabelledTexts, judged: LabelledTexts, model: Path) -> np.ndarray:
 
 
 def draw(texts: LabelledTexts, size: int, seed: int) -> LabelledTexts:
-    """Returns `size` texts of each label, or all that there are."""
+    """Returns `size` texts per label, or all if there are fewer."""
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(texts.labels == label) for label in range(len(texts.names))]
     return texts.select(np.sort(np.concatenate([rng.permutation(part)[:size] for part in members])))

@@ -1,8 +1,8 @@
-"""Highlights against density alone, to be judged blind, and the time that finding them takes.
+"""Compares highlights with density alone, judged blind, and measures the time to find them.
 
 `--ask DIR` writes questions.txt, the first five moments of either method in one shuffled list without its name, and
-key.json. Write a verdict a line, in their order, into verdicts.txt: `h` for a highlight, `g` for a flood of greetings
-or farewells, `o` for all others. `--score DIR` then says how right each method is. The rule:
+key.json. Write one verdict per line, in the same order, into verdicts.txt: `h` for a highlight, `g` for a flood of
+greetings or farewells, `o` for all others. `--score DIR` then prints how often each method is right. The rule:
 
     h: one can tell from the lines that something particular happened within these seconds that viewers react to: a
        joke, a fright, a win or a loss, a climax, a surprise, an embarrassment. o: talk without a common subject, a
@@ -35,7 +35,7 @@ METHODS = ("highlights", "density")
 
 
 async def ask(parsed: argparse.Namespace) -> tuple[list[str], list[dict[str, object]]]:
-    """Returns the questions, and for each where it is from."""
+    """Returns the questions and their sources."""
     names, examples = zip(*read_kinds(), strict=True)
     parsed.command = "highlights"
     questions: list[str] = []
@@ -61,7 +61,7 @@ async def ask(parsed: argparse.Namespace) -> tuple[list[str], list[dict[str, obj
 
 
 def describe(number: int, lines: list[Line], at: float, rng: random.Random) -> str:
-    """Shows lines of the window around a moment, in their order, and some of the five minutes before it."""
+    """Shows lines of the window around a moment, in order, and some of the five minutes before it."""
     around = [line.text for line in lines if abs(line.time - at) <= WINDOW_S / 2]
     before = [line.text for line in lines if WINDOW_S < at - line.time <= 300]
     shown, earlier = (

@@ -1,4 +1,4 @@
-"""Shared input of the benchmarks: danmaku in a fixed order, and a model of Google's base size."""
+"""Makes the shared input of the benchmarks: danmaku in a fixed order, and a model of Google's base size."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Measures the cost of metrics: reading them, and counting while a request is answered from the cache.
 
 * Scrapes: GET /metrics of a gateway with a filled cache and its default collection, and of a worker, over HTTP.
-* Counting: a request for 16 cached texts as the application sees it (ASGI, no HTTP around it), with all metrics, and
-  with nothing done where something would be counted, in short rounds one after the other.
+* Counting: a request for 16 cached texts as the application sees it (ASGI without HTTP), with all metrics, and
+  with counting replaced by nothing, in short alternating rounds.
 
-Waiting is by the clock; what the processor does is in its own time, which others on the machine disturb less.
+Waiting is measured by the clock, work in processor time, which other load on the machine affects less.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ TEXTS_A_REQUEST = 16
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scrapes", type=int, default=200, help="[%(default)s]")
-    parser.add_argument("--rounds", type=int, default=400, help="of counting [%(default)s]")
-    parser.add_argument("--requests", type=int, default=50, help="of a round [%(default)s]")
+    parser.add_argument("--rounds", type=int, default=400, help="rounds of counting [%(default)s]")
+    parser.add_argument("--requests", type=int, default=50, help="requests per round [%(default)s]")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         scrape_gateway(arguments.scrapes, Path(directory))

@@ -1,12 +1,12 @@
-"""Our gateway beside infinity, which serves the same weights with PyTorch; each in turn, from round to round.
+"""Compares our gateway with infinity, which serves the same weights with PyTorch, in alternating rounds.
 
     lists      lists of 64 new texts from 4 callers: texts/s
     one        one new text at a time: p50 in ms
     32 callers each a new text at a time: texts/s, p50 and p99 in ms
-    overload   lists of 64 at ten times the rate of `lists` for some seconds, whatever the answers: which share of that
+    overload   lists of 64 at ten times the rate of `lists` for a few seconds, whatever the answers: which share of that
                rate was served meanwhile, how long a refusal took, and a single text sent every 0.1 s
 
-Vectors are sent in base64. Infinity's environment is one of its own:
+Vectors are sent in base64. Infinity needs a separate environment:
 
     python3 -m venv .venv-infinity
     .venv-infinity/bin/pip install 'infinity-emb[server,torch,optimum,logging]==0.0.78' 'click<8.2'
@@ -48,11 +48,11 @@ class Peer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--infinity", type=Path, help="infinity_emb of its environment; without it, ours alone")
+    parser.add_argument("--infinity", type=Path, help="infinity_emb of its environment; by default only ours")
     parser.add_argument("--danmaku", type=Path, help="one danmaku per line; default: pairs of words")
-    parser.add_argument("--beside", type=Path, metavar="DIR", help="another checkout of ours")
+    parser.add_argument("--beside", type=Path, metavar="DIR", help="another checkout of this project")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=6, help="of each measurement [%(default)s]")
+    parser.add_argument("--seconds", type=float, default=6, help="seconds of each measurement [%(default)s]")
     arguments = parser.parse_args()
     texts = distinct(read_texts(arguments.danmaku, 1_000_000))
     figures: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -121,7 +121,7 @@ async def measure(peer: Peer, texts: Iterator[str], seconds: float) -> dict[str,
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
 
         async def ask(count: int) -> tuple[int, float]:
-            """Returns the status and seconds of a request for so many new texts."""
+            """Returns the status and seconds of a request for this many new texts."""
             body = {"input": list(itertools.islice(texts, count)), "model": peer.model, "encoding_format": "base64"}
             started = time.perf_counter()
             async with http.post(peer.url, json=body) as answer:
@@ -146,7 +146,7 @@ async def measure(peer: Peer, texts: Iterator[str], seconds: float) -> dict[str,
 
 
 async def repeat(ask: Callable[[], Awaitable[tuple[int, float]]], callers: int, seconds: float) -> list[float]:
-    """Returns the seconds of each request of some callers, of whom each waits for its answers."""
+    """Returns the seconds of each request of some callers, each of which waits for its answers."""
     waits: list[float] = []
     end = time.perf_counter() + seconds
 

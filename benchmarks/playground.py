@@ -1,7 +1,7 @@
 """Measures the playground in a browser: bytes over the wire, and times until it answers.
 
-A gateway of its own, on loopback, and a new browser profile each round, so that nothing is in a browser's cache. The
-text is in the field before the page's script runs, so that the first result is as early as it can be.
+It uses its own gateway on loopback, and a new browser profile for each round, so the browser's cache is empty. The text
+is in the field before the page's script runs, so the first result comes as early as possible.
 
     .venv/bin/python benchmarks/playground.py
     .venv/bin/python benchmarks/playground.py --rounds 1 --pictures docs
@@ -28,7 +28,7 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 CHAT = ROOT / "examples/chat.ndjson"
-MERGED_FROM_S = 140  # what is drawn of the example chat: 20 s from here on
+MERGED_FROM_S = 140  # the part of the example chat that is drawn: 20 s from here
 MERGED = """<style>
 body {{ margin: 0; padding: 16px; display: grid; grid-template-columns: 1fr 1fr; gap: 16px; 
   font: 15px/1.5 "Noto Sans CJK SC", sans-serif; color: #222 }}
@@ -38,7 +38,7 @@ li {{ margin: 3px 0; padding: 1px 10px; border-left: 5px solid hsl(var(--hue) 60
   background: hsl(var(--hue) 60% 95%) }}
 i {{ display: inline-block; width: 52px; color: #777; font-style: normal }}
 </style><section><h2>合并前：{}</h2><ul>{}</ul></section><section><h2>合并后：{}</h2><ul>{}</ul></section>"""
-# Times of the page's own clock, which starts when it is asked for.
+# Times of the page's own clock, which starts with the request for the page.
 WATCH = """
 addEventListener("DOMContentLoaded", () => {
   document.getElementById("text").value = "阿夸";
@@ -69,7 +69,7 @@ TYPE = """
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="[7]")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="also take them, for the documents")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="also take the documents' pictures")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         flags = ["--collections", f"sqlite:///{directory}", "--access-log", "false"]
@@ -115,7 +115,7 @@ def take(browser: Browser, url: str, path: Path) -> None:
     page.goto(url)
     page.locator("#clusters li").first.wait_for()
     page.locator("#text").fill("阿夸好可爱")
-    page.locator("#tokens").filter(has_text="爱").wait_for()  # matches of the text before are there already
+    page.locator("#tokens").filter(has_text="爱").wait_for()  # matches of the previous text are already there
     page.locator("#matches li").first.wait_for()
     page.locator("#text").blur()
     page.screenshot(path=path, animations="disabled")
@@ -123,7 +123,7 @@ def take(browser: Browser, url: str, path: Path) -> None:
 
 
 def take_live(browser: Browser, url: str, path: Path) -> None:
-    """Takes the overlay when the example chat is about a game, in its second minute."""
+    """Takes a picture of the overlay when the example chat is about a game, in its second minute."""
     page = browser.new_page(viewport={"width": 900, "height": 520}, reduced_motion="reduce", color_scheme="light")
     page.goto(f"{url}live")
     page.locator("#topics li").filter(has_text="boss").first.wait_for()
@@ -133,7 +133,7 @@ def take_live(browser: Browser, url: str, path: Path) -> None:
 
 
 def take_merged(browser: Browser, url: str, path: Path) -> None:
-    """Draws a stretch of the example chat beside what `POST /merge` makes of it."""
+    """Draws a part of the example chat beside the result of `POST /merge`."""
     lines = [json.loads(line) for line in CHAT.read_text(encoding="utf-8").splitlines()]
     lines = [line for line in lines if MERGED_FROM_S <= line["time"] < MERGED_FROM_S + 20]
     groups = httpx.post(f"{url}merge", json={"lines": lines}).raise_for_status().json()["groups"]
@@ -147,7 +147,7 @@ def take_merged(browser: Browser, url: str, path: Path) -> None:
 
 
 def draw_rows(rows: Sequence[tuple[float, str, int, int]]) -> str:
-    """Draws rows of a time, a text, how often it was said, and its group, which has a colour of its own."""
+    """Draws rows of time, text, count and group; each group has its own colour."""
     return "".join(
         f'<li style="--hue:{group * 137 % 360}"><i>{time:.0f} s</i>{html.escape(text)}'
         f"{f' <b>×{count}</b>' if count > 1 else ''}</li>"

@@ -1,12 +1,12 @@
-"""The gateway's processor time per request, from socket to socket: what the kernel counted for its process.
+"""Measures the gateway's processor time per request, from socket to socket, as the kernel counts it.
 
-    new        one text never seen before
-    cached     16 texts that the cache has, vectors in base64; and the same by way of /v1/embeddings
-    bot        a line added to a collection and a search in it, as benchmarks/bot.py does; and the same line observed
+new        one new text
+cached     16 cached texts, vectors in base64; and the same through /v1/embeddings
+bot        a line added to a collection and a search in it, as benchmarks/bot.py does; and the same line observed
 
-Requests come one after another. What the model alone takes for one text is measured in this process, and `new` is
-printed without it, too. With --beside, the gateway of another checkout takes turns with this one's in every round; its
-Python is this one's, so the two differ in their code alone.
+Requests are sent one after another. The model's time for one text is measured in this process, and `new` is
+also printed without it. With --beside, the gateway of another checkout takes turns with this one in every round; it
+uses the same Python, so the two differ only in their code.
 
     git worktree add /tmp/before main
     .venv/bin/python benchmarks/processor.py --beside /tmp/before
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--danmaku", type=Path, help="one danmaku per line; default: pairs of words")
     parser.add_argument("--beside", type=Path, metavar="DIR", help="another checkout")
     parser.add_argument("--rounds", type=int, default=5, help="[%(default)s]")
-    parser.add_argument("--requests", type=int, default=400, help="of a kind in a round [%(default)s]")
+    parser.add_argument("--requests", type=int, default=400, help="requests of each kind per round [%(default)s]")
     parser.add_argument("--precision", default="float32", choices=PRECISIONS)
     arguments = parser.parse_args()
     roots = {"this checkout": ROOT} | ({"beside": arguments.beside.resolve()} if arguments.beside else {})
@@ -62,7 +62,7 @@ def main() -> None:
             ask(gateways[name][1], "POST", "/embed", texts[:LISTED])
         options = EncoderOptions(precision=arguments.precision)
         encoder = stack.enter_context(closing(OnnxEncoder.open(ROOT / MODEL, options, threads=1)))
-        for number in range(arguments.rounds + 1):  # the first is for warming up
+        for number in range(arguments.rounds + 1):  # the first is a warm-up
             start = LISTED + number * kinds * arguments.requests
             new = texts[start : start + kinds * arguments.requests]
             for name, (process, connection) in gateways.items():
@@ -107,7 +107,7 @@ def measure(
 
 
 def spend(process: psutil.Process, each: Sequence[str] | range, work: Callable[..., object]) -> float:
-    """Returns the process's milliseconds of processor time per call of `work`."""
+    """Returns the process's processor time per call of `work`, in milliseconds."""
     before = cpu_s(process)
     for argument in each:
         work(argument)

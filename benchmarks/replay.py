@@ -1,9 +1,9 @@
-"""Danmaku replayed in the order in which they were posted: our gateway, int8, its cache cold, against the HTTP endpoint
-of the genuine bert-serving-server 1.10. One checkpoint, the same cores for both and for the clients, in turns.
+"""Replays danmaku in the order of posting to our gateway (int8, cold cache) and the genuine bert-serving-server 1.10.
 
-BERT-base (12 layers × 768) of random weights. CLIENTS clients post lists of 16; the genuine server gets the first
-`--genuine-texts` only. Beside the hit rate stands what a least-recently-used cache of as many entries would have served
-of the very same danmaku.
+The genuine server is measured by its HTTP endpoint. The two take turns, with one checkpoint and the same cores, also
+for the clients. BERT-base (12 layers × 768) has random weights. CLIENTS clients post lists of 16; the genuine server
+gets only the first `--genuine-texts`. The hit rate is printed beside that of a least-recently-used cache with as many
+entries for the same danmaku.
 
     make classic
     .venv/bin/python benchmarks/replay.py --corpus danmaku_dataset --classic .venv-classic/bin/python
@@ -43,8 +43,8 @@ Ask = Callable[[Sequence[str]], int]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of CSV files: text,seconds,posted at")
-    parser.add_argument("--classic", help="a Python with bert-serving-server; without it, ours alone is measured")
-    parser.add_argument("--texts", type=int, default=50_000, help="the latest of the corpus [50000]")
+    parser.add_argument("--classic", help="a Python with bert-serving-server; by default only ours is measured")
+    parser.add_argument("--texts", type=int, default=50_000, help="number of latest texts of the corpus [50000]")
     parser.add_argument("--genuine-texts", type=int, default=5_000, help="[5000]")
     parser.add_argument("--cache-entries", type=int, default=10_000, help="[10000]")
     parser.add_argument("--rounds", type=int, default=1)
@@ -92,7 +92,7 @@ def hit_rate(texts: Sequence[str], entries: int) -> float:
 
 def measure_gateway(model: Path, texts: Sequence[str], entries: int) -> tuple[float, float]:
     """Returns texts per second and the cache hit rate."""
-    entry_bytes = DIM * 4 + 33 + 94 + ENTRY_OVERHEAD  # as the cache counts an average text
+    entry_bytes = DIM * 4 + 33 + 94 + ENTRY_OVERHEAD  # the cache's count for an average text
     flags = f"--encoder onnx://{model} --precision int8 --cache-bytes {entries * entry_bytes}".split()
     with serving(["-m", "service", "serve", "--port", "{port}", *flags], cores=CORES) as port:
         connections = [connect(port) for _ in range(CLIENTS)]

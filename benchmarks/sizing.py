@@ -1,8 +1,8 @@
-"""Measures what a text costs in processor time of a gateway and a worker, and in memory of both and Redis: the figures
-behind the sizing in docs/operations.md. Counts the danmaku of a corpus's busiest minute and the hit rates of caches.
+"""Measures the cost of a text: processor time of a gateway and a worker, and memory of both and of Redis.
 
-Processor time rather than time, since it is what cores are counted in, and it hardly depends on who else is there.
-One client, whose lists follow one another; a Redis; BERT-base of random weights with `--base`, else the bundled model.
+docs/operations.md bases its sizing on these figures. Also counts the danmaku of a corpus's busiest minute and the hit
+rates of caches. It measures processor time, which determines the number of cores and hardly depends on other load. One
+client sends lists one after another, with a Redis, and BERT-base with random weights (`--base`) or the bundled model.
 
     .venv/bin/python benchmarks/sizing.py --corpus danmaku_dataset
     .venv/bin/python benchmarks/sizing.py --corpus danmaku_dataset --base --texts 2000
@@ -36,8 +36,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of CSV files: text,seconds,posted at")
     parser.add_argument("--base", action="store_true", help="BERT-base in int8 rather than the bundled model")
-    parser.add_argument("--texts", type=int, default=12_000, help="distinct ones that are embedded [12000]")
-    parser.add_argument("--all", action="store_true", help="the busiest minute and hit rates, which take minutes")
+    parser.add_argument("--texts", type=int, default=12_000, help="distinct texts to embed [12000]")
+    parser.add_argument("--all", action="store_true", help="also the busiest minute and hit rates, which takes minutes")
     arguments = parser.parse_args()
     texts = list(dict.fromkeys(read_latest(arguments.corpus, 4 * arguments.texts)))[: arguments.texts]
     with tempfile.TemporaryDirectory() as directory:
@@ -73,7 +73,7 @@ def cost(model: Path, precision: str, texts: Sequence[str]) -> None:
                 )
                 if rates:
                     print(f"{name} texts in lists of {length}: {rates}", flush=True)
-        time.sleep(2)  # Redis is written to behind the answers
+        time.sleep(2)  # Redis is written to after the answers
         kept = store.info("memory")["used_memory"] - empty
         print(f"Redis: {kept / store.dbsize():,.0f} bytes a text")
         for name, process in (("gateway", gateways), ("worker", workers)):

@@ -1,8 +1,8 @@
-"""Memory and descriptors of a gateway under mixed load: both should be flat after the first minutes.
+"""Measures memory and descriptors of a gateway under mixed load: both should be flat after the first minutes.
 
-Clients embed, search, add danmaku that expire, delete, stream, hang up in the middle, do not read, and send what is
-invalid, each as fast as it is answered. Every half minute a line says what the gateway holds. All caches (of vectors,
-normalised texts and spellings) are filled before, because what grows until they are full is no leak.
+Clients embed, search, add danmaku that expire, delete, stream, hang up early, do not read, and send invalid
+input, each as fast as it is answered. Every half minute a line shows what the gateway holds. All caches (of vectors,
+normalised texts and spellings) are filled first, because growth until they are full is not a leak.
 
     .venv/bin/python benchmarks/soak.py --minutes 30
 """
@@ -33,12 +33,12 @@ CACHED = 60_000  # texts: more than any cache here holds
 AT_A_TIME = 2_000
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
-numbers = itertools.count(100_000)  # of as many digits to the end, so that texts in caches take as much
+numbers = itertools.count(100_000)  # always with this many digits, so that texts in caches take equal memory
 counts: Counter[str] = Counter()
 
 
 def some_texts(count: int) -> list[str]:
-    """Half of them were never sent before."""
+    """Sends texts, half of which are new."""
     return [f"第{next(numbers)}条" if random.random() < 0.5 else f"常见{random.randrange(1000)}" for _ in range(count)]
 
 
@@ -70,7 +70,7 @@ async def stream(http: httpx.AsyncClient, _: int) -> int:
 
 
 async def hang_up(_: httpx.AsyncClient, port: int) -> int:
-    """In the middle of a large body, or of an answer that is not read."""
+    """Hangs up in the middle of a large body, or of an unread answer."""
     body = json.dumps(some_texts(5000)).encode()
     _reader, writer = await asyncio.open_connection("127.0.0.1", port)
     with contextlib.suppress(OSError):
@@ -139,7 +139,7 @@ def main() -> None:
     minutes = parser.parse_args().minutes
     with tempfile.TemporaryDirectory() as scratch:
         flags = ["--collections", f"sqlite://{scratch}", "--cache-bytes", str(2**24), "--access-log", "false"]
-        flags += ["--request-timeout-s", "600"]  # a busy machine is not what is looked for
+        flags += ["--request-timeout-s", "600"]  # a busy machine is not a failure
         with serving(["-m", "service", "serve", "--port", "{port}", *flags], cores=CORES) as port:
             asyncio.run(soak(port, minutes))
 

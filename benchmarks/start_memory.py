@@ -1,9 +1,9 @@
-"""Memory of a gateway and a worker from their start to their first answer, with the bundled model and with BERT-base.
+"""Measures the memory of a gateway and a worker from start to first answer, with the bundled model and BERT-base.
 
-For each precision: the weights; the peak of the process's own memory, which a limit has to hold; the peak with pages of
-files, which the system takes back under pressure; and what is resident after the answer. BERT-base has random weights
-and the bundled vocabulary. With --limit, each runs in a memory control group with that limit, and is said to start or
-to be killed; that needs root and cgroup v1 or v2.
+It prints for each precision: the weights; the peak of the process's own memory, which a limit must allow; the peak with
+pages of files, which the system reclaims under pressure; and the resident memory after the answer. BERT-base has random
+weights and the bundled vocabulary. With --limit, each runs in a memory control group with that limit, and it is printed
+whether it starts or is killed; this needs root and cgroup v1 or v2.
 
     .venv/bin/python benchmarks/start_memory.py --limit 512
 """
@@ -34,7 +34,7 @@ MIB = 2**20
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, metavar="MIB", help="of the control group")
+    parser.add_argument("--limit", type=int, metavar="MIB", help="limit of the control group")
     parser.add_argument("--precision", nargs="+", default=["float32", "int8"], choices=PRECISIONS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
@@ -91,7 +91,7 @@ def answer(role: str, command: list[str], port: int, process: subprocess.Popen[b
 
 
 class Peak:
-    """Watches a process; the kernel keeps the peak of all its memory, but not of its own alone."""
+    """Watches a process, because the kernel records the peak of all its memory, but not of its own memory."""
 
     def __init__(self, pid: int) -> None:
         self._pid, self._own, self._stopped = pid, 0, threading.Event()
@@ -122,7 +122,7 @@ class Peak:
 
 @contextlib.contextmanager
 def control_group(limit: int | None) -> Iterator[object]:
-    """Yields what makes a child join a new group with a limit of memory, without swap."""
+    """Yields a function that makes a child join a new group with a memory limit and no swap."""
     if limit is None:
         yield None
         return

@@ -1,7 +1,7 @@
 """Measures a large collection in the embedded store: memory, disk, speed of loading, starting, adding and searching.
 
-Vectors come from a .npy file of unit vectors [n, dim], or are drawn around random centres. The last 1,000 are what is
-searched for; everything else is loaded. What is right is told by comparing all.
+Vectors come from a .npy file of unit vectors [n, dim], or are drawn around random centres. The last 1,000 are the
+queries; everything else is loaded. The correct results come from comparing all vectors.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FILTERS = {"half of them": {"half": 0}, "10 %": {"tenth": 0}, "1 %": {"hundredth
 
 
 def clustered(count: int, dim: int) -> np.ndarray:
-    """Draws unit vectors around some thousand centres in a subspace of fewer dimensions."""
+    """Draws unit vectors around many centres in a subspace of fewer dimensions."""
     chance = np.random.default_rng(0)
     basis = chance.standard_normal((64, dim), np.float32)
     centres = chance.standard_normal((max(count // 200, 1), 64), np.float32)
@@ -74,7 +74,7 @@ async def load(store: SqliteStore, vectors: np.ndarray) -> None:
 
 
 async def wait_until_indexed(store: SqliteStore) -> None:
-    """Waits until all but the tail is in the graph. Users need not wait: the rest is compared one by one."""
+    """Waits until all but the tail is in the graph. Users need not wait: the tail is compared one by one."""
     started, last = time.perf_counter(), (-1, 0)
     index = store._collections[NAME].index
     while index.progress != last:
@@ -100,7 +100,7 @@ async def search(
 
 
 def index_alone(store: SqliteStore, queries: np.ndarray) -> None:
-    """Searches the index without texts and event loop, in one thread, as benchmarks of other engines do."""
+    """Searches the index in one thread, without texts and event loop, as benchmarks of other engines do."""
     index, times = store._collections[NAME].index, []
     for query in queries:
         started = time.perf_counter()
@@ -142,7 +142,7 @@ def memory() -> float:
 
 
 async def widen(store: SqliteStore, queries: np.ndarray, truth: np.ndarray, expansions: list[int]) -> None:
-    """Measures recall and time by the number of nodes visited, by which graph.EXPANSION_SEARCH was chosen."""
+    """Measures recall and time by the number of visited nodes; graph.EXPANSION_SEARCH was chosen by this."""
     _, graph = store._collections[NAME].index._state
     chosen = graph._index.expansion_search
     for expansion in expansions:
@@ -211,15 +211,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vectors", type=Path, help="unit vectors [n, dim] in NumPy's format")
     parser.add_argument("--count", type=int, default=100_000, help="how many to load [100000]")
-    parser.add_argument("--dim", type=int, default=256, help="of drawn vectors [256]")
+    parser.add_argument("--dim", type=int, default=256, help="dimensions of random vectors [256]")
     parser.add_argument(
-        "--directory", type=Path, help="where the store is made and left, or was; default: a temporary one"
+        "--directory", type=Path, help="directory of a new or existing store, which is kept; default: a temporary one"
     )
     parser.add_argument(
-        "--threshold", action="store_true", help="also compare a graph with comparing all, at some sizes"
+        "--threshold", action="store_true", help="also compare a graph with comparing all rows, at some sizes"
     )
     parser.add_argument(
-        "--expansion", type=int, nargs="+", default=[], help="also search with this many nodes of the graph visited"
+        "--expansion", type=int, nargs="+", default=[], help="also search with this many visited nodes of the graph"
     )
     arguments = parser.parse_args()
     count = arguments.count + QUERIES

@@ -1,8 +1,8 @@
-"""Topics of recordings, line by line, against clustering every window from scratch.
+"""Compares topics of recordings, found line by line, with clustering every window from scratch.
 
-Every 5 s the lines of the last minute are compared: by their topics' ids, and by average linkage of their vectors at a
-cosine (a different one for each step, since it is computed afresh). Both say how well they agree (adjusted Rand index),
-and how well each agrees with itself 5 s before on the lines that are still there.
+Every 5 s the lines of the last minute are grouped by their topics' ids, and by average linkage of their vectors at a
+cosine, which is recomputed for each step. It prints how well the two agree (adjusted Rand index),
+and how well each agrees with itself 5 s earlier on the remaining lines.
 
     .venv/bin/python benchmarks/topics.py danmaku_dataset/349991143/52617815.csv
 """
@@ -25,7 +25,7 @@ from service.commands.timed_vectors import TimedVectors, embed_recordings
 
 STEP_S = 5.0
 COSINE = 0.5
-FEWEST = 10  # lines of a window that is compared
+FEWEST = 10  # minimum lines of a compared window
 
 
 async def main() -> None:

@@ -1,8 +1,8 @@
-"""The speed of training steps on this machine: tokens/s, and how much of its matrix rate they use.
+"""Measures the speed of training steps on this machine: tokens/s, and the share of its matrix rate that they use.
 
-Counts the multiplications and additions of matrix products only (forward once, backward twice), over the time of a
-whole step, optimizer included. The matrix rate is that of numpy's float32 product of 4096 × 1024 × 4096, measured by
-turns with the steps.
+Counts only the multiplications and additions of matrix products (forward once, backward twice), over the time of a
+whole step, optimizer included. The matrix rate is that of numpy's float32 product of 4096 × 1024 × 4096, measured
+alternately with the steps.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ def main() -> None:
     parser.add_argument(
         "config", nargs="?", type=Path, default=ROOT / "training" / "configs" / "danmaku-bert-mini.toml"
     )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="as `danmaku-train train` has it"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `danmaku-train train`")
     parser.add_argument("--max-seq-length", type=int, default=64)
     parser.add_argument("--vocab-size", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -52,7 +50,7 @@ def main() -> None:
     steps = {kernel_dtype: compile_step(replace(config, kernel_dtype=kernel_dtype), bert) for kernel_dtype in DTYPES}
     left, right = np.ones((4096, 1024), np.float32), np.ones((1024, 4096), np.float32)
     seconds: dict[str, list[float]] = {name: [] for name in (*DTYPES, "product")}
-    for _ in range(arguments.rounds):  # by turns, so that whatever else the machine does hits all alike
+    for _ in range(arguments.rounds):  # alternately, so that other load affects all equally
         for kernel_dtype, step in steps.items():
             seconds[kernel_dtype].append(median_seconds(partial(run, step, batch), 5))
         seconds["product"].append(median_seconds(lambda: float((left @ right)[0, 0]), 5))

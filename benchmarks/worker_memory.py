@@ -1,7 +1,7 @@
-"""A worker's memory over an hour's requests, sent as fast as it answers: 720,000 texts, 200 a second for an hour.
+"""Measures a worker's memory over an hour's worth of requests: 720,000 texts (200/s), sent as fast as it answers.
 
-Eight clients send lists of 1 to 16 of them, all different, so that nothing is answered from what is under way. The
-resident memory stands beside every tenth of the way; a leak would show as a slope.
+Eight clients send lists of 1 to 16 texts, all different, so that no text is already in flight. The
+resident memory is printed after every tenth; a leak would show as a slope.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Our worker against the genuine bert-serving-server 1.10: one checkpoint, one machine, the genuine client, in turns.
+"""Compares our worker with the genuine bert-serving-server 1.10: the same checkpoint, machine and client, in turns.
 
-BERT-base (12 layers × 768) with random weights, or the model that --model-dir names. Every round starts each server
-afresh, asks for the same texts and ends it; the medians of all rounds and their ratios to the genuine server stand at
-the end, with the machine's arithmetic limit beside them (needs a C compiler).
+The model is BERT-base (12 layers × 768) with random weights, or the one that --model-dir names. Every round starts each
+server, requests the same texts and stops it. At the end, the medians of all rounds and their ratios to the genuine
+server are printed, with the machine's arithmetic limit (needs a C compiler).
 
   list       all texts in lists of 256: texts/s
-  one text   one client, a text at a time: p50 and p99 in ms
-  8 clients  each a text at a time, together: texts/s
+    one text   one client, one text at a time: p50 and p99 in ms
+    8 clients  each one text at a time, together: texts/s
   behind     one text at a time while a client sends lists of 2,048: p50 in ms
   memory     resident, all processes of the server together, at the end: MiB
 
@@ -48,12 +48,12 @@ SAMPLE = 256  # texts whose vectors are compared
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classic", help="a Python with bert-serving-server; without it, ours alone is measured")
+    parser.add_argument("--classic", help="a Python with bert-serving-server; by default only ours is measured")
     parser.add_argument("--danmaku", type=Path, help="one danmaku per line; default: pairs of words")
-    parser.add_argument("--model-dir", type=Path, help="default: a BERT-base of random weights")
-    parser.add_argument("--texts", type=int, default=1024, help="of the lists [1024]")
-    parser.add_argument("--singles", type=int, default=100, help="of one text at a time [100]")
-    parser.add_argument("--seconds", type=float, default=8, help="that the 8 clients and the mixed load last [8]")
+    parser.add_argument("--model-dir", type=Path, help="default: BERT-base with random weights")
+    parser.add_argument("--texts", type=int, default=1024, help="texts of the lists [1024]")
+    parser.add_argument("--singles", type=int, default=100, help="requests with one text at a time [100]")
+    parser.add_argument("--seconds", type=float, default=8, help="duration of the 8 clients and of the mixed load [8]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--flags", default="", help='more flags for ours, such as --flags="-num_worker 2"')
     parser.add_argument("--json", type=Path, help="also write the figures to FILE")
@@ -142,7 +142,7 @@ def behind_lists(
     stop = threading.Event()
 
     def send_lists() -> None:
-        # The texts differ, or the second half of the list would be found to be on its way already.
+        # The texts differ, or the second half of the list would already be in flight.
         long = [f"{text} {number}" for number in range(2048 // len(lists) + 1) for text in lists][:2048]
         with BertClient(port=ports[0], port_out=ports[1], timeout=600_000, check_length=False) as bulk:
             while not stop.is_set():

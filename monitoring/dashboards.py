@@ -1,8 +1,8 @@
-"""The dashboards as code: writes grafana/dashboards/*.json. `make dashboards` runs it, and a test says when it is due.
+"""Writes the dashboards, grafana/dashboards/*.json. `make dashboards` runs it, and a test fails when it is due.
 
-overview.py  what users get of the gateways
-workers.py   what stands behind
-panels.py    the kinds of panel that both are made of
+overview.py  the gateways as users see them
+workers.py   the workers behind them
+panels.py    the kinds of panel that both use
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def generated() -> dict[str, str]:
     for name, page in (("overview.json", overview()), ("workers.json", workers())):
         built = page.build()
         for number, panel in enumerate(built.panels or (), 1):
-            panel.id_val = number  # that a link to a panel goes by
+            panel.id_val = number  # which links to a panel use
         texts[name] = json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
     return texts
 

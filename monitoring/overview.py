@@ -1,5 +1,5 @@
-"""The overview answers an operator's questions from top to bottom: are users served, what do they ask, how long do they
-wait, what fills up, what does the cache do, which model is it. Numbers are of all gateways that are chosen at the top.
+"""The overview answers an operator's questions from top to bottom: are users served, what do they request, how long do
+they wait, what fills up, what does the cache do, which model is it. Numbers cover all gateways chosen at the top.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The parts of dashboards: pages, rows, and the kinds of panel. Each panel needs a title, a description, a
-unit and thresholds: without one of them it tells a number and leaves its reader to guess whether it is a good one.
+"""Makes the parts of dashboards: pages, rows, and the kinds of panel. Each panel needs a title, a description, a
+unit and thresholds: without them, its reader has to guess whether a number is good.
 
-Expressions are PromQL in which some words in capitals stand for what would otherwise be repeated: see `WORDS`.
-A threshold is a number from which on the colour changes; panels for which nobody can name one have none but the base.
+Expressions are PromQL in which some words in capitals replace repeated parts: see `WORDS`.
+The colour changes at a threshold; panels without a meaningful threshold have only the base.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 SOURCE = dashboard.DataSourceRef("prometheus", "${datasource}")
 COUNT, SHARE, SECONDS, BYTES = units.Short, units.PercentUnit, units.Seconds, units.BytesIEC
 PER_SECOND, REQUESTS_PER_SECOND = units.CountsPerSecond, units.RequestsPerSecond
-REFERENCES = "ABCDEF"  # what Grafana calls the queries of a panel
+REFERENCES = "ABCDEF"  # Grafana's names for the queries of a panel
 GOOD, WARNING, BAD = "green", "orange", "red"
 WORDS = {
     "GATEWAYS": 'instance=~"$gateway"',

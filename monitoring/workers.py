@@ -1,5 +1,5 @@
-"""The workers' page: what gateways see of them, how they do, what fills up. Numbers are of all workers chosen at
-the top, or of each; what gateways see is of all gateways.
+"""The workers' page: what gateways see of them, how they perform, what fills up. Numbers cover all workers chosen at
+the top, or each of them; what gateways see covers all gateways.
 """
 
 from __future__ import annotations

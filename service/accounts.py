@@ -1,6 +1,6 @@
 """Manages named API keys: their permissions, rates and quotas, and what they have used today.
 
-A file of TOML names them, a table for each; it holds hashes, so it reveals no key:
+A TOML file has a table for each key. It holds hashes, so it reveals no key:
 
     [bot]
     hash = "…"                  # as `danmaku key` prints it
@@ -9,10 +9,10 @@ A file of TOML names them, a table for each; it holds hashes, so it reveals no k
     read_only = true
     collections = ["room-"]     # prefixes of names
 
-A request costs as many texts as it brings, and at least 1. It is let in while its key is not in debt, because what it
-costs is known only when its body is read; a long list puts its key in debt, and later requests wait until that is paid.
-What was used is kept in memory: each gateway counts for itself, and from its start. A file that has changed is read
-again when the gateway is told to, by SIGHUP.
+A request costs as many texts as it has, and at least 1. It is accepted while its key is not in debt, because its cost
+is known only after its body is read; a long list puts its key in debt, and later requests wait until that is paid.
+Usage is kept in memory: each gateway counts separately, from its start. The gateway reads a changed file again on
+SIGHUP.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Account:
         }
 
     def _pay(self) -> float:
-        """Adds to the balance what was earned until now, and returns the time."""
+        """Adds the texts earned until now to the balance, and returns the time."""
         now = self._clock()
         if now // DAY_S != self._day:
             self._day, self.texts_today, self.refused_today = now // DAY_S, 0, 0
@@ -162,7 +162,7 @@ class Accounts:
         return len(self._by_digest)
 
     def find(self, digest: bytes) -> Account | None:
-        # How long this takes says something about digests, and nothing about keys.
+        # The duration of this reveals something about digests, but nothing about keys.
         return self._by_digest.get(digest)
 
     def visible_to(self, account: Account | None) -> list[Account]:

@@ -45,7 +45,7 @@ log = logging.getLogger("danmaku")
 
 NO_COLLECTIONS = ("", "none")
 DESCRIPTION = "Turns danmaku into vectors and finds the danmaku most similar to a given one."
-# Headers of an answer that scripts of other origins may read.
+# Response headers that scripts of other origins may read.
 EXPOSED_HEADERS = ("Retry-After", "X-Request-ID", "X-Danmaku-Fingerprint", "X-Danmaku-Truncated", "X-Danmaku-Unknown")
 
 
@@ -104,7 +104,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     app: FastAPI = FastAPIOffline(
         docs_url=None,  # see api/docs.py
         redoc_url=None,
-        redirect_slashes=False,  # it would redirect to the Host that was sent
+        redirect_slashes=False,  # it would redirect to the Host of the request
         title="danmaku embedding",
         version=__version__,
         description=DESCRIPTION,
@@ -121,7 +121,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
             for route in part.router.routes
         ],
     )
-    # The innermost first.
+    # Innermost first.
     app.add_exception_handler(HTTPException, raise_http_error)
     app.add_middleware(PlainRoutes, routes=app.routes)
     app.add_middleware(ReceiveBody, timeout_s=settings.receive_timeout_s)
@@ -130,7 +130,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     hosts = None if accounts and not settings.allowed_hosts else settings.allowed_hosts
     app.add_middleware(RefuseForeignPages, hosts=hosts, origins=settings.cors_origins)
     app.add_middleware(AnswerErrors)
-    if settings.cors_origins:  # around the keys: before a browser sends a key it asks, without one, whether it may
+    if settings.cors_origins:  # outside the keys, because a browser sends its preflight request without a key
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,

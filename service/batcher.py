@@ -1,21 +1,21 @@
 """Turns many small concurrent requests into few model calls on texts of similar length.
 
-Seven ideas, worth knowing before changing anything here:
+Seven ideas to know before changing anything here:
 
-1. What is shared is the text, not the vector. A text on its way to the encoder is never sent twice; the next caller
+1. Callers share texts in flight. A text on its way to the encoder is never sent twice; the next caller
    that needs it waits for the same call. In a live chat the texts in flight are the same few words.
-2. There is no timer. While the encoder is busy, texts gather by themselves; when it is idle, waiting gains nothing.
+2. There is no timer. While the encoder is busy, texts accumulate; when it is idle, waiting gains nothing.
 3. Texts wait in one bucket per length. A call starts at the bucket whose head has waited longest, so nothing starves,
    and adds shorter texts while its token budget lasts. Much shorter ones wait for another call: encoders pad at least
    attention to the longest text of a call.
 4. There are two lanes. A bot's single text does not wait behind a list of 10,000: requests of few texts go first, in
-   short calls of their own. Every fourth call serves the long lists, so they make progress too.
-5. API keys take turns, by tokens: the one that had least so far is next (start-time fair queueing). While several ask,
-   none has all calls at once, and calls are shorter, so a key that asks for little waits for a short call, and not for
-   all that another has queued. Texts of others join a call only if their turn is near, too.
+   separate short calls. Every fourth call serves the long lists, so they make progress, too.
+5. API keys take turns, by tokens: the key that had least so far is next (start-time fair queueing). While several are
+   active, none can occupy all calls, and calls are shorter. So a key with few texts waits for a short call, not for
+   everything that another key has queued. Texts of other keys join a call only if their turn is also near.
 6. A call belongs to one model. While another takes over, texts prepared for either may be waiting.
-7. A caller can leave at any moment. Each waits for a future of its own, which the last of its texts completes, so its
-   cancellation reaches no other; a text that no caller waits for any more leaves the queue at once.
+7. A caller can leave at any moment. Each waits for its own future, which the last of its texts completes, so its
+   cancellation affects no other caller; a text that no caller waits for any more leaves the queue at once.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ MAX_OVERTAKING_CALLS = 3  # consecutive calls of the quick lane while the bulk l
 MAX_RETRY_AFTER_S = 60
 HIGH_WATER = 0.8  # share of the queue above which the service reports an obstacle, while it still accepts texts
 # After this many failed calls in a row the encoder counts as broken. After this many seconds without another failure it
-# may be tried again: a gateway that gets no requests because it is not ready would otherwise never recover.
+# # may be tried again; otherwise a gateway that gets no requests because it is not ready would never recover.
 BROKEN_AFTER_FAILURES = 3
 TRY_AGAIN_AFTER_S = 10.0
-SHARING_S = 1.0  # a key that asked for texts so recently shares the encoder
+SHARING_S = 1.0  # a key that sent texts this recently shares the encoder
 SHARED_CALL_SHARE = 0.25  # of a call's tokens that one key may have while it shares
-NEAR_TURN_SHARE = 1 / 16  # of a call's tokens: payers that are closer to the next one join its call
+NEAR_TURN_SHARE = 1 / 16  # of a call's tokens: payers within this distance of the next one join its call
 
 
 @dataclass(slots=True, eq=False)
@@ -76,12 +76,12 @@ class _Waiting(Generic[V]):
     since: float
     payer: _Payer[V]
     lane: Lane[V]
-    callers: list[_Caller] = field(default_factory=list)  # one stands here as often as it sent the text
+    callers: list[_Caller] = field(default_factory=list)  # a caller is here once for each time it sent the text
     vector: V | None = None
 
     @property
     def turn(self) -> tuple[float, bool]:
-        """The less, the sooner."""
+        """The order of payers: the lowest is next."""
         return self.payer.turn, self.lane is self.payer.bulk
 
 
@@ -93,7 +93,7 @@ Lane = dict[int, dict[Key, _Waiting[V]]]  # queued texts: number of tokens → b
 class _Payer(Generic[V]):
     """An API key and its queued texts; without keys there is one for all."""
 
-    turn: float  # tokens that it had when it was last served, or that others had when it began
+    turn: float  # its tokens when it was last served, or the others' tokens when it joined
     asked_at: float
     quick: Lane[V] = field(default_factory=dict)
     bulk: Lane[V] = field(default_factory=dict)
@@ -136,7 +136,7 @@ class Batcher(Generic[V]):
         metrics.in_flight_texts.set_function(lambda: self._in_flight)
         self._clock = clock
         self._waiting: dict[Key, _Waiting[V]] = {}  # queued or being encoded
-        self._payers: dict[str, _Payer[V]] = {}  # that ask, or asked less than SHARING_S ago
+        self._payers: dict[str, _Payer[V]] = {}  # that are active, or were less than SHARING_S ago
         self._turn = 0.0  # of the payer that was served last
         self._queued = self._in_flight = 0  # texts
         self._calls: set[asyncio.Task[None]] = set()
@@ -186,13 +186,13 @@ class Batcher(Generic[V]):
             raise refusal
 
     def has_room(self, new: int, *, payer: str = "") -> bool:
-        """Returns whether so many texts that are not on their way would be accepted now."""
+        """Returns whether this many texts that are not in flight would be accepted now."""
         return self._find_refusal(new, payer) is None
 
     def _find_refusal(self, new: int, payer: str) -> Overloaded | None:
         limit, excess = self._max_queue_texts, self._queued + new - self._max_queue_texts
         if new > self._priority_batch_size and self._texts_per_s and excess <= 0:
-            # What is done after its caller has given up keeps the encoder from all other work.
+            # Work whose caller has given up would keep the encoder from all other work.
             limit = int(min(limit, self._max_wait_s * self._texts_per_s))
             excess = self._queued - limit
         if excess > 0:
@@ -231,7 +231,7 @@ class Batcher(Generic[V]):
                 del self._payers[other]
         payer = self._payers.setdefault(name, _Payer(self._turn, now))
         payer.asked_at = now
-        if not payer.queued:  # having asked for nothing saves nothing up
+        if not payer.queued:  # idle keys save nothing up
             payer.turn = max(payer.turn, self._turn)
         return payer
 
@@ -282,7 +282,7 @@ class Batcher(Generic[V]):
         self._turn = max(self._turn, payer.turn)
         is_quick = bool(payer.quick) and (not payer.bulk or payer.overtaking_calls < MAX_OVERTAKING_CALLS)
         payer.overtaking_calls = payer.overtaking_calls + 1 if is_quick and payer.bulk else 0
-        # A quick call carries no bulk texts, which would slow it down; a bulk call has room for quick ones at its end.
+        # A quick call has no bulk texts, which would slow it down; a bulk call has room for quick ones at its end.
         lanes = [payer.quick] if is_quick else [payer.bulk, payer.quick]
         heads = (next(iter(bucket.values())) for bucket in lanes[0].values())
         head = min(heads, key=lambda waiting: waiting.since)
@@ -298,7 +298,7 @@ class Batcher(Generic[V]):
         return batch
 
     def _take(self, batch: list[_Waiting[V]], lanes: list[Lane[V]], head: Prepared, tokens: int) -> int:
-        """Moves texts that go well with `head` from the lanes to the batch; returns how many tokens they have."""
+        """Moves texts that fit with `head` from the lanes to the batch; returns their number of tokens."""
         longest, left = head.num_tokens, tokens
         for lane in lanes:
             for length in range(longest, math.ceil(longest * SHORTEST_SHARE) - 1, -1):
@@ -322,7 +322,7 @@ class Batcher(Generic[V]):
                 raise EncoderFailure(f"sent {len(batch)} texts to the encoder, got {len(vectors)} vectors back")
         except Exception as error:
             failure = error if isinstance(error, DanmakuError) else EncoderFailure("the encoder failed")
-            if isinstance(failure, EncoderFailure):  # one that is away or has another model is not broken
+            if isinstance(failure, EncoderFailure):  # an encoder that is unreachable or has another model is not broken
                 self._failures, self._failed_at = self._failures + 1, self._clock()
                 log.exception("A model call with %d texts failed.", len(batch))
             self._fail(batch, failure)

@@ -7,8 +7,8 @@ file:
     PREFIX.data-00000-of-00001   the tensors' bytes, one after the other
     PREFIX.index                 a sorted string table (LevelDB's): tensor name → the place of its bytes
 
-Data files are mapped into memory instead of read, so unused tensors, such as an optimizer's, cost nothing, and what has
-been read is memory that the system can take back.
+Data files are mapped into memory instead of read, so unused tensors, such as an optimizer's, cost nothing, and the
+system can reclaim the memory of tensors that were read.
 
 Source: tensorflow/core/util/tensor_bundle (tensor_bundle.h describes both files), tensorflow/core/lib/io/format.h
 and table_format.txt (the table), tensorflow/core/protobuf/tensor_bundle.proto (the values in the table).

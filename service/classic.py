@@ -3,8 +3,8 @@
     danmaku worker --classic -model_dir DIR -num_worker 1 …      every flag is bert-serving-start's
 
 Our worker is compared with it. It imports `tensorflow` and expects version 1: TensorFlow 2.15 still has that as
-`tensorflow.compat.v1`, without three parts that are supplied here. It needs the extra `classic` in an environment of
-its own (`make classic`). The service does not import this file, and it imports nothing of the service.
+`tensorflow.compat.v1`, without three parts that are supplied here. It needs the extra `classic` in a separate
+environment (`make classic`). The service does not import this file, and this file does not import the service.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         server = BertServer(parsed)
         server.start()  # not as a context manager, whose exit would wait forever for a server that has ended
         server.is_ready.wait()
-        # Only now: its processes are forks of this one and need the default handler of SIGTERM.
+        # Set only now: its processes are forks of this one and need the default handler of SIGTERM.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server._send_close_signal())
         server.join()

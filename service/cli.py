@@ -72,7 +72,7 @@ def _run(command: Command, parsed: argparse.Namespace) -> int:
         status = command.run(parsed)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ValidationError as error:

@@ -1,8 +1,8 @@
-"""Bounds the connections of a server, and chooses which to close for a new one.
+"""Limits the connections of a server, and chooses which to close for a new one.
 
-Without a bound, a thousand idle connections take all descriptors of the process, and everybody else is shut out, the
-probes included. A connection that has sent no request is worth least, then one whose request is not yet whole, each
-time the oldest; one that is being answered is never closed.
+Without a limit, a thousand idle connections take all descriptors of the process, and shut out everybody else,
+including the probes. Connections that have sent no request are closed first, then those whose request is incomplete,
+oldest first; a connection that is being answered is never closed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOG_EVERY_S = 60.0
 
 class Stage(Enum):
     IDLE = "idle"  # no request has begun
-    RECEIVING = "receiving"  # a request is not whole
+    RECEIVING = "receiving"  # a request is incomplete
     ANSWERING = "answering"
 
 
@@ -66,7 +66,7 @@ class Connections:
         return True
 
     def move(self, connection: Closable, stage: Stage) -> None:
-        """Records what a connection does now; it becomes the newest one of its kind."""
+        """Records a connection's new state; it becomes the newest one in that state."""
         if (before := self._stages.get(connection)) is not None and before is not stage:
             del self._by_stage[before][connection]
             self._by_stage[stage][connection] = None

@@ -1,4 +1,4 @@
-"""The processor cores of this process."""
+"""Counts the processor cores of this process."""
 
 from __future__ import annotations
 

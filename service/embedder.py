@@ -5,7 +5,7 @@
 
 A text that cannot be embedded never fails the list it came in. Texts that are equal after the model's normalization are
 looked up and encoded once. All vectors of an answer come from one model, which the answer names: if another model takes
-over in the middle, the list is embedded again. Nothing here knows HTTP, sockets or what a model is made of.
+over in the middle, the list is embedded again. Nothing here depends on HTTP, sockets or a model's internals.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from service.tasks import run_in_thread_if
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
-# Normalizing and tokenizing more than this takes milliseconds and would hold up other requests, so a thread does it.
+# Normalizing and tokenizing more than this takes milliseconds and would delay other requests, so a thread does it.
 MANY_CHARACTERS = 4000
-SAMPLE_TEXTS = 17  # the first of a list, when room is scarce; one more than go into the quick lane
-MAX_BATCH_TOKENS = 1024  # of a call on a CPU: more is slower, because its cache overflows
+SAMPLE_TEXTS = 17  # the first texts of a list, when room is scarce; one more than the quick lane accepts
+MAX_BATCH_TOKENS = 1024  # of a call on a CPU: larger calls are slower, because its cache overflows
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Embeddings:
     model: Model
     rows: list[bytes | None]  # one vector per text, [dim] little-endian float32; None where `errors` has an entry
     encoded: int  # distinct texts that were not in the cache and went to the encoder
-    truncated: list[int]  # indices of texts that were embedded without their end
+    truncated: list[int]  # indices of texts that were truncated
     errors: list[TextError]  # in order of index
     unknown: list[int]  # indices of texts that got a vector although the vocabulary has none of their characters
     keys: list[str] = field(repr=False)  # the normalised texts
-    lengths: dict[str, int] = field(repr=False)  # by key: tokens of those that were tokenized
+    lengths: dict[str, int] = field(repr=False)  # by key: tokens of the texts that were tokenized
 
     @property
     def vectors(self) -> np.ndarray:
@@ -64,7 +64,7 @@ class Embeddings:
         """Returns how many tokens the model reads of all texts, without [CLS] and [SEP]."""
         lengths, count = self.lengths, self.model.count_tokens
         is_long = len(lengths) < len(self.keys) and sum(map(len, self.keys)) > MANY_CHARACTERS
-        # Those that came from the cache may have to be tokenized.
+        # Texts from the cache may have to be tokenized.
         return await run_in_thread_if(
             is_long, lambda: sum((lengths.get(key) or count(key)) - 2 for key in self.keys if key)
         )
@@ -125,9 +125,9 @@ class Embedder:
     async def embed(self, texts: Sequence[str], *, whole: bool = False, accept_unknown: bool = False) -> Embeddings:
         """Returns vectors as the encoder made them, in the order of the texts.
 
-        `whole`: if any text cannot be embedded, none is, and `errors` has the reasons. `accept_unknown`: a text that
-        the vocabulary has no character of gets what the model makes of [UNK], which is not cached.
-        Raises Overloaded if the queue has no room for the missing texts, EncoderUnavailable if they cannot be encoded.
+        `whole`: if any text cannot be embedded, none is, and `errors` has the reasons. `accept_unknown`: a text without
+        any character of the vocabulary gets the model's vector of [UNK], which is not cached. Raises Overloaded if the
+        queue has no room for the missing texts, EncoderUnavailable if they cannot be encoded.
         """
         while True:
             model = self.encoder.model
@@ -173,9 +173,9 @@ class Embedder:
         return Embeddings(model, rows, encoded, truncated, errors, unknown, keys, lengths)
 
     async def _check_sample(self, model: Model, texts: Sequence[str], payer: str) -> None:
-        """Raises Overloaded if a list has no room, by its first texts: a refusal must cost less than what it refuses.
+        """Raises Overloaded if there is no room for a list's first texts: a refusal must cost less than the list.
 
-        The first texts that are new have to fit. While the queue is nearly full, they stand for the whole list.
+        The first new texts must fit. While the queue is nearly full, they represent the whole list.
         """
         times = len(texts) / SAMPLE_TEXTS if self._batcher.is_nearly_full else 1.0
         if self._batcher.has_room(round(times * SAMPLE_TEXTS), payer=payer):
@@ -197,12 +197,12 @@ class Embedder:
     async def _encode(self, batch: Sequence[Prepared]) -> list[bytes]:
         """Encodes a batch and puts it into the cache at once.
 
-        So a text is always either on its way or known, and what was encoded before a later batch of the same request
-        failed is not encoded again.
+        So a text is always either in flight or cached, and texts that were encoded before a later batch of the same
+        request failed are not encoded again.
         """
         vectors = [vector.tobytes() for vector in await self.encoder.encode(batch)]
         if len(vectors) == len(batch):  # otherwise the batcher raises, and no text gets its neighbour's vector
-            # What the cache has is embedded for every route, so it has no text of unknown characters.
+            # Cached vectors are for every route, so the cache has no texts of unknown characters.
             known = {text.text: vector for text, vector in zip(batch, vectors, strict=True) if text.is_spelled}
             if known:
                 await self._cache.set_many(batch[0].fingerprint, known)  # one model's

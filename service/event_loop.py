@@ -1,4 +1,4 @@
-"""Runs a command's coroutine on uvloop where there is one, and on asyncio where there is not, as on Windows."""
+"""Runs a command's coroutine on uvloop if it is available, otherwise on asyncio, as on Windows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def handle_signal(number: signal.Signals, handler: Callable[[], object]) -> Callable[[], object]:
-    """Calls `handler` in the running loop when the signal comes. Returns a function that undoes this."""
+    """Calls `handler` in the running loop when the signal arrives. Returns a function that undoes this."""
     loop = asyncio.get_running_loop()
     if sys.platform == "win32":  # its loops do not watch signals
         before = signal.signal(number, lambda *_: loop.call_soon_threadsafe(handler))

@@ -1,4 +1,4 @@
-"""Locks a file for one process at a time. The lock ends when the file is closed, also if the process is killed."""
+"""Locks a file for one process at a time. The lock ends when the file is closed, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import IO, Any
 if sys.platform == "win32":
     import msvcrt
 
-    # Windows keeps others from reading what is locked, so this is a byte that no file of ours reaches.
+    # On Windows others cannot read locked bytes, so this is a byte that no file of ours reaches.
     LOCKED_BYTE = 2**31 - 2
 
     def lock_file(file: IO[Any]) -> None:

@@ -3,8 +3,8 @@
 config.json               the fields of transformers' BertConfig, most of which are Google's
 model.safetensors         weights under PyTorch's names, kernels transposed
 tokenizer.json            WordPiece and its normaliser; or vocab.txt and tokenizer_config.json
-modules.json              of sentence-transformers: what follows BERT
-1_Pooling/config.json     … how the vectors of tokens become one
+modules.json              of sentence-transformers: the modules after BERT
+1_Pooling/config.json     … how token vectors are pooled
 config_sentence_transformers.json … prompts, which are not supported
 sentence_bert_config.json … how many tokens are read
 
@@ -39,7 +39,7 @@ EXPECTED = {
 
 # Values of 1_Pooling/config.json that a strategy of bert-as-service equals.
 STRATEGIES = {"cls": "CLS_TOKEN", "mean": "REDUCE_MEAN", "max": "REDUCE_MAX", "lasttoken": "SEP_TOKEN"}
-HEADS = {  # of the language model, which have no common rule
+HEADS = {  # of the language model, whose names follow no common rule
     "cls/predictions/output_bias": "cls.predictions.bias",
     "cls/seq_relationship/output_weights": "cls.seq_relationship.weight",
     "cls/seq_relationship/output_bias": "cls.seq_relationship.bias",
@@ -184,7 +184,7 @@ def _parse_tokenizer(content: Mapping[str, Any]) -> tuple[list[str], dict[str, A
 
 
 def read_pooling(directory: Path) -> Pooling:
-    """Returns what sentence-transformers would do: without its files, the mean over the tokens of the last layer.
+    """Returns the pooling of sentence-transformers: without its files, the mean over the tokens of the last layer.
 
     Raises ModelError for modules, pooling and prompts that the service does not have.
     """

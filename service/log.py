@@ -1,9 +1,9 @@
 """Configures the logs of the process.
 
-* stdout: the access log, one JSON object a line for each request, and nothing else. A thread writes it from a bounded
+* stdout: the access log, one JSON line per request, and nothing else. A thread writes it from a bounded
   queue: when nobody reads the pipe, lines are dropped and counted, and the count is written as soon as there is room.
-* stderr: everything else, as text for people or, with `log_format json`, as JSON lines. What is logged while a request
-  is served carries its id.
+* stderr: everything else, as text for people or, with `log_format json`, as JSON lines. Messages that are logged while
+  a request is served have its id.
 
 Lines hold a request's method, path and X-Request-ID; never other headers, the query, a text or a setting, because any
 of these may be secret.
@@ -74,7 +74,7 @@ class AccessLog:
             self._wake.set()
 
     def _run(self) -> None:
-        reported = 0  # of the lines lost
+        reported = 0  # of lost lines
         try:
             while not self._closing.is_set() or self._waiting:
                 self._wake.wait()

@@ -1,8 +1,8 @@
 """Limits the memory that all requests hold together: bodies, parsed values, and unread responses.
 
-Each limit of a request alone is harmless, and thirty callers who send a body and never finish it, or never read their
-answers, would still take a gigabyte. So what is large is counted, `hold_bytes`, and beyond the limit requests are
-refused until others are done. Small requests are not counted: their number is bounded by that of the connections.
+The limits of a single request are harmless, but thirty callers who never finish a body, or never read their answers,
+would still take a gigabyte. So `hold_bytes` counts large objects, and beyond the limit requests are refused until
+others are done. Small requests are not counted: the limit of connections bounds their number.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Memory:
         self._held_bytes -= count
         if self._most_bytes > self._max_bytes // 4 and self._held_bytes < self._most_bytes // 8:
             self._most_bytes = self._held_bytes
-            timer = threading.Timer(RETURN_AFTER_S, _return_free_memory)  # what was released is free a moment later
+            timer = threading.Timer(RETURN_AFTER_S, _return_free_memory)  # released memory is free a moment later
             timer.daemon = True
             timer.start()
 
@@ -95,6 +95,6 @@ async def wait_for_bytes(count: int, *, timeout_s: float) -> None:
 
 
 def _return_free_memory() -> None:
-    """Gives free memory back to the system: glibc keeps what lies between blocks that are in use."""
+    """Gives free memory back to the system: glibc keeps free memory between blocks that are in use."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -2,9 +2,9 @@
 
 Label sets are closed and their series exist from the start, so a rate is 0 before the first event and not absent.
 Children of labelled metrics are made here and kept: `labels()` costs more than counting. Each application has one
-object with a registry of its own; a process serves one application, so it exports that registry.
+object with its own registry; a process serves one application, so it exports that registry.
 
-Both have a batcher. Its metrics carry a different prefix in each, so they differ whatever a scrape calls its jobs.
+Both have a batcher. Its metrics have a different prefix in each, so they differ whatever a scrape calls its jobs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A model directory, `models/<name>/`, which training exports and serving opens.
+"""Opens a model directory, `models/<name>/`, which training exports.
 
 bert_config.json   Google's fields
-vocab.txt          a token per line
+vocab.txt          one token per line
 *.index, *.data-*  a TensorFlow checkpoint under Google's variable names; if there are several, a text file
                    `checkpoint` names the one to use
 
@@ -35,12 +35,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
-# Beyond these, a number is a mistake, which should not take hours or all memory to be noticed.
+# Larger numbers are mistakes, which should be found before they take hours or all memory.
 LARGEST = {"num_hidden_layers": 1000, "max_position_embeddings": 2**20, "vocab_size": 2**24}
 LARGEST_SIZE = 2**16
-MAX_PADDING = 128  # rows that were added to the embeddings, for a number that is a multiple of 8 to 128
+MAX_PADDING = 128  # rows that were added to the embeddings to reach a multiple of 8 to 128
 LONGEST_NAME = 200  # of a checkpoint, in characters
-# Fields of other models' configurations, with the only values of which a BertModel has the same vectors.
+# Fields of other models' configurations, with the only values for which a BertModel has the same vectors.
 FIXED: dict[str, tuple[object, ...]] = {
     "model_type": ("bert",),
     "position_embedding_type": ("absolute",),
@@ -110,7 +110,7 @@ class BertConfig:
             raise ModelError(f"{path} is not a BERT configuration: {error}") from None
 
     def to_json(self) -> str:
-        """Returns Google's fields, and of the others those that are not the default."""
+        """Returns Google's fields, and other fields that are not at their default."""
         values = asdict(self)
         for name in ("layer_norm_eps", "matryoshka_dimensions"):
             if values[name] == getattr(BertConfig, name):
@@ -161,7 +161,7 @@ class ModelDirectory:
     config: BertConfig
     tokenizer: Tokenizer
     weights: Mapping[str, np.ndarray]
-    digest: str  # of the encoder's weights and the vocabulary: equal for equal models, whatever their paths
+    digest: str  # of the encoder's weights and the vocabulary: equal for equal models, independent of their paths
     pooling: Pooling = Pooling()
 
 
@@ -175,7 +175,7 @@ def open_model_directory(
 ) -> ModelDirectory:
     """Opens a model directory and reads the variables of `shapes`.
 
-    `prefix` is the checkpoint if it is not the directory's own: see `find_checkpoint`, `named_checkpoint`.
+    `prefix` is the checkpoint, if not the directory's own: see `find_checkpoint` and `named_checkpoint`.
 
     Raises ModelError that names the invalid file.
     """
@@ -224,7 +224,7 @@ def _check_vocabulary(path: Path, config: BertConfig, tokenizer: Tokenizer) -> N
 
 
 def _digest(config: BertConfig, tokenizer: Tokenizer, weights: Mapping[str, np.ndarray]) -> str:
-    """Returns a hash of all that changes vectors and is neither an option nor told by the shapes of the weights."""
+    """Returns a hash of all that changes vectors, except options and what the shapes of the weights determine."""
     changes = [
         f"{name} {getattr(config, name)}"
         for name in ("hidden_act", "layer_norm_eps")
@@ -240,7 +240,7 @@ def _digest(config: BertConfig, tokenizer: Tokenizer, weights: Mapping[str, np.n
 
 
 def find_model(path: Path) -> Path:
-    """Returns where the bundled model is if `path` names it and does not exist, else `path` itself.
+    """Returns the bundled model's place if `path` names it and does not exist, otherwise `path`.
 
     So `models/danmaku-bert-mini` can be opened from any directory. A wheel installs it below this package; in a clone,
     it is beside this package.

@@ -2,8 +2,8 @@
 
 A client may be slow on purpose. uvicorn limits how long a connection may be idle between requests, but not the time or
 size of a request's head, nor how long an answer may wait to be read; `Connection` does. `ReceiveBody` limits the time
-of the body, because it can answer as the API does. Nothing here costs a request more than a microsecond: there is a
-timer only while something is missing.
+of the body, because it can answer as the API does. Nothing here costs a request more than a microsecond: a timer runs
+only while something is missing.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self.scope["is_whole"] = True  # type: ignore[typeddict-unknown-key]  # ours, for `ReceiveBody`
         super().on_message_complete()
-        is_answered = self.cycle is None or self.cycle.response_complete  # before its body had come
+        is_answered = self.cycle is None or self.cycle.response_complete  # before its body arrived
         self._open.move(self, Stage.IDLE if is_answered else Stage.ANSWERING)
 
     def on_response_complete(self) -> None:
@@ -99,7 +99,7 @@ class Connection(HttpToolsProtocol):
             self._open.move(self, Stage.IDLE)
 
     def drop(self) -> None:
-        """Closes the connection for another one, without an answer."""
+        """Closes the connection, without an answer, to make room for another."""
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -119,7 +119,7 @@ class Connection(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._read_timer and not self.transport.is_closing():  # otherwise the rest must be read, too
+        if self._read_timer and not self.transport.is_closing():  # otherwise the rest must also be read
             self._read_timer.cancel()
 
     def send_400_response(self, msg: str) -> None:
@@ -135,7 +135,7 @@ class Connection(HttpToolsProtocol):
         self._refuse(408, "head_timeout", f"request head late: expected within {self._head_timeout_s:g} s")
 
     def _refuse(self, status: int, error_type: str, error: str) -> None:
-        """Answers what is not a request yet, so no route or log sees it, and closes the connection."""
+        """Answers an incomplete request, which no route or log sees, and closes the connection."""
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
@@ -146,9 +146,9 @@ class Connection(HttpToolsProtocol):
         self._watch_reader()
 
     def _watch_reader(self, left_before: int | None = None) -> None:
-        """Aborts the connection if nothing of what was written is read for `stuck_reader_s`.
+        """Aborts the connection if no written data is read for `stuck_reader_s`.
 
-        Called when nothing more will be written before it is read.
+        Called when nothing more will be written until it is read.
         """
         left = self.transport.get_write_buffer_size()
         if left_before is not None and left >= left_before:
@@ -189,7 +189,7 @@ class Server(uvicorn.Server):
 
 
 class OperationServer(uvicorn.Server):
-    """Serves the probes and metrics on a port of their own, so that no other connection keeps them out."""
+    """Serves the probes and metrics on a separate port, so that other connections cannot block them."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,8 +1,8 @@
-"""Bounds the shape of JSON before it is parsed: how many values it holds, and how deeply they are nested.
+"""Limits the shape of JSON before it is parsed: how many values it has, and how deeply they are nested.
 
 A parser makes an object of every value while nothing else in this process can run, and a validator may make an error of
-each: a few bytes of gzip would be enough for gigabytes and seconds. Counting takes a hundredth of that, and the usual
-body needs no more than counting its commas and brackets.
+each: a few bytes of gzip could cost gigabytes and seconds. Counting takes a hundredth of that time, and for a usual
+body it is enough to count commas and brackets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.errors import InvalidRequest, MalformedRequest, TooLarge
 
 MAX_VALUES = 250_000  # in a body: 25 for each of 10,000 danmaku
 MAX_LEVELS = 64  # of lists and objects in a body
-MAX_METADATA_LEVELS = 32  # answers put metadata a few levels deeper, and writers of JSON have limits, too
+MAX_METADATA_LEVELS = 32  # answers nest metadata a few levels deeper, and JSON writers also have limits
 LONG_BYTES = 64 * 2**10  # more than this is parsed in a thread
 PIECE_BYTES = 256 * 2**10
 

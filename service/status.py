@@ -1,7 +1,7 @@
 """The status of a worker, and of a gateway for clients of bert-serving-server's HTTP API: the fields of SHOW_CONFIG and
 SHOW_STATUS, and some more.
 
-Dashboards and clients read them by name, so all genuine fields are there, empty where they describe its internals.
+Dashboards and clients read them by name, so all genuine fields exist; those about its internals are empty.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import zmq
 from service import __version__
 from service.wire import SERVER_VERSION
 
-MAX_CLIENTS = 500  # counted one by one, as by the genuine server; older ones are only a number
+MAX_CLIENTS = 500  # counted individually, as by the genuine server; older ones are only a number
 ACTIVE_S = 180.0
 MAX_SIZES = 10_000
 INTERVALS = 200

@@ -28,7 +28,7 @@ async def run_until_first(*work: Coroutine[Any, Any, object]) -> None:
 
 
 async def run_in_thread_if(is_long: bool, work: Callable[[], T]) -> T:
-    """Runs work that takes long in a thread, so that it does not hold up the event loop, and other work right here."""
+    """Runs long work in a thread, so that it does not block the event loop, and other work directly."""
     return await asyncio.to_thread(work) if is_long else work()
 
 
@@ -67,7 +67,7 @@ class Threads:
         return await done
 
     def close(self) -> None:
-        """Waits for the work that was begun, and ends the threads."""
+        """Waits for the started work, and ends the threads."""
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:

@@ -1,4 +1,4 @@
-"""WordPiece with a BERT vocab.txt, used by training and serving alike.
+"""Tokenizes with WordPiece and a BERT vocab.txt, for both training and serving.
 
 The `tokenizers` library does the work. This file adds BERT's special tokens and its limit on the length of a word.
 """
@@ -64,7 +64,7 @@ class Tokenizer:
             raise ValueError(f"{path}: {error}") from None
 
     def normalize(self, text: str) -> str:
-        """Applies BERT's normaliser. Equal results mean equal tokens, hence equal vectors."""
+        """Applies BERT's normaliser. Equal results mean equal tokens, and therefore equal vectors."""
         return self._normalize_short(text) if len(text) <= CACHED_CHARACTERS else self._normalize(text)
 
     def _normalize(self, text: str) -> str:
@@ -98,7 +98,7 @@ class Tokenizer:
 
 
 def read_vocab(path: Path) -> list[str]:
-    """Reads a token per line, without a byte-order mark, blanks at the ends of lines, and blank lines at the end."""
+    """Reads one token per line; removes a byte-order mark, trailing blanks, and blank lines at the end."""
     lines = [line.rstrip(" \t\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
     while lines and not lines[-1]:
         del lines[-1]
@@ -122,7 +122,7 @@ def learn_vocab(texts: Iterable[str], size: int, *, min_frequency: int = 10) -> 
         vocab_size=size,
         min_frequency=min_frequency,
         special_tokens=list(SPECIAL_TOKENS),
-        limit_alphabet=size - len(SPECIAL_TOKENS) - size // 5,  # a fifth stays for pieces of several characters
+        limit_alphabet=size - len(SPECIAL_TOKENS) - size // 5,  # a fifth is reserved for pieces of several characters
         show_progress=False,
     )
     learner.train_from_iterator(texts, trainer)

@@ -3,9 +3,9 @@
     POST /embed ─┬─ cache     look-ups in memory and Redis
                  └─ encode    missing texts: waiting in the queue, and the model call
 
-Stages are wrapped when the gateway is put together, so without `tracing` a request runs no line of this. Batches have
-no span, because they belong to many requests; nor do workers, whose wire has no place for a trace id. Metrics cover
-both.
+Stages are wrapped when the gateway is assembled, so without `tracing` a request runs none of this code. Batches have no
+span, because they belong to many requests; workers have none, because their protocol has no place for a trace id.
+Metrics cover both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Arithmetic on matrices of vectors."""
+"""Does arithmetic on matrices of vectors."""
 
 from __future__ import annotations
 

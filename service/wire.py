@@ -40,7 +40,7 @@ Texts = list[str] | list[list[str]]  # danmaku, or the tokens of danmaku
 
 
 class WireError(ValueError):
-    """Malformed frames. `client` and `request_id` are set as far as they could be read."""
+    """Malformed frames. `client` and `request_id` are set if they could be read."""
 
     def __init__(self, message: str, client: bytes = b"", request_id: bytes = b"") -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
 """Encrypts connections to workers with ZeroMQ's CURVE and one key pair for all.
 
-The pair lies in the two files of `zmq.auth.create_certificates`. A worker reads the secret key, everything else the
-public one. The public key never travels, and nobody connects without it, so it admits like a password.
+The pair is in the two files of `zmq.auth.create_certificates`. A worker reads the secret key, everything else the
+public one. The public key is never sent, and nobody can connect without it, so it works like a password.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def make_key_files(directory: Path) -> tuple[Path, Path]:
 
 
 def require_key(path: Path) -> Options:
-    """Returns the options of sockets to which only peers that present the key connect. Raises ConfigurationError."""
+    """Returns the options of sockets that accept only peers with the key. Raises ConfigurationError."""
     _, secret = _read(path)
     if secret is None:
         raise ConfigurationError(f"invalid key file: {path} has no secret key; expected the file *{SECRET_SUFFIX}")

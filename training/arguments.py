@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-STOPPED = 3  # exit status of a run that has not reached its last step: what follows it in a script must not start
+STOPPED = 3  # exit status of a run that has not reached its last step, so the next command of a script does not start
 
 
 def add_paths(parser: argparse.ArgumentParser, flag: str, dest: str, help_text: str, *, metavar: str = "PATH") -> None:

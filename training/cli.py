@@ -31,7 +31,7 @@ from training.commands import (
 
 COMMANDS = (clean, examples, train, align, update, evaluate, export, classify, sameness, visualise, tpu_check)
 INSTALL = "make install-dev, or pip install --editable '.[training]'"
-# What the user can fix, as the code raises it; anything else is a bug and keeps its traceback.
+# Errors that the user can fix; any other error is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
 
@@ -74,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _needs_tensorflow(command: Any, flags: Mapping[str, Any]) -> bool:
-    """Returns whether the command needs it with these flags: `export` for one format, `classify` to fine-tune."""
+    """Returns whether the command needs TensorFlow: `export` for one format, `classify` only to fine-tune."""
     if command is export:
         return bool(flags["layout"] == "tensorflow")
     if command is classify:
@@ -88,7 +88,7 @@ def _import_tensorflow() -> None:
     is_quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if is_quiet and "tensorflow" not in sys.modules:
-        with _discarded_stderr():  # while it is being loaded, TensorFlow logs whatever the level is
+        with _discarded_stderr():  # TensorFlow logs while it loads, whatever the level is
             import_module("tensorflow")
 
 

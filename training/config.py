@@ -22,7 +22,7 @@ CHOICES = {
     "masks": ("static", "dynamic"),
     "kernel_dtype": ("auto", "float32", "bfloat16"),
 }
-# How the types of settings are checked and named in errors. bool is an int to Python, but True is not a batch size.
+# How the types of settings are checked and named in errors. In Python, bool is an int, but True is not a batch size.
 TYPES: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
     int: (lambda value: type(value) is int, "an integer"),
     float: (lambda value: type(value) in (int, float), "a number"),
@@ -95,9 +95,9 @@ class TrainConfig(RunConfig):
 
     model: Mapping[str, Any] = field(default_factory=dict)
     init_checkpoint: str | None = None  # prefix or directory of a model to continue from; None: random weights
-    micro_batch_size: int | None = None  # for a batch that is too large for memory: compute it in parts of this size
+    micro_batch_size: int | None = None  # computes a batch that is too large for memory in parts of this size
     masks: str = "static"  # those of the examples; "dynamic": new ones in every epoch
-    frozen_layers: int = 0  # the embeddings and this many first layers keep their weights, and hence their vectors
+    frozen_layers: int = 0  # the embeddings and this many first layers keep their weights, and therefore their vectors
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,7 +127,7 @@ class AlignConfig(RunConfig):
     # so little in common that a low one leads to crowding: cosines shrink until the softmax is soft again.
     temperature: float = 0.1  # of moments and pairs
     fine_temperature: float = 0.05  # of spelling and relations
-    dims: tuple[int, ...] = (64, 128, 256)  # prefixes of a vector that are trained as vectors of their own (Matryoshka)
+    dims: tuple[int, ...] = (64, 128, 256)  # prefixes of a vector that are trained as vectors, too (Matryoshka)
     pooling_layer: int = -2  # whose mean over tokens is the vector: bert-as-service's default
     centred: bool = True  # start from the model shifted so that the mean of its vectors is the origin
     turned: bool = True  # rotate the vectors of moments to the model's own coordinates
@@ -137,12 +137,12 @@ class AlignConfig(RunConfig):
     pair_weight: float = 1.0  # of the loss between danmaku of one moment
     window_s: float = 5.0  # danmaku within this many seconds belong to one moment
     max_neighbours: int = 20  # of a moment, on either side
-    min_count: int = 3  # lines with a danmaku from which on it is frequent: together, they show its meaning
-    frequent_share: float = 0.5  # of the danmaku that are frequent in this sense; the others may be any
+    min_count: int = 3  # lines that make a danmaku frequent: together, they show its meaning
+    frequent_share: float = 0.5  # of the danmaku that are frequent; the others are drawn from the rest
     lines_per_video: int = 2  # consecutive lines in a batch: 1 makes no pairs, 2 or more also make hard negatives
     hard_negative_gap_s: float = 60.0  # two moments of a video are negatives if they are this far apart
 
-    # Masked LM and next sentence, each a loss of its own: the model remains a language model.
+    # Masked LM and next sentence, each with its own loss, so the model remains a language model.
     pretraining_weight: float = 1.0
     pretraining_examples: int = 24  # of a step
     general_share: float = 0.25  # of the examples that are general texts, if there are any
@@ -203,7 +203,7 @@ def _read(path: Path, overrides: Sequence[str], kind: type[Config]) -> Config:
         for override in overrides:
             source = f"--set {override}"
             _merge(values, _parse_override(override))
-            _make_config(values, kind)  # here, because an error has to name the override at fault
+            _make_config(values, kind)  # checked here, because the error must name the override
         return _make_config(values, kind)
     except (tomllib.TOMLDecodeError, ValueError) as error:
         raise ValueError(f"{source}: {error}") from None

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written under a temporary name beside the target, then renamed.
+"""Writes files that are either complete or absent: under a temporary name beside the target, then renamed.
 
 Folders may be in a bucket: `parse_location` turns a URL such as `gs://…` into a RemotePath, which works over
 TensorFlow's own file systems, and everything else into a Path. `etils.epath` would be a ready-made RemotePath, but it
@@ -150,7 +150,7 @@ class RemotePath:
 
 
 def _gfile() -> Any:
-    import tensorflow as tf  # takes seconds, and local files do not need it
+    import tensorflow as tf  # takes seconds to import, and local files do not need it
 
     return tf.io.gfile
 

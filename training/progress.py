@@ -1,4 +1,4 @@
-"""Progress of long work, by tqdm: a bar on a terminal, a line a minute in a file or a container's log."""
+"""Shows the progress of long work with tqdm: a bar on a terminal, a line a minute in a file or container's log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LINE = "{desc}: {n_fmt}/{total_fmt}{unit}, {rate_fmt}, {remaining} left{postfix}
 
 
 def open_progress(description: str, total: int, unit: str, *, done: int = 0) -> tqdm[None]:
-    """Returns a tqdm on standard error, to be used as a context manager; `update(n)` adds n to what is done."""
+    """Returns a tqdm on standard error, to be used as a context manager; `update(n)` adds n to the progress."""
     is_terminal = sys.stderr.isatty()
     interval_s = 1.0 if is_terminal else 60.0
     return tqdm(

@@ -1,12 +1,12 @@
 """Trains a model further on new recordings and a replay of old ones; exports it only if it still knows the old ones.
 
-A model that is trained on new recordings alone forgets the old ones. So equally many old recordings, in files chosen by
-a hash of their names, are read again, and the model answers the same questions before and after: the two pre-training
-tasks, moments of held-out old documents and synonyms, and moments of held-out new documents. The loss has no vectors of
-moments, because their coordinates depend on the recordings that they were counted in; pairs of danmaku of one moment
-have none.
+A model that is trained only on new recordings forgets the old ones. So an equal amount of old recordings, in files
+chosen by a hash of their names, is read again, and the model answers the same questions before and after: the two
+pre-training tasks, moments of held-out old documents and synonyms, and moments of held-out new documents. The loss uses
+pairs of danmaku of one moment, but not the vectors of moments, whose coordinates depend on the recordings that they
+were counted in.
 
-A new vocabulary is not supported. A new word is spelled in pieces that the model knows.
+A new vocabulary is not supported. New words are split into pieces that the model knows.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ EXAMPLES, EXAMPLES_AT_ONCE = 2_000, 100  # of the two pre-training tasks
 
 @dataclass(frozen=True)
 class Change:
-    """The answer to one question before and after, each with its 95 % interval."""
+    """The answers to one question before and after, each with a 95 % interval."""
 
     question: str
-    is_old: bool  # about what the model has learned before
+    is_old: bool  # about what the model learned before
     before: Mean
     after: Mean
 
@@ -54,7 +54,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Update:
-    """What changed, and where it is a loss."""
+    """The changes, and which of them are losses."""
 
     changes: list[Change]
 
@@ -78,9 +78,9 @@ def update(
     *,
     heldout: float = 0.05,
 ) -> Update | None:
-    """Trains as `align` does, asks, and exports to `output` if nothing old is lost; None if the run was stopped.
+    """Trains as `align` does, compares, and exports to `output` if nothing old is lost; None if the run was stopped.
 
-    Raises ValueError if a part has no held-out document to ask about.
+    Raises ValueError if the old or the new recordings have no held-out document.
     """
     old = choose_replay(recordings, replay, heldout)
     newest = align(config, workdir, [model], [*recordings, *old], heldout=heldout)
@@ -93,7 +93,7 @@ def update(
 
 
 def choose_replay(recordings: list[Path], replay: list[Path], heldout: float) -> list[Path]:
-    """Returns old files, in the order of a hash of their names, with as many bytes as the new ones; none held out."""
+    """Returns old files that are not held out, by a hash of their names, with as many bytes as the new ones."""
     wanted = sum(source.num_bytes for source in find_sources(recordings)[0])
     chosen: list[Source] = []
     for source in find_sources(replay)[0]:

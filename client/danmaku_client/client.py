@@ -4,8 +4,8 @@
     vectors = client.embed(["草", "awsl"]).vectors  # [2, dim] float32
 
 A call has one deadline and is retried until then (`requests.py`). Lists longer than the gateway accepts are sent in
-parts. `AsyncClient` does the work; `Client` runs it on an event loop in a thread of its own, so it also works in a
-notebook, where an event loop is running already. Redirects, proxies and cookies are not supported.
+parts. `AsyncClient` does the work; `Client` runs it on an event loop in a separate thread, so it also works in a
+notebook, where an event loop is already running. Redirects, proxies and cookies are not supported.
 """
 
 from __future__ import annotations
@@ -166,9 +166,9 @@ class AsyncClient:
         *,
         heads: Sequence[str] = (),
     ) -> ObserveResponse:
-        """Adds lines of a chat as `add` does, and returns for each what was nearest before, and its topic.
+        """Adds lines of a chat as `add` does, and returns for each the nearest earlier danmaku and its topic.
 
-        Mappings are sent unchanged; they may have a `time`. `heads` are the names of those whose labels are wanted.
+        Mappings are sent unchanged; they may have a `time`. `heads` are the names of the heads that label the lines.
         """
         deadline = self._deadline()
         done: list[ObserveResponse] = []
@@ -188,7 +188,7 @@ class AsyncClient:
         )
 
     async def topics(self, collection: str) -> TopicsResponse:
-        """Returns what the lines observed within the last minute are about."""
+        """Returns the topics of the lines observed within the last minute."""
         return await self._session.request(
             "GET", _path(collection, "topics"), None, self._deadline(), read_topics_response
         )
@@ -340,7 +340,7 @@ class Client:
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: AsyncClient) -> None:
     stopping = asyncio.run_coroutine_threadsafe(_shut_down(client), loop)
     stopping.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
-    if threading.current_thread() is not thread:  # it is if the garbage collector happens to run there
+    if threading.current_thread() is not thread:  # this happens if the garbage collector runs there
         thread.join()
         loop.close()
 

@@ -1,4 +1,4 @@
-"""Requests to a gateway, retried until a deadline, and lists of texts split into parts that a gateway accepts.
+"""Sends requests to a gateway, with retries until a deadline, and splits lists into parts that it accepts.
 
 A gateway that is overloaded or has no encoder answers with Retry-After, and one that is restarting refuses connections
 for a moment: both are worth a retry. Each request tells the gateway how much time is left, so it does not work for a
@@ -55,7 +55,7 @@ class GatewaySession:
                 if not error.is_transient or time.monotonic() + wait_s > deadline:
                     raise
                 await asyncio.sleep(wait_s)
-                if time.monotonic() >= deadline:  # the pause took longer; this error says more than that time is over
+                if time.monotonic() >= deadline:  # the pause took longer; this error is more informative than a timeout
                     raise
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
@@ -115,7 +115,7 @@ def timeout_header(left_s: float) -> dict[str, str]:
 
 
 def split_into_parts(items: Sequence[T], max_items: int, max_bytes: int) -> Iterator[list[T]]:
-    """Yields consecutive parts within both limits; one empty part for an empty list, which has a response too."""
+    """Yields consecutive parts within both limits; one empty part for an empty list, which also has a response."""
     part: list[T] = []
     size = 0
     for item in items:

@@ -1,4 +1,4 @@
-"""Responses of a gateway as dataclasses, and the functions that parse them. No sockets; `requests.py` has those."""
+"""Defines the responses of a gateway as dataclasses, and the functions that parse them, without sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TextError:
 class GatewayError(Exception):
     """A refusal of the gateway, or a failure to get its response.
 
-    `str(error)` is a sentence for a person and `error_type` what a program branches on: one of the gateway's, or
+    `str(error)` is a message for people, and programs branch on `error_type`: one of the gateway's, or
     "unreachable", "out_of_time" if the deadline passed here, or "bad_answer" if the response is not a gateway's.
     """
 
@@ -72,7 +72,7 @@ class EmbedResponse:
     vectors: np.ndarray  # [n, dim] float32; a row of NaN where there is an error
     model: str
     fingerprint: str  # vectors of equal fingerprints are comparable
-    truncated: list[int]  # indices of texts that were embedded without their end
+    truncated: list[int]  # indices of texts that were truncated
     errors: list[TextError]  # in order of index
 
 
@@ -141,18 +141,18 @@ class Label:
 
 @dataclass(frozen=True)
 class ObservedLine:
-    """A line of a chat: what was nearest to it before, its topic, and its labels by the names of the heads."""
+    """A line of a chat: the nearest earlier danmaku, its topic, and its labels by head name."""
 
     text: str
     nearest: SimilarMatch | None  # in the collection before
     topic_id: int
-    topic_count: int  # lines of the topic within the window, this one included
+    topic_count: int  # lines of the topic within the window, including this one
     labels: dict[str, Label]
 
 
 @dataclass(frozen=True)
 class ObserveResponse:
-    """The response to `observe`: an entry for each line, in order; None where `errors` says why there is none."""
+    """The response to `observe`: an entry for each line, in order; None for a line in `errors`."""
 
     model: str
     fingerprint: str
@@ -165,17 +165,17 @@ class Topic:
     """A subject that lines within the window share."""
 
     id: int  # stays while the topic lasts
-    text: str  # what is said most
+    text: str  # its most frequent text
     count: int  # of lines
-    rise: float  # how many times as often as before it is said now
+    rise: float  # how many times as frequent as before it is now
     first: float  # when it began, seconds
     curve: list[int]  # counts in the parts of the window; the last is now
-    said: list[tuple[str, int]]  # with counts, what says the same merged, the commonest first
+    said: list[tuple[str, int]]  # with counts, the commonest first; texts that mean the same are merged
 
 
 @dataclass(frozen=True)
 class TopicsResponse:
-    """The response to `topics`: what the lines within the window are about."""
+    """The response to `topics`: the topics of the lines within the window."""
 
     window_s: float
     now: float | None  # time of the last line; None if there was none

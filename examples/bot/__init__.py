@@ -1,4 +1,4 @@
-"""A bot that follows a chat of danmaku: take it as the beginning of yours.
+"""A bot that follows a danmaku chat; use it as the start of your own.
 
     .venv/bin/python -m examples.bot examples/chat.ndjson --speed 60 --script examples/script.tsv --watch 草
 
@@ -6,6 +6,6 @@
                                                         ├─▶ script: replies
                                                         └─▶ views: what a terminal shows
 
-`bot.py` is the story; `sources.py` and `lines.py` are where danmaku come from.
-Left out: sending what the bot says into the room, which needs an account of yours, and Bilibili's consent.
+`bot.py` has the main loop; `sources.py` and `lines.py` read the danmaku. Left out: sending replies to the room, which
+needs your own account and Bilibili's consent.
 """

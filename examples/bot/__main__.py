@@ -1,4 +1,4 @@
-"""`python -m examples.bot`: its flags."""
+"""Parses the flags of `python -m examples.bot` and runs the bot."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ EXAMPLE = """example:
   tail -f danmaku.txt | python -m examples.bot -
   python -m examples.bot room:21452505
 """
-START_TIMEOUT_S = 3.0  # for a gateway to be there
-TIMEOUT_S = 10.0  # of a call, before the view is told
+START_TIMEOUT_S = 3.0  # until a gateway is reachable
+TIMEOUT_S = 10.0  # of a call, before the view reports it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,7 +111,7 @@ async def follow(parsed: argparse.Namespace, script: list[tuple[str, str]]) -> N
     )
     source = None
     if is_followed(parsed.source, parsed.speed):
-        open_tail(Path(parsed.source)).close()  # a mistake in the name is said before the gateway is asked
+        open_tail(Path(parsed.source)).close()  # reports a wrong name before the gateway is contacted
     else:
         source = await open_source(parsed.source, parsed.speed)
     async with AsyncClient(parsed.url, os.environ.get("DANMAKU_API_KEY"), timeout_s=START_TIMEOUT_S) as client:

@@ -1,11 +1,11 @@
-"""The bot: lines come in, are embedded, kept in a collection for a while, and answered.
+"""The bot: it embeds incoming lines, keeps them in a collection for a while, and replies to them.
 
     source ─▶ queue ─▶ all that waits, as one batch ─▶ observe: embedded once, stored, put into topics ─▶ views
                                                    │          └ labels ─▶ who may be replied to ┐        ▲
                                                    └▶ similar to lines of the script ───────────┴▶ replies
 
-Batches form by themselves while the gateway is busy. It says when to come back, and the client does; a gateway that is
-gone for longer is waited for, with the lines kept. So no line is lost, and a line may be answered late.
+Batches form while the gateway is busy. An overloaded gateway says when to retry, and the client does; if the gateway is
+gone for longer, the bot keeps the lines and waits. So no line is lost, but a reply may be late.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .views import View
 
 MOST_WAITING = 100_000  # lines; then the source has to wait
 MOST_A_BATCH = 256
-NEAREST_HEARD = 3  # lines of the script that may be meant by what is said
+NEAREST_HEARD = 3  # lines of the script that may match a chat line
 MOST_COPIES = 100  # wordings of the watched line
 MOST_TOPICS = 5
 
@@ -38,8 +38,8 @@ class Settings:
     collection: str = "chat"
     ttl_s: float = 600.0  # of this machine's clock
     report_every_s: float = 60.0  # of the stream's
-    script: Sequence[tuple[str, str]] = ()  # what is heard, and what to say to it
-    watch: str | None = None  # a line whose copies are counted: what means the same
+    script: Sequence[tuple[str, str]] = ()  # lines of the chat, and the replies to them
+    watch: str | None = None  # a line whose copies, which mean the same, are counted
     only: Set[tuple[str, str]] = frozenset()  # heads and labels of the lines that it replies to; by default all, …
     skip: Set[tuple[str, str]] = frozenset()  # … except those with one of these
 
@@ -53,10 +53,10 @@ class Bot:
         self.counts = Counts()
 
     async def run(self, source: AsyncIterator[Said]) -> None:
-        """Until the source ends. Raises SourceError, and GatewayError for a gateway that is not there at the start, or
-        for what waiting does not mend.
+        """Runs until the source ends. Raises SourceError, and GatewayError if no gateway is there at the start or
+        waiting does not help.
         """
-        await self._make_collection()  # before the first line comes; a gateway that is not there yet ends it
+        await self._make_collection()  # before the first line arrives; stops if there is no gateway yet
         reading = asyncio.create_task(self._read(source))
         try:
             while batch := await self._next_batch():
@@ -78,7 +78,7 @@ class Bot:
                     self._report_at = said.at_s + self._settings.report_every_s
                 self.counts.read += 1
                 await self._queue.put(said)
-        except Exception as error:  # raised again when all that came before it is dealt with
+        except Exception as error:  # raised again after all earlier lines are processed
             self._failure = error
         await self._queue.put(None)
 
@@ -95,12 +95,12 @@ class Bot:
         return batch
 
     async def _take_in(self, batch: Sequence[Said]) -> None:
-        """Observes a batch, and reports where a minute of the stream is over."""
+        """Observes a batch, and reports whenever a minute of the stream is over."""
         start = 0
         while start < len(batch):
             if batch[start].at_s >= self._report_at:
                 await self._report(self._report_at)
-                while batch[start].at_s >= self._report_at:  # minutes in which nobody says anything are passed over
+                while batch[start].at_s >= self._report_at:  # minutes without lines are skipped
                     self._report_at += self._settings.report_every_s
             end = bisect_left(batch, self._report_at, start, key=lambda said: said.at_s)
             await self._observe(batch[start:end])
@@ -129,7 +129,7 @@ class Bot:
         return not (labels & self._settings.skip) and (not self._settings.only or bool(labels & self._settings.only))
 
     async def _find_heard(self, texts: Sequence[str]) -> list[list[SimilarMatch]]:
-        """Returns for each text the nearest lines of the script, with how they relate to it."""
+        """Returns for each text the nearest lines of the script, and their relations to it."""
         if not self._script.heard:
             return [[] for _ in texts]
         found = await self._patiently(lambda: self._client.similar(texts, self._script.heard, top_k=NEAREST_HEARD))
@@ -146,7 +146,7 @@ class Bot:
             return await self._client.observe(self._settings.collection, items, heads=heads)
 
     async def _make_collection(self) -> None:
-        """Another model's is dropped: it only holds the last minutes."""
+        """Opens the collection; drops another model's, which only holds the last minutes."""
         name = self._settings.collection
         try:
             await self._client.create(name)
@@ -166,7 +166,7 @@ class Bot:
         self._view.report(Report(at_s - self._first, found.lines, found.topics[:MOST_TOPICS], watch, copies))
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """The client has tried for its time; what may pass is tried for as long as it takes."""
+        """Retries temporary errors for as long as they last, after the client's own deadline."""
         while True:
             try:
                 return await ask()

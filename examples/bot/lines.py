@@ -1,7 +1,7 @@
 """Splits what a recorder writes, chunk by chunk, into lines, for any format of recordings; the beginning decides which.
 
-A recorder is still writing, so a chunk may end anywhere, even within a character; what is not whole yet waits for the
-next chunk. What is no danmaku (gifts, scripts) is passed over.
+A recorder is still writing, so a chunk may end anywhere, even within a character; incomplete data waits for the next
+chunk. Anything that is not a danmaku (gifts, scripts) is skipped.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from service.recordings.times import unix_time
 @dataclass(frozen=True)
 class Line:
     text: str
-    at_s: float | None = None  # into the stream, or of posting: only differences count; None: it was not told
+    at_s: float | None = None  # into the stream, or of posting: only differences count; None: unknown
 
 
 class Reader:
-    """Bytes in, lines out. Who begins in the middle of a file gives its head, by which the format is known.
+    """Turns bytes into lines. To start in the middle of a file, pass its head, which determines the format.
 
-    Raises RecordingError where they cannot be a recording.
+    Raises RecordingError if the bytes cannot be a recording.
     """
 
     def __init__(self, name: str = "standard input", head: bytes = b"") -> None:

@@ -1,4 +1,4 @@
-"""The reports of the bot on a chat and on itself."""
+"""Defines the bot's reports on a chat and on itself."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Report:
     lines: int  # in the last minute
     topics: Sequence[Topic]
     watch: str | None
-    copies: Sequence[SimilarMatch]  # wordings of it, with counts, nearest first
+    copies: Sequence[SimilarMatch]  # its wordings, with counts, nearest first
 
 
 @dataclass
 class Counts:
     read: int = 0
     embedded: int = 0
-    without_vector: int = 0  # blank lines, and such as the vocabulary cannot spell
-    delays_s: deque[float] = field(default_factory=lambda: deque(maxlen=LATEST))  # from coming to being searchable
+    without_vector: int = 0  # blank lines, and lines that the vocabulary cannot spell
+    delays_s: deque[float] = field(default_factory=lambda: deque(maxlen=LATEST))  # from arriving to being searchable
 
     @property
     def waiting(self) -> int:

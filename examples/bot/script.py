@@ -1,6 +1,6 @@
-"""Finds the replies to the lines of a chat: pairs of what is heard and what to say, without network or clock.
+"""Finds the replies to the lines of a chat in pairs of line and reply, without network or clock.
 
-A line gets the reply of the line of the script that means the same, as the gateway judges it: never that of its
+A line gets the reply of the script's line that means the same, as judged by the gateway, and never the reply of its
 opposite, however near their vectors are.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from danmaku_client import SimilarMatch
 
-PAUSE_S = 30.0  # before the same is replied again
+PAUSE_S = 30.0  # before the same reply is repeated
 
 
 @dataclass(frozen=True)

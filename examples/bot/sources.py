@@ -1,7 +1,7 @@
-"""Where danmaku come from: a file that a recorder is writing, standard input, a room, or a recording at any speed.
+"""Reads danmaku from a file that a recorder is writing, standard input, a room, or a recording at any speed.
 
-Each source gives lines as they come, with two times: that of the stream, by which the chat is judged, and that of this
-machine, from which the bot's delay is counted.
+Each source yields lines as they arrive, with two times: the stream's, which is used to judge the chat, and this
+machine's, which is used to measure the bot's delay.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ HEAD_BYTES = 1 << 16
 
 
 class SourceError(Exception):
-    """There are no danmaku to be had there; says why."""
+    """The error for a source that cannot yield danmaku; the message says why."""
 
 
 @dataclass(frozen=True)
 class Said:
     text: str
     at_s: float  # by the stream's clock
-    came_s: float  # by `time.monotonic`: when it came, or in a replay when it was due
+    came_s: float  # by `time.monotonic`: when it arrived, or in a replay when it was due
 
 
 async def open_source(source: str, speed: float | None) -> AsyncIterator[Said]:
-    """`-` is standard input, `room:123` a room, all else a file: followed, or with a speed replayed.
+    """Opens `-` (standard input), `room:123` (a room), or a file, which is followed, or replayed at a speed.
 
-    Raises SourceError. A replay begins with its first line's being asked for.
+    Raises SourceError. A replay begins when its first line is requested.
     """
     if source == "-":
         return standard_input()
@@ -69,7 +69,7 @@ def open_tail(path: Path) -> Tail:
 
 
 async def follow(tail: Tail) -> AsyncIterator[Said]:
-    """As `tail -F`: what is added from now on, also to another file that takes the name."""
+    """Follows a file like `tail -F`: yields lines that are added from now on, also by a new file of that name."""
     with closing(tail):
         while True:
             lines = await asyncio.to_thread(tail.read)
@@ -91,7 +91,7 @@ class Tail:
             self._file.close()
 
     def read(self) -> list[Line]:
-        """Returns what has been added to the file since the last call, which is mostly nothing."""
+        """Returns the bytes added to the file since the last call, which are usually none."""
         try:
             if self._file and (chunk := self._file.read(CHUNK_BYTES)):
                 return list(self._reader.feed(chunk))
@@ -119,7 +119,7 @@ class Tail:
 
 
 async def standard_input() -> AsyncIterator[Said]:
-    """Read by a thread, since it may be a terminal, a pipe or a file, and a daemon, since it may never end."""
+    """Reads standard input in a thread, as it may be a terminal, pipe or file; a daemon, as it may never end."""
     loop, chunks = asyncio.get_running_loop(), asyncio.Queue[bytes](maxsize=16)
 
     def read() -> None:
@@ -141,7 +141,7 @@ async def standard_input() -> AsyncIterator[Said]:
 
 
 async def recording(path: Path) -> list[tuple[float, str]]:
-    """Its lines, in order of their times."""
+    """Returns the file's lines, in order of their times."""
     try:
         lines = await asyncio.to_thread(lambda: list(lines_of(open_recording(path).rows())))
     except OSError as error:
@@ -160,7 +160,7 @@ async def recording(path: Path) -> list[tuple[float, str]]:
 
 
 async def replay(lines: Sequence[tuple[float, str]], speed: float) -> AsyncIterator[Said]:
-    """By the recording's own clock, so many times as fast."""
+    """Replays lines by the recording's own clock, this many times as fast."""
     first, began = lines[0][0], time.monotonic()
     for at_s, text in lines:
         due = began + (at_s - first) / speed
@@ -170,7 +170,7 @@ async def replay(lines: Sequence[tuple[float, str]], speed: float) -> AsyncItera
 
 
 async def room(number: str) -> AsyncIterator[Said]:
-    """A room of Bilibili, by its number as the address shows it."""
+    """Follows a room of Bilibili, by the number in its address."""
     try:
         from bilibili_api.live import LiveDanmaku
     except ModuleNotFoundError as error:
@@ -180,7 +180,7 @@ async def room(number: str) -> AsyncIterator[Said]:
     said: asyncio.Queue[str | None] = asyncio.Queue()
     live = LiveDanmaku(int(number))
     live.add_event_listener("DANMU_MSG", lambda event: said.put_nowait(event["data"]["info"][1]))
-    connection = asyncio.create_task(live.connect())  # which connects again by itself, several times
+    connection = asyncio.create_task(live.connect())  # reconnects several times by itself
     connection.add_done_callback(lambda _: said.put_nowait(None))
     try:
         while (text := await said.get()) is not None:

@@ -36,7 +36,7 @@ def _make_page(title: str, openapi_url: str) -> Response:
     policy = {
         "default-src": "'none'",
         "script-src": " ".join(["'self'", *(f"'sha256-{digest}'" for digest in hashes)]),
-        "style-src": "'self' 'unsafe-inline'",  # the page sets styles of its own
+        "style-src": "'self' 'unsafe-inline'",  # the page sets its own styles
         "img-src": "'self' data:",
         "connect-src": "'self'",
         "base-uri": "'none'",

@@ -1,9 +1,9 @@
 """GET / and GET /live: serve the playground and the overlay, which are files in service/web.
 
-They need no build and no other host: the plotting library is among them, and the page's policy forbids a browser to
-fetch anything from elsewhere or to run scripts written into the page. The page uses the public routes and one of its
-own: `POST /playground/embed` also returns the time and whether all texts came from the cache, and
-`GET /playground/chat` replays an example chat as `GET /collections/{name}/topics` would tell it.
+They need no build and no other host: the plotting library is included, and the page's policy forbids the browser to
+fetch anything from elsewhere or to run inline scripts. The page uses the public routes and two of its own: `POST
+/playground/embed` also returns the time and whether all texts came from the cache, and `GET /playground/chat` replays
+an example chat in the format of `GET /collections/{name}/topics`.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ def _make_file(name: str, body: bytes, kind: str, is_library: bool) -> File:
 
 
 def _allow_overlay(body: bytes) -> dict[str, str]:
-    """Returns what differs in the policy of the overlay: its script stands in it, and the playground shows it.
+    """Returns the overlay's differences in policy: its script is inline, and the playground may frame it.
 
-    Any style is allowed, since OBS puts the CSS that its user writes into the page.
+    Any style is allowed, because OBS inserts its user's CSS into the page.
     """
     (script,) = re.findall(rb"<script>(.*?)</script>", body, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script).digest()).decode()

@@ -29,7 +29,7 @@ MATCHES_PER_PIECE = 200
 MAX_MATCHES = 100_000  # in one answer, about 20 MB
 MAX_MATCHES_WITH_VECTORS = 5_000
 MAX_RELATIONS = 10_000  # in one answer: about half a second of processor time
-FEW_RELATIONS = 20  # judged without a thread
+FEW_RELATIONS = 20  # that are judged without a thread
 
 
 async def search(caller: Caller, state: State, body: SimilarRequest) -> Response:
@@ -120,7 +120,7 @@ async def relate(
 async def label_matches(
     state: State, heads: Sequence[str] | None, found: Sequence[Sequence[tuple[str, float]]]
 ) -> dict[str, dict[str, object]]:
-    """Returns by text what heads add to matches, given as texts and cosines. Raises TooLarge, and as `label_texts`."""
+    """Returns by text what heads add to matches, given as texts and cosines. Raises TooLarge and as `label_texts`."""
     if heads is None:
         return {}
     texts = list(dict.fromkeys(text for matches in found for text, _ in matches))

@@ -3,9 +3,9 @@
     body → lines → slices → embedder → lines → caller
                    └─ two at a time: the next one is not read before the caller has received the first of them
 
-So a stream of any length takes the same memory, and a caller who reads slowly is read from slowly. There is no timer:
-the lines that have arrived are a slice, and while two slices are being embedded, lines gather by themselves. An invalid
-line is an error in its place. An error that ends the stream is its last line.
+So a stream of any length takes the same memory, and the gateway reads slowly from a caller who reads slowly. There is
+no timer: the lines that have arrived are a slice, and while two slices are being embedded, more lines accumulate. An
+invalid line is an error in its place. An error that ends the stream is its last line.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class EmbedStream(Response):
     """The response to a stream; it reads and writes at the same time."""
 
     options_type: type[BaseModel] = StreamOptions  # of the URL's query
-    result = "embedding"  # the field of an answer that is null if there is an error
+    result = "embedding"  # the field of the answer that is null if there is an error
 
     def __init__(self, request: Request) -> None:
         """Raises InvalidRequest for invalid options, EncoderUnavailable if no model is known."""
@@ -182,7 +182,7 @@ class EmbedStream(Response):
         return held
 
     async def _embed(self, texts: Sequence[str], done: int) -> Embeddings:
-        """Embeds the texts of a slice, with which `done` lines are read. Raises ModelChanged."""
+        """Embeds the texts of a slice; after it, `done` lines are read. Raises ModelChanged."""
         await pay_for_lines(len(texts))
         embeddings = await retry_overloaded(lambda: self._caller.wait(self._state.embedder.embed(texts)))
         if embeddings.model.fingerprint != self._model.fingerprint:
@@ -197,7 +197,7 @@ class EmbedStream(Response):
     async def _answer_lines(self, first: int, lines: Sequence[bytes]) -> tuple[list[bytes], int]:
         """Returns the answer to lines, the first of which has index `first`, in pieces of whole lines.
 
-        Also returns the bytes that are held for it, to be released when it has been sent.
+        Also returns the number of bytes that are held for it, to be released after it has been sent.
         """
         held = await self._hold(lines)
         is_long = sum(map(len, lines)) > LONG_BYTES
@@ -225,7 +225,7 @@ class EmbedStream(Response):
         return answers
 
     def _make_results(self, texts: Sequence[str], embeddings: Embeddings) -> Sequence[object]:
-        """Returns what the answer to each text has in its field `result`."""
+        """Returns the field `result` of the answer to each text."""
         assert isinstance(self._options, StreamOptions)
         in_base64 = self._options.encoding == "base64"
         rows, dim = embeddings.rows, embeddings.model.dim

@@ -69,7 +69,7 @@ def format_vectors(
         rows = [None if row is None else vector.tobytes() for row, vector in zip(rows, units, strict=True)]
     elif dimensions is not None:
         rows = [None if row is None else row[: 4 * dimensions] for row in rows]
-    if in_base64:  # made each time: 0.3 µs, while caching it beside the vector would more than halve the cache
+    if in_base64:  # made each time: it takes 0.3 µs, and caching it beside the vector would more than halve the cache
         return [None if row is None else b64encode_as_string(row) for row in rows]
     return [None if row is None else np.frombuffer(row, "<f4") for row in rows]
 
@@ -88,7 +88,7 @@ def vectors_response(
 ) -> Response:
     """Returns a JSON object with all vectors in the field `name`, between others; in pieces if it is large.
 
-    `wrap(index, vector)` returns what stands in the place of a vector.
+    `wrap(index, vector)` returns the replacement for a vector.
     """
     rows, dim = embeddings.rows, embeddings.model.dim
     count, per_piece = len(rows), count_per_piece(dim)

@@ -20,7 +20,7 @@ class Cache(Protocol):
     async def get_many(
         self, fingerprint: str, texts: Sequence[str], *, vector_bytes: int | None = None
     ) -> dict[str, bytes]:
-        """Returns the vectors of the texts that are cached; one of another length than `vector_bytes` is not."""
+        """Returns the vectors of the texts that are cached; ignores vectors of another length than `vector_bytes`."""
 
     async def set_many(self, fingerprint: str, vectors: Mapping[str, bytes]) -> None:
         """Stores vectors by text; may drop others, or these, at any time."""

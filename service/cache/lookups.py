@@ -1,10 +1,10 @@
 """Shares a connection to Redis between lookups: lookups that arrive while others are pending are sent together.
 
 Taking a connection from redis-py's pool for each look-up costs several times the look-up itself. redis-py still makes
-the connection (passwords, TLS, sockets) and reads answers with hiredis. Answers are matched to commands by their order
-alone, so after any error the connection is closed.
+the connection (passwords, TLS, sockets) and reads answers with hiredis. Answers are matched to commands only by their
+order, so the connection is closed after any error.
 
-Waiting is counted in ticks: milliseconds in which this process was free to read an answer and none came. By the clock,
+Waiting is counted in ticks: milliseconds in which this process was free to read an answer and none came. With a clock,
 a busy process would mistake its own slowness for that of Redis, and encode all texts again just when there are many.
 """
 

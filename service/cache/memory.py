@@ -1,7 +1,7 @@
 """A least-recently-used cache in this process, limited in bytes.
 
-It is an OrderedDict and not a library with times to live: vectors of one fingerprint never go stale, so nothing has to
-expire and no clock has to be read.
+It is an OrderedDict and not a library with times to live: vectors of one fingerprint never go stale, so nothing expires
+and no clock is read.
 """
 
 from __future__ import annotations

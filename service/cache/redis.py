@@ -1,13 +1,13 @@
 """A cache in Redis (6 or newer), shared by gateways and kept across restarts.
 
-Redis may be slow, full, gone, hold damaged values, or answer anything else: each is a miss and a metric, never an
+Redis may be slow, full or gone, or return damaged or unexpected values. Each of these is a miss and a metric, never an
 error, and costs little time: 5 ms and 20 µs per text. Three ideas ensure that:
 
 * A look-up has a deadline, which depends only on the number of texts: see `lookups.py`.
 * After a period of nothing but failures a circuit breaker opens, and Redis is left alone, each time for longer.
 * Vectors are written in the background from a bounded queue; those that do not fit are not written.
 
-A value contains its length and a checksum, so a damaged one is a miss, too; so is a vector that no model makes.
+A value contains its length and a checksum, so a damaged value is a miss, too; so is a vector that no model can make.
 """
 
 from __future__ import annotations

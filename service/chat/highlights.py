@@ -3,9 +3,9 @@
     lines ─▶ meanings (clusters of vectors) ─▶ count of each meaning in a window, copies discounted
                                                 ─▶ surprise: how far it is above the room's own background ─▶ peaks
 
-Greetings, farewells, thanks and bots need no list of words. What a room says all the time is expected at any time, a
-flood that lasts for minutes is expected while it lasts, and what is said mainly at the beginning or the end of a
-recording counts little there.
+Greetings, farewells, thanks and bots need no list of words. A room's usual phrases are expected at any time, a flood of
+minutes is expected while it lasts, and phrases that occur mainly at the beginning or the end of a recording count
+little there.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ BACKGROUND_S = 300.0  # around a moment: a flood of minutes is the room's backgr
 EDGE_S = 300.0  # of the beginning and the end, or EDGE_SHARE of a short recording
 EDGE_SHARE = 0.05
 APART_S = 60.0  # between peaks
-LEAD_S = 8.0  # viewers write some seconds after what they write about
+LEAD_S = 8.0  # viewers write a few seconds after the event
 LONGEST_S = 60.0  # on either side of a peak
 MAX_S = 48 * 3600.0
 MEANINGS = 96  # at most …
-LINES_PER_MEANING = 15  # … and on average at least so many different texts each
+LINES_PER_MEANING = 15  # … and on average at least this many different texts each
 SAMPLE = 4096  # texts that meanings are learned from
 ROUNDS = 8  # of k-means
 UNSEEN = 0.3  # lines in a window that are expected of any meaning
 COPIED_CHARACTERS = 6  # of a text that two viewers do not write by chance
-KIND_COSINE = 0.45  # from which a line is of the kind of an example
+KIND_COSINE = 0.45  # cosine from which a line is of an example's kind
 KIND_SHARE = 0.2  # of a peak's lines, or its kind is `other`
 REPRESENTATIVES = 3
 
@@ -123,7 +123,7 @@ def find_highlights(
 
 
 def _find_meanings(lines: Sequence[Line], vectors: np.ndarray) -> np.ndarray:
-    """Returns a number for the meaning of each line [n]: k-means of the vectors of different texts, without chance."""
+    """Returns the number of each line's meaning [n]: deterministic k-means of the vectors of distinct texts."""
     first = list({line.text: index for index, line in reversed(list(enumerate(lines)))}.values())[::-1]
     sample = vectors[first[:: max(1, -(-len(first) // SAMPLE))]]
     count = min(MEANINGS, 1 + len(sample) // LINES_PER_MEANING)
@@ -139,7 +139,7 @@ def _find_meanings(lines: Sequence[Line], vectors: np.ndarray) -> np.ndarray:
 
 
 def _discount_copies(lines: Sequence[Line]) -> np.ndarray:
-    """Returns the weight of each line [n]: less for the next copy of a text within the background, the longer it is."""
+    """Returns the weight of each line [n]: less for each further copy of a text, above all of a long one."""
     weights = np.ones(len(lines))
     last: dict[str, float] = {}
     copies: Counter[str] = Counter()
@@ -154,7 +154,7 @@ def _discount_copies(lines: Sequence[Line]) -> np.ndarray:
 
 
 def _find_surprise(said: np.ndarray) -> np.ndarray:
-    """Returns how unexpected it is that each meaning is said so often in the window around each step, and not less.
+    """Returns how far each meaning's count in the window around each step is above expectation, or 0.
 
     [steps, meanings] → the same: the deviance of Poisson, n log(n / expected) − (n − expected).
     """
@@ -176,7 +176,7 @@ def _find_surprise(said: np.ndarray) -> np.ndarray:
 
 
 def _sum_around(values: np.ndarray, seconds: float, *, is_clamped: bool = False) -> np.ndarray:
-    """Returns sums over the time around each step; `is_clamped`: always over as much of it, at the edges, too."""
+    """Returns sums over the time around each step; with `is_clamped`, over equally much time at the edges."""
     steps, width = len(values), min(len(values), int(seconds / STEP_S))
     sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
     first = np.arange(steps) - width // 2
@@ -229,7 +229,7 @@ def _find_kind(vectors: np.ndarray, worth: np.ndarray, kinds: Kinds) -> str:
 
 
 def _represent(lines: Sequence[Line], vectors: np.ndarray, worth: np.ndarray, judge: Judge) -> list[Representative]:
-    """Returns what was said most, by what it adds to the peak, in its commonest spelling."""
+    """Returns the texts that contribute most to the peak, in their commonest spelling."""
     numbered = [Line(line.text, line.time, str(index)) for index, line in enumerate(lines)]
     groups = merge(numbered, vectors, judge, window_s=2 * LONGEST_S)
     groups.sort(key=lambda group: -sum(worth[int(line)] for line in group.ids))

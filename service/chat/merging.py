@@ -3,8 +3,8 @@
     lines in order of time ─▶ open groups: the same spelling, or the nearest vectors, judged ─▶ joined, or a new group
                               └─ a group closes when its window is over: it has its count, ids and commonest spelling
 
-A line is compared with the first line of a group, so that a group does not drift from one meaning to another. Lines of
-equal time are taken in the order of their text and id, so the result does not depend on the order in which they come.
+A line is compared with the first line of a group, so a group does not drift from one meaning to another. Lines with
+equal times are processed in the order of their text and id, so the result does not depend on their order of arrival.
 Memory holds the lines of one window.
 """
 
@@ -24,7 +24,7 @@ from service.errors import TooLarge
 
 WINDOW_S = 20.0
 MAX_LINES = 200_000  # within a window; a room of 200 lines/s has 4,000 in 20 s
-NEAREST = 4  # open groups that are judged for a line, besides those that are spelt or sound alike
+NEAREST = 4  # open groups that are judged for a line, besides those with similar spelling or sound
 Rule = Literal["meaning", "spelling", "identical"]
 
 
@@ -41,7 +41,7 @@ class Line:
 class Group:
     """Danmaku that mean the same within a window."""
 
-    text: str  # the commonest spelling, of equally common ones the first
+    text: str  # the commonest spelling; on a tie the first
     count: int
     first: float  # seconds
     last: float
@@ -58,12 +58,12 @@ class _OpenGroup:
     spellings: Counter[str] = field(default_factory=Counter)
 
     def close(self) -> Group:
-        (text, _), *_ = self.spellings.most_common(1)  # the first of equals, as they came
+        (text, _), *_ = self.spellings.most_common(1)  # the first of equals, in order of arrival
         return Group(text, len(self.ids), self.first, self.last, self.ids)
 
 
 class Merger:
-    """Merges a stream of lines. `add` takes lines in order of time and returns the groups that are over."""
+    """Merges a stream of lines. `add` takes lines in order of time and returns the finished groups."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Merger:
     def add(self, lines: Iterable[Line], vectors: np.ndarray) -> Iterator[Group]:
         """Adds lines with their vectors [n, dim] of length 1, NaN where there is none, and returns finished groups.
 
-        Raises ValueError for a time that is not a number, or before that of the line before, and TooLarge for more than
+        Raises ValueError for a time that is not a number or is before the previous line's, and TooLarge for more than
         MAX_LINES within a window.
         """
         for line, vector in zip(lines, vectors, strict=True):

@@ -3,7 +3,7 @@
     有声音 – 没声音 negation    声音太大了 – 声音太小了 antonym    往左 – 往右 antonym    99级 – 100级 number
     我赢了 – 你赢了 person      好听 – 好听吗 question
 
-Vectors do not see it: what is said of one thing has similar vectors, whichever way it is said.
+Vectors do not show this: statements about one thing have similar vectors, whatever they claim.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from service.chat.spelling import SPELLINGS, Spelling
 
 Conflict = Literal["negation", "antonym", "number", "person", "question"]
 
-# Negators within these words negate nothing. `A不A` asks.
+# Negators within these words negate nothing. `A不A` is a question.
 NOT_NEGATION = re.compile(
     r"(.)[不没](?:有)?\1|不错|不过|不愧|不得不|不仅|不管|不断|不如|不然|不论|差不多|了不起|对不起|不好意思|要不|"
     r"不就(?:是|行|得|完)|没错|没毛病|没事|没问题|别人|特别|区别|分别|性别|级别|别墅|离别|道别|告别|识别|个别|"
@@ -30,7 +30,7 @@ NOT_A_NUMBER = re.compile(r"2?3{2,}|6{2,}|8{3,}|(\d)\1{2,}")
 CHINESE_DIGITS = str.maketrans("零一二两三四五六七八九", "01223456789")
 ORDINAL = re.compile(r"(?<=第)[一二三四五六七八九]|[二两三四五六七八九](?=[分级点次个岁局楼层天年月号倍场遍只把人星])")
 PEOPLE = re.compile(r"[我你您他她它]们?|主播|自己")
-# Each a group of words of which any two exclude each other.
+# Each is a group of mutually exclusive words.
 GROUPS = """
 大/小 多/少 高/低 高/矮 快/慢 早/晚 早/迟 开/关 开/下 来/走 来/去 上/下 左/右 前/后 里/外 内/外 进/出 进/退 前进/后退
 赢/输 胜/负 胜/败 成功/失败 有/没 有/无 好/坏 好/差 好/烂 对/错 真/假 新/旧 新/老 男/女 公/母 攻/受 正/反 顺/逆
@@ -59,7 +59,7 @@ class Stance:
     is_question: bool
     numbers: tuple[str, ...]
     people: tuple[str, ...]
-    antonyms: frozenset[str]  # its words that others exclude
+    antonyms: frozenset[str]  # its words that have excluding words
 
 
 def find_conflict(first: Spelling, second: Spelling) -> Conflict | None:
@@ -87,7 +87,7 @@ def take_stance(text: str) -> Stance:
 
 
 def excludes(first: frozenset[str], second: frozenset[str]) -> bool:
-    """Returns whether one has a word, and the other in its place a word that excludes it."""
+    """Returns whether a word of one is replaced in the other by a word that excludes it."""
     if first == second:
         return False
     only_second = second - first

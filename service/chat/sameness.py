@@ -1,10 +1,11 @@
 """Judges whether two danmaku mean the same: a calibrated probability, a relation, and the reason.
 
-Evidence is the cosine of the vectors, the characters, the sounds, and what speaks against it (`polarity`). A logistic
-regression weighs it; `danmaku-train sameness` learns the weights of a model from labelled pairs and writes them beside
-it, as `sameness.json`. For a model without that file the evidence is all but the cosine.
+Evidence is the cosine of the vectors, the characters, the sounds, and contrary evidence (`polarity`). A logistic
+regression weights it; `danmaku-train sameness` learns the weights of a model from labelled pairs and writes them beside
+it, as `sameness.json`. For a model without that file, the cosine is not used.
 
-Same means that a viewer who reads one with ×2 has read both. Related is what shares its subject, opposites included.
+Two danmaku are the same if a viewer who reads one with ×2 has read both. They are related if they share a subject,
+including opposites.
 """
 
 from __future__ import annotations
@@ -87,14 +88,14 @@ class Judge:
         return Judgement(same, "unrelated", "strangers")
 
     def find_probability(self, one: Spelling, other: Spelling, cosine: float) -> float:
-        """Returns the probability alone, of spellings."""
+        """Returns only the probability, for spellings."""
         if one.text == other.text:
             return 1.0
         values, _ = self._weigh(one, other, cosine)
         return logistic(self.weights.same["bias"] + sum(map(mul, self._same, values)))
 
     def find_least_cosine(self, probability: float) -> float:
-        """Returns a cosine below which danmaku never reach a probability, unless an equality speaks for them."""
+        """Returns a cosine below which danmaku cannot reach a probability, unless their spelling or sound is equal."""
         linear, squared = (self.weights.same[name] if self.uses_cosine else 0.0 for name in EVIDENCE[:2])
         if min(linear, squared) < 0:
             return -1.0
@@ -110,7 +111,7 @@ class Judge:
 
 
 def weigh(one: Spelling, other: Spelling, cosine: float) -> tuple[tuple[float, ...], Reason]:
-    """Returns the evidence about two danmaku, and what stands out in it."""
+    """Returns the evidence about two danmaku, and the most notable part of it."""
     conflict = find_conflict(one, other)
     is_equal = one.folded == other.folded
     sounds_equal = one.sounds == other.sounds
@@ -137,9 +138,9 @@ def weigh(one: Spelling, other: Spelling, cosine: float) -> tuple[tuple[float, .
 
 
 def compare_ends(first: str, second: str) -> tuple[float, float]:
-    """Returns which share of the longer text was added to the other, and which stands in the place of another.
+    """Returns which share of the longer text was added to the other, and which replaces another part.
 
-    What both begin and end with is left out; degrees (太, 真, …) are not an addition.
+    Common beginnings and ends are left out; degrees (太, 真, …) are not an addition.
     """
     start = 0
     shortest = min(len(first), len(second))

@@ -2,7 +2,7 @@
 
     ２３３３３ → 哈    来了来了！！ → 来了    開播 → 开播    雀食 and 确实 → que si
 
-Folded are case, width, traditional characters, punctuation, repeats, and laughter, applause and praise of any length.
+Folds case, width, traditional characters, punctuation, repeats, and laughter, applause and praise of any length.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ SPELLINGS = 10_000  # kept, 3.5 KB each
 
 NOT_WORDS = re.compile(r"[\W_]+")
 REPEATS = re.compile(r"([^\d]{1,4}?)\1+")
-LAUGHED = "\ue000"  # a private character in the place of laughter, until it is known whether anything else is left
+LAUGHED = "\ue000"  # a private character that replaces laughter until it is known whether anything else is left
 LAUGHTER = re.compile(
     r"(?:[哈嘻]{2,}|(?<![a-z])(?:h{2,}|w{2,}|lol)(?![a-z])|(?<!\d)(?:23{2,}|3{3,})(?!\d)|红红火火|恍恍惚惚|笑死我了|笑死)+"
 )
 APPLAUSE = re.compile(r"(?<!\d)8{3,}(?!\d)|啪{2,}")
 PRAISE = re.compile(r"牛批|牛b|流批|溜批|(?<![a-z])nb(?![a-z])")
 SAME_DIGIT = re.compile(r"(?<!\d)(\d)\1{2,}(?!\d)|(?<!\d)66(?!\d)")
-# Particles at the end, which change the tone alone; 吗 and 嘛 ask.
+# Particles at the end that change only the tone; 吗 and 嘛 ask.
 PARTICLES = re.compile(r"[啊呀呢哦噢喔啦吧哇哎诶呐咯呗]+$")
 DEGREES = re.compile(r"[太真好超很挺](?=\w)|实在是|非常|特别|有点")
-# Words that say how something is meant, to whom, or since when, but not what.
+# Function words: manner, person or time, but not the content.
 FUNCTION_WORDS = re.compile(r"真的|就是|就行了|[的了着地得吗呢吧啊呀哦嘛啦么们我你您他她它这那是就也又都还可真太好很]")
-# Sounds that typing by ear mixes up: retroflex and dental initials, front and back nasal finals.
+# Sounds that phonetic typing mixes up: retroflex and dental initials, front and back nasal finals.
 NEAR_SOUNDS = (("zh", "z"), ("ch", "c"), ("sh", "s"))
 
 
@@ -73,7 +73,7 @@ def simplify(text: str) -> str:
 
 
 def fold(plain: str) -> str:
-    """Returns what is left of a simplified text without its ways of writing; for punctuation alone, its first mark."""
+    """Folds marks, repeats and laughter of a simplified text; returns the first mark if there is only punctuation."""
     words = NOT_WORDS.sub("", plain)
     if not words:
         return plain.strip()[:1].replace("…", ".").replace("。", ".")

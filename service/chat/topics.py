@@ -3,8 +3,8 @@
     line ─▶ the topic that has its text, or the nearest ones, judged: means the same, else about the same ─▶ joined
                                                                       neither ─────────────────────────▶ a new topic
 
-A topic is known by its first line, with which others are compared, so it does not drift. It keeps its number while the
-room remembers it: also when it is silent for a while. Memory is bounded: lines of one window, and MAX_TOPICS.
+A topic is identified by its first line, which others are compared with, so it does not drift. It keeps its number while
+the room remembers it, even if it is silent for a while. Memory is limited to the lines of one window and MAX_TOPICS.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from service.chat.spelling import spell
 
 WINDOW_S = 60.0
 BINS = 12  # of a curve
-RECENT = 4  # bins; what rises is said more often in these than in those before
+RECENT = 4  # bins; a rising topic is more frequent in these than in earlier ones
 NEAREST = 4  # topics that are judged for a line
 MAX_TOPICS = 1024
-MAX_LINES = 20_000  # of a window; beyond that it is shorter
+MAX_LINES = 20_000  # of a window; with more, the window is shorter
 MAX_ROOMS = 64
 SAID = 5  # of a topic, the commonest
-LATEST, LATEST_LINES = 12, 200  # merged, of so many lines
+LATEST, LATEST_LINES = 12, 200  # merged, of this many lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class Topic:
     """A subject that lines within the window share."""
 
     id: int
-    text: str  # what is said most
+    text: str  # its most frequent text
     count: int
-    said: list[tuple[str, int]]  # by number, the commonest first; what means the same is merged
+    said: list[tuple[str, int]]  # by number, the commonest first; texts with the same meaning are merged
     curve: list[int]  # count in each of BINS parts of the window, the last is now
-    rise: float  # how many times as often as before it is said now; 1 is as often
+    rise: float  # how many times as frequent as before it is now; 1 is equally frequent
     first: float  # when it began, seconds
 
 
@@ -60,10 +60,10 @@ class _Held:
     last: float
     times: deque[float] = field(default_factory=deque)
     texts: Counter[str] = field(default_factory=Counter)
-    same: dict[str, str] = field(default_factory=dict)  # by text, what stands for all that means the same
+    same: dict[str, str] = field(default_factory=dict)  # by text, the representative of all that mean the same
 
     def merge(self) -> dict[str, tuple[str, int]]:
-        """Returns what is said in its commonest spelling, and how often, by what stands for it; opposites are apart."""
+        """Returns the commonest spelling and the count of each meaning, by representative; opposites are separate."""
         texts: dict[str, Counter[str]] = {}
         for text, count in self.texts.items():
             texts.setdefault(self.same[text], Counter())[text] = count
@@ -85,11 +85,11 @@ class Topics:
         self._opened = 0
 
     def add(self, text: str, time: float, vector: np.ndarray) -> tuple[int, int]:
-        """Adds a line with its vector [dim] of length 1, NaN for none; returns its topic and how often that was said.
+        """Adds a line with its vector [dim] of length 1, NaN for none; returns its topic and how often that occurred.
 
-        A time before that of the last line counts as that; one more than a window before it starts over.
+        A time before the last line's counts as the last line's; a time more than a window before it starts over.
         """
-        if time < self.now - WINDOW_S:  # another clock: of the next stream, or after a time that was wrong
+        if time < self.now - WINDOW_S:  # another clock: the next stream's, or after a wrong time
             self._topics, self._topic_of, self._lines, self.now = [], {}, deque(), time
         self.now = time = max(time, self.now)
         self.changes += 1
@@ -119,7 +119,7 @@ class Topics:
         return [self._describe(topic) for topic in topics[:most]]
 
     def latest(self) -> Sequence[Merged]:
-        """Returns what was said last, the last first; what means the same is merged."""
+        """Returns the latest texts, newest first; texts with the same meaning are merged."""
         self._forget()
         found = {(topic.id, topic.same[text]): topic for _, text, topic in islice(reversed(self._lines), LATEST_LINES)}
         merged = {topic.id: topic.merge() for topic in found.values()}
@@ -133,7 +133,7 @@ class Topics:
             topic = self._topics[row]
             relation = self._judge.judge(topic.text, text, float(cosines[row])).relation
             if relation == "unrelated" or (relation == "related" and not self._judge.uses_cosine):
-                continue  # without a cosine, `related` says little more than that both are short
+                continue  # without a cosine, `related` means little more than that both are short
             found = (relation == "same", float(cosines[row]), topic)
             if best is None or found[:2] > best[:2]:
                 best = found
@@ -160,7 +160,7 @@ class Topics:
                     del self._topic_of[text], topic.same[text]
 
     def _drop_smallest(self) -> None:
-        """Makes room: a quarter of the topics goes, those with the fewest lines in the window, the oldest first."""
+        """Makes room: removes a quarter of the topics, those with the fewest lines in the window, oldest first."""
         order = sorted(
             range(MAX_TOPICS), key=lambda row: (len(self._topics[row].times), self._topics[row].last), reverse=True
         )
@@ -177,7 +177,7 @@ class Topics:
             curve[min(BINS - 1, max(0, int(BINS - (self.now - time) / WINDOW_S * BINS)))] += 1
         recent, before = sum(curve[-RECENT:]) / RECENT, sum(curve[:-RECENT]) / (BINS - RECENT)
         said = sorted(topic.merge().values(), key=lambda each: -each[1])[:SAID]
-        rise = (recent + 1 / BINS) / (before + 1 / BINS)  # a line more on either side, so that nothing is infinite
+        rise = (recent + 1 / BINS) / (before + 1 / BINS)  # one more line on either side, so that nothing is infinite
         return Topic(topic.id, said[0][0], len(topic.times), said, curve, round(rise, 2), topic.first)
 
 

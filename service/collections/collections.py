@@ -104,7 +104,7 @@ class Collections:
         self.store = store
         self._embedder, self._metrics = embedder, metrics
         self._max_collections, self._max_items = max_collections, max_items
-        self._counts: dict[str, tuple[int, float]] = {}  # of items, at most, and when that was known for sure
+        self._counts: dict[str, tuple[int, float]] = {}  # maximum number of items, and when that was known for sure
         self._measured_at = -MEASURE_EVERY_S
         self._gates: WeakValueDictionary[str, Gate] = WeakValueDictionary()  # those in use
 
@@ -148,7 +148,7 @@ class Collections:
         return await self._put(name, entries, embeddings, unit(embeddings.vectors))
 
     async def observe(self, name: str, entries: Sequence[Entry]) -> Observed:
-        """Adds as `add` does, and returns what was nearest to each entry before."""
+        """Adds as `add` does, and returns what was nearest to each entry before the addition."""
         model = await self._check_model(name)
         embeddings = await self._embedder.embed([entry.text for entry in entries])
         _check_unchanged(model, embeddings.model)
@@ -204,7 +204,7 @@ class Collections:
             return await self.store.delete_where(name, condition)
 
     async def search_texts(self, name: str, texts: Sequence[str], **options: Any) -> SearchResult:
-        """Finds what is nearest to each text, with the options of `Store.search`. Raises FingerprintMismatch."""
+        """Finds the items nearest to each text, with the options of `Store.search`. Raises FingerprintMismatch."""
         model = await self._check_model(name)
         embeddings = await self._embedder.embed(texts)
         _check_unchanged(model, embeddings.model)
@@ -213,7 +213,7 @@ class Collections:
         return SearchResult(model, [next(matches) if has else [] for has in has_vector], embeddings.errors)
 
     async def search_vector(self, name: str, vector: Sequence[float], **options: Any) -> SearchResult:
-        """Finds what is nearest to a vector [dim] of any length. Raises FingerprintMismatch."""
+        """Finds the items nearest to a vector [dim] of any length. Raises FingerprintMismatch."""
         model = await self._check_model(name)
         query = np.asarray([vector], np.float64)  # the squares may exceed float32
         if query.shape[1] != model.dim:
@@ -224,7 +224,7 @@ class Collections:
         return SearchResult(model, await self._search(name, unit(query / largest), options), [])
 
     async def search_id(self, name: str, item_id: str, **options: Any) -> SearchResult:
-        """Finds what is nearest to an item, without the item itself. Raises FingerprintMismatch."""
+        """Finds the items nearest to an item, without the item itself. Raises FingerprintMismatch."""
         model = await self._check_model(name)
         item = await self.get(name, item_id)
         assert item.vector is not None  # `get` returns it

@@ -1,6 +1,6 @@
 """A cache of the most recently requested maps of collections, serialised.
 
-Maps are drawing one at a time, in a thread: each takes some 0.1 s, which must not delay embedding.
+Maps are drawn one at a time, in a thread: each takes about 0.1 s, which must not delay embedding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from service.stores.base import CollectionInfo, Item
 
 PAGE = 1000
 MOST_MAPS = 8
-MOST_CHARACTERS = 200  # of a text, which limits a map of 2,000 danmaku to some 2 MB
+MOST_CHARACTERS = 200  # of a text, which limits a map of 2,000 danmaku to about 2 MB
 MAX_AGE_S = 60.0
 
 

@@ -3,9 +3,9 @@
     name ── page by page ──▶ embed ──▶ name.aside ── when a whole pass finds nothing to do ──▶ takes the name
 
 No acknowledged change is lost. The collection stays the source of truth until the end, and the one aside is derived
-from it, so an interrupted rebuild is continued by the next. Since the collection has another fingerprint than the
-model, this gateway adds nothing to it meanwhile; what it deletes is deleted aside, too. What gateways with the former
-model still add to a shared store is found by the next pass; they must have stopped by the end.
+from it, so the next rebuild continues an interrupted one. The collection's fingerprint differs from the model's, so
+this gateway adds nothing to it meanwhile; items that it deletes are deleted aside, too. Items that gateways with the
+former model still add to a shared store are found by the next pass; these gateways must have stopped by the end.
 """
 
 from __future__ import annotations

@@ -38,16 +38,16 @@ async def _serve(settings: Settings) -> int:
     check_host(settings.host, has_keys=settings.has_keys, allow_anonymous=settings.allow_anonymous)
     configure(settings.log_format)
     app = create_app(settings)
-    # Opened here rather than by uvicorn, so that a model that cannot be opened is one line and no traceback.
+    # Opened here rather than by uvicorn, so a model that cannot be opened causes one line instead of a traceback.
     async with app.router.lifespan_context(app):
         server = create_server(app, settings)
-        # uvicorn finishes open requests on these signals and raises them again afterwards, when we are closing already.
+        # uvicorn finishes open requests on these signals and raises them again afterwards, when we are already closing.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         if settings.api_keys_file and hasattr(signal, "SIGHUP"):  # Windows has none
             handle_signal(signal.SIGHUP, app.state.danmaku.accounts.read_again)
         async with serve_operation(app, settings):
-            # What is there now lasts. The collector would walk through it again and again while requests wait.
+            # The objects that exist now last. The collector would scan them again and again while requests wait.
             gc.collect()
             gc.freeze()
             await server.serve()

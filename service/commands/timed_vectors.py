@@ -20,7 +20,7 @@ from service.recordings import UNREADABLE, open_recording
 from service.recordings.timed import Timed, read_timed
 from service.settings import Settings
 
-BLOCK_TEXTS = BLOCK_LINES * BLOCKS_IN_FLIGHT  # what the queue of `open_model` has room for
+BLOCK_TEXTS = BLOCK_LINES * BLOCKS_IN_FLIGHT  # the capacity of the queue of `open_model`
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TimedVectors:
     path: Path
     timed: Timed
     vectors: np.ndarray  # [lines, dim] of length 1; NaN where there is none
-    extra: np.ndarray  # [texts, dim], of texts that were asked for besides
+    extra: np.ndarray  # [texts, dim], of additional texts
     judge: Judge
     model: str
     fingerprint: str

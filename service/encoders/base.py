@@ -1,4 +1,4 @@
-"""The protocol of encoders, which turn prepared texts into vectors.
+"""Defines the protocol of encoders, which turn prepared texts into vectors.
 
 `open_encoder` chooses one by URL and imports only that:
 

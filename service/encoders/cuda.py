@@ -15,7 +15,7 @@ from service.errors import ConfigurationError, EncoderFailure
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 MEANT = "an NVIDIA GPU, its driver and onnxruntime-gpu, as docs/gpu.md says"
-FEWEST_TOKENS, MOST_TOKENS = 1024, 65_536  # that calls may be limited to
+FEWEST_TOKENS, MOST_TOKENS = 1024, 65_536  # possible limits for calls
 WORTHWHILE = 1.1  # how much faster twice as large calls must be
 
 
@@ -33,7 +33,7 @@ def check_device(device: Device, precision: str) -> None:
 
 
 def open_on_gpus(graph: bytes, settings: onnxruntime.SessionOptions, device: Device, calls: int) -> Runtime:
-    """Opens a session on each GPU, but on no more than there are calls at a time, which take turns."""
+    """Opens a session on each GPU, at most one per concurrent call; calls take turns."""
     onnxruntime.preload_dlls()  # those in NVIDIA's packages
     sessions = [_open_on(gpu, graph, settings, device.memory_fraction) for gpu in device.gpus[:calls]]
     return Turns(islice(cycle(sessions), calls))
@@ -47,7 +47,7 @@ def _open_on(
     if memory_fraction < 1:
         choices["gpu_mem_limit"] = int(memory_fraction * _memory_bytes(gpu))
     session = onnxruntime.InferenceSession(graph, settings, providers=[(CUDA, choices), CPU])
-    if CUDA not in session.get_providers():  # it logs the reason, and would go on without
+    if CUDA not in session.get_providers():  # it logs the reason, and would continue without the GPU
         raise ConfigurationError(f"invalid device: cuda: GPU {gpu} cannot be used; expected {MEANT}")
     return session
 
@@ -71,7 +71,7 @@ def _memory_bytes(gpu: int) -> int:
 def find_batch_tokens(seconds: Callable[[int], float]) -> int:
     """Returns how many tokens a call should have: with twice as many, tokens per second would hardly rise.
 
-    `seconds` says how long a call of about as many tokens takes.
+    `seconds` returns how long a call of about that many tokens takes.
     """
     tokens, rate = FEWEST_TOKENS, FEWEST_TOKENS / seconds(FEWEST_TOKENS)
     while tokens < MOST_TOKENS:

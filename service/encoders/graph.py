@@ -9,8 +9,8 @@ unless the model's configuration says otherwise, arranged for a CPU:
   addition and the plain operator.
 * Only the layers that pooling reads are built, and only the inputs that the options need exist.
 
-In float16, all but pooling has half of the bits: a GPU reads half as much and multiplies faster. A CPU computes the
-same, slowly.
+In float16, everything but pooling has half of the bits: a GPU reads half as much and multiplies faster. A CPU computes
+the same result slowly.
 
 Shapes: n tokens in b texts, the longest of t tokens, h hidden units.
 """

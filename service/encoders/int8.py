@@ -1,9 +1,9 @@
-"""Matrix products in 8 bits: a quarter of the memory traffic, and several multiplications per instruction.
+"""Multiplies matrices in 8 bits: a quarter of the memory traffic, and several multiplications per instruction.
 
-Weights are quantised once, each column by its largest value; the rows of the other factor at run time, each by its own.
-So a text's vector does not depend on the other texts of the call, unlike with ONNX Runtime's DynamicQuantizeMatMul,
-which has one scale for the whole matrix. It is slightly slower than that, and closer to float32. Everything else,
-embeddings included, stays float32.
+Weights are quantised once, each column by its largest value. The other factor is quantised at run time, each row by its
+largest value. So a text's vector does not depend on the other texts of the call, unlike with ONNX Runtime's
+DynamicQuantizeMatMul, which has one scale for the whole matrix. It is slightly slower than that, and closer to float32.
+Everything else, embeddings included, stays float32.
 
 Sums are exact. For signed weights, processors without VNNI would add two products in 16 bits, which overflow, so there
 the weights are stored unsigned: the same integers, by slower instructions.

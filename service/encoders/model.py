@@ -23,7 +23,7 @@ class Prepared:
     is_spelled: bool  # at least one of its tokens is in the vocabulary
     segment_b: int | None = None  # index of the first token of the second text of a pair
     has_special_tokens: bool = True
-    fingerprint: str = ""  # of the model that it was prepared for
+    fingerprint: str = ""  # fingerprint of the model that it was prepared for
 
     @property
     def num_tokens(self) -> int:
@@ -54,7 +54,7 @@ class Model:
     pooling_layer: tuple[int, ...]
     pooling_strategy: str
     reader: Reader
-    trained_dimensions: tuple[int, ...] = ()  # the lengths to which it was trained to be cut
+    trained_dimensions: tuple[int, ...] = ()  # the lengths that it was trained to be cut to
 
     def count_tokens(self, text: str) -> int:
         """Returns how many tokens of a normalised text the model reads, special ones included."""

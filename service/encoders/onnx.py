@@ -1,12 +1,12 @@
 """Runs the model in this process: ONNX Runtime over a graph built from the checkpoint in a model directory, or OpenVINO
 over the same graph in bfloat16.
 
-Model calls run in threads of their own, one per `concurrency`, so the event loop stays free; ONNX Runtime releases the
+Model calls run in separate threads, one per `concurrency`, so the event loop stays free; ONNX Runtime releases the
 GIL while it computes. All calls share one session, with one copy of the weights and one pool of threads that help the
-callers; with these there are `threads` in all. With several GPUs there is a session on each, and calls take turns.
+callers; together these are `threads` threads. With several GPUs there is a session on each, and calls take turns.
 
-ONNX Runtime rearranges matrices for this processor. It reads those in float32 from the mapped checkpoint, so they are
-in memory once, besides pages of a file, which the system can take back.
+ONNX Runtime rearranges matrices for this processor. It reads float32 matrices from the mapped checkpoint, so they are
+in memory once, besides pages of a file, which the system can reclaim.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class OnnxEncoder:
         return np.asarray(vectors, np.float32)
 
     def measure_call(self, tokens: int) -> float:
-        """Returns the seconds of a call of about as many tokens: the least of several, as the first ones allocate."""
+        """Returns how long a call of about that many tokens takes: the best of several, as the first ones allocate."""
         (text,) = self.inputs.prepare_texts(["弹幕护体弹幕护体"])
         times = []
         for _ in range(5):
@@ -177,7 +177,7 @@ class OnnxEncoder:
 
 
 def _encode_exactly(directory: ModelDirectory, options: EncoderOptions, threads: int, device: Device) -> np.ndarray:
-    """Returns the vectors of the sample in float32, by a session that is gone before another takes memory."""
+    """Returns the vectors of the sample in float32, with a session that is freed before another takes memory."""
     exact = replace(options, precision="float32")
     with closing(OnnxEncoder(directory, exact, _open_session(directory, exact, threads, device, 1), 1)) as reference:
         return encode_sample(reference)
@@ -187,7 +187,7 @@ def _encode_exactly(directory: ModelDirectory, options: EncoderOptions, threads:
 class Session:
     runtime: Runtime
     inputs: Collection[str]
-    mapped: Collection[onnxruntime.OrtValue]  # which the runtime does not keep, and would read if it cannot rearrange
+    mapped: Collection[onnxruntime.OrtValue]  # the runtime may read these, but does not keep them
 
 
 def _open_session(
@@ -196,7 +196,7 @@ def _open_session(
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads - concurrency + 1  # each caller is a thread too
     settings.inter_op_num_threads = 1
-    # A pattern is kept for every shape of a call, for good, and hardly any two calls have the same one.
+    # A pattern would be kept permanently for every shape of a call, and hardly any two calls have the same shape.
     settings.enable_mem_pattern = False
     # The graph is optimized by hand, and some of the optimizer's fused operators are slower.
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -204,7 +204,7 @@ def _open_session(
     is_usual = device.name == "cpu" and options.precision != "bfloat16"
 
     def keep(name: str, values: np.ndarray) -> bool:
-        # Others are read as they are and copied, so nobody who overwrites the file changes vectors.
+        # Others are copied, so overwriting the file does not change vectors.
         is_rearranged = is_usual and name.endswith("/kernel") and is_mapped(values)
         if is_rearranged:
             mapped[name] = onnxruntime.OrtValue.ortvalue_from_numpy(values)
@@ -229,15 +229,15 @@ def _open_session(
 
 @contextmanager
 def _no_waste() -> Iterator[None]:
-    """Lets glibc return each large block to the system when it is freed, and in the end all that is free.
+    """Lets glibc return each large block to the system when it is freed, and finally all free memory.
 
-    Otherwise, blocks freed while a session is made stay between others, as much as half of the weights.
+    Otherwise, blocks freed while a session is made remain between others, up to half the size of the weights.
     """
     try:
         _set_malloc(M_MMAP_THRESHOLD, 2**20)
         yield
     finally:
-        # Setting a threshold ends glibc's own adaptation, which would have come to these by now.
+        # Setting a threshold ends glibc's own adaptation, which would have reached these values by now.
         _set_malloc(M_MMAP_THRESHOLD, 2**25)
         _set_malloc(M_TRIM_THRESHOLD, 2**26)
         _release_memory()

@@ -13,7 +13,7 @@ from service.metrics import Metrics
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """Settings of an encoder in this process, and the key file for workers, which have flags of their own."""
+    """Settings of an encoder in this process, and the key file for workers, which have their own flags."""
 
     pooling_layer: tuple[int, ...] | None = None
     pooling_strategy: str | None = None
@@ -44,8 +44,8 @@ async def open_encoder(url: str, settings: EncoderSettings, metrics: Metrics) ->
             precision=settings.precision,
         )
         # Single-threaded calls, several at a time, keep all cores busy without threads that wait for one another.
-        # OpenVINO is as fast with one call on all threads, and a text alone then has them, too. For a GPU, one call is
-        # prepared while another runs.
+        # OpenVINO is as fast with one call on all threads, and a single text can then use them all. For a GPU, one call
+        # is # prepared while another runs.
         calls = 2 if settings.device == "cuda" else 1 if settings.precision == "bfloat16" else settings.threads
         encoder = await asyncio.to_thread(
             OnnxEncoder.open,

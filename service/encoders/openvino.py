@@ -1,7 +1,7 @@
 """Runs the same graph in bfloat16 with OpenVINO, for processors with bfloat16: nearly float32's vectors, much faster.
 
-OpenVINO prepares kernels for each new shape. So that there are few shapes, calls are padded with tokens and texts that
-nobody reads.
+OpenVINO prepares kernels for each new shape. To keep shapes few, calls are padded with tokens and texts whose results
+are ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NEEDED = "a processor that multiplies bfloat16 and `pip install 'danmaku-embeddi
 
 
 class OpenVinoSession:
-    """A Runtime for one call at a time."""
+    """A `Runtime` for one call at a time."""
 
     def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()
@@ -30,7 +30,7 @@ class OpenVinoSession:
 
 
 def open_graph(graph: bytes, threads: int, calls: int) -> Runtime:
-    """Opens the graph for as many calls at a time, on `threads` in all. Raises ConfigurationError."""
+    """Opens the graph for this many concurrent calls, on `threads` in all. Raises ConfigurationError."""
     try:
         import openvino
     except ModuleNotFoundError:

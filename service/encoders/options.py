@@ -36,10 +36,10 @@ class EncoderOptions:
     sentence_pairs: bool = False  # `a ||| b` is two texts
     precision: str = "float32"
     allow_inexact: bool = False  # skip the check that another precision is close to float32
-    normalize: bool = False  # scale vectors to length 1; only models say so, never a flag
+    normalize: bool = False  # scale vectors to length 1; set by models only, never by a flag
 
     def complete(self, directory: ModelDirectory, model: str) -> EncoderOptions:
-        """Returns these options with what they leave to the model. Raises ConfigurationError as `check` does."""
+        """Returns these options, completed by the model's own. Raises ConfigurationError as `check` does."""
         own = directory.pooling
         completed = replace(
             self,
@@ -82,7 +82,7 @@ class EncoderOptions:
         return self.precision != "float32" and not self.allow_inexact
 
     def is_own(self, pooling: Pooling) -> bool:
-        """Returns whether vectors are pooled as the model says, so that what it was trained for applies to them."""
+        """Returns whether vectors are pooled as the model was trained, so that its training applies to them."""
         return (self.pooling_layer, self.strategy) == (pooling.layer, pooling.strategy)
 
     @property

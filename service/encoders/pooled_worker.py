@@ -25,7 +25,7 @@ from service.metrics import Metrics
 log = logging.getLogger("danmaku")
 
 RETRY_S = 1.0  # mean pause between attempts to connect
-LEARN_S = 10.0  # time limit for learning the model, for which a genuine server encodes a text
+LEARN_S = 10.0  # time limit for learning the model; a genuine server must encode a text for this
 # Without a pause, a worker that fails fast would owe the fewest tokens and attract all texts.
 AVOIDED_S = 5.0
 
@@ -105,7 +105,7 @@ class PooledWorker:
 
     @property
     def concurrency(self) -> int:
-        """One more than its concurrent model calls, so the next batch is there when one is done."""
+        """Its concurrent model calls and one more, so the next batch is ready when one is done."""
         calls = self._connection.config.get("num_worker") if self._connection else None
         return 1 + (calls if isinstance(calls, int) and calls > 0 else 1)
 
@@ -166,7 +166,7 @@ class PooledWorker:
                 self._set_obstacle("its connection failed; see the log")
                 log.exception("%s cannot be used.", self.address.url)
             if not self._retired_because:
-                await asyncio.sleep(RETRY_S * random.uniform(0.7, 1.3))  # not all gateways at once
+                await asyncio.sleep(RETRY_S * random.uniform(0.7, 1.3))  # so that gateways do not all connect at once
 
     async def _connect_until_lost(self) -> None:
         """Raises WorkerLost or another reason for the end of the connection."""

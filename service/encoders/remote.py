@@ -192,7 +192,7 @@ class RemoteEncoder:
         return min(candidates, key=lambda worker: (worker.is_avoided, worker.owed_tokens, worker.used_at), default=None)
 
     def _refusal(self, fingerprint: str, failure: WorkerLost | WorkerFailed | None) -> DanmakuError:
-        self._update_model()  # a worker may have gone just now
+        self._update_model()  # a worker may just have left
         if self._ready() and self._least_busy(fingerprint) is None and self.model.fingerprint != fingerprint:
             return ModelGone("no worker serves the model for which the texts were prepared")
         if isinstance(failure, WorkerFailed):

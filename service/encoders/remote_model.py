@@ -3,7 +3,7 @@
 Our worker sends its fingerprint and its vocabulary, so a gateway reads texts exactly as the worker does. A genuine
 bert-serving-server sends neither. Its fingerprint is a hash of the paths and options that it shows, so workers of one
 model must use the same paths, and new weights need a new path. Normalising needs no vocabulary, but the length of a
-text, and hence `truncated`, is approximate, and a text without any token of the vocabulary is not recognised.
+text, and therefore `truncated`, is approximate, and a text without any token of the vocabulary is not recognised.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FINGERPRINT_OPTIONS = (
     *("model_dir", "tuned_model_dir", "ckpt_name", "config_name", "do_lower_case", "max_seq_len", "mask_cls_sep"),
     *("pooling_layer", "pooling_strategy", "no_position_embeddings", "fp16"),
 )
-MAX_SEQ_LEN = 512  # BERT's, for a genuine server without a limit of its own
+MAX_SEQ_LEN = 512  # BERT's, for a genuine server that has no limit
 CHARACTERS_PER_TOKEN = 3  # of a word in letters or digits, approximately
 
 

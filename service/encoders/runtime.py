@@ -1,4 +1,4 @@
-"""Defines what can run a graph, and lets several of them take turns."""
+"""Defines the interface of a graph's runtime, and lets several runtimes take turns."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 
 class Runtime(Protocol):
-    """An onnxruntime.InferenceSession, or what has this method of it."""
+    """An onnxruntime.InferenceSession, or an object with the same `run` method."""
 
     def run(self, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]: ...
 
 
 class Turns:
-    """Runtimes of the same graph. Each makes as many calls at a time as it occurs; further calls wait."""
+    """Runtimes of the same graph. Each runs as many calls at a time as it has entries; further calls wait."""
 
     def __init__(self, runtimes: Iterable[Runtime]) -> None:
         self._free: SimpleQueue[Runtime] = SimpleQueue()

@@ -1,7 +1,7 @@
 """One connection to one worker process, with many requests in flight, each of which is answered or fails.
 
-A connection never reconnects: after a break, another process with another model may listen at the address. A new
-connection starts by asking for the worker's configuration.
+A connection never reconnects: after a break, another process with another model may be at the address. A new connection
+starts by asking for the worker's configuration.
 
 The protocol has no message for the end of a worker. It shows in three ways, the fastest first: a socket is closed, a
 message cannot be sent, or a ping is not answered. A worker that shuts down stops reading but completes the requests it

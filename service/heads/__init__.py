@@ -1,1 +1,1 @@
-"""Classifiers over vectors: a head turns the vector and the characters of a text into probabilities of labels."""
+"""Contains classifiers: a head turns the vector and the characters of a text into probabilities of labels."""

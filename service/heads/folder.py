@@ -3,11 +3,11 @@
     heads/spam/
       head.json     labels, the encoder it belongs to, its version
       weights.npz   the arrays of `Weights`
-      report.json   how well it does on texts that it has not learned from
+        report.json   its results on held-out texts
       README.md     the same for people
 
-The name of the folder is the name of the head. A folder is read whole or refused: head.json has the version, which is
-a hash of everything that affects scores, and a folder whose files are of two versions does not match it.
+The name of the folder is the name of the head. A folder is read as a whole or refused: head.json has the version, a
+hash of everything that affects scores, which a folder with files of two versions does not match.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from service.heads.head import Encoder, Head, Weights
 
 DESCRIPTION, ARRAYS, REPORT, CARD = "head.json", "weights.npz", "report.json", "README.md"
 FORMAT = 1
-# What orjson, NumPy, zipfile and zlib raise for damaged files.
+# The errors that orjson, NumPy, zipfile and zlib raise for damaged files.
 DAMAGE = (ValueError, LookupError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 TYPES = {"vector": "<f4", "bias": "<f4", "buckets": "<u4", "ngrams": "<f2"}
 
@@ -57,7 +57,7 @@ def read_head(path: Path) -> Head:
 
 
 def write_head(path: Path, head: Head, report: Mapping[str, object], card: str) -> None:
-    """Writes a folder under a temporary name and renames it, in the place of an older head.
+    """Writes a folder under a temporary name and renames it, replacing an older head.
 
     Raises HeadError, before anything is written, if something else is there.
     """

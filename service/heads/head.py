@@ -1,9 +1,9 @@
 """A head: a linear classifier over the vector of a text and its n-grams.
 
-It reads the vectors that the gateway serves and caches anyway, scaled to length 1, so it costs no model call. The
-scores of a list of texts are one matrix product and one look-up in a table. What the n-grams of a text add depends on
-nothing but the text, so a head remembers it: a chat repeats itself, and hashing takes longer than all the rest.
-Training has divided the weights by a temperature, so the probabilities are calibrated.
+It reads the vectors that the gateway already serves and caches, scaled to length 1, so it needs no model call. The
+scores of a list of texts take one matrix product and one table look-up. The scores from a text's n-grams depend only on
+the text, so a head remembers them: a chat repeats itself, and hashing takes longer than all the rest. Training has
+divided the weights by a temperature, so the probabilities are calibrated.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from service.errors import HeadError
 from service.heads.ngrams import hash_ngrams
 from service.vectors import unit
 
-MAX_BITS = 20  # a table of 2^20 rows takes 4 MB a label
-REMEMBERED = 10_000  # texts; at least those that were scored last, at most twice as many: about 3 MB
+MAX_BITS = 20  # a table of 2^20 rows takes 4 MB per label
+REMEMBERED = 10_000  # texts; at least this many of the latest, at most twice as many: about 3 MB
 LONGEST_REMEMBERED = 100  # characters
 
 
@@ -36,15 +36,15 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Weights:
-    """The score of a label is unit vector · `vector` + `bias` + what the n-grams of the text add.
+    """The score of a label is unit vector · `vector` + `bias` + the score of the text's n-grams.
 
-    They add as TF-IDF does: the sum of their rows of `ngrams`, divided by the square root of the sum of their last
-    column. Raises ValueError for arrays that do not belong together.
+    The n-grams' score follows TF-IDF: the sum of their rows of `ngrams`, divided by the square root of the sum of their
+    last column. Raises ValueError for arrays that do not belong together.
     """
 
     vector: np.ndarray  # [dim, labels] float32
     bias: np.ndarray  # [labels] float32
-    buckets: np.ndarray  # [k] uint32: those that training has seen
+    buckets: np.ndarray  # [k] uint32: the buckets that training has seen
     ngrams: np.ndarray  # [k, labels + 1] float16: weight · idf for each label, and idf²
     unseen: float  # idf² of all other buckets
     bits: int  # of a bucket
@@ -74,11 +74,11 @@ class Head:
         self._table = np.zeros((1 << weights.bits, len(labels) + 1), np.float32)
         self._table[:, -1] = weights.unseen
         self._table[weights.buckets] = weights.ngrams
-        self._scored: dict[str, bytes] = {}  # what the n-grams of texts add, float32 [labels]
+        self._scored: dict[str, bytes] = {}  # the n-grams' scores of texts, float32 [labels]
         self._scored_before: dict[str, bytes] = {}
 
     def check(self, fingerprint: str, model: str, what: str) -> None:
-        """Raises HeadError that says `what` this is if it belongs to another encoder than that of a model."""
+        """Raises HeadError, which names `what` this is, if it belongs to another encoder than the model's."""
         encoder = self.encoder
         if encoder.fingerprint != fingerprint:
             raise HeadError(
@@ -95,8 +95,8 @@ class Head:
         return np.asarray(scores + self._recall_ngrams(texts), np.float32)
 
     def _recall_ngrams(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns what `_score_ngrams` does, and computes only what is not remembered."""
-        new, old = self._scored, self._scored_before  # several threads may ask
+        """Returns the result of `_score_ngrams`, and computes only what is not remembered."""
+        new, old = self._scored, self._scored_before  # several threads may call this
         rows = [new.get(text) or old.get(text) or b"" for text in texts]
         if missing := [place for place, row in enumerate(rows) if not row]:
             for place, row in zip(missing, self._score_ngrams([texts[place] for place in missing]), strict=True):
@@ -107,7 +107,7 @@ class Head:
         return np.frombuffer(b"".join(rows), np.float32).reshape(len(texts), len(self.labels))
 
     def _score_ngrams(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns what the n-grams of texts add to the scores: float32 [n, labels]."""
+        """Returns the n-grams' part of the scores of texts: float32 [n, labels]."""
         buckets, weights, starts = hash_ngrams(texts, self.weights.bits)
         rows = self._table[buckets]  # [m, labels + 1]
         rows *= weights[:, None]

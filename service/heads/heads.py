@@ -1,8 +1,8 @@
 """Manages the heads that a gateway serves, and replaces a head when its folder changes.
 
-Training replaces a folder by renaming, while people copy its files one after the other, so the folder is looked at once
-a second and read again whenever one of its files has changed. A request holds the heads that it began with, so its
-answers are of one version. A newer folder that cannot be used is logged and left.
+Training replaces a folder by renaming, but people copy its files one after the other, so the folder is checked once a
+second and read again whenever one of its files has changed. A request keeps the heads that it began with, so its
+answers are of one version. A newer folder that cannot be used is logged and ignored.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from service.metrics import Metrics
 log = logging.getLogger("danmaku")
 
 LOOK_EVERY_S = 1.0
-Seen = tuple[tuple[int, int], ...] | None  # what changes with each file: its inode and time
+Seen = tuple[tuple[int, int], ...] | None  # identifies a file's version: its inode and time
 
 
 class Heads:
-    """Heads by the names of their folders, in the order of the settings."""
+    """The heads by folder name, in the order of the settings."""
 
     def __init__(self, paths: Sequence[Path], metrics: Metrics) -> None:
         """Reads all of them. Raises HeadError, or ConfigurationError for two of one name."""

@@ -1,7 +1,7 @@
 """Hashes n-grams of one to three characters into buckets, with a few numpy calls for a whole list of texts.
 
-Vectors know what a text means; characters know its exact wording, which decides many labels that users invent. A hash
-takes the place of a vocabulary, so a head is small whatever it has read, and applying it needs no dictionary.
+Vectors capture the meaning of a text; characters capture its exact wording, which decides many labels that users
+invent. A hash replaces a vocabulary, so a head is small whatever it has read, and applying it needs no dictionary.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / φ, Knuth, The Art of Compu
 
 
 def hash_ngrams(texts: Sequence[str], bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the buckets of the n-grams of texts, each once a text, their weights, and where each text begins.
+    """Returns the buckets of the n-grams of texts, each once per text, their weights, and where each text begins.
 
-    Buckets are below 2^bits [m]; weights are 1 + ln of how often the text has them [m], as in sublinear TF-IDF; the
-    n-grams of text i are those from starts[i] on [n], at least one. Case, width and repeated spaces do not matter.
+    Buckets are below 2^bits [m]; weights are 1 + ln of the n-gram's count in the text [m], as in sublinear TF-IDF; the
+    n-grams of text i, at least one, begin at starts[i] [n]. Case, width and repeated spaces do not matter.
     """
     padding = [""] * (LONGEST - 1)  # so that every position has as many characters after it
     joined = "\n".join(["", *(" ".join(text.split()) for text in texts), "", *padding])

@@ -2,8 +2,9 @@
 
     file ─▶ decoding: which encoding ─▶ recording: which format ─▶ a parser of that format ─▶ rows ─▶ documents
 
-A file is read for certain or refused with a reason. A row has a text, the second of the video or the time of posting,
-and nothing about its writer; what is not a danmaku is a row with a reason. docs/recordings.md lists the formats.
+A file is either recognised with certainty or refused with a reason. A row has a text, the second of the video or the
+time of posting, and nothing about its writer; anything that is not a danmaku is a row with a reason. docs/recordings.md
+lists the formats.
 """
 
 from service.recordings.base import NOT_TEXT, UNREADABLE, Options, RecordingError, Row

@@ -3,10 +3,10 @@ r"""Parses ASS subtitles that tools use to draw danmaku.
     Dialogue: 0,00:00:12.34,00:00:27.34,R2L,,0,0,0,,{\move(1920,40,-200,40)}{\alpha&H4C\1cffffff&}text
     Dialogue: 0,0:00:12.34,0:00:24.00,Danmaku,,0,0,44,Banner;6;0;30,{\cffffff}name: text
 
-The style says what a line is. R2L, L2R, TOP and BTM are DanmakuFactory's and DanmakuRender's; Danmaku2ASS gives each
-file a style of its own, `Danmaku2ASS_` and a number; Danmaku is bililive-go's, which puts the user's name before the
-text. Lines in other styles are gifts, super chats, boxes around them, or real subtitles. DanmakuRender leaves out
-danmaku that would have overlapped: prefer its source, where there is one.
+The style identifies a line. R2L, L2R, TOP and BTM are DanmakuFactory's and DanmakuRender's; Danmaku2ASS gives each file
+its own style, `Danmaku2ASS_` and a number; Danmaku is bililive-go's, which puts the user's name before the text. Lines
+in other styles are gifts, super chats, boxes around them, or real subtitles. DanmakuRender leaves out danmaku that
+would have overlapped: prefer its source, if available.
 """
 
 from __future__ import annotations

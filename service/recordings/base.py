@@ -1,4 +1,4 @@
-"""The rows that parsers of recordings yield: each is one danmaku, or the reason why it is not one.
+"""Defines the rows that parsers of recordings yield: each is one danmaku, or the reason why it is not one.
 
 Names, numbers and hashes of writers do not leave the parsers: a `Row` has no field for them.
 """
@@ -16,7 +16,7 @@ from service.errors import ConfigurationError
 MAX_ROW = 1 << 20  # characters
 HEAD_BYTES = 1 << 16  # of a file, by which its encoding is recognised …
 HEAD_CHARACTERS = 1 << 14  # … and its format
-HEAD_LINES = 64  # … and of these, what most of them are
+HEAD_LINES = 64  # … and, among these, its majority
 MAX_VIDEO_S = 31 * 24 * 3600.0  # no video is longer; Bilibili keeps milliseconds in 31 bits, which is 25 days
 
 MALFORMED = "malformed row"
@@ -24,7 +24,7 @@ NOT_TEXT = "not text"
 SCRIPT = "script (mode 7, 8 or 9)"
 SUBTITLE = "subtitle or script (pool 1 or 2)"
 OTHER = "other message"
-UNREADABLE = (MALFORMED, NOT_TEXT)  # drops of what may have been danmaku; all others are something else
+UNREADABLE = (MALFORMED, NOT_TEXT)  # reasons for lines that may have been danmaku; with all others they were not
 
 
 class RecordingError(ConfigurationError, ValueError):
@@ -41,7 +41,7 @@ class Options:
     time_column: str | None = None  # … seconds into the video, or the time of posting
     document_field: str | None = None  # JSON: the field with the name of the video or stream
     session_gap_s: float = 600.0  # live: a longer silence ends a document
-    keep_items: bool = False  # rows also have what `POST /collections/NAME/danmaku` takes, where a file has it
+    keep_items: bool = False  # rows also have the fields of `POST /collections/NAME/danmaku`, if the file has them
 
     def __post_init__(self) -> None:
         if not self.session_gap_s > 0:
@@ -63,8 +63,8 @@ class Row(NamedTuple):
     reason: str = MALFORMED  # … because
     seconds: float | None = None  # into the video
     posted: float | str | None = None  # Unix time, or a date as the file has it: see `times.unix_time`
-    clock_s: float | None = None  # live: a leap of this clock ends a document
-    document: str = ""  # a change of this name does, too
+    clock_s: float | None = None  # live: a jump of this clock ends a document
+    document: str = ""  # a change of this name also ends one
     item: dict[str, Any] | None = None  # with `keep_items`
     style: Style | None = None  # XML
 

@@ -9,10 +9,10 @@ user, id, and lately a weight. Two others look alike:
                         attributes, milliseconds into the video, mode, size, colour, time of posting, pool, user
     <d p="3.2,1,16777215,0">                                                dandanplay: seconds, mode, colour, user
 
-The time of posting may be empty, zero, or the same in all rows, since no video needs it. Modes 7 to 9 are scripts and
-drawings; pool 1 is subtitles, pool 2 scripts.
+The time of posting may be empty, zero, or the same in all rows, since videos do not need it. Modes 7 to 9 are scripts
+and drawings; pool 1 is subtitles, pool 2 scripts.
 
-A video is sorted by its seconds. A live recording stands in order, and is split where the time of posting leaps.
+A video is sorted by its seconds. A live recording keeps its order, and is split where the time of posting jumps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from service.recordings.lenient_xml import Child, LenientXml
 from service.recordings.times import number, unix_seconds
 
 P = re.compile(r"""<d\s(?:[^<>]*?\s)?p=["']([^"'<>]*)["']""")
-LATE_S = 60.0  # how much later than a danmaku one that was posted before it may reach a recorder
+LATE_S = 60.0  # how late an earlier danmaku may reach the recorder
 MAX_TAG = 1 << 16  # characters of a start tag: recorders keep the raw message in an attribute
 BACK_S = 3.0  # how far the clock of a recording may step back
 NOT_DANMAKU = {
@@ -129,7 +129,7 @@ def _read_number(field: str, default: int) -> int:
 def is_live(text: Iterable[str]) -> bool:
     """Returns whether the clock of a recording and that of posting ran together, from the first row to the last.
 
-    A video is commented on for years, so either its seconds fall somewhere (the file is in order of posting) or the
+    A video is commented on for years, so either its seconds decrease somewhere (the file is in order of posting) or the
     times of posting do (it is in order of the video), or posting took much longer than the video.
     """
     count, rest = 0, ""

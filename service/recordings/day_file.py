@@ -7,9 +7,9 @@
     SPEAKERNUM2;10829074:name:28,…          the last lines; missing if the day was not closed
     V2
 
-A silence of both clocks, TIME and milliseconds, splits the day into streams. Texts may contain colons. A
-recorder was renewed in the middle of some day: lines are taken for what they look like, and where a number
-might be a person's, the line is dropped.
+A silence of both clocks, TIME and milliseconds, splits the day into streams. Texts may contain colons. A recorder was
+updated in the middle of some day, so the format is decided per line, and a line whose number might identify a person is
+dropped.
 """
 
 from __future__ import annotations

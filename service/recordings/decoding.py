@@ -1,7 +1,7 @@
 """Detects the encoding of a file: by a byte order mark, else UTF-8, else by its XML declaration, else by
 charset-normalizer, which chooses between GB18030 (with GBK and GB2312) and Big5.
 
-A file with a few bytes that are not UTF-8 is UTF-8, and lines with such bytes are dropped. A file that is mostly not
+A file with a few invalid bytes still counts as UTF-8, and lines with such bytes are dropped. A file that is mostly not
 text is refused.
 """
 
@@ -87,7 +87,7 @@ def detect_head(name: str, head: bytes, encoding_name: str | None) -> Encoding:
     prefix = head.rpartition(b"\n")[0] or head
     is_wide = encoding_name is not None or _read_mark(head) is not None
     if not is_wide:
-        _refuse_binary(name, head)  # the first line of a picture alone looks like text
+        _refuse_binary(name, head)  # only the first line of a picture looks like text
     encoding = detect(name, io.BytesIO(head if is_wide else prefix), encoding_name)
     return Encoding(encoding.name, False)
 
@@ -159,7 +159,7 @@ def _decodes(sample: bytes, encoding: str) -> bool:
 
 def _refuse_binary(name: str, head: bytes) -> None:
     controls = len(head) - len(head.translate(None, CONTROLS))
-    is_markup = head.lstrip()[:1] == b"<"  # of which recorders take out what XML forbids
+    is_markup = head.lstrip()[:1] == b"<"  # recorders remove the characters that XML forbids
     if not is_markup and controls > 2 + NEVER_TEXT * len(head) or (controls and not _is_mostly_text(head)):
         raise RecordingError(f"{name} is not text; {EXPECTED}")
 

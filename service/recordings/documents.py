@@ -15,7 +15,7 @@ from operator import itemgetter
 
 from service.recordings.base import Options, Row
 
-MAX_LINES = 100_000  # of one document: the largest streams have as many danmaku
+MAX_LINES = 100_000  # of one document; the largest streams have this many danmaku
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Document:
 
     id: str
     lines: list[str]
-    seconds: list[float]  # of each line, into the video or by the recorder's clock; all 0 where a file does not tell
-    source: str = ""  # what its split goes by: two sessions of one day do not stand on both sides
+    seconds: list[float]  # of each line, into the video or by the recorder's clock; all 0 if the file has no times
+    source: str = ""  # decides the split, so two sessions of one day are never on both sides
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Tally:
 def documents(name: str, rows: Iterable[Row], options: Options, tally: Tally) -> Iterator[Document]:
     """Yields the documents of the file called `name`: the first has its name, the others `name#2`, `name#3` …
 
-    So ids stay the same when the file grows at its end.
+    So ids stay the same when lines are appended to the file.
     """
     number = 0
     pending: list[tuple[float, float, str]] = []

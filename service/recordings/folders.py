@@ -1,7 +1,7 @@
 """Finds the recordings in a folder.
 
-These are the files with the suffix of a format. A `.txt` may be anything, so it is read only if it is named, if it is
-recognised as another format than plain text, or if the folder has nothing else. Skipped files are listed with the
+These are the files with a format's suffix. A `.txt` may be anything, so it is read only if it is named, if it is
+recognised as a format other than plain text, or if the folder has nothing else. Skipped files are listed with the
 reason.
 """
 
@@ -47,7 +47,7 @@ def find_files(paths: Sequence[Path], options: Options | None = None) -> Found:
 
 
 def without_copies(files: Iterable[Path]) -> Found:
-    """Returns the files without those of which the same folder has the recording in a better format."""
+    """Returns the files, except those whose recording is in the same folder in a better format."""
     found, first = Found(), dict[tuple[Path, str], Path]()
     for file in files:
         better = first.setdefault((file.parent, name_of(file)), file)

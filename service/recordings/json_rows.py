@@ -8,9 +8,9 @@
     {"replayChatItemAction": {"actions": [{"addChatItemAction": …}]}, "videoOffsetTimeMsec": "12500"}   yt-dlp
     "草"                                                    a text alone
 
-A time is seconds into the video or a Unix time in seconds or smaller units, as a number or a string of one, or a date.
-Seconds sort a document. Unix times are those of a live recording: it stands in order, and a leap of them ends a
-document. With a document field, rows in succession with one value are a document, sorted by time.
+A time is seconds into the video, a Unix time in seconds or smaller units (a number or a string of one), or a date.
+Seconds sort a document. Unix times mean a live recording: it keeps its order, and a jump of the times ends a document.
+With a document field, consecutive rows with one value are a document, sorted by time.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CONTAINERS = r'"(?:comments|elems|elements|danmakus?|danmu|data|items|list)"'
 ARRAY = re.compile(rf"\s*(?:\{{[^\[\]{{}}]*{CONTAINERS}\s*:\s*)?\[")
 SEPARATOR = re.compile(r"[\s,]*")
 HALF = re.compile("[\ud800-\udfff]")
-# What `POST /collections/NAME/danmaku` takes; the second are fields that nothing else has.
+# The fields of `POST /collections/NAME/danmaku`; the second are fields that no other format has.
 ITEM = {"text", "id", "metadata", "ttl_s", "expires_at", "count"}
 ITEM_ONLY = {"metadata", "ttl_s", "expires_at"}
 DECODER = json.JSONDecoder()
@@ -110,7 +110,7 @@ class JsonRow:
             if not isinstance(document, str | int) or document == "":
                 yield MALFORMED_ROW
             else:
-                # sorted by its time, of whichever kind
+                # sorted by time, whatever its kind
                 yield Row(
                     _whole(text), MALFORMED, posted_s if seconds is None else seconds, posted_s, None, str(document)
                 )
@@ -123,7 +123,7 @@ def _is_item(value: dict[str, Any]) -> bool:
 
 
 def _of_tool(value: dict[str, Any]) -> list[Row] | None:
-    """Returns the rows of an object whose fields say which tool wrote it, or None."""
+    """Returns the rows of an object whose fields identify the tool that wrote it, or None."""
     if isinstance(event := value.get("cmd", value.get("type")), str) and event.isupper():
         data = value if "info" in value else value.get("data")
         return [_of_event(event, data) if isinstance(data, dict) else Row(None, OTHER)]

@@ -1,9 +1,9 @@
 """Parses text that is nearly XML, child by child of its root, with expat and constant memory.
 
-Recorders that died left their files open, viewers paste characters that XML forbids, and old tools escape nothing. So
-the forbidden is taken out first, the parser is given a piece at a time, up to each closing tag of one name, and an
-element of that name that it refuses is read by its first and last tag. All roots of a file stand in one of ours. A
-document type declaration is the door of attacks by entities: refused.
+Recorders that crashed left their files open, viewers paste characters that XML forbids, and old tools escape nothing.
+So forbidden characters are removed first. The parser gets one piece at a time, up to each closing tag of one name, and
+an element of that name that it refuses is read by its first and last tag. All roots of a file are wrapped in one of
+ours. A document type declaration would allow entity attacks, so it is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CUT_OFF = "cut off at the end of the file"
 
 
 class Child(NamedTuple):
-    """A child of a root, with the text directly in it; or, without a name, an error."""
+    """A child of a root, with its direct text; without a name, an error."""
 
     name: str
     attributes: dict[str, str]
@@ -91,7 +91,7 @@ class LenientXml:
         return children
 
     def _recover(self, piece: str, root: str | None) -> None:
-        """Reads a piece that expat refuses: the element at its end by its tags, and what is before it again."""
+        """Reads a piece that expat refuses: the element at its end by its tags, and the part before it again."""
         found = self._element.search(piece)
         self._new(root)
         if found is None:

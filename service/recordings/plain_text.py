@@ -1,6 +1,6 @@
 """Parses plain text: one danmaku per line, with blank lines between the documents of a file.
 
-Documents are identified by their number. A file that is not recognised as another format is plain text.
+Documents are identified by number. A file that is not recognised as another format is plain text.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """Detects the format of a file and reads the danmaku in it.
 
-A format is recognised by what is certain, in this order:
+A format is recognised by these rules, in this order:
 
 1. `--format`, if it is given.
 2. Most of its first lines are rows of recorded danmaku.
-3. How the file begins: markup, the first section of ASS, an array of JSON.
-4. What most of its first lines are: JSON objects, counts of viewers (one suffices).
+3. The beginning of the file: markup, the first section of ASS, an array of JSON.
+4. Most of its first lines: JSON objects, counts of viewers (one suffices).
 5. Its suffix: a .csv has a header, or is refused; a .xml, .ass or .json that does not begin as one is refused.
-6. What is left is plain text, unless it is a README or a list of packages.
+6. Any other file is plain text, unless it is a README or a list of packages.
 
-The file is read once to find its encoding and what kind of its format it is, and a second time for its danmaku; so it
-is refused before the first one is given, and memory does not grow with it.
+The file is read once to find its encoding and its variant of the format, and a second time for its danmaku. So it
+is refused before its first danmaku is returned, and memory does not grow with it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from service.recordings.decoding import Encoding, decode, detect, detect_head
 from service.recordings.json_rows import JsonArray, JsonLines, JsonRow, is_array, load
 from service.recordings.plain_text import PlainText
 
-# In the order of the better source, where one recording lies there in several formats.
+# In order of preference, for folders with one recording in several formats.
 FORMATS = ("xml", "segment", "json", "jsonl", "day", "csv", "ass", "text")
 SUFFIXES = {
     ".xml": "xml",
@@ -76,7 +76,7 @@ class Recording:
     options: Options
     head: str
     is_live: bool = False  # XML: the clocks of the recording and of posting run together
-    is_quoted: bool | None = False  # CSV without a header; None where the rows are still to come
+    is_quoted: bool | None = False  # CSV without a header; None if the rows have not been read
     is_numbered: bool = False  # a day file with the writers' numbers
 
     def rows(self) -> Iterator[Row]:
@@ -166,7 +166,7 @@ class RecordingFeed:
         encoding = detect_head(str(self._path), head, self._options.encoding)
         text = head.decode(encoding.name, "replace")
         if not is_whole and "\n" in text:
-            text = text[: text.rindex("\n") + 1]  # without a line that is cut
+            text = text[: text.rindex("\n") + 1]  # without a truncated line
         if not text.strip("\ufeff \r\n\t") and not is_whole:
             return
         kind = self._options.format or recognise(
@@ -195,7 +195,7 @@ def recognise(name: str, head: str, suffix: str, options: Options, *, is_whole: 
     expected = SUFFIXES.get(suffix)
     if not start:
         return expected or "text"
-    if tables.recognises(lines):  # first of all, since the first danmaku may look like anything
+    if tables.recognises(lines):  # checked first, since the first danmaku may look like anything
         return "csv"
     if MARKUP.match(start) and (found := _markup(name, start, lines, expected)):
         return found
@@ -225,8 +225,8 @@ def recognise(name: str, head: str, suffix: str, options: Options, *, is_whole: 
 def name_of(path: Path) -> str:
     """Returns the name that identifies a file, independent of where the corpus is stored.
 
-    The name of a CSV file is a video's number. Other names are dates and titles, or the same in the folder of every
-    video: there the folder belongs to the name. Files of one folder that differ in their suffix only are one recording.
+    The name of a CSV file is a video's number. Other names are dates or titles, or the same in every video's folder, so
+    they include the folder. Files of one folder that differ only in their suffix are one recording.
     """
     folder = path.absolute().parent.name
     is_number = path.suffix.lower() == ".csv" and any(map(str.isdigit, path.stem)) and not VIDEO.fullmatch(folder)

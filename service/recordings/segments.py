@@ -1,7 +1,7 @@
 """Parses Bilibili's protobuf segments (`seg.so`), which have six minutes of a video's danmaku each.
 
-Only what is needed is declared, so that the hash of the writer is not even decoded. The fields are those of
-`bilibili.community.service.dm.v1.DmSegMobileReply`, numbered as the player's own requests show them.
+Only the necessary fields are declared, so the hash of the writer is not even decoded. They are fields of
+`bilibili.community.service.dm.v1.DmSegMobileReply`, numbered as in the player's own requests.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from service.recordings.base import MALFORMED, MALFORMED_ROW, MAX_VIDEO_S, SCRIPT, SUBTITLE, Row
 
-MAX_BYTES = 64 << 20  # of a file, which is decoded at once; a segment has at most some 6,000 danmaku
+MAX_BYTES = 64 << 20  # of a file, which is decoded at once; a segment has at most about 6,000 danmaku
 FIELDS = (("progress", 2), ("mode", 3), ("content", 7), ("ctime", 8), ("pool", 11))
 
 

@@ -1,12 +1,12 @@
 """Parses CSV and TSV: recorded danmaku without a header, `text,seconds into the video,posted at`; or a table with one.
 
-Recorded danmaku come in two kinds. Crawlers that join with commas quote nothing: the text may hold commas, so a row is
-read from the right, and fragments of scripts, which stand in these files unescaped, are malformed rows. What a CSV
-library wrote has quotes around each text that needs them. A file is of the second kind if quotes stand around all
-texts that need them and around no others.
+Recorded danmaku come in two kinds. Crawlers that join with commas quote nothing: the text may contain commas, so a row
+is read from the right, and fragments of scripts, which are unescaped in these files, are malformed rows. Files of a CSV
+library have quotes around each text that needs them. A file is of the second kind if all texts that need quotes, and
+no others, have them.
 
-A table's header names its columns; `--text-column` and `--time-column` name those that it does not know. Columns that
-cannot be told apart are refused with the first row: what is next to a danmaku is mostly its writer.
+A table's header names its columns; `--text-column` and `--time-column` name columns with unknown names. Ambiguous
+columns are refused with the first row: the column next to a danmaku is usually its writer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ POSTED = (
     "弹幕时间", "发送时间", "发布时间", "日期",
 )  # fmt: skip
 MILLISECONDS = ("progress",)
-# What may stand in a table for a collection beside its metadata, and whose columns never become metadata.
+# Columns of a table for a collection that are fields of an item, and writers' columns; neither become metadata.
 ITEM = ("id", "count", "ttl_s", "expires_at")
 WRITER = re.compile(
     r"u?id|user.*|u?name|nick.*|author.*|writer.*|sender.*|mid_?hash|mid|hash|crc32.*|avatar|u?face|open_?id|"
@@ -70,14 +70,14 @@ def is_recorded(lines: list[str]) -> bool:
 
 
 def is_quoted_throughout(lines: list[str]) -> bool:
-    """Returns whether most lines are recorded danmaku with quotes around more than the text."""
+    """Returns whether most lines are recorded danmaku that quote more than the text."""
     quoted = [line for line in lines if '"' in line]
     others = [line for line in quoted if not RECORDED.fullmatch(line) and QUOTED_RECORDED.fullmatch(line)]
     return is_most(sum(1 for line in others if _is_recorded(split(line, ","))), lines)
 
 
 def is_quoted(lines: Iterable[str]) -> bool:
-    """Returns whether exactly those texts of recorded danmaku have quotes that need them, and there are some."""
+    """Returns whether exactly the texts of recorded danmaku that need quotes have them, and some do."""
     has_quotes = False
     for line in lines:
         if '"' not in line and line.count(",") <= 2:
@@ -103,7 +103,7 @@ class RecordedCsv(LineParser):
         if self._undecodable is not None or self._is_quoted is not False:
             yield from super().lines(lines)
             return
-        match_row = RECORDED.fullmatch  # most of what there is to read comes by this way
+        match_row = RECORDED.fullmatch  # the common case
         for line in lines:
             if match := match_row(line[:-1] if line.endswith("\r") else line):
                 text, written, posted = match.groups()
@@ -195,7 +195,7 @@ def open_table(
 
 
 def is_table(head: list[str]) -> bool:
-    """Returns whether the first line is a header that names the danmaku's column beside others."""
+    """Returns whether the first line is a header that names the danmaku's column and others."""
     first_line = next((line for line in head if line.strip()), "")
     for delimiter in DELIMITERS:
         names = [cell.strip().lower() for cell in split(first_line, delimiter)]

@@ -1,4 +1,4 @@
-"""Reads the danmaku of a recording in the order in which viewers saw them, each with its second."""
+"""Reads the danmaku of a recording in the order in which viewers saw them, with their times in seconds."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NO_TIME = "without a time"
 class TimedLine:
     number: int  # of the danmaku, in the order of the file, from 0
     text: str
-    seconds: float  # into the video; of a live recording that has only times of posting, from its first
+    seconds: float  # into the video; since the first danmaku of a live recording that has only times of posting
     style: Style | None = None
 
 
 @dataclass(frozen=True)
 class Timed:
-    lines: list[TimedLine]  # in order of time, of equal times in that of the file
-    dropped: Counter[str]  # what is not a danmaku, by reason
+    lines: list[TimedLine]  # in order of time; equal times keep the file's order
+    dropped: Counter[str]  # rows that are not danmaku, by reason
 
 
 def read_timed(recording: Recording) -> Timed:

@@ -12,7 +12,7 @@ UNIX_FROM_S = 1e8  # 1973; Bilibili began in 2009
 MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds 1973
 MICROSECONDS_FROM = 1e14
 LAST_UNIX_S = 1e11
-BILIBILI = timezone(timedelta(hours=8))  # dates without a zone are those that its pages show
+BILIBILI = timezone(timedelta(hours=8))  # the zone of dates without one, as on Bilibili's pages
 DATE = r"\d{4}[-/]\d{1,2}[-/]\d{1,2}[ T]\d{1,2}:\d\d(?::\d\d)?"
 PLAIN_DATE = re.compile(r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?:[ T](\d{1,2}):(\d\d)(?::(\d\d))?)?")
 

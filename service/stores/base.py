@@ -1,4 +1,4 @@
-"""The protocol of a store of collections, and the types that it takes and returns.
+"""Defines the protocol of a store of collections, and the types that it takes and returns.
 
 A collection is a named set of danmaku with a vector each; all its vectors have one length and one fingerprint. A store
 handles vectors only: the layer above turns texts into vectors, compares fingerprints and checks names, which consist of
@@ -65,7 +65,7 @@ class Changes:
 @dataclass(frozen=True, slots=True)
 class Page:
     items: list[Item]
-    next: str | None  # pass it as `after` for the following page; None: this was the last
+    next: str | None  # pass it as `after` for the next page; None: this was the last
 
 
 class Store(Protocol):
@@ -150,7 +150,7 @@ def check_dim(name: str, dim: int, vectors: Sequence[np.ndarray | None]) -> None
 
 
 def check_kind(name: str, existing: tuple[int, str], wanted: tuple[int, str]) -> None:
-    """Raises CollectionExists if dim and fingerprint of an existing collection are not those wanted."""
+    """Raises CollectionExists if dim or fingerprint of an existing collection differ from those wanted."""
     if existing != wanted:
         raise CollectionExists(
             f"the collection {name} exists, with vectors of {existing[0]} numbers and fingerprint {existing[1]}; "

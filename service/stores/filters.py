@@ -7,7 +7,7 @@
     {"and": [F, …]}  {"or": [F, …]}  {"not": F}
 
 A field that an item lacks, or whose value has another type, matches nothing, so `not` of it matches. Booleans are not
-numbers. Integers of up to 64 bits are compared exactly, as ids of danmaku need, other numbers as float64. `{}` matches
+numbers. Integers of up to 64 bits are compared exactly, as danmaku ids require, other numbers as float64. `{}` matches
 everything. `parse` turns JSON into a tree; `matches` defines its meaning, and every store must give the same answers
 however it evaluates the tree. Fields are the top-level keys of the metadata; `and`, `or` and `not` cannot be field
 names.
@@ -94,7 +94,7 @@ def filterable(value: Any) -> Value | None:
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Tells whether filters compare the value as a number: a boolean is not one."""
+    """Returns whether filters compare the value as a number: a boolean is not one."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -103,7 +103,7 @@ def _kind(value: Value) -> type:
 
 
 def parse(source: Any) -> Filter:
-    """Parses JSON into a filter. Raises InvalidRequest, which says what is wrong where, and what is expected."""
+    """Parses JSON into a filter. Raises InvalidRequest, which says where it is wrong and what is expected."""
     conditions = objects = 0
     fields: set[str] = set()
 

@@ -180,7 +180,7 @@ def find_faults(flags: argparse.Namespace) -> list[str]:
 def describe_flags(flags: argparse.Namespace, options: EncoderOptions) -> dict[str, Any]:
     """Returns the flags for SHOW_CONFIG, under bert-serving-start's names and with the number of the strategy.
 
-    `options` are those that the encoder uses, with what flags left to the model.
+    `options` are the encoder's, completed by the model's own.
     """
     values = {name: str(value) if isinstance(value, Path) else value for name, value in sorted(vars(flags).items())}
     values.pop("command", None)  # belongs to our command line

@@ -24,14 +24,14 @@ from service.wire_http import CLIENT
 from service.worker.server import Worker
 
 BODY_TIMEOUT_S = 20.0
-MAX_RECEIVED_BYTES = 256 * 2**20  # of all bodies that are not whole
+MAX_RECEIVED_BYTES = 256 * 2**20  # of all incomplete bodies
 
 
 def create_http(worker: Worker, *, max_connect: int, cors: str) -> Starlette:
     busy = received_bytes = 0
 
     async def read_body(request: Request) -> bytes:
-        """Reads a body, which takes no other request's place until it is whole. Raises ValueError and Overloaded."""
+        """Reads a body, which takes no other request's place until it is complete. Raises ValueError and Overloaded."""
         nonlocal received_bytes
         body = bytearray()
         try:

@@ -1,7 +1,7 @@
 """The health check behind `danmaku check bert://…`, for our workers and genuine bert-serving-servers.
 
 It requests the status, not a vector: a busy worker is healthy, and a probe that queued behind its work would get it
-killed. Our worker's status includes what would keep it from encoding; a genuine one is healthy if it answers.
+killed. Our worker's status includes any obstacle to encoding; a genuine worker is healthy if it answers.
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@
                  └─ a command ──▶ answer from status    └ merges all clients, short requests first
 
 No message may crash this process or leak memory: a malformed one is counted and, if its frames name the sender,
-answered with an error. The memory of the requests in progress is limited; beyond the limit they wait as they came, and
-beyond another one they are refused. Reading never stops, so a question about the status is always answered at once.
-Answers that nobody reads are limited in bytes, too, because ZMQ counts only messages.
+answered with an error. The memory of the requests in progress is limited; beyond the limit they wait in order, and
+beyond a second limit they are refused. Reading never stops, so status requests are always answered at once.
+Unread answers are also limited in bytes, because ZMQ counts only messages.
 
 XPUB shows every subscription before it takes effect, which fixes two faults of the protocol. Topics end with a zero
-byte, so no client receives the answers of another (see `wire`). And an answer waits for its client's subscription,
+byte, so no client receives the answers of another (see `wire`). An answer waits for its client's subscription,
 which may arrive after the request; the genuine server loses such answers.
 """
 
@@ -50,7 +50,7 @@ MAX_UNREAD_ANSWERS = 2_000  # per connection; ZMQ drops further ones
 SMALL_ANSWER_BYTES = 4 * 2**10  # less than this is counted by ZMQ alone
 MAX_UNREAD_BYTES_PER_CLIENT = 64 * 2**20  # sent and not yet read; further answers are dropped
 MAX_UNREAD_BYTES = 256 * 2**20
-STUCK_READER_MS = 60_000  # a connection that takes nothing for so long is closed
+STUCK_READER_MS = 60_000  # a connection that reads nothing for this long is closed
 LOG_EVERY_S = 60.0
 SLICE_TEXTS = 2048  # texts of a long list that are encoded, and sorted by length, together
 MAX_SLICES_IN_PROGRESS = 2  # per list: the second is ready when the encoder is done with the first
@@ -135,7 +135,7 @@ class Worker:
         reading.cancel()
         await asyncio.wait([reading])
         self._requests.close(linger=0)
-        while self._answers:  # one that ends may start one that waits
+        while self._answers:  # a finished request may start a waiting one
             await asyncio.wait(self._answers)
         subscriptions.cancel()
         await asyncio.wait([subscriptions])
@@ -208,7 +208,7 @@ class Worker:
 
     async def _read_requests(self) -> None:
         while True:
-            # Receiving does not suspend while messages are there, so in a flood no subscription would be read.
+            # Receiving does not suspend while there are messages, so in a flood no subscription would be read.
             await asyncio.sleep(0)
             frames = await self._requests.recv_multipart()
             try:
@@ -330,7 +330,7 @@ class Worker:
         elif self._unread.has_room(topic):
             with contextlib.suppress(zmq.Again):
                 tracker = await self._publisher.send_multipart(frames, copy=False, track=True)
-                assert tracker is not None  # because it was asked for
+                assert tracker is not None  # with track=True
                 self._unread.add(topic, size, tracker)
         else:
             self._status.refused["unread"] += 1
@@ -349,7 +349,7 @@ class Worker:
             return False
         self._unclaimed += 1
         try:
-            # Second by second, because while this process is held up, no subscription can be read either.
+            # In steps of a second, because a delayed process cannot read subscriptions either.
             for _ in range(SUBSCRIPTION_TIMEOUT_S):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1.0), self._subscribed:
@@ -362,7 +362,7 @@ class Worker:
     async def _read_subscriptions(self) -> None:
         # XPUB_MANUAL applies a subscription to the sender of the last message read, unless any client has left since,
         # in which case ZMQ ignores it without an error. So no other use of the socket may come between the two, as it
-        # could in the event loop's next turn, in which `await recv()` would go on.
+        # could in the event loop's next turn, in which `await recv()` would continue.
         publisher: zmq.Socket[bytes] = zmq.Socket.shadow(self._publisher)
         is_sender_known = True
         while True:

@@ -1,16 +1,16 @@
-"""Multi-task training after pre-training: near vectors mean alike, and the model stays a language model.
+"""Trains on several tasks after pre-training: similar meanings get near vectors, and the model stays a language model.
 
-The mean of masked-LM states is crowded in a narrow cone, and near in it is what is worded alike. Here each danmaku is
-drawn to the vector of its moments, what others wrote within seconds of it (cooccurrence.py), and away from those of
-danmaku of other videos. Moments know neither spelling nor opposites nor anything outside of videos, so three terms are
-added to them: variants and opposites made by rule, a teacher's relations between general texts, and a term against
-crowding (objectives.py). Masked LM and next sentence keep their weight in the loss, on many danmaku in a row, so the
-checkpoint can be handed over as the language model that it was.
+The means of masked-LM states lie in a narrow cone, and near vectors there mean similar wording. Here each danmaku is
+pulled towards the vector of its moments, that is, what others wrote within seconds of it (cooccurrence.py), and pushed
+away from danmaku of other videos. Moments say nothing about spelling, opposites or topics outside videos, so three
+terms are added: variants and opposites made by rule, a teacher's relations between general texts, and a term against
+crowding (objectives.py). Masked LM and next sentence stay in the loss, on runs of consecutive danmaku, so the
+checkpoint is still usable as a language model.
 
-What comes out is a plain BERT checkpoint: the vector is the mean over tokens of `pooling_layer`, which is what
-bert-as-service computes unless told otherwise. The loop, what is kept and how it is resumed are those of `train`.
+The result is a plain BERT checkpoint: the vector is the mean over tokens of `pooling_layer`, which is what
+bert-as-service computes by default. The loop, the saved files and resuming work as in `train`.
 
-Left out: more than one device. A danmaku is told apart from the others of its batch, which replicas would share out.
+Left out: more than one device. A danmaku is contrasted with all others of its batch, which replicas would divide.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ NUMBERS = (
     *("spelling_loss", "spelling_accuracy", "relation_loss", "relation_error", "crowding_loss", "stranger_cosine"),
 )
 CENTRING_TEXTS, TURNING_TEXTS = 2_000, 4_000
-RELATION_ERROR_WEIGHT = 10.0  # a mean square of cosines is some hundredths, a divergence some tenths
+RELATION_ERROR_WEIGHT = 10.0  # a mean square of cosines is a few hundredths, a divergence a few tenths
 
 
 def align(
@@ -64,9 +64,9 @@ def align(
 ) -> Path:
     """Trains until `num_train_steps`, SIGTERM or SIGINT; returns the prefix of the newest checkpoint.
 
-    Starts from the mean of the models' weights, and learns from the recordings that `clean` does not hold out, and from
-    `general`, text files with a text a line. Raises MismatchedRun for a workdir of another run, and
-    ModuleNotFoundError if the teacher is asked for and is not installed.
+    Starts from the mean of the models' weights. Learns from the recordings that `clean` does not hold out, and from
+    `general`, text files with one text per line. Raises MismatchedRun for a workdir of another run, and
+    ModuleNotFoundError if a teacher is needed but not installed.
     """
     loop.be_deterministic(config.seed)
     config = config.on(fast_bfloat16=bool(tf.config.list_logical_devices("GPU")))
@@ -101,10 +101,10 @@ def align(
 
 
 def open_mean(models: list[Path]) -> ModelDirectory:
-    """The first of the models, with the mean of the weights of all (arXiv 2203.05482).
+    """Returns the first of the models, with the mean of the weights of all (arXiv 2203.05482).
 
-    Models of one lineage lie in one basin, so that their mean has the skills of each: what the first stage knows of
-    language and what the second knows of moments. Raises ValueError for models of different shapes or vocabularies.
+    Models of one lineage lie in one basin, so their mean has the skills of each: the first stage's knowledge of
+    language and the second's of moments. Raises ValueError for models of different shapes or vocabularies.
     """
     opened = [open_model_directory(directory, model.variable_shapes) for directory in models]
     first = opened[0]
@@ -121,7 +121,7 @@ def open_mean(models: list[Path]) -> ModelDirectory:
 
 
 def initial_values(config: AlignConfig, opened: ModelDirectory, lines: TimedLines) -> dict[str, np.ndarray]:
-    """The model's weights, whose vectors of distinct danmaku have their middle at the origin if the config asks."""
+    """Returns the model's weights; if the config says so, shifted so that the mean vector of distinct danmaku is 0."""
     weights = dict(opened.weights)
     if not config.centred:
         return weights
@@ -132,11 +132,11 @@ def initial_values(config: AlignConfig, opened: ModelDirectory, lines: TimedLine
 
 
 def turn_of(config: AlignConfig, opened: ModelDirectory, weights: Weights, counted: Cooccurrence) -> np.ndarray | None:
-    """The rotation [d, d] of the vectors of moments that brings them nearest to the model's own; None if not asked for.
+    """Returns the rotation [d, d] that brings moments' vectors nearest to the model's own; None if not configured.
 
-    Co-occurrence fixes its vectors up to a rotation. A model that has learned from other counts knows its danmaku
-    already, in coordinates of its own, and would have to forget them first. (P. Schönemann, A generalized solution of
-    the orthogonal Procrustes problem, Psychometrika 31 (1966) 1-10.)
+    Co-occurrence determines its vectors only up to a rotation. A model that has learned from other counts already has
+    vectors of its danmaku, in its own coordinates, and would have to forget them first. (P. Schönemann, A generalized
+    solution of the orthogonal Procrustes problem, Psychometrika 31 (1966) 1-10.)
     """
     if not config.turned:
         return None
@@ -150,7 +150,7 @@ def turn_of(config: AlignConfig, opened: ModelDirectory, weights: Weights, count
 def _vectors_of(
     weights: Weights, opened: ModelDirectory, lines: TimedLines, texts: np.ndarray, pooling_layer: int
 ) -> np.ndarray:
-    """Vectors of the texts of these numbers: [n, h]."""
+    """Returns the vectors of the texts of these numbers: [n, h]."""
     found = []
     for part in np.array_split(texts, -(-len(texts) // 250)):
         batch = padded([lines.ids(text) for text in part], opened.tokenizer, opened.config.max_position_embeddings)
@@ -161,7 +161,7 @@ def _vectors_of(
 
 
 def compile_steps(config: AlignConfig, bert_config: BertConfig, state: State, batches: Iterator[Batch]) -> RunSteps:
-    """Steps on the batches to come, which move the variables. One graph serves texts of any length."""
+    """Returns the steps on the next batches, which update the variables. One graph serves texts of any length."""
     update = OPTIMIZERS[config.optimizer]
     variables, averages = state.variables, state.moments
 
@@ -213,7 +213,7 @@ def compile_steps(config: AlignConfig, bert_config: BertConfig, state: State, ba
 def losses(
     params: Params, config: AlignConfig, bert_config: BertConfig, features: Tensors, step: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """`loss` and what it is made of, of one batch (batches.py has the shapes)."""
+    """Returns `loss` and its terms for one batch (batches.py has the shapes)."""
     params = model.with_kernels_as(params, tf.as_dtype(config.kernel_dtype))
     depth = bert_config.num_hidden_layers + 1 + config.pooling_layer
     shallow = replace(bert_config, num_hidden_layers=depth)
@@ -290,7 +290,7 @@ def _batches(
     general: list[Path],
     heldout: float,
 ) -> AlignmentBatches:
-    """Reads, counts and teaches once, and stores the results in the workdir, so a resumed run starts at once."""
+    """Reads, counts and asks the teacher once; stores the results in the workdir, so a resumed run starts at once."""
     lines_path, counted_path = workdir / timed_lines.FILE, workdir / cooccurrence.FILE
     tokenizer = opened.tokenizer
     if not lines_path.exists():

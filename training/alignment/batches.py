@@ -1,21 +1,21 @@
-"""Chooses the batch of each step of `align` by arithmetic: groups of texts, and the target of each.
+"""Chooses the batch of each step of `align` by arithmetic: groups of texts and their targets.
 
-    danmaku      of one number of tokens, with the moment that each stands in, and which are wrong answers for which
+    danmaku      with equally many tokens, each with its moment, and which are wrong answers for which
     spelling     danmaku and general texts with a variant of each and, where a rule makes one, an opposite
-    relations    texts that the teacher knows, each with some that the teacher finds near, and the teacher's vectors
+    relations    texts that the teacher knows, each with some texts near it, and the teacher's vectors
     pretraining  masked-LM and next-sentence examples (pretraining.py)
 
-Batch k is a function of (seed, k) alone. Its danmaku have one length (longer ones: nearly one), so hardly anything is
-padding, and length cannot tell a right answer from a wrong one. Half of them, unless told otherwise, are frequent, so
-that all their occurrences tell what they mean; the rest are drawn evenly from all others, of which most stand there
-once. Each brings those that follow it in its video and are as long: `lines_per_video` in all. What of them is of one
-moment is a pair; what is far apart is a hard negative.
+Batch k depends only on (seed, k). Its danmaku have the same length (long ones: nearly the same), so there is hardly any
+padding, and length does not give the right answer away. By default half of them are frequent, so all their occurrences
+show what they mean; the rest are drawn evenly from all others, most of which occur once. Each brings the danmaku of the
+same length that follow it in its video: `lines_per_video` in all. Two of the same moment are a pair; two far apart are
+hard negatives.
 
-Which danmaku of a batch are wrong answers for which: those of other videos, and of the same video only from
-`hard_negative_gap_s` on. Copies and near-copies never are.
+Danmaku of other videos are wrong answers, and so are danmaku of the same video at a distance of at least
+`hard_negative_gap_s`. Copies and near-copies never are.
 
-Shapes: b danmaku, s texts with variants, r texts that the teacher knows, e examples; t tokens, d dimensions. Every
-group has its own t.
+Shapes: b danmaku, s texts with variants, r texts that the teacher knows, e examples; t tokens, d dimensions. Each group
+has its own t.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Batch = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class AlignmentBatches:
-    """Every batch of a run."""
+    """The batches of a run."""
 
     config: AlignConfig
     teacher: Cooccurrence
@@ -58,7 +58,7 @@ class AlignmentBatches:
     turn: np.ndarray | None = None  # [d, d], of the targets
 
     def batches(self, first_step: int) -> Generator[Batch, None, None]:
-        """Without end, from that step on, made on a thread that reads ahead."""
+        """Yields batches endlessly, starting at that step, from a thread that reads ahead."""
         with ThreadPoolExecutor(1) as executor:
             coming = [executor.submit(self.batch, first_step + ahead) for ahead in range(READ_AHEAD)]
             step = first_step + READ_AHEAD
@@ -72,7 +72,7 @@ class AlignmentBatches:
                     batch.cancel()
 
     def batch(self, step: int) -> Batch:
-        """Arrays whose names begin with that of their group.
+        """Returns arrays, each named after its group.
 
         danmaku: input_ids, input_mask int32 [b, t]; targets float32 [b, d]; is_wrong, is_pair, is_stranger bool [b, b].
         spelling: input_ids, input_mask [3s, t], texts before variants before opposites; has_opposite bool [s]; is_same
@@ -108,12 +108,12 @@ class AlignmentBatches:
         return features
 
     def _spelling(self, rng: np.random.Generator) -> Batch:
-        """Half of the texts have an opposite, as far as such texts are found among those drawn."""
+        """Draws texts, half of which have an opposite if enough such texts are among those drawn."""
         wanted = self.config.spelled_texts
         bucket = int(np.searchsorted(self._bucket_shares, rng.random() * self._bucket_shares[-1], side="right"))
         lines = self.teacher.lines
         drawn = [lines.texts[lines.text_of[number]] for number in self._draw(bucket, rng, 6 * wanted)]
-        if self.general:  # a third of what is looked at
+        if self.general:  # a third of the candidates
             drawn[::3] = [
                 self.general.texts[number] for number in rng.integers(len(self.general.texts), size=2 * wanted)
             ]
@@ -131,7 +131,7 @@ class AlignmentBatches:
         }
 
     def _variant(self, text: str, rng: np.random.Generator) -> str:
-        """A variant that the vocabulary can spell; the text itself after a few tries."""
+        """Returns a variant that the vocabulary can spell; the text itself after a few tries."""
         for _ in range(3):
             written = self._variants.write_otherwise(text, rng)
             if written != text and self.tokenizer.unk_id not in self.tokenizer.ids([written])[0]:
@@ -143,7 +143,7 @@ class AlignmentBatches:
         return Variants.of_vocabulary(self.tokenizer.vocab)
 
     def _draw(self, bucket: int, rng: np.random.Generator, count: int) -> np.ndarray:
-        """The numbers of the lines: runs of `lines_per_video` that stand together, each from anywhere."""
+        """Draws the numbers of lines: runs of `lines_per_video` consecutive lines, from anywhere."""
         numbers, cumulated = self._lines_by_bucket[bucket]
         run = self.config.lines_per_video
         heads = np.searchsorted(cumulated, rng.random(-(-count // run)) * cumulated[-1], side="right")
@@ -163,7 +163,7 @@ class AlignmentBatches:
         return {"input_ids": ids, "input_mask": mask}
 
     def _relations(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which are wrong for which, and which are of one moment: bool [b, b] each."""
+        """Returns which are wrong answers for which, and which are of one moment: bool [b, b] each."""
         lines = self.teacher.lines
         videos, seconds = lines.document_of[numbers], lines.seconds[numbers]
         kinds = lines.kinds[lines.text_of[numbers]]
@@ -184,7 +184,7 @@ class AlignmentBatches:
         first, last = teacher.stretches
         texts = lines.text_of
         frequent = teacher.row_of[texts] >= 0
-        # An occurrence of a danmaku weighs so much that the danmaku weighs as the fourth root of its count, or as 1.
+        # Weights the occurrences so that a danmaku's total weight is the fourth root of its count, or 1.
         counts = lines.counts[texts].astype(np.float64)
         weights = np.where(frequent, counts**-0.75, 1 / counts) * (last - first > 1)
         for share, chosen in ((self.config.frequent_share, frequent), (1 - self.config.frequent_share, ~frequent)):
@@ -200,13 +200,13 @@ class AlignmentBatches:
 
     @cached_property
     def _bucket_shares(self) -> np.ndarray:
-        """Cumulated."""
+        """Returns the cumulated shares of the buckets."""
         totals = np.array([cumulated[-1] if len(cumulated) else 0.0 for _, cumulated in self._lines_by_bucket])
         return np.cumsum(totals)
 
 
 def padded(rows: list[list[int]], tokenizer: Tokenizer, max_length: int) -> Batch:
-    """input_ids and input_mask int32 [n, t] of rows of tokens: [CLS] … [SEP], cut where a row is too long."""
+    """Returns input_ids and input_mask, int32 [n, t], of rows of tokens: [CLS] … [SEP]; truncates long rows."""
     length = min(max(map(len, rows)) + 2, max_length)
     ids = np.full((len(rows), length), tokenizer.pad_id, np.int32)
     mask = np.zeros((len(rows), length), np.int32)
@@ -218,7 +218,7 @@ def padded(rows: list[list[int]], tokenizer: Tokenizer, max_length: int) -> Batc
 
 
 def hash_of_kind(text: str) -> int:
-    """The same number for texts that differ in repeats and marks only."""
+    """Returns the same number for texts that differ only in repeats and marks."""
     return hash_of(kind_of(text)) >> 1
 
 

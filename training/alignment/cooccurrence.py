@@ -1,11 +1,12 @@
-"""A co-occurrence model of what is said at the same moments, whose vectors teach the encoder.
+"""Models which danmaku are written at the same moments, as vectors that the encoder learns from.
 
-A danmaku is described by what others wrote within seconds of it: their tokens, pairs of tokens, and, if frequent, the
-whole danmaku. Counted over all its occurrences, weighted by positive pointwise mutual information and reduced to `dim`
-dimensions by a singular value decomposition, frequent danmaku get vectors that put 晚安 beside 下次见 without a
-character in common. (O. Levy, Y. Goldberg, I. Dagan, Improving distributional similarity, TACL 3 (2015) 211-225:
-contexts smoothed by 0.75, singular values to the power of 0.5.) It knows nothing of a danmaku it has not seen, and
-most are new: hence the encoder. The same reduction makes a vector of one moment, so that rare danmaku have one too.
+A danmaku is described by what others wrote within seconds of it: their tokens, pairs of tokens, and frequent danmaku as
+a whole. These contexts are counted over all its occurrences, weighted by positive pointwise mutual information and
+reduced to `dim` dimensions by a singular value decomposition. The vectors of frequent danmaku then put 晚安 beside
+下次见, although they share no character. (O. Levy, Y. Goldberg, I. Dagan, Improving distributional similarity, TACL 3
+(2015) 211-225: contexts smoothed by 0.75, singular values to the power of 0.5.) It has no vector for an unseen danmaku,
+and most are new, so an encoder is needed. The same reduction turns one moment into a vector, so rare danmaku have one,
+too.
 
 Dimensions come in the order of their singular values, so the first 64 of 256 are the best 64.
 """
@@ -27,7 +28,7 @@ from training.files import temporary_name
 FILE = "cooccurrence.npz"  # in the workdir of a run
 FITTED = ("log_share", "reduction", "rows", "vectors")
 SMOOTHING = 0.75
-CENTRE_LINES = 4_000  # moments whose mean is the middle of all
+CENTRE_LINES = 4_000  # moments whose mean is taken as the mean of all
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class CooccurrenceSettings:
 
     window_s: float = 5.0
     max_neighbours: int = 20  # on either side
-    min_count: int = 3  # lines with a danmaku, for it to have a vector of all its occurrences
-    min_context_count: int = 10  # … to be a context as a whole
-    min_pair_count: int = 50  # distinct danmaku with a pair of tokens, for it to be a context
+    min_count: int = 3  # lines that a danmaku needs to get a vector of all its occurrences
+    min_context_count: int = 10  # … and to be a context as a whole
+    min_pair_count: int = 50  # distinct danmaku that a pair of tokens needs to be a context
     dim: int = 256
 
 
@@ -53,11 +54,11 @@ class Cooccurrence:
     log_share: np.ndarray  # [f], log of a context's smoothed share within its family
     reduction: np.ndarray  # [f, d]
     rows: np.ndarray  # [r], the texts that are frequent
-    vectors: np.ndarray  # [r, d], theirs, of length 1
+    vectors: np.ndarray  # [r, d], their vectors, of length 1
 
     @cached_property
     def row_of(self) -> np.ndarray:
-        """The row of each text; -1 for one that is not frequent: [m]."""
+        """Returns the row of each text; -1 for a text that is not frequent: [m]."""
         row_of = np.full(len(self.lines.texts), -1, np.int64)
         row_of[self.rows] = np.arange(len(self.rows))
         return row_of
@@ -69,7 +70,7 @@ class Cooccurrence:
 
     @cached_property
     def centre(self) -> np.ndarray:
-        """Returns what all moments have in common: [d]."""
+        """Returns the component that all moments share: [d]."""
         rng = np.random.default_rng(0)
         some = rng.choice(len(self.lines.text_of), min(CENTRE_LINES, len(self.lines.text_of)), replace=False)
         return np.asarray(self._moments(np.sort(some)).mean(0))
@@ -82,7 +83,7 @@ class Cooccurrence:
     def targets(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the vectors that the encoder learns for the lines: [b, d] float32, of length 1.
 
-        The moment, for a rare danmaku; the vector of all occurrences, for a frequent one; between the two, n
+        This is the moment for a rare danmaku, and the vector of all occurrences for a frequent one. In between, n
         occurrences weigh n against `min_count`.
         """
         texts = self.lines.text_of[numbers]
@@ -97,19 +98,19 @@ class Cooccurrence:
         owners = np.repeat(np.arange(len(numbers)), sizes)
         others = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes) + np.repeat(first, sizes)
         kinds, text_of = self.lines.kinds, self.lines.text_of
-        apart = kinds[text_of[others]] != kinds[text_of[numbers]][owners]  # a copy tells nothing about what is meant
+        apart = kinds[text_of[others]] != kinds[text_of[numbers]][owners]  # a copy says nothing about the meaning
         owners, others = owners[apart], others[apart]
         heard = sparse.csr_matrix(
             (np.ones(len(owners), np.float32), (owners, np.arange(len(owners)))), (len(numbers), len(owners))
         )
         counts = heard @ self.contexts[text_of[others]]
-        # One moment is no sample: a context that is there weighs by how rare it is.
+        # One moment is too small a sample for PPMI: each context present is weighted by its rarity.
         counts.data = np.log1p(counts.data) * np.maximum(-self.log_share[counts.indices], 0.0)
         return np.asarray(_by_family(counts, self.families) @ self.reduction)
 
 
 def fit(lines: TimedLines, settings: CooccurrenceSettings, *, seed: int = 1) -> Cooccurrence:
-    """Counts, weighs and reduces. Raises ValueError if there are too few danmaku for that many dimensions."""
+    """Counts, weights and reduces. Raises ValueError if there are too few danmaku for that many dimensions."""
     contexts, families = _contexts(lines, settings)
     rows = np.flatnonzero(lines.counts >= settings.min_count)
     if min(len(rows), contexts.shape[1]) <= settings.dim:
@@ -135,7 +136,7 @@ def save(path: Path, model: Cooccurrence) -> None:
 
 
 def load(path: Path, lines: TimedLines) -> Cooccurrence:
-    """The model that was fitted to these lines: what is quickly counted is counted again."""
+    """Loads the model that was fitted to these lines; recounts what can be counted quickly."""
     with np.load(path) as stored:
         settings = CooccurrenceSettings(**json.loads(str(stored["settings"])))
         fitted = {name: stored[name] for name in FITTED}
@@ -143,7 +144,7 @@ def load(path: Path, lines: TimedLines) -> Cooccurrence:
 
 
 def _contexts(lines: TimedLines, settings: CooccurrenceSettings) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Which text has which context: [m, f], and where the families begin."""
+    """Returns which text has which context, [m, f], and where the families begin."""
     m = len(lines.texts)
     owners = np.repeat(np.arange(m), np.diff(lines.starts))
     tokens = lines.tokens.astype(np.int64)
@@ -167,7 +168,7 @@ def _contexts(lines: TimedLines, settings: CooccurrenceSettings) -> tuple[sparse
 
 
 def _counts(lines: TimedLines, settings: CooccurrenceSettings, rows: np.ndarray) -> sparse.csr_matrix:
-    """How often each frequent text stood near each text, as its square root: [r, m]."""
+    """Returns the square root of how often each frequent text was near each text: [r, m]."""
     m = len(lines.texts)
     row_of = np.full(m, -1, np.int64)
     row_of[rows] = np.arange(len(rows))
@@ -183,12 +184,12 @@ def _counts(lines: TimedLines, settings: CooccurrenceSettings, rows: np.ndarray)
         for text, other in ((here, there), (there, here)):
             frequent = row_of[text] >= 0
             total += _sums(row_of[text[frequent]], other[frequent], total.shape)
-    total.data = np.sqrt(total.data)  # a flood of one danmaku is not so many witnesses
+    total.data = np.sqrt(total.data)  # many copies of one danmaku are not independent evidence
     return total
 
 
 def _ppmi(counts: sparse.csr_matrix, log_share: np.ndarray, families: np.ndarray) -> sparse.csr_matrix:
-    """Positive pointwise mutual information, each family of a row of length 1."""
+    """Computes positive pointwise mutual information; each family of a row has length 1."""
     values = counts.tocsr().copy()
     owners = np.repeat(np.arange(values.shape[0]), np.diff(values.indptr))
     family = np.searchsorted(families, values.indices, side="right") - 1
@@ -199,7 +200,7 @@ def _ppmi(counts: sparse.csr_matrix, log_share: np.ndarray, families: np.ndarray
 
 
 def _by_family(values: sparse.csr_matrix, families: np.ndarray) -> sparse.csr_matrix:
-    """The rows with each family of contexts scaled to length 1, so that none drowns the others."""
+    """Scales each family of contexts in a row to length 1, so that none dominates."""
     owners = np.repeat(np.arange(values.shape[0]), np.diff(values.indptr))
     place = owners * 3 + np.searchsorted(families, values.indices, side="right") - 1
     squares = np.bincount(place, weights=values.data.astype(np.float64) ** 2, minlength=3 * values.shape[0])
@@ -221,7 +222,7 @@ def _ones(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> spar
 
 
 def _sums(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sparse.csr_matrix:
-    return sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape)  # adds up what comes twice
+    return sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape)  # adds up duplicates
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

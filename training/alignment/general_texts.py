@@ -1,4 +1,4 @@
-"""General texts as tokens: what the language model reads beside danmaku, and what the teacher is asked about."""
+"""Reads general texts as tokens, for the language model and the teacher."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from training.alignment.timed_lines import kinds_of, only_spelled, tokenized
 
 @dataclass(frozen=True)
 class Texts:
-    """m texts in the order of their files."""
+    """The tokens of m texts, in the order of their files."""
 
     texts: list[str]
-    tokens: np.ndarray  # int32, those of all texts one after the other, without [CLS] and [SEP]
+    tokens: np.ndarray  # int32, of all texts in sequence, without [CLS] and [SEP]
     starts: np.ndarray  # int64 [m + 1], where a text's tokens begin
-    kinds: np.ndarray  # int32 [m], the same number for texts that differ in repeats and marks only
-    numbers: np.ndarray  # int64 [m], the place of each among the texts that were given
+    kinds: np.ndarray  # int32 [m], the same number for texts that differ only in repeats and marks
+    numbers: np.ndarray  # int64 [m], the index of each among the given texts
 
     def ids(self, text: int) -> list[int]:
         return self.tokens[self.starts[text] : self.starts[text + 1]].tolist()
 
     @classmethod
     def of(cls, texts: list[str], tokenizer: Tokenizer) -> Texts:
-        """Those that the vocabulary can spell."""
+        """Returns the texts that the vocabulary can spell."""
         normal = [tokenizer.normalize(text) for text in texts]
         tokens, starts = tokenized(tokenizer, normal)
         kept = only_spelled(tokens, starts, tokenizer.unk_id)
@@ -43,7 +43,7 @@ class Texts:
 
 
 def read_general(paths: list[Path]) -> list[str]:
-    """The lines of text files, a text a line."""
+    """Reads text files with one text per line."""
     return [
         text
         for file in general_files(paths)
@@ -53,5 +53,5 @@ def read_general(paths: list[Path]) -> list[str]:
 
 
 def general_files(paths: list[Path]) -> list[Path]:
-    """The text files under the paths, in the order of their names."""
+    """Lists the text files under the paths, in the order of their names."""
     return sorted(file for path in paths for file in (path.glob("*.txt") if path.is_dir() else [path]))

@@ -1,11 +1,11 @@
-"""What training asks of vectors, each term a pure function of tensors; `align` adds them up by their weights.
+"""Defines the terms of the loss of `align` as pure functions of tensors; `align` adds them up by their weights.
 
-    contrast    texts of one moment are nearer than those of others (InfoNCE, arXiv 1807.03748)
-    spelling    a text is nearer to its own variant than to its opposite, by a margin, and than to other texts
-    relations   texts of a batch are as near to one another as the teacher says (arXiv 1904.05068)
-    crowding    strangers spread evenly over the sphere (uniformity, arXiv 2005.10242)
+contrast    texts of one moment are nearer than texts of other moments (InfoNCE, arXiv 1807.03748)
+spelling    a text is nearer to its own variant than to its opposite, by a margin, and than to other texts
+relations   texts of a batch are as near to one another as the teacher says (arXiv 1904.05068)
+crowding    strangers spread evenly over the sphere (uniformity, arXiv 2005.10242)
 
-The first prefixes of a vector are trained as vectors of their own (Matryoshka, arXiv 2205.13147).
+The prefixes of a vector are also trained as vectors (Matryoshka, arXiv 2205.13147).
 
 Shapes: b texts of a batch, d dimensions, s texts with variants, r texts with a teacher's vectors.
 """
@@ -22,7 +22,7 @@ Tensors = dict[str, tf.Tensor]
 
 
 def mean_over_tokens(hidden: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """bert-as-service's REDUCE_MEAN: over all tokens, [CLS] and [SEP] too. [b, t, h], [b, t] → [b, h]."""
+    """Computes bert-as-service's REDUCE_MEAN, including [CLS] and [SEP]: [b, t, h], [b, t] → [b, h]."""
     weights = tf.cast(mask, hidden.dtype)[:, :, None]
     return tf.reduce_sum(hidden * weights, 1) / tf.reduce_sum(weights, 1)
 
@@ -36,10 +36,10 @@ def contrast(
     dims: Sequence[int],
     temperature: float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """InfoNCE of vectors [b, d] with others [b, d], and how often a right one is the nearest.
+    """Returns InfoNCE of vectors [b, d] with others [b, d], and how often a right one is the nearest.
 
-    `is_right` and `is_wrong` are bool [b, b]. The loss is the mean over the prefixes in `dims`, and over the rows that
-    have a right one; where a row has several, their mean.
+    `is_right` and `is_wrong` are bool [b, b]. The loss is the mean over the prefixes in `dims` and over the rows that
+    have a right one; a row with several contributes their mean.
     """
     right, wrong = tf.cast(is_right, tf.float32), tf.cast(is_wrong, tf.float32)
     counts = tf.reduce_sum(right, 1)  # [b]
@@ -67,11 +67,11 @@ def spelling(
     temperature: float,
     margin: float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Loss of texts, their variants and opposites [s, d], and how often the variant is nearer than the opposite.
+    """Returns the loss of texts, variants and opposites [s, d], and how often variants are nearer than opposites.
 
-    A text is to choose its variant (0) among the variants of the others, and its own opposite, whose cosine is
-    reckoned higher by `margin`. `has_opposite` is bool [s]; `is_same` bool [s, s] tells which texts are of one kind,
-    so that no copy counts as wrong.
+    A text must choose its variant (0) among the variants of all texts and its own opposite, whose cosine is
+    increased by `margin`. `has_opposite` is bool [s]; `is_same` bool [s, s] marks texts of one kind,
+    so that copies do not count as wrong.
     """
     text, variant, opposite = (tf.math.l2_normalize(side, -1) for side in (texts, variants, opposites))
     among = tf.matmul(text, variant, transpose_b=True)  # [s, s]
@@ -94,10 +94,10 @@ def spelling(
 
 
 def relations(vectors: tf.Tensor, taught: tf.Tensor, *, temperature: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """Two losses of vectors [r, d] by a teacher's [r, e], centred and of length 1.
+    """Returns two losses of vectors [r, d], given a teacher's [r, e], centred and of length 1.
 
-    The first is the divergence of the softmax over a text's cosines with all others from that of the teacher's: who is
-    near. The second is the mean squared difference of the cosines: how near.
+    The first is the divergence of the softmax over a text's cosines with all others from the teacher's: which texts are
+    near. The second is the mean squared difference of the cosines: how near they are.
     """
     count = tf.shape(vectors)[0]
     itself = tf.eye(count)
@@ -112,7 +112,7 @@ def relations(vectors: tf.Tensor, taught: tf.Tensor, *, temperature: float) -> t
 
 
 def crowding(vectors: tf.Tensor, is_stranger: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Uniformity of vectors [b, d] over pairs of strangers (bool [b, b]), less is better; and their mean cosine."""
+    """Returns uniformity of vectors [b, d] over pairs of strangers (bool [b, b]; lower is better), and mean cosine."""
     unit = tf.math.l2_normalize(vectors, -1)
     cosines = tf.matmul(unit, unit, transpose_b=True)
     strangers = tf.cast(is_stranger, tf.float32)

@@ -1,7 +1,7 @@
-"""The opposite of a danmaku, by rule: a negation put in or taken out, or one word exchanged for its antonym.
+"""Makes opposites of danmaku by rule: adds or removes a negation, or replaces one word by its antonym.
 
-Opposites are said in the same moments and share most of their characters, so neither moments nor spelling tell them
-apart. These pairs are made from whatever viewers wrote, and serve as what a spelling variant must be nearer than.
+Opposites are written in the same moments and share most of their characters, so neither moments nor spelling separate
+them. These pairs are made from danmaku that viewers wrote; a spelling variant must be nearer than the opposite.
 
 Left out: irony, and negations that need a sentence's grammar. A text to which no rule applies has no opposite.
 """
@@ -33,7 +33,7 @@ NEGATABLE = (
     "好看|好听|好吃|好玩|好用|好笑|好|可爱|喜欢|想|会|能|要|可以|是|对|行|懂|知道|爱|怕|信|愿意|同意|支持|推荐|满意|"
     "舒服|方便|便宜|贵|值|难|开心|高兴|漂亮|认识|记得|明白|相信|在乎|需要|应该|敢|错|吃|看|玩|买|去|来|说|用|做|听|打"
 )
-# Where 不, 没 or 别 is part of a word, taking it out leaves no opposite.
+# Where 不, 没 or 别 is part of a word, removing it does not make an opposite.
 FIXED = re.compile(
     "不过|不错|不仅|不但|不管|不论|不如|不愧|不禁|不得不|不好意思|不客气|不是吧|不会吧|不行了|不得了|不一会|不知不觉|差不多|"
     "对不起|了不起|忍不住|要不|好不|是不是|有没有|能不能|会不会|要不要|行不行|可不可|好不好|对不对|不对劲|不同|不断|不少|不久|"
@@ -51,20 +51,20 @@ for _pair in ANTONYMS.split("|"):
     _EXCHANGE.setdefault(_other, []).append(_one)
 _ANTONYM = re.compile("|".join(sorted(_EXCHANGE, key=len, reverse=True)))
 _NEGATABLE = re.compile("|".join(sorted(NEGATABLE.split("|"), key=len, reverse=True)))
-# One character is a word of its own only beside a few others: 大 in 大 or 好大, not in 大家.
+# A single character is a word only beside a few others: 大 in 大 or 好大, not in 大家.
 _BEFORE_WORD = "太好真很更最越都挺超不这那有多么"
 _AFTER_WORD = "了啊呀的吧哦！!~。，,"
 
 
 def opposites(text: str) -> list[str]:
-    """Every opposite that a rule makes of the text, in a fixed order; none for a question or a long text."""
+    """Returns every opposite that a rule makes, in a fixed order; none for a question or a long text."""
     if len(text) > LONGEST or UNSURE.search(text):
         return []
     return list(dict.fromkeys([*_without_negation(text), *_with_negation(text), *_with_antonym(text)]))
 
 
 def opposite(text: str, rng: np.random.Generator) -> str | None:
-    """One of them, or None."""
+    """Returns a random opposite, or None."""
     found = opposites(text)
     return found[rng.integers(len(found))] if found else None
 

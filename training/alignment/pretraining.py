@@ -1,8 +1,8 @@
-"""Masked-LM and next-sentence examples of one step, by arithmetic: `[CLS] A [SEP] B [SEP]` as in sentence_pairs.py.
+"""Makes the masked-LM and next-sentence examples of a step: `[CLS] A [SEP] B [SEP]` as in sentence_pairs.py.
 
-While vectors are trained the model stays a language model only if it goes on reading many danmaku in a row. Examples
-begin at lines that are drawn evenly, so that nothing needs to be written to disk, and their masks are new each time.
-General texts have no order, so next sentences are not asked of them.
+The model stays a language model during `align` only if it keeps reading consecutive danmaku. Examples
+begin at evenly drawn lines, so nothing needs to be written to disk, and their masks are new each time.
+General texts have no order, so they have no next-sentence task.
 
 Shapes: e examples, t tokens, p places for predictions.
 """
@@ -28,7 +28,7 @@ LinesFrom = Callable[[int], list[int]]  # the tokens of a line, by its number
 
 @dataclass(frozen=True)
 class PretrainingExamples:
-    """Every example of a run."""
+    """The examples of a run."""
 
     lines: TimedLines
     general: Texts | None
@@ -38,7 +38,7 @@ class PretrainingExamples:
     seed: int
 
     def batch(self, step: int, count: int) -> Batch:
-        """input_ids, input_mask, segment_ids int32 [e, t]; masked_lm_* [e, p]; next_sentence_labels [e, 1];
+        """Returns input_ids, input_mask, segment_ids int32 [e, t]; masked_lm_* [e, p]; next_sentence_labels [e, 1];
 
         next_sentence_weights [e], 0 for general texts."""
         rng = np.random.default_rng([self.seed, step, 1])
@@ -77,7 +77,7 @@ class PretrainingExamples:
     def _pair(
         self, ids: LinesFrom, ends: np.ndarray, first: int, other: int, rng: np.random.Generator
     ) -> tuple[list[int], list[int], bool]:
-        """(A, B, is_random_next): A from the line `first` on, B what follows it or stands at `other`."""
+        """Returns (A, B, is_random_next): A starts at the line `first`; B follows A, or starts at `other`."""
         longest = self.settings.max_seq_length - 3
         target = longest
         if rng.random() < self.settings.short_seq_prob:
@@ -93,7 +93,7 @@ class PretrainingExamples:
 
     @staticmethod
     def _take(ids: LinesFrom, ends: np.ndarray, first: int, target: int) -> list[list[int]]:
-        """Consecutive lines of one document until they have so many tokens."""
+        """Takes consecutive lines of one document until they have this many tokens."""
         end = int(ends[np.searchsorted(ends, first, side="right")])
         taken: list[list[int]] = []
         total = 0
@@ -110,7 +110,7 @@ class PretrainingExamples:
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        """Where documents end, as numbers of lines."""
+        """Returns where documents end, as line numbers."""
         changes = np.flatnonzero(np.diff(self.lines.document_of)) + 1
         return np.append(changes, len(self.lines.document_of))
 

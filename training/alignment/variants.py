@@ -1,9 +1,9 @@
-"""The same danmaku written otherwise, by rule: repeats, marks, particles, width, traditional characters, homophones.
+"""Makes spelling variants by rule: repeats, marks, particles, width, traditional characters, homophones.
 
-Viewers write one thing in many ways, and most of the ways are too rare to be learned from what stands around them. So
-training makes them: each rule changes the spelling and not the meaning, and one or two rules are applied at random.
+Viewers write one thing in many ways, most of which are too rare to be learned from their context. So training
+makes variants: each rule changes the spelling but not the meaning, and one or two rules are applied at random.
 
-Left out: rules that follow from a list of names or memes. Those are learned from what viewers write.
+Left out: lists of names or memes. The model learns those from what viewers write.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Rule = Callable[[str, np.random.Generator], str]
 
 @dataclass(frozen=True)
 class Variants:
-    """The rules, for the characters of a vocabulary: only those are ever put in."""
+    """The rules, for the characters of a vocabulary; they insert no other characters."""
 
     characters: frozenset[str] = field(default_factory=frozenset)
 
@@ -41,7 +41,7 @@ class Variants:
         return cls(frozenset(token for token in vocab if len(token) == 1))
 
     def write_otherwise(self, text: str, rng: np.random.Generator) -> str:
-        """A spelling of the text that differs from it, or the text itself where no rule applies."""
+        """Returns a different spelling of the text, or the text itself if no rule applies."""
         wanted = 1 + int(rng.random() < 0.3)
         changed = 0
         written = text
@@ -68,7 +68,7 @@ class Variants:
 
     @cached_property
     def _homophones(self) -> dict[str, list[str]]:
-        """Characters that are read alike, tones included."""
+        """Maps each character to others with the same pronunciation, including the tone."""
         read_as: dict[str, list[str]] = defaultdict(list)
         for character in sorted(self.characters):
             if "一" <= character <= "鿿":
@@ -84,7 +84,7 @@ class Variants:
 
 
 def change_repeats(text: str, rng: np.random.Generator) -> str:
-    """A run becomes longer or shorter, but not single; a short text without one is written several times."""
+    """Makes a run longer or shorter, but not single; repeats a short text that has no run."""
     runs = list(RUN.finditer(text))
     if runs:
         run = runs[rng.integers(len(runs))]
@@ -98,7 +98,7 @@ def change_repeats(text: str, rng: np.random.Generator) -> str:
 
 
 def change_marks(text: str, rng: np.random.Generator) -> str:
-    """The marks at the end go, or others come; a question keeps its mark."""
+    """Removes or replaces the marks at the end; a question keeps its mark."""
     bare = END_MARKS.sub("", text)
     if bare and bare != text and rng.random() < 0.5:
         return bare
@@ -108,7 +108,7 @@ def change_marks(text: str, rng: np.random.Generator) -> str:
 
 
 def add_particle(text: str, rng: np.random.Generator) -> str:
-    """A particle that adds mood and no meaning; one that is there goes. Other scripts take none."""
+    """Adds or removes a particle that carries mood but no meaning; only for Chinese texts."""
     if len(text) > 2 and text[-1] in PARTICLES[:4] and rng.random() < 0.5:
         return text[:-1]
     if "一" <= text[-1] <= "鿿" and text[-1] not in "吗么呢吧啊呀啦哦哇了":
@@ -117,20 +117,20 @@ def add_particle(text: str, rng: np.random.Generator) -> str:
 
 
 def change_width(text: str, rng: np.random.Generator) -> str:
-    """ASCII as full-width characters, and the other way round."""
+    """Replaces ASCII by full-width characters, and vice versa."""
     wide = text.translate(FULL_WIDTH)
     return wide if wide != text and rng.random() < 0.8 else text.translate(HALF_WIDTH)
 
 
 def change_case(text: str, rng: np.random.Generator) -> str:
-    """Letters apart from one another, as viewers stress them: a w s l. (The tokenizer itself folds case.)"""
+    """Puts spaces between letters, as viewers do for stress: a w s l. (The tokenizer itself folds case.)"""
     if text.isascii() and text.isalnum() and 2 <= len(text) <= LONGEST_UNIT + 1 and len(set(text)) > 1:
         return " ".join(text)
     return text
 
 
 def _replacement(table: dict[str, list[str]]) -> Rule:
-    """Rule: one character that the table knows becomes another."""
+    """Returns a rule that replaces one character that is in the table."""
 
     def replace(text: str, rng: np.random.Generator) -> str:
         places = [place for place, character in enumerate(text) if character in table]

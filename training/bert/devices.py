@@ -56,8 +56,8 @@ def compile_steps(
 ) -> RunSteps:
     """Returns the loop over steps from the current one on, which updates the variables.
 
-    `make_batches(parts)` has the batches from that step on, each as so many elements, one for each replica; `numbers`
-    are the metrics to return, `tokens` is how many there are in a batch.
+    `make_batches(parts)` returns the batches from that step on, each as this many elements, one per replica; `numbers`
+    are the metrics to return, `tokens` is the number of tokens in a batch.
     """
     variables, moments = state.variables, state.moments
 

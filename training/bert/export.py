@@ -1,11 +1,11 @@
-"""Exports the model of a run's workdir, or a model directory, in the format of those who use it:
+"""Exports the model of a run's workdir, or a model directory, in one of three formats.
 
-tensorflow    `models/<name>/`, with exactly what the service and bert-as-service need
+tensorflow    `models/<name>/`, with exactly the files that the service and bert-as-service need
 huggingface   a directory for transformers and sentence-transformers (`huggingface.py`)
 onnx          a file for ONNX Runtime (`onnx.py`)
 
-What is written has a temporary name beside its destination and is renamed when it is complete, so a reader sees the old
-model or the new one, never a part of one. Only weights are exported; optimizer moments stay in the workdir.
+Output is written under a temporary name beside its destination and renamed when it is complete, so a reader sees the
+old model or the new one, never an incomplete one. Only weights are exported; optimizer moments stay in the workdir.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def export(
 ) -> Path:
     """Writes the model of a step of a workdir (default: the newest), or a model directory, to `output`.
 
-    Returns what was written; in the format tensorflow, the prefix of the checkpoint. An older model at `output` is
-    replaced, except for its README.md and LICENSE, which a person wrote. Raises FileNotFoundError or ValueError for a
-    workdir, a step, an output or weights that cannot be exported.
+    Returns the path that was written; in the format tensorflow, the prefix of the checkpoint. An older model at
+    `output` is replaced, except for its README.md and LICENSE, which a person wrote. Raises FileNotFoundError or
+    ValueError for a workdir, a step, an output or weights that cannot be exported.
     """
     if layout not in FORMATS:
         raise ValueError(f"invalid format: {layout!r}; expected one of {', '.join(FORMATS)}")
@@ -79,7 +79,7 @@ def export(
 def _choose_shapes(layout: str) -> Callable[[BertConfig], Shapes]:
     if layout != "tensorflow":
         return encoder_shapes
-    from training.bert.model import variable_shapes  # which needs TensorFlow
+    from training.bert.model import variable_shapes  # imported late: needs TensorFlow
 
     return variable_shapes
 
@@ -92,7 +92,7 @@ def _write_tensorflow(model: ModelDirectory, directory: Path) -> None:
 
 
 def _write_directory(output: Path, source: Path, write: Callable[[Path], None]) -> None:
-    """Writes a directory whole, with the README.md and LICENSE of `source`, if it has them."""
+    """Writes a whole directory, with the README.md and LICENSE of `source`, if it has them."""
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:

@@ -1,7 +1,7 @@
-"""Writes a model as a directory that transformers, sentence-transformers and all that build on them open.
+"""Writes a model as a directory for transformers, sentence-transformers and the libraries built on them.
 
-They take the vectors of the last layer. So layers above the one that is pooled are left out, and nobody has to know of
-them. Names are those that sentence-transformers has written since its second version; later versions read them, too.
+They use the vectors of the last layer, so layers above the pooled one are left out. The names are those that
+sentence-transformers has written since version 2; later versions read them, too.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from training.files import write_text
 
 
 class TrainingLog:
-    """The log of a run that is at `step`."""
+    """The log of a run, starting at `step`."""
 
     def __init__(self, path: Path, step: int, log_steps: int) -> None:
         self._path, self._log_steps = path, log_steps

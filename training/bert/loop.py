@@ -1,7 +1,7 @@
 """The loop of every run: steps, a log, progress, checkpoints; it can be stopped at any moment and resumed.
 
-`train` and `align` define the steps. Everything random in a step follows from its number, so a run that was killed and
-resumed has the same losses as one that was not.
+`train` and `align` define the steps. Everything random in a step depends only on its number, so a run that was killed
+and resumed has the same losses as one that was not.
 """
 
 from __future__ import annotations
@@ -101,9 +101,10 @@ def prepare(
 ) -> None:
     """Makes the workdir self-contained, or raises MismatchedRun if it belongs to another run than this one.
 
-    `inputs` says what the run learns from; `derived` names files that a start that failed may have made of others.
+    `inputs` describes what the run learns from; `derived` names files that a failed start may have derived from other
+    inputs.
     """
-    description = json.loads(json.dumps({"config": asdict(config), "inputs": inputs}))  # as it will be read
+    description = json.loads(json.dumps({"config": asdict(config), "inputs": inputs}))  # as it will be read back
     path = workdir / "run.json"
     old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     if checkpoint.latest_step(workdir) is None:
@@ -149,7 +150,7 @@ def run(
             progress.update(len(ran.rows))
             if state.step % config.save_checkpoints_steps == 0:
                 state.save(workdir)
-        if checkpoint.latest_step(workdir) != state.step:  # the last step, or the one at which a signal came
+        if checkpoint.latest_step(workdir) != state.step:  # the last step, or the step at which a signal arrived
             state.save(workdir)
     return workdir / f"{checkpoint.MODEL}-{state.step}"
 
@@ -157,7 +158,7 @@ def run(
 def describe_differences(old: dict[str, Any], new: dict[str, Any], inputs: str) -> str:
     """Returns what keeps a run from being resumed: the settings that differ, except those that may always change.
 
-    `inputs` is the key of a run's description that says what it learns from. Empty if nothing differs.
+    `inputs` is the key in a run's description for what it learns from. Empty if nothing differs.
     """
     found = [
         f"{name} was {old['config'].get(name)}"

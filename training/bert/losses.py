@@ -32,7 +32,7 @@ class Task(Protocol):
         """The names of the sums."""
 
     def weigh(self, features: Features) -> tf.Tensor:
-        """Returns the weight of a part; those of all parts are added up."""
+        """Returns the weight of a part; the weights of all parts are added up."""
 
     def sums(self, params: Params, features: Features, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns `metrics` as sums over a part, with dropout by the seed."""

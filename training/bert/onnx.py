@@ -1,6 +1,6 @@
 """Writes a model as one ONNX file for ONNX Runtime: the padded tokens of a batch in, a vector for each text out.
 
-It is the graph that the service runs, behind a few nodes that pack the tokens.
+It is the graph that the service runs, preceded by a few nodes that pack the tokens.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def corrected_adamw(
     """Updates as `adamw` with the bias correction of the textbook, for which `step` counts from 0.
 
     Without it, the first hundred updates are three to six times as large as later ones. A long warm-up hides that, and
-    a run of some hundred steps does not survive it (T. Zhang et al., arXiv 2006.05987).
+    a run of a few hundred steps diverges (T. Zhang et al., arXiv 2006.05987).
     """
     count = tf.cast(step + 1, tf.float32)
     correction = tf.sqrt(1.0 - BETA_2**count) / (1.0 - BETA_1**count)

@@ -1,8 +1,8 @@
 """One training step as a pure function of tensors: no variables, no state, only static shapes.
 
-So the same function trains on a CPU, on several GPUs and on the eight cores of a TPU, and can be compiled for a TPU on
-a machine without one. The batch is spread over replicas, and a replica's share may be split into micro-batches, whose
-gradients are added up. The result depends on neither: losses are sums over the parts divided by the weight of the
+The same function therefore trains on a CPU, on several GPUs and on the eight cores of a TPU, and can be compiled for a
+TPU on a machine without one. The batch is spread over replicas, and a replica's share may be split into micro-batches,
+whose gradients are added up. The result depends on neither: losses are sums over the parts divided by the weight of the
 batch, gradients are added before they are clipped, and the dropout of a micro-batch follows from its number.
 """
 
@@ -38,8 +38,8 @@ def make_step(
 ) -> Step:
     """Returns the step: (weights, moments, a replica's share of the batch, step from 0) → weights, moments, metrics.
 
-    The metrics, those of the task (by default pre-training) with `loss` and `gradient_norm`, are of the whole batch and
-    the same on every replica.
+    The metrics are those of the task (by default pre-training), `loss` and `gradient_norm`. They cover the whole batch
+    and are the same on every replica.
     """
     learned = task or Pretraining(bert_config, config.batch_size, config.frozen_layers)
     replicas = replicas or Replicas()

@@ -4,8 +4,8 @@ Every step is a function of (weights, moments, step number): the batch, the lear
 follow from the step number, and TensorFlow is set to be deterministic. So a run that was killed and resumed has the
 same losses as one that was not.
 
-`make_step` makes the step. This file has what surrounds it: the workdir, the variables, and the loop on the device,
-which runs `steps_per_loop` steps at a time and returns the metrics of each.
+`make_step` makes the step. This file has the rest: the workdir, the variables, and the loop on the device, which runs
+`steps_per_loop` steps at a time and returns the metrics of each.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def train(
     try:
         return loop.run("train", config, workdir, state, run_steps, NUMBERS)
     finally:
-        # Python threads that read ahead make the masks. They must end before the interpreter does, or it hangs.
+        # The threads that read ahead run Python to make the masks. They must end before the interpreter does, or it
+        # hangs.
         del run_steps
         gc.collect()
 
@@ -87,7 +88,7 @@ def _prepare(config: TrainConfig, workdir: Path, data: TrainingSet) -> BertConfi
         )
     run = {"config": asdict(config), "examples": data.report}
     path = workdir / "run.json"
-    if checkpoint.latest_step(workdir) is None:  # nothing to lose but what a failed start wrote
+    if checkpoint.latest_step(workdir) is None:  # only files of a failed start can be lost
         workdir.mkdir(parents=True, exist_ok=True)
         write_text(workdir / "vocab.txt", "\n".join(vocab) + "\n")
         write_text(workdir / "bert_config.json", bert_config.to_json())
@@ -123,9 +124,9 @@ def _make_initial_values(config: TrainConfig, bert_config: BertConfig, vocab: li
 
 
 def _read_huggingface(start: Path, bert_config: BertConfig, vocab: list[str]) -> dict[str, np.ndarray]:
-    """Reads the weights of a model in Hugging Face's layout, which often has no heads, and not always a pooler."""
+    """Reads the weights of a model in Hugging Face's layout, which often lacks the heads, and sometimes the pooler."""
     opened = open_model_directory(start)
-    for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):  # the shapes tell the rest
+    for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):  # the other fields follow from the shapes
         if (theirs := getattr(opened.config, name)) != (ours := getattr(bert_config, name)):
             raise ValueError(f"invalid {name} in [model]: {ours}; expected {theirs}, as in {start}")
     if opened.tokenizer.vocab != vocab:

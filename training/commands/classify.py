@@ -10,7 +10,7 @@ from training.arguments import STOPPED
 NAME = "classify"
 HELP = "train a danmaku classifier from labelled texts, for `danmaku serve --heads`"
 EXAMPLE = "classify --input labelled.csv --model models/danmaku-bert-mini --output heads/spam"
-NEEDS_TENSORFLOW = True  # to fine-tune alone
+NEEDS_TENSORFLOW = True  # only for fine-tuning
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -15,8 +15,8 @@ NAME = "clean"
 HELP = "turn recorded danmaku into plain text and a vocabulary"
 EXAMPLE = "clean --input danmaku_dataset recordings --vocab chinese_L-12_H-768_A-12/vocab.txt --output corpus"
 NEEDS_TENSORFLOW = False
-REFUSED = 1  # exit status: files that were asked for could not be read, and the others are done
-MAX_UNSPELLABLE_SHARE = 0.1  # of the lines; more is a vocabulary that does not fit the corpus
+REFUSED = 1  # exit status: some files could not be read, the others are done
+MAX_UNSPELLABLE_SHARE = 0.1  # of the lines; more means that the vocabulary does not fit the corpus
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

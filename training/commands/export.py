@@ -11,7 +11,7 @@ from training.files import parse_location
 NAME = "export"
 HELP = "export the model of a run, or a model directory, for serving or other libraries"
 EXAMPLE = "export --workdir runs/mini --output models/mini"
-NEEDS_TENSORFLOW = True  # for its own format alone
+NEEDS_TENSORFLOW = True  # only for its own format
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,9 @@
 Drops lines that the model could not learn from, counts them by reason, and holds out a share of the documents for
 evaluation. A hash of a document's name decides its split, which is therefore the same on every run.
 
-Files are cleaned in parts by any number of processes. Each part is written to files of its own, which are then joined
-in the order of the corpus. Memory holds one document per process, the counts and the file names, and the output does
-not depend on the number of processes. Shards do the same for machines: joined in order, they are the whole corpus.
+Files are cleaned in parts by any number of processes. Each part is written to separate files, which are then joined in
+the order of the corpus. Memory holds one document per process, the counts and the file names, and the output does not
+depend on the number of processes. Shards spread the work over machines: joined in order, they are the whole corpus.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def clean(
         texts = {split: stack.enter_context(replacing(output / f"{split}{suffix}.txt")) for split in SPLITS}
         parts = list(_split_into_parts(sources, scraps))
         progress = stack.enter_context(open_progress("clean", _count_kilobytes(sources), "kB"))
-        counted_parts = stack.enter_context(closing(in_order(cleaner, parts, jobs)))  # closed before its files are
+        counted_parts = stack.enter_context(closing(in_order(cleaner, parts, jobs)))  # closes before its files
         for part, counted in zip(parts, counted_parts, strict=True):
             counts.update(counted)
             for split, text in texts.items():
@@ -97,7 +97,7 @@ def clean(
         if not shard and not counts["kept", "train", "lines"] + counts["kept", "heldout", "lines"]:
             dropped = {name: count for name, count in report.items() if name.startswith(("dropped", "refused"))}
             raise ValueError(f"no danmaku left from {counts['documents_read',]} documents; dropped: {dropped}")
-        # The report vouches for the texts: it is removed before the first change and written after the last.
+        # The report marks the texts as complete: it is removed before the first change and written after the last.
         report_path.unlink(missing_ok=True)
     write_text(output / "vocab.txt", "\n".join(tokens) + "\n")
     write_text(report_path, json.dumps(report, ensure_ascii=False, indent=2) + "\n")

@@ -74,7 +74,7 @@ class Sources(NamedTuple):
 def find_sources(paths: list[Path], format_name: str | None = None, shard: Shard | None = None) -> Sources:
     """Finds the recordings under the paths. A file reached by two of the paths is one file.
 
-    A file with the name of an earlier one is the same video again, which would stand on both sides of a split.
+    A file with the name of an earlier one is the same video again and could be on both sides of a split.
     """
     found = find_files(paths, Options(format=format_name))
     files: dict[str, Path] = {}

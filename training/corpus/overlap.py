@@ -1,9 +1,9 @@
 """Measures how many danmaku of one corpus also occur, literally, in another.
 
 Danmaku repeat: most held-out streams contain danmaku that some training stream contains too, and a model may have
-memorised those. The split is nevertheless by stream, because that is what a model meets in use: another stream, the
-same 草. So the share is reported, and `write_unseen` writes the corpus without them. Memory holds eight bytes per
-distinct danmaku of either corpus.
+memorised those. The split is nevertheless by stream, because a model in use also meets new streams with the same 草. So
+the share is reported, and `write_unseen` writes the corpus without these danmaku. Memory holds eight bytes per distinct
+danmaku of either corpus.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from training.corpus.files import hash_of, read_text, write_document
 from training.files import replacing
 
-MOSTLY = 0.95  # share of seen danmaku from which a document counts as seen: it is the same stream again
+MOSTLY = 0.95  # a document with at least this share of seen danmaku is the same stream again, and counts as seen
 
 
 @dataclass(frozen=True)

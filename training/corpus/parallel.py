@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-_function: Callable[[Any], Any]  # in a worker: what it applies to tasks
+_function: Callable[[Any], Any]  # in a worker: the function that it applies to tasks
 
 
 def in_order(function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Generator[Result, None, None]:

@@ -1,7 +1,7 @@
 """Baselines of `evaluate --retrieval`: cheaper ways to turn danmaku into vectors.
 
-Each function here learns from lines and returns a function from texts to rows of length 1, dense or sparse. A text of
-which a baseline knows nothing is a row of 0.
+Each function here learns from lines and returns a function from texts to rows of length 1, dense or sparse. A text that
+is unknown to a baseline gets a row of 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from training.evaluation.space import Matrix
 
 Embed = Callable[[list[str]], Matrix]
 
-MIN_NGRAM_TEXTS = 5  # distinct frequent danmaku with an n-gram, for it to have a vector
+MIN_NGRAM_TEXTS = 5  # distinct frequent danmaku that an n-gram needs to get a vector
 
 
 def embed_tfidf(lines: TimedLines) -> Embed:
@@ -43,7 +43,7 @@ def embed_ngrams(model: Cooccurrence) -> Embed:
 
     As in fastText (P. Bojanowski et al., Enriching word vectors with subword information, TACL 5 (2017) 135-146) a text
     is the sum of its n-grams, here of one to three characters. They are learned not by sampling but by least squares,
-    such that the sums come near the co-occurrence vectors of frequent danmaku: what `align` learns from, without BERT.
+    so that the sums approximate the co-occurrence vectors of frequent danmaku: what `align` learns from, without BERT.
     """
     vectorizer = TfidfVectorizer(
         analyzer="char", preprocessor=_without_spaces, ngram_range=(1, 3), min_df=MIN_NGRAM_TEXTS, sublinear_tf=True

@@ -1,7 +1,7 @@
 """Compares models and baselines on the same questions: the command `evaluate --retrieval`.
 
-The baselines learn from what is not held out. Reading and learning take minutes, so a cache keeps the results, under
-names that depend on the recordings, the split and the vocabulary.
+The baselines learn from the recordings that are not held out. Reading and learning take minutes, so a cache keeps the
+results, under names that depend on the recordings, the split and the vocabulary.
 """
 
 from __future__ import annotations

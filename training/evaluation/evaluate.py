@@ -1,9 +1,9 @@
 """Measures the four pre-training numbers of models on corpora, over every example, with confidence intervals.
 
-The examples are made with one frozen seed and always mask 15 %, whatever a model was trained with, so two
-models with one vocabulary answer the very same questions. Models with different vocabularies do not: each is
-asked about the danmaku it can spell, in its own tokens. Beside the numbers stand those of a model that knows
-nothing but the commonest answer; an accuracy means little without them.
+The examples are made with one frozen seed and always mask 15 %, whatever a model was trained with, so two models with
+one vocabulary answer the very same questions. Models with different vocabularies do not: each is asked about the
+danmaku it can spell, in its own tokens. The report also has the numbers of a model that knows only the commonest
+answer; an accuracy means little without them.
 
 Examples are made twice, once to count and once to run, so that only a shard is in memory however large the
 corpus is.
@@ -34,7 +34,7 @@ from training.examples.settings import ExampleSettings
 from training.files import replacing
 from training.progress import open_progress
 
-SEED = 20190531  # never changed: numbers of different days and models must be comparable
+SEED = 20190531  # never change this: numbers of different days and models must be comparable
 LINES_PER_SHARD = 100_000
 BATCH_SIZE = 64
 MIN_CLUSTERS = 8  # batches needed to estimate a standard error

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SEED = 20190531  # never changed: intervals of different days and models must be comparable
+SEED = 20190531  # never change this: intervals of different days and models must be comparable
 RESAMPLES = 1000
 DRAWS_AT_A_TIME = 4_000_000  # 32 MB
 

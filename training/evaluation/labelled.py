@@ -1,12 +1,12 @@
 """Judges vectors by labelled tasks: linear classifiers on frozen vectors, and cosines of pairs of texts.
 
-The tasks are the .tsv files of a folder. Lines of `text, label` are a classification: NAME_train.tsv is learned from
-and NAME_dev.tsv judged; of a file without such a counterpart, a third is judged, by a hash of the texts. Lines of
-`text, text, label` are pairs, with the label 1 where they mean the same: how often is the cosine of such a pair above
-that of another?
+The tasks are the .tsv files of a folder. Lines of `text, label` are a classification: the classifier learns from
+NAME_train.tsv and is judged on NAME_dev.tsv, or on a third of a file without a counterpart, by a hash of the texts.
+Lines of `text, text, label` are pairs; the label is 1 if they mean the same. How often is the cosine of such a pair
+above that of another?
 
-The classifier is a logistic regression on standardised vectors of one layer, or of all together. A quarter of the texts
-to learn from chooses the best layers and the strength of the regularisation; the judged texts never do.
+The classifier is a logistic regression on standardised vectors of one layer, or of all together. A quarter of the
+training texts chooses the best layers and the strength of the regularisation; the judged texts never do.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from training.evaluation.intervals import (
 )
 from training.evaluation.space import Matrix, compare_rows
 
-JUDGED_SHARE = 1 / 3  # of a file without its other half
-VALIDATION_SHARE = 1 / 4  # of what is learned from
-STRENGTHS = (0.01, 0.1, 1.0)  # inverse ones of the regularisation, as scikit-learn has them
+JUDGED_SHARE = 1 / 3  # of a file without a counterpart
+VALIDATION_SHARE = 1 / 4  # of the training texts
+STRENGTHS = (0.01, 0.1, 1.0)  # scikit-learn's C, the inverse of the regularisation
 TFIDF_STRENGTHS = (1.0, 3.0, 10.0)
 BEST, MAJORITY = "best", "majority"
 
-Features = dict[str, Matrix]  # by the layers they are of, as the table calls them
+Features = dict[str, Matrix]  # by layers, under their names in the table
 Featurise = Callable[[list[str]], Features]
 
 

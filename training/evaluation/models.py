@@ -58,5 +58,5 @@ def whiten(vectors: np.ndarray, sample: np.ndarray) -> np.ndarray:
 
 
 def shorten(vectors: np.ndarray, dim: int) -> np.ndarray:
-    """Keeps the first numbers of the vectors, as a user with many vectors may do."""
+    """Keeps the first dimensions of the vectors, as a user with many vectors may do."""
     return normalize_rows(vectors[:, :dim])

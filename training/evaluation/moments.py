@@ -1,7 +1,7 @@
 """Questions of a moment: does a danmaku find what others wrote at the same time, in other words?
 
-Given one danmaku, a second that was written within 3 s of it and shares no character with it, and 99 of other videos or
-sessions: at which place is the second? Chance has a mean reciprocal rank of 0.05.
+Given a danmaku, rank a second one, written within 3 s of it without a common character, among 99 danmaku of other
+videos or sessions. Chance has a mean reciprocal rank of 0.05.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ STRANGERS = 99
 
 @dataclass(frozen=True)
 class Moments:
-    """Questions, q of them. Every number is that of a text."""
+    """The q questions; every number is the number of a text."""
 
     queries: np.ndarray  # [q]
     answers: np.ndarray  # [q]
     strangers: np.ndarray  # [q, STRANGERS]
-    documents: np.ndarray  # [q], the videos or sessions they are of
+    documents: np.ndarray  # [q], their videos or sessions
 
 
 def ask_moments(

@@ -1,8 +1,8 @@
 """Pairs of danmaku: synonyms, variants (one danmaku spelled in two ways) and opposites.
 
-Synonyms and variants are judged by rank: at which place is one from the other, among the 1,000 commonest danmaku?
-For `可爱` and `卡哇伊`, `可爱啊` is not a wrong answer, so variants of either can be left out of the 1,000. Opposites
-are judged by cosine: a bot that merges near danmaku must keep variants together and opposites apart, by one threshold.
+Synonyms and variants are judged by rank: where does one rank from the other, among the 1,000 commonest danmaku? For
+`可爱` and `卡哇伊`, `可爱啊` is not a wrong answer, so variants of either can be left out of the 1,000. Opposites are
+judged by cosine: a bot that merges near danmaku needs one threshold that merges variants but not opposites.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SYNONYMS, VARIANTS, OPPOSITES, SYNONYMS_2020 = (
     Path(__file__).with_name(f"{name}.tsv") for name in ("synonyms", "variants", "opposites", "synonyms-2020")
 )
 SPLITS = ("dev", "test")
-LONGER_VARIANT = 2  # times as long as what it contains, at most
+LONGER_VARIANT = 2  # at most this many times as long as the other
 KEPT_VARIANTS = 0.8  # share of the variants that the threshold keeps
 
 
@@ -41,7 +41,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Opposites:
-    """How well opposites are separated from what may be merged."""
+    """How well opposites are separated from pairs that may be merged."""
 
     against_variants: Mean  # area under the ROC curve: how often a variant is nearer than an opposite
     against_synonyms: Mean

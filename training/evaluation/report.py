@@ -1,8 +1,8 @@
 """Formats the four pre-training numbers as a table.
 
 The Markdown has the form of the recipe's table, a row per model and corpus, to be pasted into a model card. The notes
-below it give what the numbers mean little without: the accuracy of always predicting the commonest answer, and how much
-of a corpus the model may have seen.
+below it put the numbers into context: the accuracy of always predicting the commonest answer, and how much of a corpus
+the model may have seen.
 """
 
 from __future__ import annotations

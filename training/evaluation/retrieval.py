@@ -2,19 +2,19 @@
 
     same moment   moments.py: does a danmaku find what others wrote in the same seconds of a held-out video, or of a
                   held-out live session?
-    synonyms      synonyms.tsv, pairs that viewers use for the same thing: at which place is one from the other,
+    synonyms      synonyms.tsv, pairs that viewers use for the same thing: where does one rank from the other,
                   among the 1,000 commonest danmaku? Also by kind, with variants of either left out of the 1,000
     variants      variants.tsv, two spellings of one danmaku: the same question
     words of 2020 synonyms-2020.tsv: the same question among the commonest danmaku of live rooms
-    opposites     opposites.tsv: are they further apart than variants and synonyms?
+    opposites     opposites.tsv: are opposites further apart than variants and synonyms?
     hubs          are the same few danmaku near everything?
     strangers     how close are danmaku of different videos?
 
 Ranks are mean reciprocal ranks, where 1 is perfect and chance is 0.05 for moments and 0.007 for pairs. Alignment and
-uniformity are those of arXiv 2005.10242: how far apart danmaku of one moment are, how evenly all are spread; less is
-better of both.
+uniformity are those of arXiv 2005.10242: how far apart danmaku of one moment are, and how evenly all are spread; for
+both, less is better.
 
-The questions follow from the recordings and one frozen seed, and are the same for every model.
+The questions depend only on the recordings and one frozen seed, and are the same for every model.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Questions:
     variants: list[PairQuestion]
     opposites: list[PairQuestion]
     random: np.ndarray  # [RANDOM_PAIRS, 2]
-    are_strangers: np.ndarray  # bool [RANDOM_PAIRS], of different videos and different but for repeats and marks
+    are_strangers: np.ndarray  # bool [RANDOM_PAIRS], from different videos, differing in more than repeats and marks
     live_moments: Moments | None = None
     live_frequent: np.ndarray | None = None
     synonyms_2020: Sequence[PairQuestion] = ()
@@ -169,7 +169,7 @@ def ask(
 
 
 def answer(name: str, vectors: Matrix, questions: Questions) -> Retrieval:
-    """Judges the vectors of `questions.texts`: rows of length 1, or 0 for a text of which nothing is known."""
+    """Judges the vectors of `questions.texts`: rows of length 1, or 0 for an unknown text."""
     same_moment, accuracy = _judge_moments(vectors, questions.moments)
     live, live_accuracy = _judge_moments(vectors, questions.live_moments) if questions.live_moments else (None, None)
     ranks = _ranks_of_pairs(vectors, questions.frequent, questions.synonyms)
@@ -206,7 +206,7 @@ def answer(name: str, vectors: Matrix, questions: Questions) -> Retrieval:
 
 
 def rank(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Returns the place of the right one among the wrong ones, from 1; the middle among equals: [q], [q, w] → [q]."""
+    """Returns the rank of the right one among the wrong ones, from 1; ties get the middle: [q], [q, w] → [q]."""
     return np.asarray(1 + (wrong > right[:, None]).sum(1) + (wrong == right[:, None]).sum(1) / 2)
 
 

@@ -1,8 +1,8 @@
 """Measures the space of vectors as a whole: hubs, and how close strangers are.
 
-A hub is a danmaku that is among the nearest of very many others and so answers every query (M. Radovanović,
-A. Nanopoulos, M. Ivanović, Hubs in space, JMLR 11 (2010) 2487-2531). In a crowded space strangers, which are danmaku
-of different videos, have a high cosine, and a threshold cannot say what is alike.
+A hub is a danmaku that is among the nearest of very many others and so answers every query (M. Radovanović, A.
+Nanopoulos, M. Ivanović, Hubs in space, JMLR 11 (2010) 2487-2531). In a crowded space strangers, which are danmaku of
+different videos, have a high cosine, and no threshold separates similar danmaku.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def compare_rows(vectors: Matrix, first: np.ndarray, second: np.ndarray) -> np.n
         products = vectors[first.ravel()].multiply(vectors[second.ravel()]).sum(1)
         return np.asarray(products).reshape(first.shape)
     found = np.empty(first.shape, np.float32)
-    for row in range(len(first)):  # a question at a time: all at once would take gigabytes
+    for row in range(len(first)):  # one question at a time: all at once would take gigabytes
         found[row] = (vectors[first[row]] * vectors[second[row]]).sum(-1)
     return found
 

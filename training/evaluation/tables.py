@@ -25,6 +25,6 @@ def write_markdown(path: Path, table: str) -> None:
 
 
 def write_json(path: Path, rows: Sequence[Any]) -> None:
-    """Writes dataclasses as a JSON list of objects; the file is either whole or not there."""
+    """Writes dataclasses as a JSON list of objects; the file is either complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=2) + "\n")

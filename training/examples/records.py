@@ -36,8 +36,8 @@ def write_examples(
     lines = {split: kept_counts(corpus, split) for split in SPLITS}
     tokenizer = Tokenizer.from_file(corpus / "vocab.txt")
     output.mkdir(parents=True, exist_ok=True)
-    # Training requires this file. Removed before the first change and written after the last, it vouches for the
-    # shards.
+    # Training requires this file. It is removed before the first change and written after the last, so it marks the #
+    # shards as complete.
     (output / "examples.json").unlink(missing_ok=True)
     counts: dict[str, int] = {}
     shard_counts: dict[str, list[int]] = {}

@@ -18,7 +18,7 @@ class ExampleSettings:
     masked_lm_prob: float = 0.15
     masking: str = "char"  # the unit: a token ("char"), a word ("wwm"), or a run of up to three tokens ("span")
     short_seq_prob: float = 0.1  # share of short examples, since the service embeds single danmaku
-    dupe_factor: int = 1  # passes over the corpus, each with other masks and partners
+    dupe_factor: int = 1  # passes over the corpus, each with different masks and partners
 
     def __post_init__(self) -> None:
         if self.max_seq_length < 5:

@@ -1,8 +1,8 @@
 """Trains a head from a file of labelled texts and writes its folder; `danmaku-train classify`.
 
-A fifth of the texts, or the file of --test, is only judged. A head on frozen vectors that is judged learns from the
-rest; the one that is written learns from all, with the same settings. A model that is fine-tuned is written as it was
-judged, because tuning it again takes minutes and may end otherwise.
+A fifth of the texts, or the file of --test, is held out for evaluation. A head on frozen vectors is evaluated after it
+learned from the rest; the head that is written learns from all texts, with the same settings. A fine-tuned model is
+written as it was evaluated, because tuning it again takes minutes and may give another result.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ TEST_SHARE = 0.2
 
 @dataclass(frozen=True)
 class TunedHead:
-    """A head on the vectors of a model that was fine-tuned for it."""
+    """A head on the vectors of a model that was fine-tuned for this head."""
 
     head: Head
-    scores: np.ndarray  # of the texts to judge [n, labels]
+    scores: np.ndarray  # of the held-out texts [n, labels]
     how: dict[str, Any]  # for report.json
 
 
 def read_split(path: Path, test: Path | None) -> tuple[LabelledTexts, LabelledTexts, LabelledTexts]:
-    """Returns all texts to learn from at last, those to learn from before, and those to judge. Raises ValueError."""
+    """Returns the texts for the final head, for the evaluated head, and for evaluation. Raises ValueError."""
     texts = read_labelled(path)
     check_learnable(texts, path)
     if test is None:
@@ -77,7 +77,7 @@ def train_tuned_head(
     class_weight: str | None,
     seed: int,
 ) -> str | None:
-    """Writes the directory of a model that is fine-tuned in `workdir`, and its head below it; returns a summary.
+    """Fine-tunes a model in `workdir`, and writes its directory with the head in it; returns a summary.
 
     Returns None if a signal stopped it; the same call resumes it. Raises as `train_linear_head` does.
     """
@@ -123,7 +123,7 @@ def tune_head(
 def embed_once(
     model: Path, parts: Sequence[LabelledTexts], options: EncoderOptions
 ) -> Callable[[LabelledTexts], np.ndarray]:
-    """Returns what looks up the vectors [n, dim] of texts that are in one of the parts."""
+    """Returns a function that looks up the vectors [n, dim] of texts in one of the parts."""
     known = list(dict.fromkeys(text for part in parts for text in part.texts))
     place_of = {text: place for place, text in enumerate(known)}
     vectors = embed(model, known, options)

@@ -1,9 +1,9 @@
 """Trains a head on frozen vectors: a logistic regression over the vector and the TF-IDF of the n-grams of each text.
 
-Vectors generalise from a few texts, n-grams tell many texts apart, and their scales say how much each counts. With a
-few dozen texts of a label there is nothing to choose the scale by, so it is fixed; with more, a development split or
-cross-validation chooses it, and then the strength of the regularisation. The scores on texts that were held out
-determine the temperature (C. Guo et al., On calibration of modern neural networks, ICML 2017).
+Vectors generalise from a few texts, n-grams separate many texts, and a scale sets how much each counts. A few dozen
+texts per label are too few to choose the scale, so it is fixed; with more, a development split or cross-validation
+chooses it, and then the strength of the regularisation. The scores of held-out texts determine the temperature (C. Guo
+et al., On calibration of modern neural networks, ICML 2017).
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from training.heads.texts import LabelledTexts
 
 BITS = 18
 SCALES = (0.0, 0.2, 0.3, 0.5, 1.0)  # of the vector, when the n-grams have length 1
-STRENGTHS = (1.0, 3.0, 10.0)  # inverse ones of the regularisation, as scikit-learn has them
-SCALE, STRENGTH = 0.5, 10.0  # where there is too little to choose by
-ENOUGH = 128  # texts of the rarest label to choose by
-MANY = 2000  # texts from which one development split is enough
+STRENGTHS = (1.0, 3.0, 10.0)  # scikit-learn's C, the inverse of the regularisation
+SCALE, STRENGTH = 0.5, 10.0  # if there are too few texts to choose it
+ENOUGH = 128  # texts of the rarest label needed to choose it
+MANY = 2000  # with this many texts, one development split is enough
 FOLDS = 5
-RARE_FROM = 1000  # texts from which an n-gram of one text is left out: it takes space and says next to nothing
+RARE_FROM = 1000  # with this many texts, n-grams of a single text are left out: they take space and say almost nothing
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The settings of a head, and what was tried on texts that it had not learned from."""
+    """The settings of a head, and the results of all that were tried on held-out texts."""
 
     scale: float
     strength: float
     temperature: float = 1.0
-    tried: dict[str, float] = field(default_factory=dict)  # macro-F1 by settings; empty if there was too little
+    tried: dict[str, float] = field(default_factory=dict)  # macro-F1 by settings; empty if there were too few texts
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Holds the two parts of the features of n texts, before a scale says how much the vectors count."""
+    """The two parts of the features of n texts, before the vectors are scaled."""
 
     vectors: np.ndarray  # [n, dim], of length 1, less their mean
     ngrams: Matrix  # [n, buckets]; rows have length 1 with the n-grams that are left out
@@ -56,7 +56,7 @@ class Parts:
 
 
 class Features:
-    """Splits texts into parts as some texts to learn from suggest, which are `learned`."""
+    """Computes features with the mean vector and IDF of the training texts, whose parts are `learned`."""
 
     def __init__(self, texts: list[str], vectors: np.ndarray) -> None:
         self.middle = unit(vectors).mean(0)
@@ -81,7 +81,7 @@ class Features:
 def train(
     texts: LabelledTexts, vectors: np.ndarray, encoder: Encoder, choice: Choice, class_weight: str | None
 ) -> Head:
-    """Trains on all of the texts, whose vectors [n, dim] are of the encoder."""
+    """Trains on all the texts, given the encoder's vectors [n, dim]."""
     features = Features(texts.texts, vectors)
     regression = _fit(features.learned, texts.labels, choice.scale, choice.strength, class_weight)
     return _to_head(features, regression, texts.names, encoder, choice)
@@ -90,9 +90,9 @@ def train(
 def choose(
     texts: LabelledTexts, vectors: np.ndarray, class_weight: str | None, held: np.ndarray | None = None
 ) -> Choice:
-    """Chooses scale, strength and temperature on texts that it does not learn from.
+    """Chooses scale, strength and temperature on held-out texts.
 
-    They are those where `held` [n] is true, or else parts of all texts by turns.
+    These are the texts where `held` [n] is true, or else each part of a cross-validation in turn.
     """
     smallest = int(np.bincount(texts.labels).min())
     if held is not None:
@@ -132,7 +132,7 @@ def choose(
 def find_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
     """Returns the number to divide scores [n, labels] by so that the probabilities fit the labels [n] best.
 
-    Each label counts as if it were also the truth once, or a few texts that are all right would make every probability
+    Each label counts as if it were also correct once. Otherwise a few texts, all correct, would make every probability
     1 (J. Platt, Probabilistic outputs for support vector machines, 1999, section 2.2).
     """
     count, labels = scores.shape
@@ -153,7 +153,7 @@ def _fit(
 
 
 def _score(regression: LogisticRegression, matrix: Matrix) -> np.ndarray:
-    """Returns [n, labels], of two labels, too."""
+    """Returns scores [n, labels], also for two labels."""
     scores = regression.decision_function(matrix)
     return np.stack([-scores / 2, scores / 2], 1) if scores.ndim == 1 else scores
 

@@ -1,8 +1,8 @@
-"""Makes a labelled file for the bundled head from danmaku that nobody has labelled: questions, by their mark.
+"""Makes a labelled file for the bundled head from unlabelled danmaku: questions, by their question mark.
 
-A danmaku that ends with a question mark is a question, any other is not; then the punctuation is removed from both, so
-that the words have to tell. The labels are weak: many people ask without a mark, and those count as other danmaku. So
-a head that knows every question would not reach an accuracy of 1 here.
+A danmaku that ends with a question mark is a question, any other is not. Then the punctuation is removed from both, so
+only the words can decide. The labels are weak: many people ask without a mark, and their questions count as other
+danmaku. So even a perfect head would not reach an accuracy of 1 here.
 
     python -m training.heads.questions danmaku_dataset/ questions.csv
 """
@@ -24,7 +24,7 @@ from training.progress import open_progress
 MARKS = ("?", "？")
 PUNCTUATION = re.compile(r"[\W_]+")
 LENGTHS = range(3, 31)  # characters without punctuation
-TEXTS = 8000  # of each label
+TEXTS = 8000  # per label
 
 
 def find_questions(paths: list[Path], documents: int) -> Iterator[tuple[str, str]]:
@@ -41,7 +41,7 @@ def find_questions(paths: list[Path], documents: int) -> Iterator[tuple[str, str
                     found.setdefault(key, set()).add((row.text or "").rstrip().endswith(MARKS))
                     spelled.setdefault(key, text)
             progress.update(1)
-    order = sorted(found, key=lambda key: hash_of(f"question {key}"))  # not the order in which files are read
+    order = sorted(found, key=lambda key: hash_of(f"question {key}"))  # independent of reading order
     parts = [[key for key in order if found[key] == {is_asked}] for is_asked in (False, True)]
     count = min(TEXTS, *map(len, parts))
     for label, part in zip(("other", "question"), parts, strict=True):

@@ -1,4 +1,4 @@
-"""Reports how well a head does on texts that it has not learned from, for programs and for people."""
+"""Reports how well a head does on held-out texts, for programs and for people."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ESCAPES = str.maketrans({"|": "\\|", "\n": " ", "\r": " "})
 
 
 def report(judged: LabelledTexts, scores: np.ndarray) -> dict[str, Any]:
-    """Returns the figures of scores [n, labels] for texts, with 95 % intervals of a bootstrap."""
+    """Evaluates scores [n, labels] of texts, with 95 % intervals of a bootstrap."""
     truth, predicted = judged.labels, scores.argmax(1)
     probabilities = to_probabilities(scores)
     confidence = probabilities.max(1)
@@ -62,7 +62,7 @@ def _judge_label(confusion: np.ndarray, label: int) -> dict[str, float]:
 
 
 def _measure_calibration(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Returns the expected calibration error: how far confidence is from accuracy, on average over bins of it."""
+    """Returns the expected calibration error: the mean distance of confidence from accuracy, over bins."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     sums = np.bincount(bins, weights=confidence - right, minlength=BINS)
     return float(np.abs(sums).sum() / len(confidence))

@@ -1,7 +1,7 @@
-"""Reads labelled texts, leaves out copies, and splits them so that no text is learned from and judged.
+"""Reads labelled texts, leaves out copies, and splits them so that no text is in both parts.
 
 A file is CSV, TSV or NDJSON. The first line of CSV and TSV may name the columns; otherwise the text is the first and
-the label the second. Texts are copies if they are equal but for case, width and spaces.
+the label the second. Texts are copies if they differ only in case, width and spaces.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from training.corpus.files import hash_of
 COLUMNS = ("text", "label")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 NDJSON = (".ndjson", ".jsonl")
-FEWEST = 4  # texts of a label
+FEWEST = 4  # texts per label
 
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Texts, each once, in an order that depends on nothing but the texts."""
+    """Texts, each once, in an order that depends only on the texts."""
 
     texts: list[str]
     labels: np.ndarray  # [n], indices of `names`
     names: tuple[str, ...]
-    copies: int = 0  # that were left out, …
-    contradictions: int = 0  # … with texts that have different labels equally often
+    copies: int = 0  # copies that were left out, …
+    contradictions: int = 0  # … and texts with several equally frequent labels
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def select(self, chosen: np.ndarray) -> LabelledTexts:
-        """Returns the texts of these numbers, or where `chosen` [n] is true."""
+        """Returns the texts with these numbers, or where `chosen` [n] is true."""
         numbers = np.arange(len(self.texts))[chosen]
         return LabelledTexts([self.texts[number] for number in numbers], self.labels[numbers], self.names)
 
     def split(self, share: float, purpose: str) -> tuple[LabelledTexts, LabelledTexts]:
-        """Returns what is left, and `share` of the texts of each label, by a hash of the text."""
+        """Returns the remaining texts, and `share` of the texts of each label, by a hash of the text."""
         chosen = self.mark(share, purpose)
         return self.select(~chosen), self.select(chosen)
 
     def mark(self, share: float, purpose: str) -> np.ndarray:
-        """Returns [n], true for the texts that `split` takes out."""
+        """Returns a mask [n], true for the texts that `split` takes out."""
         chosen = np.zeros(len(self.texts), bool)
         hashes = np.array([hash_of(f"{purpose} {fold_text(text)}") for text in self.texts], np.uint64)
         for label in range(len(self.names)):
@@ -65,12 +65,12 @@ class LabelledTexts:
 
 
 def fold_text(text: str) -> str:
-    """Returns a text that is equal for copies."""
+    """Returns the text in a form that is equal for copies."""
     return "".join(unicodedata.normalize("NFKC", text).lower().split())
 
 
 def read_labelled(path: Path, names: tuple[str, ...] | None = None) -> LabelledTexts:
-    """Reads a file. `names`: the labels that it may have, otherwise those that it has. Raises ValueError, OSError."""
+    """Reads a file. `names` are the allowed labels (default: those in the file). Raises ValueError or OSError."""
     votes: dict[str, Counter[str]] = {}
     spelled: dict[str, str] = {}
     count = 0

@@ -1,13 +1,13 @@
-"""Fine-tunes a whole model on labelled texts, so that its vectors tell the labels apart: BERT's recipe.
+"""Fine-tunes a whole model on labelled texts, so that its vectors separate the labels: BERT's recipe.
 
-A softmax layer reads the vector that the service would serve, and every weight below it learns (J. Devlin et al., BERT,
-NAACL 2019, section 4.1). It begins as a logistic regression over the vectors as they were, because a random one would
-first pull them out of shape (A. Kumar et al., Fine-tuning can distort pretrained features, ICLR 2022). A fifth of the
-texts is held out: after every epoch their loss is measured, a run ends when an epoch does not lower it, and the best
-epoch of several learning rates is the model. The loop, what it saves and how it is resumed are those of pre-training.
-The softmax layer is left behind: a head on the vectors takes its place, and reads n-grams, too.
+A softmax layer reads the vector that the service would serve, and all weights below it learn (J. Devlin et al., BERT,
+NAACL 2019, section 4.1). It starts as a logistic regression over the original vectors, because a random layer would
+first distort them (A. Kumar et al., Fine-tuning can distort pretrained features, ICLR 2022). A fifth of the texts is
+held out, and their loss is measured after every epoch. A run ends when an epoch does not lower it, and the best epoch
+of several learning rates is the model. The loop, the saved files and resuming work as in pre-training. The softmax
+layer is then dropped: a head on the vectors, which also reads n-grams, replaces it.
 
-Left out: models in Hugging Face's layout, which say themselves how they pool.
+Left out: models in Hugging Face's layout, which define their own pooling.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from training.heads.texts import LabelledTexts
 RATES = (2e-5, 1e-4, 5e-4)
 EPOCHS = 4  # at most
 BATCH_SIZE = 32
-POOL = 16  # batches whose texts are sorted by length
+POOL = 16  # batches that are sorted by length together
 WARMUP_SHARE = 0.1  # of the steps
 DROPOUT = 0.1
 HELD_SHARE = 0.2
 WEIGHTS, BIAS = "output_weights", "output_bias"  # the names in google-research/bert, run_classifier.py
 NUMBERS = ("loss", "gradient_norm", "accuracy")
-LOSSES = "losses.json"  # of the texts that are held out, after each epoch
+LOSSES = "losses.json"  # of the held-out texts, after each epoch
 JUDGED_AT_ONCE = 128
 
 
@@ -58,10 +58,10 @@ JUDGED_AT_ONCE = 128
 class Tuned:
     """The best epoch of all runs."""
 
-    workdir: Path  # of its run
+    workdir: Path  # of the run that it is from
     step: int
     rate: float
-    held: np.ndarray  # [n], true for texts that it has not learned from
+    held: np.ndarray  # [n], true for held-out texts
     tried: dict[str, list[float]]  # their loss after each epoch, by learning rate
 
 
@@ -69,7 +69,7 @@ class Tuned:
 class Classification:
     """The task of a step: a softmax over the vector of a text."""
 
-    config: BertConfig  # down to the deepest layer that pooling reads
+    config: BertConfig  # up to the highest layer that pooling reads
     layers: tuple[int, ...]  # that it reads; 0 is the embeddings
 
     metrics = ("loss", "accuracy")
@@ -91,7 +91,7 @@ class Classification:
         return {name: value / weight for name, value in sums.items()}
 
     def score(self, params: Params, features: Features, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns [b, labels]; with dropout if there is a seed."""
+        """Returns scores [b, labels], with dropout if there is a seed."""
         ids, mask = features["input_ids"], features["input_mask"]
         hidden = model.encode(params, self.config, ids, mask, tf.zeros_like(ids), dropout_seed=seed)
         vectors = tf.concat([mean_over_tokens(hidden[layer], mask) for layer in self.layers], 1)
@@ -109,7 +109,7 @@ class Examples:
     weights: np.ndarray  # float32 [n]
 
     def batches(self, order: np.ndarray, *, is_cut: bool) -> tf.data.Dataset:
-        """Returns a batch for each row of numbers [batches, b]; `is_cut`: no longer than its longest text."""
+        """Returns a batch for each row of numbers [batches, b]; with `is_cut`, as long as its longest text."""
         ids, lengths, labels, weights = map(tf.constant, (self.ids, self.lengths, self.labels, self.weights))
 
         def gather(numbers: tf.Tensor) -> Features:
@@ -127,10 +127,10 @@ class Examples:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that runs with different learning rates share."""
+    """The inputs that runs with different learning rates share."""
 
     opened: ModelDirectory
-    weights: Mapping[str, np.ndarray]  # to begin with
+    weights: Mapping[str, np.ndarray]  # at the start
     task: Classification
     learned: Examples
     held: Examples
@@ -151,7 +151,7 @@ class Run:
         ).on(fast_bfloat16=has_fast_bfloat16(self.strategy))
 
     def learn(self, config: TrainConfig, workdir: Path) -> list[float] | None:
-        """Runs or resumes until an epoch does not help; returns the loss after each, or None if a signal stopped it."""
+        """Trains until an epoch does not help; returns the loss after each epoch, or None if a signal stopped it."""
         bert_config = replace(self.opened.config, matryoshka_dimensions=())
         loop.prepare(workdir, config, dict(self.inputs), bert_config, self.opened.tokenizer.vocab)
         shapes = {name: values.shape for name, values in self.weights.items()}
@@ -180,7 +180,7 @@ class Run:
         return losses
 
     def _order(self, config: TrainConfig) -> np.ndarray:
-        """Returns which texts are in which batch [steps, b]; texts of similar length are together, to be padded little.
+        """Returns which texts are in which batch [steps, b]; puts texts of similar length together to reduce padding.
 
         Every epoch has all texts. Batches span epochs; none is short.
         """
@@ -193,7 +193,7 @@ class Run:
         return np.concatenate(batches).astype(np.int32)
 
     def _compile_judge(self, variables: Params) -> Callable[[], float]:
-        """Returns what computes the loss of the texts that are held out, with the weights as they are."""
+        """Returns a function that computes the loss of the held-out texts with the current weights."""
         order = np.argsort(self.held.lengths, kind="stable")
         parts = np.array_split(order, -(-len(order) // JUDGED_AT_ONCE))
 
@@ -211,7 +211,7 @@ class Run:
 def tune(
     texts: LabelledTexts, directory: Path, workdir: Path, options: EncoderOptions, class_weight: str | None, seed: int
 ) -> Tuned | None:
-    """Learns from all texts but a fifth; None if a signal stopped it, and the same call resumes it.
+    """Learns from four fifths of the texts; returns None if a signal stopped it. The same call resumes it.
 
     Raises MismatchedRun for a workdir of another run, ModelError for a model that cannot be tuned.
     """

@@ -31,7 +31,7 @@ class Box:
         return max(0.0, width) * max(0.0, height)
 
     def nearest(self, x: float, y: float) -> tuple[float, float]:
-        """Returns its point that is nearest to (x, y)."""
+        """Returns the point of the box that is nearest to (x, y)."""
         return min(max(x, self.x), self.x + self.width), min(max(y, self.y), self.y + self.height)
 
 

@@ -1,7 +1,7 @@
 """Measures how near pairs of related words are: the pairs that the original recipe read from its picture.
 
-A reading is the ranks of a pair by cosine among all words of the picture: which neighbour of the first word the second
-is, and the reverse; 1 is the nearest. Unlike distances in a t-SNE picture, ranks do not depend on chance.
+A reading is a pair's ranks by cosine among all words of the picture: the rank of the second word from the first, and
+the reverse; 1 is the nearest. Unlike distances in a t-SNE picture, ranks do not depend on chance.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ READINGS = (
 class Rank:
     """The ranks of a pair in one model."""
 
-    forth: int  # which neighbour of the first the second is
-    back: int  # which neighbour of the second the first is
+    forth: int  # the rank of the second from the first
+    back: int  # the rank of the first from the second
     cosine: float
 
 

@@ -78,7 +78,7 @@ def _from_worker(url: str, texts: list[str], timeout_s: float) -> Vectors:
 async def _ask_worker(
     host: str, port: int, port_out: int, texts: list[str], timeout_s: float
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Returns what the worker says of itself, and the vectors [n, dim]."""
+    """Returns the worker's description of itself, and the vectors [n, dim]."""
     [address, *_] = await resolve(host)
     with zmq.asyncio.Context() as context:
         async with (

@@ -1,1 +1,1 @@
-"""Learns what makes two danmaku the same, for `service/chat/sameness.py`, and measures how well that judges."""
+"""Learns when two danmaku mean the same, for `service/chat/sameness.py`, and measures the judgements."""

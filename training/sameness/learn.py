@@ -1,12 +1,12 @@
 """Learns the weights of the evidence for one model, chooses its thresholds, and writes both beside the model.
 
-What is the same is learned from the `dev` halves of sameness.tsv and opposites.tsv. The threshold is the lowest at
-which, by cross-validation, PRECISION of what is called the same is the same and at most OPPOSITES_MERGED of the
-opposites are called so. The regularisation is the one with which most is found at its threshold. What is related is
-learned beside strangers, and synonyms of synonyms.tsv: in a chat nearly all pairs are strangers, and labelled pairs,
-which were chosen to be hard, have few of them, and hardly any that are related without a character in common. Some of
-the strangers share one character, as 阿夸 and 阿律 do. The threshold is the lowest at which STRANGERS_RELATED of them
-are called related.
+`same` is learned from the `dev` halves of sameness.tsv and opposites.tsv. Its threshold is the lowest at which, by
+cross-validation, PRECISION of the pairs called same are correct and at most OPPOSITES_MERGED of the opposites are
+called same. The regularisation is the one that finds most pairs at its threshold. `related` is also learned from
+strangers and from synonyms.tsv: in a chat nearly all pairs are strangers, but the labelled pairs, which were chosen to
+be hard, contain few strangers, and hardly any related pairs without a common character. Some of the strangers share one
+character, like 阿夸 and 阿律. The threshold is the lowest at which at most STRANGERS_RELATED of them are called
+related.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from training.sameness.pairs import (
 PRECISION = 0.95
 OPPOSITES_MERGED = 0.02
 STRANGERS = 10  # pairs of danmaku from different rows, for each labelled pair
-SHARING = 3  # others for each danmaku, which share one character with it
-STRANGERS_RELATED = 0.015  # of them may be called related
+SHARING = 3  # other danmaku for each danmaku that share one character with it
+STRANGERS_RELATED = 0.015  # share of them that may be called related
 FOLDS = 10
 REGULARIZATIONS = (1.0, 3.0, 10.0)  # scikit-learn's C
 WITHOUT_VECTORS = Path(__file__).parents[2] / "service/chat/without_vectors.json"
@@ -64,9 +64,9 @@ class Examples:
 
 
 def learn_sameness(model: Path) -> tuple[list[Measured], dict[str, Mean]]:
-    """Writes the weights for a model directory; returns how well it and rules of characters judge the other half.
+    """Writes the weights for a model directory; returns how well they and character rules judge the other half.
 
-    Also returns how much of what is same, related, unrelated or of strangers there is called related or the same.
+    Also returns the shares of same, related, unrelated and stranger pairs that are called related or same.
     """
     pairs, opposites, variants = read_labelled_pairs(), read_opposites(), read_variants()
     everything = [*pairs, *opposites, *variants]
@@ -109,7 +109,7 @@ def embed_pairs(model: Path, pairs: Sequence[LabelledPair]) -> np.ndarray:
 
 
 def make_strangers(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
-    """Returns STRANGERS times as many pairs of danmaku that have nothing to do with each other, as a rule."""
+    """Returns STRANGERS times as many pairs of danmaku that are usually unrelated."""
     return [
         LabelledPair(pair.first, pairs[(row + step * step) % len(pairs)].second, "unrelated", "random", pair.split)
         for step in range(1, STRANGERS + 1)
@@ -118,7 +118,7 @@ def make_strangers(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
 
 
 def make_sharing(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
-    """Returns for each danmaku up to SHARING of other rows with which it shares one character of several."""
+    """Returns for each danmaku up to SHARING danmaku of other rows that share one of several characters with it."""
     texts = [
         (row, text, set(spell(text).folded)) for row, pair in enumerate(pairs) for text in (pair.first, pair.second)
     ]
@@ -135,7 +135,7 @@ def make_sharing(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
 def learn(
     examples: Examples, is_opposite: np.ndarray, strangers: Examples, synonyms: Examples, names: Sequence[str]
 ) -> Weights:
-    """Learns from examples the weights of evidence by its names; `is_opposite` [n] are those of opposites.tsv."""
+    """Learns the weights of evidence by name from examples; `is_opposite` [n] marks pairs of opposites.tsv."""
     columns = [EVIDENCE.index(name) for name in names]
     evidence, apart, alike = (each.evidence[:, columns] for each in (examples, strangers, synonyms))
     is_same, is_related = examples.are("same"), examples.are("same", "related")
@@ -154,7 +154,7 @@ def learn(
 
 
 def choose_threshold(scores: np.ndarray, is_same: np.ndarray, is_opposite: np.ndarray) -> float:
-    """Returns the lowest threshold from 0.5 to 0.99 above which enough is the same and few enough are opposites."""
+    """Returns the lowest threshold from 0.5 to 0.99 with enough precision and few enough opposites above it."""
     for hundredth in range(50, 99):
         merged = scores >= hundredth / 100
         counted = merged & ~is_opposite
@@ -165,7 +165,7 @@ def choose_threshold(scores: np.ndarray, is_same: np.ndarray, is_opposite: np.nd
 
 
 def choose_related_threshold(strangers: np.ndarray) -> float:
-    """Returns the lowest threshold from 0.01 to 0.99 that few enough strangers reach, by their scores [n]."""
+    """Returns the lowest threshold from 0.01 to 0.99 that few enough strangers' scores [n] reach."""
     found = (
         hundredth / 100 for hundredth in range(1, 99) if (strangers >= hundredth / 100).mean() <= STRANGERS_RELATED
     )

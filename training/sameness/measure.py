@@ -1,4 +1,4 @@
-"""Measures judgements of pairs, and the rules of characters that programs use today, on pairs nothing learned from."""
+"""Measures judgements of held-out pairs, beside the character rules that programs use today."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ COSINE = 0.9
 
 @dataclass(frozen=True)
 class Measured:
-    """How one rule judges: means with intervals."""
+    """The results of one rule: means with intervals."""
 
     rule: str
-    precision: Mean | None  # share of what it merges that is the same; None if it merges nothing
+    precision: Mean | None  # share of merged pairs that are the same; None if it merges nothing
     recall: Mean
     variants: Mean  # share of variants.tsv that it merges …
     opposites: Mean  # … and of opposites.tsv
-    auc: Mean  # how often it scores what is the same above what is not
+    auc: Mean  # how often it scores a same pair above another pair
 
 
 def measure(
@@ -81,7 +81,7 @@ def _measure(
 
 
 def measure_related(pairs: Sequence[LabelledPair], cosines: np.ndarray, judge: Judge) -> Mean:
-    """Returns the share of pairs that is called related or the same; `cosines` [n]."""
+    """Returns the share of pairs, with `cosines` [n], that are called related or same."""
     relations = [
         judge.judge(pair.first, pair.second, float(c)).relation for pair, c in zip(pairs, cosines, strict=True)
     ]

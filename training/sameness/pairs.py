@@ -1,4 +1,4 @@
-"""Reads labelled pairs: sameness.tsv, and what evaluation asks vectors about."""
+"""Reads labelled pairs: sameness.tsv, and the pairs of `evaluate`."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def read_opposites(path: Path = OPPOSITES) -> list[LabelledPair]:
 
 
 def read_variants(path: Path = VARIANTS) -> list[LabelledPair]:
-    """Reads pairs that are the same and that nothing is learned from."""
+    """Reads pairs that are the same and used only for evaluation."""
     return [LabelledPair(one, other, "same", kind, "test") for one, other, kind in _read_fields(path, 3)]
 
 
 def read_synonyms(path: Path = SYNONYMS) -> list[LabelledPair]:
-    """Reads pairs of which most have no character in common."""
+    """Reads pairs that mostly share no character."""
     return [LabelledPair(one, other, "related", kind, "dev") for one, other, kind in _read_fields(path, 3)]
 
 

@@ -1,6 +1,6 @@
-"""Prints monitoring/rules/*.yml as the Prometheus operator wants them, for prometheus-rules.yaml: `make k8s-rules`.
+"""Prints monitoring/rules/*.yml in the Prometheus operator's format, for prometheus-rules.yaml: `make k8s-rules`.
 
-A file of rules is what stands below `spec` in a PrometheusRule, so its lines are put there as they are.
+A rules file has the content of `spec` in a PrometheusRule, so its lines are copied there unchanged.
 """
 
 from __future__ import annotations

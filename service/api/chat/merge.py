@@ -100,7 +100,7 @@ class MergeStream(EmbedStream):
         super().__init__(request)
         assert isinstance(self._options, MergeOptions)
         self._merger = Merger(self._state.judge, self._model.dim, **self._options.model_dump())
-        self._turn = asyncio.Lock()  # which tasks get in the order in which they ask: slices are merged in order
+        self._turn = asyncio.Lock()  # tasks get it in the order in which they ask, so slices are merged in order
         self._lines = self._groups = 0
 
     async def _answer_lines(self, first: int, lines: Sequence[bytes]) -> tuple[list[bytes], int]:

@@ -152,7 +152,7 @@ async def add(request: Request) -> Response:
         record.is_stream = is_stream
     caller, state = Caller(request, is_stream=is_stream), get_state(request)
     name = check_name(request.path_params["name"])
-    await state.collections.check(name)  # before a long body is read
+    await state.collections.check(name)  # checked before a long body is read
     heads = AddOptions.read_heads(request, state)
     read = add_stream if is_stream else add_list
     return json_response((await read(request, caller, state, name, heads)).to_json())
@@ -223,7 +223,7 @@ async def rebuild(request: Request) -> Response:
     """
     _, state, name = open_request(request)
     progress = state.collections.rebuild(name)
-    first = await anext(progress)  # raises errors that have a status of their own
+    first = await anext(progress)  # raises errors that have their own status
     return StreamingResponse(_format_progress(name, first, progress), media_type=NDJSON)
 
 

@@ -1,7 +1,7 @@
 """Parses the items of a request and adds them to a collection.
 
 A list is stored as one change. A stream may have any length: each slice of lines is read, embedded and stored before
-the next is read, so it takes the memory of a slice and comes no faster than it is stored.
+the next is read, so it needs the memory of one slice and arrives no faster than it is stored.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DanmakuBody(BaseModel):
 
 
 def describe_items(kind: type[DanmakuBody] = DanmakuBody) -> dict[str, Any]:
-    """Returns what OpenAPI says of a list of items in JSON."""
+    """Returns the OpenAPI description of a JSON list of items."""
     return {"schema": {"type": "array", "items": {"anyOf": [{"type": "string"}, kind.model_json_schema()]}}}
 
 

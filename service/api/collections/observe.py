@@ -31,7 +31,7 @@ from service.shape import parse_json
 
 MAX_LISTENERS = 100  # to topics of this gateway
 EVERY_S = 1.0  # between events
-ALIVE_S = 15.0  # after so long without one, a comment: what stands between may close a silent connection
+ALIVE_S = 15.0  # after this long without an event, a comment is sent: proxies may close a silent connection
 EVENTS = "text/event-stream"
 
 router = APIRouter(tags=["chat"], route_class=PlainRoute)

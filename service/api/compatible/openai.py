@@ -1,9 +1,9 @@
 """Implements OpenAI's API: POST /v1/embeddings, GET /v1/models.
 
-As from OpenAI, vectors have length 1, and errors are the objects whose message its clients show; `responses.py` gives
-them to every path below /v1. OpenAI's format has no place for a text without a vector, so a blank text is a 422 for the
-whole list, before anything is encoded. A text of unknown characters gets the vector that the model makes of [UNK], as
-from other servers, and the header X-Danmaku-Unknown names it.
+As with OpenAI, vectors have length 1, and errors are objects whose message OpenAI's clients show; `responses.py` makes
+them for every path below /v1. OpenAI's format has no place for a text without a vector, so a blank text causes a 422
+for the whole list, before anything is encoded. A text of unknown characters gets the model's vector of [UNK], as with
+other servers, and the header X-Danmaku-Unknown names it.
 """
 
 from __future__ import annotations

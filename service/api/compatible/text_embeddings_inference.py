@@ -1,8 +1,8 @@
 """Implements text-embeddings-inference's API: POST / and /similarity; and the body `inputs` of POST /embed.
 
-As there, vectors have length 1 unless the request says otherwise, and the answer is a bare list. It has no place for a
-text without a vector, so a blank text is an error for the whole list, and one of unknown characters gets what the model
-makes of [UNK], as at /v1/embeddings.
+As in the original, vectors have length 1 unless the request says otherwise, and the answer is a bare list. It has no
+place for a text without a vector, so a blank text is an error for the whole list, and a text of unknown characters gets
+the model's vector of [UNK], as at /v1/embeddings.
 
 Source: router/src/http/types.rs of huggingface/text-embeddings-inference.
 """
@@ -26,7 +26,7 @@ from service.vectors import unit
 router = APIRouter(tags=["text-embeddings-inference's shape"], route_class=PlainRoute)
 
 
-# Older clients write it small; only one of the two is in the schema, or generated clients would name both alike.
+# Older clients write it in lower case. Only one is in the schema, or generated clients would give both the same name.
 Direction = Annotated[
     Literal["Right"], BeforeValidator(lambda value: value.capitalize() if isinstance(value, str) else value)
 ]

@@ -10,7 +10,7 @@ log = logging.getLogger("danmaku.audit")
 
 
 def audit(deed: str, *arguments: object) -> None:
-    """Logs what the caller's key has done, with the id of the request. `deed` begins with a verb and names no text."""
+    """Logs an action of the caller's key with the request's id. `deed` begins with a verb and contains no text."""
     account = current_account.get()
     who = f"Key {account.name!r}" if account else "A caller without a key"
     log.info("%s " + deed + ".", who, *arguments)

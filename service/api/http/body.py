@@ -1,8 +1,8 @@
 """Receives the body of a request within a time limit, decompressed, as a whole or line by line.
 
-`ReceiveBody` surrounds all routes. A body packed with gzip is unpacked as it is read, one piece at a time, so a bomb
-meets the reader's limit after its first few pieces. Routes that need the whole body call `read_body`; the others read
-`slices` of lines, or nothing.
+`ReceiveBody` wraps all routes. A gzipped body is unpacked as it is read, one piece at a time, so a bomb reaches the
+reader's limit after its first few pieces. Routes that need the whole body call `read_body`; the others read `slices` of
+lines, or nothing.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from service.errors import BodyTimeout, ClientGone, DamagedBody, TooLarge, Unkno
 from service.memory import SMALL_BYTES, hold_bytes, release_bytes
 
 PIECE_BYTES = 64 * 2**10
-GZIP = zlib.MAX_WBITS + 16  # zlib's way to say: with gzip's header and checksum
+GZIP = zlib.MAX_WBITS + 16  # zlib's code for gzip's header and checksum
 MIN_BODY_BYTES_PER_S = 4096
 PARSED_TIMES = 2  # the memory of a body's parsed values, in bodies
-MAX_EMPTY_BYTES = 64 * 2**10  # of gzip that unpack to nothing
-MAX_PACKED_TIMES = 32  # gzip may be larger than what it unpacks to: a member around each line of a log is
+MAX_EMPTY_BYTES = 64 * 2**10  # of gzip members that unpack to nothing
+MAX_PACKED_TIMES = 32  # gzip may be larger than its content, for example with a member for each line of a log
 
 
 async def read_body(request: Request) -> bytes:
     """Returns the whole body: in less than half the time of starlette's `Request.body`.
 
-    Raises TooLarge over max_body_bytes, MemoryFull if requests hold too much together, ClientGone if the caller hangs
-    up in the middle, and what `ReceiveBody` says.
+    Raises TooLarge over max_body_bytes, MemoryFull if all requests together hold too much, ClientGone if the caller
+    hangs up early, and the errors of `ReceiveBody`.
     """
     max_bytes = get_state(request).settings.max_body_bytes
     length = find_header(request.scope, b"content-length")
@@ -135,8 +135,8 @@ class ReceiveBody:
 def _limit_time(receive: Receive, timeout_s: float) -> Receive:
     """Returns a `receive` that raises BodyTimeout when it has waited for the client for too long.
 
-    Only time spent waiting counts, and received bytes earn more of it: a long body may take as long as it needs, while
-    one that comes byte by byte soon runs out of time.
+    Only time spent waiting counts, and received bytes earn more time: a long body may take as long as it needs, while a
+    body that arrives byte by byte soon runs out of time.
     """
     left_s = timeout_s
     is_whole = False
@@ -167,7 +167,7 @@ class _Gunzip:
         self._packed = b""
         self._more_packed = True
         self._is_open = False  # inside a member: gzip is one or several members, one after the other
-        self._is_full = False  # the last piece was, so there may be more without more input
+        self._is_full = False  # the last piece was full, so there may be more without more input
         self._is_read = False
         self._packed_bytes = self._unpacked_bytes = 0
 
@@ -175,7 +175,7 @@ class _Gunzip:
         while self._packed or self._is_full or self._more_packed:
             if self._packed or self._is_full:
                 if piece := self._unpack_piece():
-                    await asyncio.sleep(0)  # a little can unpack to very much, and other requests need their turn
+                    await asyncio.sleep(0)  # little input can unpack to a lot, and other requests need their turn
                     return {"type": "http.request", "body": piece, "more_body": True}
                 continue
             message = await self._receive()

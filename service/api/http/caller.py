@@ -14,7 +14,7 @@ from service.api.http.headers import find_header
 from service.api.http.state import get_state
 from service.errors import ClientGone, InvalidRequest, OutOfTime
 
-# Answers from the cache are ready sooner; only longer work has a deadline and is watched for a hang-up.
+# Answers from the cache are ready sooner; only longer work has a deadline and is cancelled on a hang-up.
 WATCH_AFTER_S = 0.005
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ class Caller:
     """The client that waits for a response, and its deadline.
 
     The limit is the request's X-Timeout-Ms or the settings' request_timeout_s, whichever is less. It counts from the
-    beginning of the request; with `is_stream`, it counts for each `wait` by itself.
+    beginning of the request; with `is_stream`, it applies to each `wait` separately.
     """
 
     def __init__(self, request: Request, *, is_stream: bool = False) -> None:
@@ -43,8 +43,8 @@ class Caller:
     async def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """Returns the result of `work`. Cancels it and raises OutOfTime at the deadline, ClientGone on a disconnect.
 
-        Drops what is left of the request's body. A stream's body is still being read, so there the reader has to notice
-        a hang-up.
+        Drops the rest of the request's body. A stream's body is still being read, so there the reader must notice a
+        hang-up.
         """
         loop = asyncio.get_running_loop()
         watching: asyncio.Task[None] | None = None

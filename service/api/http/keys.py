@@ -1,7 +1,7 @@
 """Checks API keys.
 
 The settings hold only SHA-256 hashes, so neither a list of processes nor a settings file reveals a key. A key is 256
-random bits; for these one round of SHA-256 is as safe as a slow hash, whose price every request would pay.
+random bits; for these, one round of SHA-256 is as safe as a slow hash, which would delay every request.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _resolve(host: str) -> list[str]:
 
 
 def require_keys(app: FastAPI, accounts: Accounts) -> None:
-    """Adds `RequireKey`, and says so in the OpenAPI document, whose page then asks for a key."""
+    """Adds `RequireKey`, and declares it in the OpenAPI document, whose page then asks for a key."""
     app.add_middleware(RequireKey, accounts=accounts)
     describe = app.openapi
 
@@ -82,8 +82,8 @@ def require_keys(app: FastAPI, accounts: Accounts) -> None:
 class RequireKey:
     """ASGI middleware that raises for a request that its key does not allow, before the body is read.
 
-    Raises Unauthorized without a valid key, Forbidden, RateExceeded and QuotaSpent. These two are raised a moment
-    later, so that a client that does not wait costs the others little.
+    Raises Unauthorized without a valid key, Forbidden, RateExceeded and QuotaSpent. The last two are raised after a
+    short delay, so a client that does not wait costs the others little.
     """
 
     def __init__(self, app: ASGIApp, accounts: Accounts) -> None:

@@ -36,7 +36,7 @@ PROBES = (
 class Observe:
     """Gives a request its id, counts, times and logs it.
 
-    One layer for all of this, because every layer costs. It is the outermost, so it sees every answer.
+    One layer does all of this, because every layer costs time. It is the outermost, so it sees every answer.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, memory: Memory, access_log: AccessLog | None) -> None:
@@ -109,7 +109,7 @@ class Observe:
 class AnswerErrors:
     """Turns errors into responses; all other code only raises them.
 
-    It stands inside the CORS headers, so pages can read errors, and inside the spans of tracing.
+    It is inside the CORS middleware, so pages can read errors, and inside the spans of tracing.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -130,9 +130,10 @@ class AnswerErrors:
         except DanmakuError as raised:
             if has_started:
                 raise
-            # Its traceback has this frame, which has it: what the request held would stay until a full collection.
+            # Its traceback refers to this frame, and this frame to it: the request's memory would stay until a full
+            # collection.
             error = raised.with_traceback(None)
-        except asyncio.CancelledError:  # by the server, which waits for requests only so long when it stops
+        except asyncio.CancelledError:  # by the server, which waits only so long for requests when it stops
             if has_started:
                 raise
             error = EncoderUnavailable("the service is stopping, and this request was not done in time")
@@ -145,7 +146,7 @@ class AnswerErrors:
 
 
 def _choose_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Returns the caller's X-Request-ID if it can stand in a log unchanged, otherwise a new id."""
+    """Returns the caller's X-Request-ID if it is safe to log unchanged, otherwise a new id."""
     for name, value in headers:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return value

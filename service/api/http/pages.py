@@ -1,13 +1,13 @@
 """Refuses requests that web pages of other sites make a browser send.
 
-A browser sends requests to any address that it can reach, this machine's loopback among them, for any page that it
-shows. The page may not read the answer, but it need not: a form can empty a collection. A page can also make its own
-host name resolve to 127.0.0.1, and then it even reads the answers. Hence three checks, none of which a page can evade:
+A browser sends requests to any address that it can reach, including this machine's loopback, for any page that it
+shows. The page cannot read the answer, but a form can still empty a collection. A page can also make its own
+host name resolve to 127.0.0.1, and then it can read the answers, too. A page cannot evade these three checks:
 
-* `Host` is an address, a name without a dot, or in `--allowed-hosts`. With API keys any host will do, because a page
-  does not know the key; so will it for the probes and metrics.
-* A request that may change something does not come from another site: `Sec-Fetch-Site` and `Origin` say so.
-* The body of a change to a collection says that it is JSON or NDJSON, which a form cannot.
+* `Host` is an address, a name without a dot, or in `--allowed-hosts`. With API keys any host is allowed, because a page
+  does not know the key; it is also allowed for the probes and metrics.
+* A request that may change something does not come from another site, according to `Sec-Fetch-Site` and `Origin`.
+* The body of a change to a collection declares itself as JSON or NDJSON, which a form cannot do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from service.errors import ForeignOrigin, UnknownContentType, UnknownHost
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 PROBES = ("/healthz", "/readyz", "/health", "/metrics")
-CHANGING = "/collections/"  # routes below it change something when they are posted to
+CHANGING = "/collections/"  # a POST to the routes below it changes something
 BODY_TYPES = (b"application/json", *NDJSON_NAMES)
 OWN_SITE = (b"same-origin", b"none")  # none: the user typed the address
 MAX_KNOWN_HOSTS = 1024
@@ -33,7 +33,7 @@ MAX_KNOWN_HOSTS = 1024
 class RefuseForeignPages:
     """ASGI middleware that raises UnknownHost, ForeignOrigin and UnknownContentType.
 
-    `hosts` are the names that requests may be for, besides addresses, or `*`; None allows any, too.
+    `hosts` are the allowed host names, besides addresses, or `*`; None also allows any.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str] | None, origins: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Sends responses in pieces, so that a large one is never in memory as a whole and never blocks other requests.
 
-A piece is made when the one before it has been taken: an answer that nobody reads takes the memory of a piece.
+A piece is made after the previous one has been sent: an answer that nobody reads takes the memory of one piece.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PiecedResponse(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         for piece in self._pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await asyncio.sleep(0)  # so that other requests have their turn
+            await asyncio.sleep(0)  # lets other requests run
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -63,7 +63,7 @@ def count_per_piece(dim: int) -> int:
 
 
 async def send_response(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """Sends a response; a large one as slowly as it is read, and counted until then. Raises MemoryFull before it."""
+    """Sends a response; a large one no faster than it is read, with its memory counted. May first raise MemoryFull."""
     if isinstance(response, PiecedResponse) or len(getattr(response, "body", b"")) <= SMALL_BYTES:
         return await response(scope, receive, send)
     hold_bytes(len(response.body))

@@ -1,4 +1,4 @@
-"""Responses: JSON straight from numpy, and one shape for every error; and routes that are called directly."""
+"""Makes responses, with JSON straight from numpy and one shape for every error; finds directly called routes."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class PlainRoute(APIRoute):
-    """A route that FastAPI documents and does not run: `endpoint(request)` returns the response.
+    """A route that FastAPI documents but does not run: `endpoint(request)` returns the response.
 
-    What FastAPI does around an endpoint would cost more than answering sixteen texts from the cache. So the models in
+    FastAPI's work around an endpoint would cost more than answering sixteen texts from the cache. So the models in
     `responses` only describe the answers, which routes build by hand; tests compare the two.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **settings: Any) -> None:
-        # The name that generated clients give it; FastAPI's is made of the path, too.
+        # The name in generated clients; FastAPI's default also contains the path.
         super().__init__(path, endpoint, **{**settings, "operation_id": endpoint.__name__.rstrip("_")})
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _find_method(scope) not in (self.methods or ()):
-            return await super().handle(scope, receive, send)  # which says what is allowed
+            return await super().handle(scope, receive, send)  # its headers list the allowed methods
         response: Response = await self.endpoint(Request(scope, receive, send))
         await send_response(response, scope, receive, send)
 

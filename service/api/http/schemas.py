@@ -29,7 +29,7 @@ from service.tasks import run_in_thread_if
 TEXT_LIST = {"type": "array", "items": {"type": "string"}}
 DIMENSIONS = "Cuts every vector to this length before scaling; only lengths that the model was trained for."
 MAX_ERRORS = 100  # in one body; making more of them would take seconds
-MAX_EXPLANATION = 200  # characters of what a caller sent that an error repeats
+MAX_EXPLANATION = 200  # characters of the caller's input that an error repeats
 
 
 class FirstError(FailFast):

@@ -1,4 +1,4 @@
-"""The objects that routes share, put together in `app.py` and found through the request."""
+"""The objects that routes share; `app.py` creates them, and routes find them through the request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class State:
     metrics: Metrics
     embedder: Embedder
     status: Status
-    store: Collections | DanmakuError  # the error to answer where there are no collections
+    store: Collections | DanmakuError  # the error to answer if there are no collections
     judge: Judge  # for the vectors of this gateway
     accounts: Accounts
     heads: Heads

@@ -1,10 +1,10 @@
 """Reads recordings as items of a collection.
 
 A danmaku becomes an item with `seconds` into the video and `posted_at`, a Unix time in seconds, in its metadata, where
-the recording has them. Two kinds of files say more: JSON with the fields that `POST /collections/NAME/danmaku` takes,
-and tables with a column `text`, whose other columns become metadata, those about writers apart.
+the recording has them. Two kinds of files contain more: JSON with the fields that `POST /collections/NAME/danmaku`
+takes, and tables with a column `text`, whose other columns become metadata, except those about writers.
 
-Files are looked at before the first item is sent, so that one that is refused leaves nothing behind.
+Files are checked before the first item is sent, so a refused file leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from service.recordings.times import unix_time
 @dataclass(frozen=True, slots=True)
 class Row:
     path: Path
-    number: int  # from 1, of what is or might have been a danmaku
+    number: int  # from 1, of rows that are or may have been danmaku
     item: str | dict[str, Any] | None
     error: str = ""  # why there is no item
     is_unreadable: bool = False  # it may have been a danmaku

@@ -32,7 +32,7 @@ class Loaded:
     replaced: int = 0
     repeated: int = 0  # equal to another danmaku of the same block
     refused: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)  # what is not a danmaku, by reason
+    left_out: Counter[str] = field(default_factory=Counter)  # rows that are not danmaku, by reason
     reasons: list[str] = field(default_factory=list)
 
     def refuse(self, row: Row, error: str) -> None:
@@ -44,7 +44,7 @@ def load(client: Client, collection: str, files: Files, options: Options, done: 
     """Loads all rows after the first `done.rows`; `done` is up to date even if an exception ends the load.
 
     The collection is created with its first danmaku. Raises RecordingError for a file that changed since it was looked
-    at, and what the client raises.
+    at, and the client's errors.
     """
     is_created = False
     total = sum(path.stat().st_size for path in files.paths)

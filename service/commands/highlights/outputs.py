@@ -1,11 +1,11 @@
 """Writes the output formats of `danmaku highlights`, by suffix.
 
-.json  what POST /highlights answers: curves and peaks
-.csv   a row a peak, the highest first
+.json  the response of POST /highlights: curves and peaks
+.csv   a row per peak, the highest first
 .edl   an edit decision list (CMX 3600) in order of time. Times are whole seconds, so that they are right at any
        frame rate
 .png   the picture, drawn by resvg
-.html  the picture with what stands behind it, to hover over; one file that loads nothing
+.html  the picture with details on hover; one file that loads nothing
 """
 
 from __future__ import annotations

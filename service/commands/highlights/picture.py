@@ -1,4 +1,4 @@
-"""Draws highlights: a curve with numbered peaks, and below it what each was about. An SVG, alone or in a page to hover.
+"""Draws highlights as an SVG, alone or in an interactive page: a curve with numbered peaks, and their topics below.
 
 The page is one file: it loads nothing, follows the browser's dark mode, and is readable on a phone.
 """

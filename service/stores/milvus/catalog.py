@@ -1,11 +1,11 @@
 """Keeps the names of collections in a Milvus table that all gateways share.
 
-A row says to which owner a name belongs. An owner's items are the rows of a Milvus collection, one for all owners with
-the same dimension and fingerprint; the owner's id, not its name, stands in each of them. So a swap changes two rows of
-this table in one write, and no item. A dropped owner keeps its row until its items have been removed, whoever does it.
+A row maps a name to its owner. An owner's items are rows of a Milvus collection, one for all owners with
+the same dimension and fingerprint; each row has the owner's id, not its name. So a swap changes two rows of
+this table in one write, and no item. A dropped owner keeps its row until some gateway has removed its items.
 
-The id of a new owner follows from what is created, so that two gateways which create the same collection at the same
-moment write the same row. Other gateways' changes are known after `REFRESH_EVERY_S`; a name that is not known is
+The id of a new owner depends only on what is created, so two gateways that create the same collection at the same
+moment write the same row. Other gateways' changes are known after `REFRESH_EVERY_S`; an unknown name is
 looked up strictly.
 """
 
@@ -50,7 +50,7 @@ class Owner:
 
     @property
     def partition(self) -> str:
-        """The part of it. A partition key would be simpler, but upserts of Milvus 2.3 put rows into wrong parts."""
+        """Its partition. A partition key would be simpler, but upserts of Milvus 2.3 put rows into wrong partitions."""
         return PARTITIONS[int(self.id, 16) % len(PARTITIONS)]
 
 
@@ -59,11 +59,11 @@ class Catalog:
         self._connection = connection
         self._names: dict[str, Owner] = {}
         self._owners: list[Owner] = []
-        self._lock = asyncio.Lock()  # of what is known: a read must not undo a change that is made meanwhile
+        self._lock = asyncio.Lock()  # of the known rows: a read must not undo a concurrent change
 
     @property
     def owners(self) -> Sequence[Owner]:
-        """All that were known a moment ago, dropped ones included."""
+        """All owners known a moment ago, including dropped ones."""
         return self._owners
 
     async def read(self) -> list[Owner]:
@@ -88,7 +88,7 @@ class Catalog:
             await self._read(SESSION)
 
     async def create(self, name: str, dim: int, fingerprint: str) -> Owner:
-        """Returns the owner of that name, a new one if there was none. Raises CollectionExists."""
+        """Returns the owner of the name; makes one if there is none. Raises CollectionExists."""
         async with self._lock:
             await self._read()
             if name not in self._names:
@@ -130,14 +130,14 @@ class Catalog:
         self._know([Owner(*row) for row in rows])
 
     async def _write(self, changed: Sequence[Owner]) -> None:
-        """Writes rows, all or none of them."""
+        """Writes either all rows or none."""
         columns: dict[str, Any] = {name: [getattr(owner, name) for owner in changed] for name in Owner.__slots__}
         await self._connection.upsert(TABLE, "", columns | {"vector": np.ones((len(changed), 2), np.float32)})
         ids = {owner.id for owner in changed}
         self._know([*(owner for owner in self._owners if owner.id not in ids), *changed])
 
     def _drop(self, name: str) -> list[Owner]:
-        """Returns the rows of a name as dropped: two, if gateways with different models created it at one moment."""
+        """Returns the rows of a name, marked as dropped: two if two gateways created it with different models."""
         now = time.time()
         if name not in self._names:
             raise no_collection(name)

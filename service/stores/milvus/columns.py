@@ -1,4 +1,4 @@
-"""Columns of rows, as lists, and as the messages of Milvus."""
+"""Converts columns of rows between lists and Milvus' messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Columns = Mapping[str, Column]  # by name, all of one length
 
 
 def pack(name: str, values: Column) -> Any:
-    """Returns a column: of vectors [n, dim], or of what its first value is."""
+    """Returns a column of vectors [n, dim], or of values with the type of the first."""
     if isinstance(values, np.ndarray):
         vectors = schema_pb2.VectorField(
             dim=values.shape[1], float_vector=schema_pb2.FloatArray(data=values.ravel().tolist())

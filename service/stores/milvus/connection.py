@@ -1,8 +1,8 @@
-"""The connection to a Milvus, made on first use, with its errors translated into ours.
+"""Connects to a Milvus on first use, and translates its errors into ours.
 
-pymilvus defines Milvus' messages and does what is rare, such as making a collection, in a thread. Rows and searches go
-straight over gRPC: pymilvus takes 150 µs of processor time for each row that it writes, and its asynchronous client
-ignores errors of deletions. A call waits for the connection until its time is up, and nothing is sent twice.
+pymilvus defines Milvus' messages and does rare work, such as making a collection, in a thread. Rows and searches go
+directly over gRPC: pymilvus takes 150 µs of processor time for each row that it writes, and its asynchronous client
+ignores errors of deletions. A call waits for the connection until it times out, and nothing is sent twice.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from service.stores.milvus.columns import Columns, pack, unpack
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
 
 ANSWER_TIMEOUT_S = 10.0
-MANAGE_TIMEOUT_S = 60.0  # making a collection takes seconds, on a busy machine more
+MANAGE_TIMEOUT_S = 60.0  # making a collection takes seconds, or longer on a busy machine
 NO_COLLECTION = 100  # codes of Milvus
 FULL = {3: "memory", 7: "disk space", 9: "quota"}
 STRONG, BOUNDED, SESSION = "Strong", "Bounded", "Session"
@@ -47,9 +47,9 @@ class NoCollection(StoreUnavailable):
 class Connection:
     """A client of one database, which it makes if it does not exist.
 
-    Reads are consistent to one of three degrees. STRONG sees all that was written before, which waits for a tick.
-    SESSION sees what this connection has written to that partition. BOUNDED may lack the last seconds. The first read
-    of a partition, and the first after a deletion, whose time Milvus 2.3 does not tell, is always STRONG.
+    Reads have one of three consistency levels. STRONG sees all earlier writes, and waits for a tick. SESSION sees what
+    this connection has written to that partition. BOUNDED may lack the last seconds. The first read of a partition, and
+    the first after a deletion, whose time Milvus 2.3 does not return, is always STRONG.
     """
 
     def __init__(self, url: str, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
@@ -114,7 +114,7 @@ class Connection:
             raise _translate(error) from None
 
     async def upsert(self, place: str, partition: str, columns: Columns) -> None:
-        """Writes rows, all or none of them; those with the same key are replaced."""
+        """Writes either all rows or none; replaces rows with the same key."""
         fields = [pack(name, values) for name, values in columns.items()]
         size = len(next(iter(columns.values())))
         request = milvus_pb2.UpsertRequest(
@@ -174,7 +174,7 @@ class Connection:
         place = request.collection_name, partition
         if (written := self._written.get(place)) is None:
             consistency = STRONG
-        # For Milvus, 0 is all, and 2 all but some seconds.
+        # For Milvus, 0 means all, and 2 all but the last seconds.
         request.guarantee_timestamp = {STRONG: 0, BOUNDED: 2}.get(consistency, written or 0)
         request.consistency_level = common_pb2.ConsistencyLevel.Value(consistency)
         if partition:
@@ -196,7 +196,7 @@ class Connection:
         return answer
 
     async def _open(self) -> Any:
-        """Returns what sends messages. Makes the database before the first."""
+        """Returns the object that sends messages. Makes the database before the first."""
         async with self._opening:
             if self._channel is None:
                 options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]

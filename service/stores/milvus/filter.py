@@ -1,13 +1,13 @@
-"""Translates filters for Milvus: what is stored of an item's metadata, and the expression that a search evaluates.
+"""Translates metadata and filters for Milvus: into tokens that are stored, and expressions that searches evaluate.
 
 Milvus evaluates a missing field, a number in JSON and a quoted string differently from version to version. So each
 field of an item is stored as a token, a hash of its name, type and value, in an array that every item has:
 `array_contains(tokens, …)` is always true or false, integers of any size are exact, and no text of a filter becomes
 part of an expression. Numbers are stored a second time, for bounds, as float64.
 
-An expression never excludes an item that its filter matches. It may match more where bounds stand inside `or` or
-`not`, since an item may lack the number, and where a bound is beyond 2^53; such expressions are marked, and the items
-found are checked against the filter itself.
+An expression never excludes an item that its filter matches. It may match more if bounds are inside `or` or `not`,
+since an item may lack the number, or if a bound is beyond 2^53; such expressions are marked, and the found items are
+checked against the filter itself.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _write_bounds(condition: Between) -> Expression:
 
 
 def _write_total(condition: Filter) -> str | None:
-    """Returns an expression that agrees with the filter on every item, whatever fields it lacks; None if impossible."""
+    """Returns an expression that agrees with the filter on every item, whatever its fields; None if impossible."""
     match condition:
         case OneOf(field, values):
             tokens = [_token(field, value) for value in values]

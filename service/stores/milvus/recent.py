@@ -1,6 +1,6 @@
 """Remembers what this gateway wrote in the last seconds, because a read of Milvus may not see it yet.
 
-Milvus promises that a read with bounded staleness sees what is older than `common.gracefulTime`, 5 s.
+Milvus promises that a read with bounded staleness sees all writes older than `common.gracefulTime`, 5 s.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ KEEP_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What an addition needs to know of a row."""
+    """The facts about a row that an addition needs."""
 
     put_at: float  # Unix time, seconds
     text: str | None  # None: deleted
@@ -44,6 +44,6 @@ class Recent:
                 del self._rows[key]
 
     def latest(self, key: str, stored: Written | None) -> Written | None:
-        """Returns the later one, since another gateway may have written, too."""
+        """Returns the later one, since another gateway may also have written."""
         row = self._rows.get(key)
         return stored if row is None or (stored is not None and stored.put_at > row.put_at) else row

@@ -1,7 +1,7 @@
-"""The rows of Milvus that items are stored as.
+"""Converts items to rows of Milvus and back.
 
 A row's key is a hash of the owner and the item's id. So keys need no quotes, and are evenly spread: a page reads the
-range of keys that should have as many rows as it needs, because Milvus returns rows in no order.
+range of keys that should contain as many rows as it needs, because Milvus returns rows in no order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from service.stores.base import Item
 from service.stores.milvus.columns import Columns
 from service.stores.milvus.filter import list_numbers, list_tokens
 
-NEVER = 1e15  # when items without an end expire, Unix time: millions of years ahead
+NEVER = 1e15  # when items without an expiry expire, Unix time: millions of years ahead
 KEYS = 2**128
 MAX_BYTES = 65_535  # of a string in Milvus
 MAX_FIELDS = 4096
@@ -42,7 +42,7 @@ def make_schema(dim: int) -> Any:
 
 
 def make_index() -> Any:
-    """HNSW with links as in the embedded store, and the scalar indexes that each release chooses by itself."""
+    """Returns HNSW with links as in the embedded store, and the scalar indexes that each release chooses itself."""
     index = MilvusClient.prepare_index_params()
     index.add_index("vector", index_type="HNSW", metric_type="IP", params={"M": 16, "efConstruction": 128})
     index.add_index("owner")
@@ -83,7 +83,7 @@ def to_columns(owner: str, keys: Sequence[str], items: Sequence[Item], counts: S
 
 
 def to_items(columns: Columns) -> list[Item]:
-    """Returns the items of rows with the columns of FIELDS, and vectors if there are."""
+    """Returns the items of rows with the columns of FIELDS, and vectors if there are any."""
     vectors = columns.get("vector")
     return [
         Item(

@@ -3,10 +3,10 @@
 A call's own changes are seen by this gateway's next call. Another gateway's searches see them one tick of Milvus later
 (`proxy.timeTickInterval`), or at once with `?consistency=strong`, for which each search waits that long.
 
-Milvus has no conditional write. So `put` reads what is there, adds the counts and writes whole rows, one call of a
-collection at a time. The read does not wait for a tick, which would limit a gateway to some tens of calls a second:
-what this gateway wrote in the last seconds is remembered instead. Of two gateways that put the same id within a
-second, one may miss the other's count, and nothing else.
+Milvus has no conditional write. So `put` reads the existing rows, adds the counts and writes whole rows, one call per
+collection at a time. The read does not wait for a tick, which would limit a gateway to a few tens of calls a second;
+instead the gateway remembers what it wrote in the last seconds. If two gateways put the same id within a second, one
+may miss the other's count, but nothing else.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class MilvusStore:
                 return 0
             if where.is_exact:
                 deleted = await self._connection.delete(owner.place, owner.partition, _restrict(owner, where.text))
-                self._recent.clear()  # nobody knows which rows these were; the next read is strict
+                self._recent.clear()  # the rows are unknown, so the next read is strict
                 return deleted
             rows = [row async for row in self._walk(owner, 0, MAX_LIMIT, FIELDS, where.text)]
             keys = [key for key, item in rows if matches(condition, item.metadata)]
@@ -187,7 +187,7 @@ class MilvusStore:
                 ]
                 for part in scores
             ]
-            # An expression that matches more than the filter may have left too few.
+            # If the expression matches more than the filter, too few may be left.
             is_cut = any(
                 len(part) == limit and len(result) < top_k for part, result in zip(scores, results, strict=True)
             )
@@ -229,7 +229,7 @@ class MilvusStore:
             start = end + 1
 
     async def _read(self, owner: Owner, ids: Sequence[str], fields: Sequence[str]) -> Sequence[Item]:
-        """Returns those of the ids that exist."""
+        """Returns the ids that exist."""
         if not ids or not await self._is_loaded(owner):
             return []
         where = _among([make_key(owner.id, item_id) for item_id in ids])
@@ -237,7 +237,7 @@ class MilvusStore:
         return [item for item in (to_items(columns) if columns["id"] else []) if _is_there(item, now)]
 
     async def _read_written(self, owner: Owner, keys: Sequence[str]) -> dict[str, Written]:
-        """Returns what an addition needs to know of the items that exist."""
+        """Returns the facts about existing items that an addition needs."""
         columns = await self._query(owner, _among(keys), ["key", *Written.__slots__], BOUNDED)
         rows = zip(*(columns[name] for name in Written.__slots__), strict=True)
         stored = dict(zip(columns["key"], (Written(*row) for row in rows), strict=True))
@@ -287,7 +287,7 @@ class MilvusStore:
                 self._places.add(owner.place)
 
     async def _keep(self) -> None:
-        """Follows other gateways' changes of the catalog and removes what is not needed, until it is cancelled."""
+        """Follows other gateways' changes of the catalog and removes unneeded rows, until it is cancelled."""
         swept_at = time.monotonic()
         while True:
             await asyncio.sleep(REFRESH_EVERY_S)
@@ -299,8 +299,8 @@ class MilvusStore:
                     swept_at = time.monotonic()
 
     async def _sweep(self) -> None:
-        """Removes expired items, and those of dropped collections. All gateways do, which does no harm."""
-        self._places &= {*await self._connection.manage("list_collections")}  # somebody may have restored Milvus
+        """Removes expired items and those of dropped collections. All gateways do this, which is harmless."""
+        self._places &= {*await self._connection.manage("list_collections")}  # Milvus may have been restored
         for place in {owner.place for owner in self._catalog.owners} & self._places:
             await self._connection.delete(place, "", f"expires_at <= {time.time()}")
         for owner in self._catalog.owners:

@@ -1,5 +1,5 @@
-"""Metadata as numpy arrays: one column per filtered field. A filter over a million items compares arrays instead of
-reading a million database rows.
+"""Holds metadata as numpy arrays, one column per filtered field. A filter over a million items compares arrays
+instead of reading a million database rows.
 
 A column holds for each row a number, or the code of a string or boolean, or neither. `filters.matches` defines what a
 filter means; `evaluate` gives the same answers.
@@ -25,7 +25,7 @@ class Column:
 
     def __init__(self, capacity: int) -> None:
         self.numbers = np.full(capacity, math.nan)
-        # What float64 leaves of an integer beyond 2^53, at most 1,024; None while no row has such an integer.
+        # The part of an integer beyond 2^53 that float64 lacks, at most 1,024; None while no row has such an integer.
         self.rests: np.ndarray | None = None
         self.codes = np.full(capacity, NEITHER, np.int32)
         self.code_of: dict[str | bool, int] = {}
@@ -56,7 +56,7 @@ class Column:
             column.rests = np.zeros(capacity, np.int16)
             column.rests[: len(positions)] = self.rests[positions]
         column.codes[: len(positions)] = self.codes[positions]
-        # Without those of rows that are gone, which may all have had values of their own.
+        # Without values of deleted rows, which may all have been distinct.
         is_used = np.zeros(self.next_code, bool)
         is_used[column.codes[column.codes != NEITHER]] = True
         column.code_of = {value: code for value, code in self.code_of.items() if is_used[code]}
@@ -76,9 +76,9 @@ class Column:
 
 
 class ColumnBuild:
-    """Columns of newly filtered fields while they are read from the database, which changes meanwhile.
+    """Columns of newly filtered fields, while they are read from the database, which changes meanwhile.
 
-    `read` takes the rows as the database has them, in one thread; `changed` holds the later values of rows that were
+    `read` takes the rows from the database, in one thread; `changed` holds the values of rows that were
     written after the build began, and overrides them.
     """
 
@@ -182,7 +182,7 @@ def _equals_one_of(column: Column, rows: np.ndarray | slice, wanted: list[int | 
     kept = _is_in(column.numbers[rows], [number for number, _ in pairs])
     if column.rests is None and not any(rest for _, rest in pairs):
         return kept
-    places = np.flatnonzero(kept)  # of few rows, mostly: those that are equal as float64
+    places = np.flatnonzero(kept)  # of few rows, usually: those that are equal as float64
     numbers = column.numbers[rows][places]
     rests = np.zeros(len(places), np.int16) if column.rests is None else column.rests[rows][places]
     is_equal = np.zeros(len(places), bool)

@@ -1,11 +1,11 @@
-"""Collections and their items in SQLite: the source of truth of the embedded store.
+"""Stores collections and their items in SQLite, the source of truth of the embedded store.
 
 Every row has a number, which is never reused. A row's vector never changes: an item whose text or vector is replaced
 gets a new row. So rows that were read once stay valid, and a reader only has to learn which of them are gone.
 
-Vectors have tables of their own, since most queries need text and metadata only. They are float16: half the disk and
+Vectors have separate tables, since most queries need only text and metadata. They are float16: half the disk and
 half the memory, for scores that differ in the fourth digit. A dropped collection loses its name at once and its rows in
-small steps, as expired rows are removed.
+small steps, like expired rows.
 
 The functions here work on one connection and know nothing of threads.
 """
@@ -34,7 +34,7 @@ log = logging.getLogger("danmaku")
 
 VERSION = 1
 ROWS_AT_A_TIME = 500  # per statement, and per step of removal
-MAX_READABLE_LEVELS = 128  # of metadata: deeper ones, which older versions stored, no answer can hold
+MAX_READABLE_LEVELS = 128  # levels of metadata: older versions stored deeper ones, which no answer can hold
 MAX_NAMED = 10  # damaged rows that the log names
 # FULL: a commit is on the disk when it returns, so it survives a power cut, not only the end of this process.
 # Concurrent writers share a commit and its wait.
@@ -239,7 +239,7 @@ def reclaim_space(connection: sqlite3.Connection, pages_at_a_time: int) -> bool:
             connection.execute("DELETE FROM collections WHERE number = ?", (collection,))
         return True
     free, pages = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_count"))
-    if free > max(pages_at_a_time, pages // 10):  # some will be needed again soon
+    if free > max(pages_at_a_time, pages // 10):  # some will soon be needed again
         for _ in range(pages_at_a_time):  # Python runs only the first step of a pragma, which frees one page
             connection.execute("PRAGMA incremental_vacuum(1)")
         return True
@@ -279,7 +279,7 @@ def read_page(
 
 
 def find_damaged(connection: sqlite3.Connection, collection: int, dim: int) -> dict[int, str]:
-    """Returns the rows, by number, that no index can hold, and their ids: a vector is missing or has another length."""
+    """Returns the numbers and ids of rows that no index can hold: their vector is missing or has another length."""
     query = (
         f"SELECT i.number, i.id FROM items_{collection} i LEFT JOIN vectors_{collection} v USING (number) "
         "WHERE typeof(v.vector) != 'blob' OR length(v.vector) != ? OR typeof(i.expires_at) = 'text' "
@@ -297,7 +297,7 @@ def read_rows(connection: sqlite3.Connection, collection: int, dim: int) -> tupl
             numbers.append(number)
             ends.append(_end_of(end))
     vectors = np.empty((len(numbers), dim), np.float16)
-    # Joined, because a vector without an item would shift all that follow.
+    # Joined, because a vector without an item would shift all following ones.
     stored = connection.execute(
         f"SELECT i.number, v.vector FROM items_{collection} i JOIN vectors_{collection} v USING (number) "
         "ORDER BY i.number"
@@ -316,7 +316,7 @@ def iterate_metadata(connection: sqlite3.Connection, collection: int) -> Iterato
 
 
 def _read_metadata(stored: Any) -> Metadata:
-    """Returns stored metadata, or none if they are damaged or too deep for an answer: the item can still be found."""
+    """Returns stored metadata, or none if it is damaged or too deep for an answer, so the item can still be found."""
     try:
         metadata = orjson.loads(stored)
     except (ValueError, TypeError):
@@ -350,7 +350,7 @@ def _join_tables(collection: int, with_vectors: bool) -> str:
 
 
 def _to_item(row: tuple[Any, ...]) -> Item:
-    """Returns the item of a row, which may be damaged: then it can at least be seen, replaced and deleted."""
+    """Returns the item of a row. A damaged item can at least be seen, replaced and deleted."""
     _, item_id, text, metadata, expires_at, count, vector = row
     is_readable = isinstance(vector, bytes) and len(vector) % 2 == 0
     return Item(

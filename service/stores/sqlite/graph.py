@@ -1,6 +1,6 @@
-"""Approximate neighbours in large collections: an HNSW graph (usearch) over int8 vectors.
+"""Finds approximate neighbours in large collections with an HNSW graph (usearch) over int8 vectors.
 
-The graph only proposes candidates. Scores come from the vectors themselves, so int8 is precise enough; it takes some
+The graph only proposes candidates. Scores come from the vectors themselves, so int8 is precise enough; it takes about
 60 % of the memory of half precision, but is not faster everywhere. Each vector is scaled by its own largest number
 before rounding, which does not change the cosine.
 
@@ -25,7 +25,7 @@ import numpy as np
 from usearch.index import Index
 
 CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 96  # recall@10 of a million: docs/collections.md
-PIECE = 4  # vectors added while searches wait: some 3 ms in a graph of a million
+PIECE = 4  # vectors added while searches wait: about 3 ms in a graph of a million
 PAUSE_S = 50e-6  # lets waiting searches in
 FOOTER = struct.Struct("<8sQQI")  # MAGIC, vectors, rows, CRC-32C of everything before it
 MAGIC = b"danmaku1"

@@ -1,14 +1,14 @@
 """In-memory vector index of one collection, rebuilt from the database, which is the source of truth.
 
-Rows stand in arrays in the order in which they came. The first `graph.size` of them are also in an HNSW graph
+Arrays hold the rows in the order of arrival. The first `graph.size` of them are also in an HNSW graph
 (graph.py); the rest, the tail, are compared one by one. So a small collection is all tail and searched exactly, and an
 added row is found at once and moves into the graph later, in another thread. Rows that a snapshot lacks, or all rows
-when there is no snapshot, are simply tail. A removed or expired row is only marked; when too many are, the remaining
+without a snapshot, belong to the tail. A removed or expired row is only marked; when too many are, the remaining
 rows are copied into new arrays and a new graph, which then replace the old ones.
 
 The graph proposes candidates, and `RowArrays.score` gives their scores from the stored vectors. A sample of the rows
-tells what share of them a filter matches. If that is large, the graph proposes enough candidates for top_k matches to
-be among them; if it is small, the filter is evaluated on all rows and its matches are compared one by one.
+shows what share a filter matches. If that is large, the graph proposes enough candidates for top_k matches to be among
+them; if it is small, the filter is evaluated on all rows and its matches are compared one by one.
 
 One thread changes rows, one calls `maintain`, any number search. A search works on the arrays as they were when it
 started.
@@ -30,12 +30,12 @@ from service.stores.sqlite.columns import Column, ColumnBuild, evaluate, list_fi
 from service.stores.sqlite.graph import PIECE, Graph
 from service.stores.sqlite.tuning import Tuning
 
-CANDIDATES = 64  # asked of the graph; the best of them by exact score are returned
+CANDIDATES = 64  # requested from the graph; the best of them by exact score are returned
 MOST_CANDIDATES = 4096
 MARGIN = 5  # candidates beyond top_k, since the graph compares rounded vectors
-SAMPLE = np.random.default_rng(0).random(2_048)  # relative positions of the rows that tell what a filter matches
+SAMPLE = np.random.default_rng(0).random(2_048)  # relative positions of the sample that estimates what a filter matches
 ROWS_AT_A_TIME = 65_536
-ROWS_PER_TURN = 10_000  # into the graph, before other collections have their turn
+ROWS_PER_TURN = 10_000  # added to the graph before other collections get their turn
 MAX_COLUMNS = 32
 NOT_GONE = np.iinfo(np.int64).max
 
@@ -118,7 +118,7 @@ class RowArrays:
         return live & evaluate(search.condition, search.columns, rows, len(live)) if search.condition else live
 
     def find_matching(self, size: int, search: _Search) -> np.ndarray:
-        """Returns the positions below `size` that `mask` would keep; faster than `mask` where they are few."""
+        """Returns the positions below `size` that `mask` would keep; faster than `mask` if they are few."""
         if search.condition:
             (positions,) = np.nonzero(evaluate(search.condition, search.columns, slice(0, size), size))
         else:
@@ -164,7 +164,7 @@ class Index:
     def restore(
         cls, changing: Lock, graph: Graph, known: np.ndarray, rows: RowBatch, tuning: Tuning | None = None
     ) -> Index:
-        """Builds an index over all rows of the database, those numbered `known` being in the graph already.
+        """Builds an index over all rows of the database; the rows numbered `known` are already in the graph.
 
         Raises ValueError if the graph belongs to another database.
         """

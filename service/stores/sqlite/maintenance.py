@@ -22,7 +22,7 @@ log = logging.getLogger("danmaku")
 
 LOG_EVERY_S = 10.0
 RETRY_SAVE_AFTER_S = 60.0
-ESTIMATE_SHARE = 0.1  # by which the number of rows may change before their size is estimated again
+ESTIMATE_SHARE = 0.1  # relative change in the number of rows before their size is estimated again
 
 
 class OpenCollection:
@@ -35,7 +35,7 @@ class OpenCollection:
         self._estimated_count: int | None = None
         self.snapshot = directory / f"{stored.number}.graph"
         self.snapshot_bytes = self._measure_snapshot()
-        self._saved: tuple[Graph | None, int] = (None, 0)  # what the snapshot holds, and how many of its rows
+        self._saved: tuple[Graph | None, int] = (None, 0)  # the rows in the snapshot, and their number
         self._save_after = 0.0
 
     @classmethod
@@ -122,7 +122,7 @@ class MaintenanceThread:
             for collection in self._list_collections():
                 try:
                     collection.index.maintain(self._stop.is_set)
-                except Exception:  # searches keep working on the index that there is
+                except Exception:  # searches keep working on the existing index
                     log.exception("The index of collection %s could not be maintained.", collection.stored.name)
                 collection.save_if_due()
                 done, rows = collection.index.progress

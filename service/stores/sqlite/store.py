@@ -86,7 +86,7 @@ class SqliteStore:
     def _open(cls, directory: Path, tuning: Tuning) -> SqliteStore:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            lock = (directory / "lock").open("a")  # the directory may have a file of that name which is not ours
+            lock = (directory / "lock").open("a")  # the directory may contain another program's file of that name
         except OSError as error:
             raise ConfigurationError(f"{directory} cannot be used for collections: {error}") from None
         try:

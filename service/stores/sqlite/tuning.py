@@ -1,6 +1,6 @@
 """Defines the sizes and intervals of a store; tests and benchmarks pass smaller ones.
 
-None of them changes an answer beyond which neighbours an approximate search proposes.
+They change no answer, except which neighbours an approximate search proposes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class Tuning:
     # Comparing all rows took 0.36 ms here and a graph 0.26; at twice as many 0.77 and 0.36 (benchmarks/stores.py
     # --threshold).
     exact_up_to: int = 10_000
-    tail: int = 1_000  # rows that may wait for the graph: comparing them takes some 30 µs
+    tail: int = 1_000  # rows that may wait for the graph: comparing them takes about 30 µs
     # What a search costs, in µs: testing one row against a filter; comparing one row, scattered among others; one
     # candidate of the graph. They only decide between two ways to the same answer.
     in_order_us: float = 0.0005

@@ -1,8 +1,8 @@
 """The only thread that changes a database: concurrent changes share a commit.
 
 A commit waits for the disk, so a hundred callers with a commit each would wait a hundred times. All work that arrives
-during a commit goes into the next one, each piece behind its own savepoint, so one that fails is undone alone. After
-the commit the indexes are updated, and then the callers get their results.
+during a commit goes into the next one, each piece with its own savepoint, so only a failed piece is undone. After the
+commit the indexes are updated, and then the callers get their results.
 
 Between commits it tidies up, in steps small enough not to delay work.
 """
@@ -103,7 +103,7 @@ class Writer:
                 is_tidying = not tidying.exception() and tidying.result()
 
     def _take(self, until: float) -> tuple[list[tuple[Work[Any], Future[Any]]], bool]:
-        """Waits for work until then, and takes all there is; also returns whether it is the last."""
+        """Waits for work until then, and takes all of it; also returns whether it is the last."""
         group: list[tuple[Work[Any], Future[Any]]] = []
         timeout = max(0.0, until - time.monotonic())
         while len(group) < MAX_GROUP:
@@ -165,7 +165,7 @@ def translate_error(error: Exception) -> Exception:
     """Returns SQLite's errors as ours, and others unchanged."""
     if not isinstance(error, sqlite3.Error):
         return error
-    # The second is a full disk, too: there is no room for the index of the log.
+    # The second also means a full disk: there is no room for the index of the log.
     if getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):
         return StorageFull("the disk that stores the collections is full; this change was not made")
     log.error("The collection database failed.", exc_info=error)
