@@ -15,7 +15,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path, PureWindowsPath
 from typing import get_type_hints
@@ -163,6 +163,11 @@ class ModelDirectory:
     weights: Mapping[str, np.ndarray]
     digest: str  # of the encoder's weights and the vocabulary: equal for equal models, independent of their paths
     pooling: Pooling = Pooling()
+
+    def can_be_averaged_with(self, other: ModelDirectory) -> bool:
+        """Returns whether both have the same shape and vocabulary; the lengths to cut vectors to may differ."""
+        configs = [replace(each.config, matryoshka_dimensions=()) for each in (self, other)]
+        return configs[0] == configs[1] and self.tokenizer.vocab == other.tokenizer.vocab
 
 
 def open_model_directory(

@@ -109,7 +109,7 @@ def open_mean(models: list[Path]) -> ModelDirectory:
     opened = [open_model_directory(directory, model.variable_shapes) for directory in models]
     first = opened[0]
     for directory, other in zip(models, opened, strict=True):
-        if other.config != first.config or other.tokenizer.vocab != first.tokenizer.vocab:
+        if not first.can_be_averaged_with(other):
             raise ValueError(
                 f"invalid --model {directory}: its shape or vocabulary differs from {models[0]}; expected the same"
             )

@@ -112,7 +112,7 @@ def _mix(
     other = open_model_directory(directory, shapes)
     if not 0 <= share <= 1:
         raise ValueError(f"invalid mix_share: {share}; expected a number from 0 to 1")
-    if other.config != model.config or other.tokenizer.vocab != model.tokenizer.vocab:
+    if not model.can_be_averaged_with(other):
         raise ValueError(f"invalid mix: {directory} has another shape or vocabulary; expected those of the run")
     weights = {name: (1 - share) * values + share * other.weights[name] for name, values in model.weights.items()}
     return replace(model, weights={name: values.astype(np.float32) for name, values in weights.items()})

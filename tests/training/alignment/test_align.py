@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -176,6 +177,19 @@ def test_the_mean_of_models_is_the_mean_of_their_weights(models: tuple[Path, Pat
     for name, value in both.weights.items():
         np.testing.assert_allclose(value, (one.weights[name] + other.weights[name]) / 2, atol=1e-7)
     assert both.digest not in (one.digest, other.digest)
+
+
+def test_an_aligned_model_has_a_mean_with_what_it_was_aligned_from(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """Only the aligned one has lengths to which its vectors may be cut."""
+    aligned, other = tmp_path / "aligned", tmp_path / "other"
+    for directory, change in ((aligned, {"matryoshka_dimensions": [8, 16]}), (other, {"num_attention_heads": 1})):
+        shutil.copytree(models[1], directory)
+        config = json.loads((directory / "bert_config.json").read_text())
+        (directory / "bert_config.json").write_text(json.dumps(config | change))
+
+    assert open_mean([models[0], aligned]).digest
+    with pytest.raises(ValueError, match="its shape or vocabulary differs"):
+        open_mean([models[0], other])
 
 
 def test_centring_moves_vectors_and_not_the_language_model(
