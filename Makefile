@@ -106,6 +106,8 @@ train-mini: .venv/.teacher corpus-is-named $(WORKDIR)/examples/examples.json $(W
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini-language.toml --workdir $(WORKDIR)/language \
 	  --set init_checkpoint=$(WORKDIR)/long/model.ckpt-2000
 	$(BIN)/danmaku-train export --workdir $(WORKDIR)/language --output models/danmaku-bert-mini
+	$(BIN)/danmaku-train sameness --model models/danmaku-bert-mini
+	$(MAKE) question-head
 
 .PHONY: question-head
 question-head: .venv/.dev ## train the bundled head again, for the bundled model; CORPUS=DIR of videos
