@@ -65,7 +65,7 @@ def main() -> None:
             systems["infinity"] = lambda: infinity(arguments.infinity.resolve(), exported)
         for number in range(arguments.rounds):
             for name, start in systems.items():
-                with start() as peer:  # type: ignore[attr-defined]  # a context manager
+                with start() as peer:  # type: ignore[attr-defined]  # mypy takes the two context managers for objects
                     for figure, value in asyncio.run(measure(peer, texts, arguments.seconds)).items():
                         figures[figure, name].append(value)
             print(f"round {number + 1}", flush=True)

@@ -57,7 +57,7 @@ T = TypeVar("T")
 class AsyncClient:
     """Connects on the first call; `aclose` it, or use it as an async context manager.
 
-    Any number of tasks may share it. Every method raises GatewayError.
+    Any number of tasks may share it. Every method raises GatewayError, and TypeError for a text in the place of a list.
     """
 
     def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float = 60.0) -> None:

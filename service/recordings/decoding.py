@@ -26,7 +26,7 @@ MARKS = (
 )
 DECLARED = re.compile(rb"""^\s*<\?xml\s[^<>]*encoding=["']([\w.:-]+)["']""")
 CANDIDATES = ["gb18030", "big5"]
-OF_NAMES = ("idna", "punycode", "undefined")  # codecs of text, but not of files
+NOT_FOR_FILES = ("idna", "punycode", "undefined")  # Python counts them among the encodings of text
 WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "cp936": "gb18030"}
 ESCAPED = re.compile("[\udc80-\udcff]")
 REPLACED = re.compile("\ufffd")
@@ -114,7 +114,7 @@ def _codec(label: str) -> str | None:
         found = codecs.lookup(label).name
     except (LookupError, UnicodeError):
         return None
-    return None if found in OF_NAMES else WIDER.get(found, found)
+    return None if found in NOT_FOR_FILES else WIDER.get(found, found)
 
 
 def _read_mark(head: bytes) -> str | None:

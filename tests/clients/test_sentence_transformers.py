@@ -57,7 +57,7 @@ def test_vectors_are_the_same_there_and_here(tmp_path: Path) -> None:
 
 @needs_clients
 def test_mteb_gives_the_score_that_our_vectors_have(tmp_path: Path) -> None:
-    """Of its task LCQMC on pairs of the model card, or of the file PAIRS: text, text, score, separated by tabs."""
+    """Its task LCQMC gives our correlation, on the pairs of the model card or of the file PAIRS (text, text, score)."""
     file = os.environ.get("PAIRS")
     if file:
         rows = [line.split("\t") for line in Path(file).read_text(encoding="utf-8").splitlines()]

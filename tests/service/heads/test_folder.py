@@ -52,7 +52,7 @@ def test_another_folder_is_not_replaced(tmp_path: Path) -> None:
 
 
 def flip_bits(content: bytes) -> bytes:
-    """What stands in the arrays' compressed bytes is no longer what zlib wrote."""
+    """Damages the compressed bytes of the arrays, so that zlib cannot read them."""
     return content[:100] + bytes(byte ^ 0xFF for byte in content[100:160]) + content[160:]
 
 
