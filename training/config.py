@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 # Settings that may change when a run is resumed: they have no effect on what is learned.
 ANY_TIME = ("steps_per_loop", "save_checkpoints_steps", "log_steps")
-TERMS = ("moment", "pair", "pretraining", "spelling", "relation", "crowding")  # of the loss of `align`
+TERMS = ("moment", "pair", "pretraining", "spelling", "relation", "ngram", "crowding")  # of the loss of `align`
 CHOICES = {
     "optimizer": ("adamw", "corrected_adamw", "lamb"),
     "masks": ("static", "dynamic"),
@@ -157,14 +157,22 @@ class AlignConfig(RunConfig):
     relation_texts: int = 80  # of a step
     taught_texts: int = 12_000  # general texts whose vectors the teacher makes before the run
 
+    # The similarities within a batch of danmaku follow the vectors of their character n-grams.
+    ngram_weight: float = 0.0
+    ngram_texts: int = 160  # of a step
+    taught_danmaku: int = 50_000  # half of them the commonest, the others drawn from the rest
+
     # Unrelated danmaku are spread evenly over the sphere.
     crowding_weight: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "dims", tuple(self.dims))
-        for name in ("max_neighbours", "min_count", "lines_per_video", "spelled_texts", "relation_texts"):
+        for name in ("max_neighbours", "min_count", "lines_per_video"):
             self._at_least(name, 1)
+        for name in ("spelled_texts", "relation_texts", "ngram_texts"):
+            self._at_least(name, 1)
+        self._at_least("taught_danmaku", 2)
         self._at_least("pretraining_examples", 4)
         for name in ("window_s", "hard_negative_gap_s", "opposite_margin", *(f"{term}_weight" for term in TERMS)):
             self._at_least(name, 0)

@@ -2,10 +2,11 @@
 
 The means of masked-LM states lie in a narrow cone, and near vectors there mean similar wording. Here each danmaku is
 pulled towards the vector of its moments, that is, what others wrote within seconds of it (cooccurrence.py), and pushed
-away from danmaku of other videos. Moments say nothing about spelling, opposites or topics outside videos, so three
-terms are added: variants and opposites made by rule, a teacher's relations between general texts, and a term against
-crowding (objectives.py). Masked LM and next sentence stay in the loss, on runs of consecutive danmaku, so the
-checkpoint is still usable as a language model.
+away from danmaku of other videos. Only frequent danmaku have enough moments; their character n-grams carry these on to
+rare ones (ngrams.py). Moments say nothing about spelling, opposites or topics outside videos, so three more terms are
+added: variants and opposites made by rule, a teacher's relations between general texts, and a term against crowding
+(objectives.py). Masked LM and next sentence stay in the loss, on runs of consecutive danmaku, so the checkpoint is
+still usable as a language model.
 
 The result is a plain BERT checkpoint: the vector is the mean over tokens of `pooling_layer`, which is what
 bert-as-service computes by default. The loop, the saved files and resuming work as in `train`.
@@ -26,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from service.model_directory import BertConfig, ModelDirectory, open_model_directory
-from training.alignment import cooccurrence, teacher, timed_lines
+from training.alignment import cooccurrence, ngrams, teacher, timed_lines
 from training.alignment.batches import AlignmentBatches, Batch, padded
 from training.alignment.centring import Weights, centre
 from training.alignment.cooccurrence import Cooccurrence, CooccurrenceSettings
@@ -47,7 +48,8 @@ from training.examples.settings import ExampleSettings
 NUMBERS = (
     *("loss", "gradient_norm", "moment_loss", "moment_accuracy", "pair_loss", "pair_accuracy"),
     *("masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss", "next_sentence_accuracy"),
-    *("spelling_loss", "spelling_accuracy", "relation_loss", "relation_error", "crowding_loss", "stranger_cosine"),
+    *("spelling_loss", "spelling_accuracy", "relation_loss", "relation_error"),
+    *("ngram_loss", "ngram_error", "crowding_loss", "stranger_cosine"),
 )
 CENTRING_TEXTS, TURNING_TEXTS = 2_000, 4_000
 RELATION_ERROR_WEIGHT = 10.0  # a mean square of cosines is a few hundredths, a divergence a few tenths
@@ -244,18 +246,20 @@ def losses(
             temperature=config.fine_temperature,
             margin=config.opposite_margin,
         )
-    if "relations_input_ids" in features:
-        found["relation_loss"], found["relation_error"] = relations(
-            vectors_of("relations", 2), features["relations_taught"], temperature=config.fine_temperature
-        )
+    for number, (group, term) in enumerate((("relations", "relation"), ("ngrams", "ngram")), 2):
+        if f"{group}_input_ids" in features:
+            found[f"{term}_loss"], found[f"{term}_error"] = relations(
+                vectors_of(group, number), features[f"{group}_taught"], temperature=config.fine_temperature
+            )
     if "pretraining_input_ids" in features:
-        found |= _pretraining(params, bert_config, features, tf.random.experimental.stateless_fold_in(seed, 3))
+        found |= _pretraining(params, bert_config, features, tf.random.experimental.stateless_fold_in(seed, 4))
     found["loss"] = (
         config.moment_weight * found["moment_loss"]
         + config.pair_weight * found["pair_loss"]
         + config.crowding_weight * found["crowding_loss"]
         + config.spelling_weight * found["spelling_loss"]
         + config.relation_weight * (found["relation_loss"] + RELATION_ERROR_WEIGHT * found["relation_error"])
+        + config.ngram_weight * (found["ngram_loss"] + RELATION_ERROR_WEIGHT * found["ngram_error"])
         + config.pretraining_weight * (found["masked_lm_loss"] + found["next_sentence_loss"])
     )
     return found
@@ -303,10 +307,16 @@ def _batches(
         cooccurrence.save(counted_path, cooccurrence.fit(lines, settings, seed=config.seed))
     counted = cooccurrence.load(counted_path, lines)
     texts = Texts.of(read_general(general), tokenizer) if general else None
-    taught = None
+    taught = {}
     if config.relation_weight:
         chosen = teacher.choose_texts(lines, general, config.taught_texts)
-        taught = TaughtTexts.of(teacher.teach(workdir / teacher.FOLDER, chosen), tokenizer)
+        known = teacher.teach(workdir / teacher.FOLDER, chosen, teacher.open_e5)
+        taught["relations"] = TaughtTexts.of(known, tokenizer)
+    if config.ngram_weight:
+        numbers = ngrams.choose_danmaku(lines, config.taught_danmaku, config.seed)
+        danmaku = [lines.texts[number] for number in numbers]
+        known = teacher.teach(workdir / teacher.NGRAMS_FOLDER, danmaku, partial(ngrams.fit, counted))
+        taught["ngrams"] = TaughtTexts.of(known, tokenizer, lines.counts[numbers] ** 0.25)
     example_settings = ExampleSettings(max_seq_length=opened.config.max_position_embeddings)
     examples = PretrainingExamples(lines, texts, tokenizer, example_settings, config.general_share, config.seed)
     return AlignmentBatches(config, counted, tokenizer, opened.config.max_position_embeddings, texts, taught, examples)

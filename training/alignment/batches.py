@@ -2,7 +2,8 @@
 
     danmaku      with equally many tokens, each with its moment, and which are wrong answers for which
     spelling     danmaku and general texts with a variant of each and, where a rule makes one, an opposite
-    relations    texts that the teacher knows, each with some texts near it, and the teacher's vectors
+    relations    general texts that a teacher knows, each with some texts near it, and the teacher's vectors
+    ngrams       the same of danmaku, whose teacher are the vectors of their n-grams (ngrams.py)
     pretraining  masked-LM and next-sentence examples (pretraining.py)
 
 Batch k depends only on (seed, k). Its danmaku have the same length (long ones: nearly the same), so there is hardly any
@@ -20,9 +21,9 @@ has its own t.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -53,7 +54,7 @@ class AlignmentBatches:
     tokenizer: Tokenizer
     max_length: int  # of the model
     general: Texts | None = None  # for spelling
-    taught: TaughtTexts | None = None
+    taught: Mapping[str, TaughtTexts] = field(default_factory=dict)  # by group
     pretraining: PretrainingExamples | None = None
     turn: np.ndarray | None = None  # [d, d], of the targets
 
@@ -76,7 +77,8 @@ class AlignmentBatches:
 
         danmaku: input_ids, input_mask int32 [b, t]; targets float32 [b, d]; is_wrong, is_pair, is_stranger bool [b, b].
         spelling: input_ids, input_mask [3s, t], texts before variants before opposites; has_opposite bool [s]; is_same
-        bool [s, s]. relations: input_ids, input_mask [r, t]; taught float32 [r, e]. A group of weight 0 is left out.
+        bool [s, s]. relations, ngrams: input_ids, input_mask [r, t]; taught float32 [r, e]. A group of weight 0 is left
+        out.
         """
         config = self.config
         rng = np.random.default_rng([config.seed, step])
@@ -97,12 +99,15 @@ class AlignmentBatches:
         )
         if config.spelling_weight:
             features |= _named("spelling", self._spelling(np.random.default_rng([config.seed, step, 2])))
-        if config.relation_weight and self.taught:
-            chosen = self.taught.draw(np.random.default_rng([config.seed, step, 3]), config.relation_texts)
-            rows = [self.taught.texts.ids(number) for number in chosen]
-            features |= _named(
-                "relations", padded(rows, self.tokenizer, self.max_length) | {"taught": self.taught.vectors[chosen]}
-            )
+        for number, (group, count) in enumerate(
+            (("relations", config.relation_texts), ("ngrams", config.ngram_texts)), 3
+        ):
+            if taught := self.taught.get(group):
+                chosen = taught.draw(np.random.default_rng([config.seed, step, number]), count)
+                rows = [taught.texts.ids(text) for text in chosen]
+                features |= _named(
+                    group, padded(rows, self.tokenizer, self.max_length) | {"taught": taught.vectors[chosen]}
+                )
         if config.pretraining_weight and self.pretraining:
             features |= _named("pretraining", self.pretraining.batch(step, config.pretraining_examples))
         return features

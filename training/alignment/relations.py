@@ -25,18 +25,22 @@ class TaughtTexts:
     texts: Texts
     vectors: np.ndarray  # float32 [n, e], centred and of length 1
     neighbours: np.ndarray  # int32 [n, NEIGHBOURS], the nearest others
+    chances: np.ndarray  # float64 [n], cumulated, of each text to be drawn
 
     @classmethod
-    def of(cls, taught: Taught, tokenizer: Tokenizer) -> TaughtTexts:
+    def of(cls, taught: Taught, tokenizer: Tokenizer, weights: np.ndarray | None = None) -> TaughtTexts:
+        """Centres the teacher's vectors and finds neighbours. `weights` [n] say how often each text is drawn."""
         texts = Texts.of(taught.texts, tokenizer)
         vectors = taught.vectors[texts.numbers].astype(np.float32)
         vectors -= vectors.mean(0)  # the teacher's own vectors are crowded: strangers have 0.8
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-        return cls(texts, vectors, _nearest(vectors))
+        chances = np.cumsum(np.ones(len(vectors)) if weights is None else weights[texts.numbers])
+        return cls(texts, vectors, _nearest(vectors), chances)
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Draws the numbers of distinct texts, at most this many."""
-        seeds = rng.integers(len(self.vectors), size=-(-count // (1 + PER_SEED)))
+        draws = rng.random(-(-count // (1 + PER_SEED))) * self.chances[-1]
+        seeds = np.searchsorted(self.chances, draws, side="right")
         columns = rng.integers(self.neighbours.shape[1], size=(len(seeds), PER_SEED))
         near = np.take_along_axis(self.neighbours[seeds], columns, 1)
         drawn = np.concatenate([seeds[:, None], near], 1).ravel()[:count]

