@@ -103,8 +103,11 @@ train-mini: .venv/.teacher corpus-is-named $(WORKDIR)/examples/examples.json $(W
 	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-long.toml --heldout 0.1 \
 	  --model $(WORKDIR)/mixed $(WORKDIR)/pairs \
 	  --input $(CORPUS) $(LIVE) $(if $(GENERAL),--general $(GENERAL)) --workdir $(WORKDIR)/long
+	$(BIN)/danmaku-train align training/configs/danmaku-bert-mini-ngrams.toml --heldout 0.1 \
+	  --model $(WORKDIR)/long $(WORKDIR)/pairs \
+	  --input $(CORPUS) $(LIVE) $(if $(GENERAL),--general $(GENERAL)) --workdir $(WORKDIR)/ngrams
 	$(BIN)/danmaku-train train training/configs/danmaku-bert-mini-language.toml --workdir $(WORKDIR)/language \
-	  --set init_checkpoint=$(WORKDIR)/long/model.ckpt-2000
+	  --set init_checkpoint=$(WORKDIR)/ngrams/model.ckpt-2000
 	$(BIN)/danmaku-train export --workdir $(WORKDIR)/language --output models/danmaku-bert-mini
 	$(BIN)/danmaku-train sameness --model models/danmaku-bert-mini
 	$(MAKE) question-head
