@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.tokenizer import SPECIAL_TOKENS, Tokenizer
-from training.alignment import cooccurrence, ngrams, teacher
+from training.alignment import cooccurrence, ngrams, relations, teacher
 from training.alignment.cooccurrence import Cooccurrence, CooccurrenceSettings
 from training.alignment.relations import TaughtTexts
 from training.alignment.teacher import Taught
@@ -83,12 +83,12 @@ def test_stored_vectors_are_not_asked_for_again(tmp_path: Path, monkeypatch: pyt
         teacher.teach(tmp_path, ["晚安", *texts], lambda: embed)
 
 
-def test_a_text_is_drawn_with_its_neighbours_and_by_its_weight() -> None:
+def test_a_text_is_drawn_by_its_weight_and_with_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relations, "NEIGHBOURS", 3)
     texts = [text for group in GROUPS for text in group]
     directions = np.repeat(np.eye(len(GROUPS)), len(GROUPS[0]), axis=0)
     vectors = directions + 0.01 * np.random.default_rng(1).normal(size=directions.shape)
     weights = np.array([1.0] + [0.0] * (len(texts) - 1))
     taught = TaughtTexts.of(Taught(texts, vectors), TOKENIZER, weights)
-    drawn = taught.draw(np.random.default_rng(2), 4)
-    assert 0 in drawn
-    assert set(taught.neighbours[0, :3].tolist()) <= {*range(len(texts))} - {0}
+    drawn = taught.draw(np.random.default_rng(2), 40)
+    assert {texts[number] for number in drawn} == set(GROUPS[0])
