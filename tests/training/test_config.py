@@ -83,7 +83,9 @@ def test_a_batch_must_be_divisible() -> None:
 
 CONFIGS = sorted((REPOSITORY / "training/configs").glob("*.toml"))
 OF_ALIGN = [
-    path for path in CONFIGS if path.stem.endswith(("-moments", "-pairs", "-tasks", "-last", "-long", "update"))
+    path
+    for path in CONFIGS
+    if path.stem.endswith(("-moments", "-pairs", "-tasks", "-last", "-long", "-ngrams", "update"))
 ]
 
 
