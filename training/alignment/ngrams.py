@@ -41,7 +41,7 @@ def fit(model: Cooccurrence) -> Embed:
 
 
 def choose_danmaku(lines: TimedLines, count: int, seed: int) -> np.ndarray:
-    """Returns the numbers of at most this many short danmaku: the commonest, and as many drawn from the others."""
+    """Returns the numbers of at most `count` short danmaku, half the commonest and half drawn from the rest: [k]."""
     short = np.flatnonzero(np.diff(lines.starts) <= MOST_TOKENS)
     order = short[np.argsort(-lines.counts[short], kind="stable")]
     common, others = np.split(order, [-(-count // 2)])

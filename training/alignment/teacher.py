@@ -55,7 +55,10 @@ def choose_texts(lines: TimedLines, paths: list[Path], count: int) -> list[str]:
 
 
 def teach(folder: Path, texts: list[str], open_teacher: Callable[[], Embed]) -> Taught:
-    """Returns the teacher's vectors of the texts; opens it only if the folder lacks some of them."""
+    """Returns the teacher's vectors of n texts: float16 [n, d]; opens it only if the folder lacks some of them.
+
+    Raises ValueError if the folder has vectors of other texts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     chunks: list[np.ndarray] = []
     embed: Embed | None = None

@@ -66,7 +66,7 @@ def test_half_of_the_danmaku_are_the_commonest(model: Cooccurrence, monkeypatch:
 
 
 def test_stored_vectors_are_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that was stopped goes on where it was, and vectors of other texts are refused."""
+    """A stopped run continues where it was, and refuses stored vectors of other texts."""
     monkeypatch.setattr(teacher, "CHUNK", 2)
     asked: list[list[str]] = []
 
