@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from service.model_directory import BertConfig, ModelDirectory, open_model_directory
+from service.vectors import unit
 from training.alignment import cooccurrence, ngrams, teacher, timed_lines
 from training.alignment.batches import AlignmentBatches, Batch, padded
 from training.alignment.centring import Weights, centre
@@ -143,8 +144,7 @@ def turn_of(config: AlignConfig, opened: ModelDirectory, weights: Weights, count
     if not config.turned:
         return None
     rows = np.argsort(-counted.lines.counts[counted.rows], kind="stable")[:TURNING_TEXTS]
-    ours = _vectors_of(weights, opened, counted.lines, counted.rows[rows], config.pooling_layer)
-    ours /= np.maximum(np.linalg.norm(ours, axis=1, keepdims=True), 1e-9)
+    ours = unit(_vectors_of(weights, opened, counted.lines, counted.rows[rows], config.pooling_layer))
     left, _, right = np.linalg.svd(counted.vectors[rows].T.astype(np.float64) @ ours)
     return np.asarray(left @ right, np.float32)
 

@@ -22,6 +22,7 @@ import numpy as np
 import scipy.sparse as sparse
 from sklearn.utils.extmath import randomized_svd
 
+from service.vectors import unit
 from training.alignment.timed_lines import TimedLines
 from training.files import temporary_name
 
@@ -78,7 +79,7 @@ class Cooccurrence:
     def moments(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the contexts of the lines of these numbers: [b, d], of length 1, or 0 for an empty context."""
         found = self._moments(numbers)
-        return _unit(np.where(found.any(1, keepdims=True), found - self.centre, 0.0))
+        return unit(np.where(found.any(1, keepdims=True), found - self.centre, 0.0))
 
     def targets(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the vectors that the encoder learns for the lines: [b, d] float32, of length 1.
@@ -90,7 +91,7 @@ class Cooccurrence:
         rows = self.row_of[texts]
         share = np.where(rows < 0, 0.0, self.lines.counts[texts] / (self.lines.counts[texts] + self.settings.min_count))
         mixed = share[:, None] * self.vectors[rows] + (1 - share[:, None]) * self.moments(numbers)
-        return _unit(mixed).astype(np.float32)
+        return unit(mixed)
 
     def _moments(self, numbers: np.ndarray) -> np.ndarray:
         first, last = (stretch[numbers] for stretch in self.stretches)
@@ -125,7 +126,7 @@ def fit(lines: TimedLines, settings: CooccurrenceSettings, *, seed: int = 1) -> 
     _, values, directions = randomized_svd(weighted, settings.dim, n_iter=2, random_state=seed, flip_sign=True)
     reduction = (directions.T / np.sqrt(values)).astype(np.float32)
     vectors = weighted @ reduction
-    vectors = _unit(vectors - vectors.mean(0)).astype(np.float32)
+    vectors = unit(vectors - vectors.mean(0))
     return Cooccurrence(settings, lines, contexts, families, log_share, reduction, rows, vectors)
 
 
@@ -223,7 +224,3 @@ def _ones(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> spar
 
 def _sums(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sparse.csr_matrix:
     return sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape)  # adds up duplicates
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)

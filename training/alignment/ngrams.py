@@ -12,6 +12,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from service.vectors import unit
 from training.alignment.cooccurrence import Cooccurrence
 from training.alignment.timed_lines import TimedLines
 
@@ -37,7 +38,7 @@ def fit(model: Cooccurrence) -> Embed:
     ngrams = vectorizer.fit_transform([model.lines.texts[text] for text in model.rows])  # [r, g]
     # The vector of a danmaku that was seen more often is more certain.
     of_ngrams = _least_squares(ngrams, model.vectors, np.log1p(model.lines.counts[model.rows]))
-    return lambda texts: normalize_rows(vectorizer.transform(texts) @ of_ngrams)
+    return lambda texts: unit(vectorizer.transform(texts) @ of_ngrams)
 
 
 def choose_danmaku(lines: TimedLines, count: int, seed: int) -> np.ndarray:
@@ -73,10 +74,6 @@ def _least_squares(ngrams: sparse.csr_matrix, vectors: np.ndarray, weights: np.n
 
 def _squares(columns: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("gd,gd->d", columns, columns))
-
-
-def normalize_rows(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9), np.float32)
 
 
 def without_spaces(text: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.tokenizer import Tokenizer
+from service.vectors import unit
 from training.alignment.general_texts import Texts
 from training.alignment.teacher import Taught
 
@@ -32,8 +33,7 @@ class TaughtTexts:
         """Centres the teacher's vectors and finds neighbours. `weights` [n] say how often each text is drawn."""
         texts = Texts.of(taught.texts, tokenizer)
         vectors = taught.vectors[texts.numbers].astype(np.float32)
-        vectors -= vectors.mean(0)  # the teacher's own vectors are crowded: strangers have 0.8
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        vectors = unit(vectors - vectors.mean(0))  # the teacher's own vectors are crowded: strangers have 0.8
         chances = np.cumsum(np.ones(len(vectors)) if weights is None else weights[texts.numbers])
         return cls(texts, vectors, _nearest(vectors), chances)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.alignment.ngrams import normalize_rows
+from service.vectors import unit
 from training.evaluation.baselines import Embed
 from training.progress import open_progress
 
@@ -42,9 +42,7 @@ def embed_e5(
             missing = [text for text in dict.fromkeys(written) if text and text not in known]
             known |= _compute_missing(connection, missing, compute, texts_per_commit)
         dim = len(next(iter(known.values()))) if known else 1
-        return normalize_rows(
-            np.stack([known.get(text, np.zeros(dim, np.float16)) for text in written]).astype(np.float32)
-        )
+        return unit(np.stack([known.get(text, np.zeros(dim, np.float16)) for text in written]).astype(np.float32))
 
     return embed
 

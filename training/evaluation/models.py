@@ -13,7 +13,7 @@ from service.encoders.onnx import OnnxEncoder
 from service.encoders.options import EncoderOptions
 from service.huggingface import Pooling
 from service.model_directory import BertConfig
-from training.alignment.ngrams import normalize_rows
+from service.vectors import unit
 
 TEXTS_PER_CALL = 128
 
@@ -32,7 +32,7 @@ def embed(directory: Path, texts: list[str], options: EncoderOptions | None = No
         for part, found in zip(parts, calls, strict=True):
             vectors[part] = found
         vectors[[not text.is_spelled for text in prepared]] = 0.0
-        return normalize_rows(vectors)
+        return unit(vectors)
 
 
 def embed_layers(directory: Path, texts: list[str]) -> dict[str, np.ndarray]:
@@ -43,7 +43,7 @@ def embed_layers(directory: Path, texts: list[str]) -> dict[str, np.ndarray]:
     config = BertConfig.from_json_file(directory / "bert_config.json")
     layers = list(range(-1, -config.num_hidden_layers - 1, -1))
     vectors = embed(directory, texts, EncoderOptions(pooling_layer=tuple(layers)))
-    parts = dict(zip(layers, map(normalize_rows, np.split(vectors, len(layers), axis=1)), strict=True))
+    parts = dict(zip(layers, map(unit, np.split(vectors, len(layers), axis=1)), strict=True))
     first = Pooling().layer[0]
     found = {str(layer): parts[layer] for layer in sorted(layers, key=lambda layer: layer != first)}
     return found | {"all": np.concatenate(list(parts.values()), axis=1)}
@@ -54,9 +54,9 @@ def whiten(vectors: np.ndarray, sample: np.ndarray) -> np.ndarray:
     centre = sample.mean(0)
     values, axes = np.linalg.eigh(np.cov((sample - centre).T))
     turn = axes / np.sqrt(np.maximum(values, 1e-6))
-    return normalize_rows(np.where(vectors.any(1, keepdims=True), vectors - centre, 0.0) @ turn)
+    return unit(np.where(vectors.any(1, keepdims=True), vectors - centre, 0.0) @ turn)
 
 
 def shorten(vectors: np.ndarray, dim: int) -> np.ndarray:
     """Keeps the first dimensions of the vectors, as a user with many vectors may do."""
-    return normalize_rows(vectors[:, :dim])
+    return unit(vectors[:, :dim])

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from service.tokenizer import Tokenizer
+from service.vectors import unit
 from training.alignment.cooccurrence import CooccurrenceSettings
 from training.alignment.timed_lines import TimedLines, read_moments
 from training.cli import main
 from training.evaluation import compare
 from training.evaluation.baselines import embed_tfidf
-from training.evaluation.models import normalize_rows, shorten, whiten
+from training.evaluation.models import shorten, whiten
 from training.evaluation.space import compare_rows
 
 MODEL = Path(__file__).parents[3] / "models/danmaku-bert-mini"
@@ -38,7 +39,7 @@ def few_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_whitened_vectors_spread_evenly() -> None:
     """A narrow cone becomes a ball: the cosines of different danmaku are 0 on average."""
-    narrow = normalize_rows(np.random.default_rng(2).standard_normal((300, 8)) * [9, 5, 3, 1, 1, 1, 1, 1] + 20)
+    narrow = unit(np.random.default_rng(2).standard_normal((300, 8)) * [9, 5, 3, 1, 1, 1, 1, 1] + 20)
     after = whiten(narrow, narrow)
     assert (narrow @ narrow.T).mean() > 0.9
     assert abs((after @ after.T).mean()) < 0.05

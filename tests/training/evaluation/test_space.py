@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sparse
 
-from training.evaluation.models import normalize_rows
+from service.vectors import unit
 from training.evaluation.space import compare_all, compare_rows, judge_strangers, measure_hubs
 
 
 def test_cosines_of_sparse_vectors_are_those_of_dense_ones() -> None:
-    vectors = normalize_rows(np.random.default_rng(1).standard_normal((6, 5)) * (np.arange(5) < 3))
+    vectors = unit(np.random.default_rng(1).standard_normal((6, 5)) * (np.arange(5) < 3))
     first, second = np.array([[0], [1]]), np.array([[2, 3], [4, 5]])
     dense = compare_rows(vectors, first, second)
     np.testing.assert_allclose(dense, compare_rows(sparse.csr_matrix(vectors), first, second), atol=1e-6)
@@ -22,7 +22,7 @@ def test_cosines_of_sparse_vectors_are_those_of_dense_ones() -> None:
 def test_ten_hubs_fill_all_lists() -> None:
     """Ten rows between all others, which are orthogonal, are the nearest of each."""
     others = np.eye(200)
-    hubs = normalize_rows(1 + 0.01 * np.random.default_rng(1).standard_normal((10, 200)))
+    hubs = unit(1 + 0.01 * np.random.default_rng(1).standard_normal((10, 200)))
     crowded = measure_hubs(np.concatenate([others, hubs]))
     assert crowded.value > 0.95
     assert crowded.low <= crowded.value <= crowded.high
