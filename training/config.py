@@ -138,6 +138,7 @@ class AlignConfig(RunConfig):
     window_s: float = 5.0  # danmaku within this many seconds belong to one moment
     max_neighbours: int = 20  # of a moment, on either side
     min_count: int = 3  # lines that make a danmaku frequent: together, they show its meaning
+    cooccurrence_dim: int = 0  # of the vectors of moments; the model learns the first of them, and n-grams learn all
     frequent_share: float = 0.5  # of the danmaku that are frequent; the others are drawn from the rest
     lines_per_video: int = 2  # consecutive lines in a batch: 1 makes no pairs, 2 or more also make hard negatives
     hard_negative_gap_s: float = 60.0  # two moments of a video are negatives if they are this far apart
@@ -174,6 +175,7 @@ class AlignConfig(RunConfig):
             self._at_least(name, 1)
         self._at_least("taught_danmaku", 2)
         self._at_least("pretraining_examples", 4)
+        self._at_least("cooccurrence_dim", 0)
         for name in ("window_s", "hard_negative_gap_s", "opposite_margin", *(f"{term}_weight" for term in TERMS)):
             self._at_least(name, 0)
         for name in ("frequent_share", "general_share"):

@@ -296,13 +296,13 @@ def _batches(
 ) -> AlignmentBatches:
     """Reads, counts and asks the teacher once; stores the results in the workdir, so a resumed run starts at once."""
     lines_path, counted_path = workdir / timed_lines.FILE, workdir / cooccurrence.FILE
-    tokenizer = opened.tokenizer
+    tokenizer, hidden_size = opened.tokenizer, opened.config.hidden_size
     if not lines_path.exists():
         timed_lines.read_moments(recordings, tokenizer, split="train", heldout=heldout).save(lines_path)
     lines = TimedLines.load(lines_path)
     if not counted_path.exists():
         settings = CooccurrenceSettings(
-            config.window_s, config.max_neighbours, config.min_count, dim=opened.config.hidden_size
+            config.window_s, config.max_neighbours, config.min_count, dim=max(config.cooccurrence_dim, hidden_size)
         )
         cooccurrence.save(counted_path, cooccurrence.fit(lines, settings, seed=config.seed))
     counted = cooccurrence.load(counted_path, lines)
@@ -319,4 +319,5 @@ def _batches(
         taught["ngrams"] = TaughtTexts.of(known, tokenizer, lines.counts[numbers] ** 0.25)
     example_settings = ExampleSettings(max_seq_length=opened.config.max_position_embeddings)
     examples = PretrainingExamples(lines, texts, tokenizer, example_settings, config.general_share, config.seed)
-    return AlignmentBatches(config, counted, tokenizer, opened.config.max_position_embeddings, texts, taught, examples)
+    targets = counted.shortened(hidden_size)
+    return AlignmentBatches(config, targets, tokenizer, opened.config.max_position_embeddings, texts, taught, examples)

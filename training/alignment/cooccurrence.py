@@ -14,7 +14,7 @@ Dimensions come in the order of their singular values, so the first 64 of 256 ar
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -56,6 +56,10 @@ class Cooccurrence:
     reduction: np.ndarray  # [f, d]
     rows: np.ndarray  # [r], the texts that are frequent
     vectors: np.ndarray  # [r, d], their vectors, of length 1
+
+    def shortened(self, dim: int) -> Cooccurrence:
+        """Returns the model with the first `dim` dimensions of its vectors, scaled to length 1 again."""
+        return replace(self, reduction=self.reduction[:, :dim], vectors=unit(self.vectors[:, :dim]))
 
     @cached_property
     def row_of(self) -> np.ndarray:

@@ -43,6 +43,7 @@ CONFIG = AlignConfig(
     ngram_weight=0.5,
     ngram_texts=8,
     taught_danmaku=40,
+    cooccurrence_dim=40,
 )
 FEW_LENGTHS = np.array([8])  # a step is compiled for each, which takes seconds
 

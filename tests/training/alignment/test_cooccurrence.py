@@ -54,6 +54,16 @@ def model(lines: TimedLines) -> Cooccurrence:
     return cooccurrence.fit(lines, SETTINGS)
 
 
+def test_a_shortened_model_keeps_the_first_dimensions(model: Cooccurrence) -> None:
+    short, numbers = model.shortened(2), np.arange(6)
+    assert short.vectors.shape == (len(model.rows), 2)
+    np.testing.assert_allclose(np.linalg.norm(short.vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(
+        np.sum(short.vectors * model.vectors[:, :2], 1), np.linalg.norm(model.vectors[:, :2], axis=1), atol=1e-6
+    )
+    assert short.moments(numbers).shape == short.targets(numbers).shape == (6, 2)
+
+
 def test_danmaku_of_one_moment_are_close_without_a_common_character(model: Cooccurrence) -> None:
     texts = [model.lines.texts[row] for row in model.rows]
     cosines = model.vectors @ model.vectors.T
