@@ -19,7 +19,7 @@ from training.alignment.timed_lines import TimedLines
 LONGEST = 4  # characters of an n-gram
 MIN_TEXTS = 2  # distinct frequent danmaku that an n-gram needs to get a vector
 REGULARISATION = 2.0
-TOLERANCE, MOST_ROUNDS = 1e-3, 200  # of the least squares: how small the gradient gets, in at most how many rounds
+TOLERANCE, MOST_ROUNDS = 1e-2, 200  # of the least squares: how small the gradient gets, in at most how many rounds
 MOST_TOKENS = 14  # of a danmaku whose vector is learned; longer ones would make every batch long
 
 Embed = Callable[[list[str]], np.ndarray]

