@@ -52,8 +52,9 @@ def choose_danmaku(lines: TimedLines, count: int, seed: int) -> np.ndarray:
 def _least_squares(ngrams: sparse.csr_matrix, vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Returns the vectors of n-grams [g, d] for which the weighted squared error and their size are least.
 
-    Conjugate gradients on all d columns at once. scikit-learn's solvers for sparse matrices take one column after the
-    other, which needs ten times as long for hundreds.
+    Conjugate gradients (M. Hestenes, E. Stiefel, Methods of conjugate gradients for solving linear systems, Journal of
+    Research of the NBS 49 (1952) 409-436) on all d columns at once. scikit-learn's solvers for sparse matrices take one
+    column after the other, which needs ten times as long for hundreds.
     """
     scaled = (sparse.diags(np.sqrt(weights)) @ ngrams).astype(np.float32).tocsr()
     transposed = scaled.T.tocsr()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from service.tokenizer import SPECIAL_TOKENS, Tokenizer
 from training.alignment import cooccurrence, ngrams, relations, teacher
@@ -51,6 +52,16 @@ def test_an_unseen_danmaku_has_the_meaning_of_its_ngrams(model: Cooccurrence) ->
 def test_spaces_are_no_part_of_an_ngram(model: Cooccurrence) -> None:
     together, apart = ngrams.fit(model)(["晚安", "晚 安"])
     np.testing.assert_allclose(together, apart, atol=1e-6)
+
+
+def test_the_vectors_of_ngrams_have_the_least_squared_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ngrams, "TOLERANCE", 1e-5)
+    rng = np.random.default_rng(5)
+    features, vectors, weights = rng.random((30, 8)), rng.normal(size=(30, 3)), rng.random(30)
+    square = features.T @ (weights[:, None] * features) + ngrams.REGULARISATION * np.eye(8)
+    expected = np.linalg.solve(square, features.T @ (weights[:, None] * vectors))
+    found = ngrams._least_squares(sparse.csr_matrix(features), vectors, weights)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_half_of_the_danmaku_are_the_commonest(model: Cooccurrence, monkeypatch: pytest.MonkeyPatch) -> None:
