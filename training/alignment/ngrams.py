@@ -54,27 +54,28 @@ def _least_squares(ngrams: sparse.csr_matrix, vectors: np.ndarray, weights: np.n
 
     Conjugate gradients (M. Hestenes, E. Stiefel, Methods of conjugate gradients for solving linear systems, Journal of
     Research of the NBS 49 (1952) 409-436) on all d columns at once. scikit-learn's solvers for sparse matrices take one
-    column after the other, which needs ten times as long for hundreds.
+    column after the other, which took fifteen times as long for 32 of them.
     """
     scaled = (sparse.diags(np.sqrt(weights)) @ ngrams).astype(np.float32).tocsr()
     transposed = scaled.T.tocsr()
     residual = transposed @ (np.sqrt(weights)[:, None] * vectors).astype(np.float32)  # [g, d]
-    found, direction, size = np.zeros_like(residual), residual.copy(), _squares(residual)
+    found, direction, size = np.zeros_like(residual), residual.copy(), _dots(residual, residual)
     goal = TOLERANCE**2 * size
     for _ in range(MOST_ROUNDS):
         if (size <= goal).all():
             break
         image = transposed @ (scaled @ direction) + REGULARISATION * direction
-        step = size / np.maximum(np.einsum("gd,gd->d", direction, image), 1e-20)
+        step = size / np.maximum(_dots(direction, image), 1e-20)
         found += step * direction
         residual -= step * image
-        before, size = size, _squares(residual)
+        before, size = size, _dots(residual, residual)
         direction = residual + size / np.maximum(before, 1e-20) * direction
     return found
 
 
-def _squares(columns: np.ndarray) -> np.ndarray:
-    return np.asarray(np.einsum("gd,gd->d", columns, columns))
+def _dots(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns the inner products of columns: [g, d], [g, d] → [d]."""
+    return np.asarray(np.einsum("gd,gd->d", ones, others))
 
 
 def without_spaces(text: str) -> str:
