@@ -138,7 +138,8 @@ class AlignConfig(RunConfig):
     window_s: float = 5.0  # danmaku within this many seconds belong to one moment
     max_neighbours: int = 20  # of a moment, on either side
     min_count: int = 3  # lines that make a danmaku frequent: together, they show its meaning
-    cooccurrence_dim: int = 0  # of the vectors of moments; the model learns the first of them, and n-grams learn all
+    # Dimensions of the vectors of moments, if more than the model has: it learns the first of them, n-grams learn all.
+    cooccurrence_dim: int = 0
     frequent_share: float = 0.5  # of the danmaku that are frequent; the others are drawn from the rest
     lines_per_video: int = 2  # consecutive lines in a batch: 1 makes no pairs, 2 or more also make hard negatives
     hard_negative_gap_s: float = 60.0  # two moments of a video are negatives if they are this far apart

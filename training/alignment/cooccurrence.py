@@ -59,7 +59,8 @@ class Cooccurrence:
 
     def shortened(self, dim: int) -> Cooccurrence:
         """Returns the model with the first `dim` dimensions of its vectors, scaled to length 1 again."""
-        return replace(self, reduction=self.reduction[:, :dim], vectors=unit(self.vectors[:, :dim]))
+        settings = replace(self.settings, dim=dim)
+        return replace(self, settings=settings, reduction=self.reduction[:, :dim], vectors=unit(self.vectors[:, :dim]))
 
     @cached_property
     def row_of(self) -> np.ndarray:

@@ -24,7 +24,7 @@ from training.alignment.batches import AlignmentBatches
 from training.alignment.objectives import mean_over_tokens
 from training.alignment.pretraining import PretrainingExamples
 from training.alignment.relations import TaughtTexts
-from training.alignment.teacher import Taught
+from training.alignment.teacher import NGRAMS_FOLDER, Taught
 from training.alignment.timed_lines import TimedLines
 from training.bert import model
 from training.bert.loop import MismatchedRun
@@ -66,7 +66,7 @@ def run(danmaku: Path, models: tuple[Path, Path], tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def batches_of(run: Path, models: tuple[Path, Path]) -> Callable[[AlignConfig], AlignmentBatches]:
     opened = open_model_directory(models[1], model.variable_shapes)
-    teacher = cooccurrence.load(run / cooccurrence.FILE, TimedLines.load(run / moments.FILE))
+    teacher = cooccurrence.load(run / cooccurrence.FILE, TimedLines.load(run / moments.FILE)).shortened(32)
     settings = ExampleSettings(max_seq_length=32)
     examples = PretrainingExamples(teacher.lines, None, opened.tokenizer, settings, general_share=0.0, seed=1)
     texts = [teacher.lines.texts[row] for row in teacher.rows]
@@ -137,6 +137,12 @@ def test_every_number_of_a_step_is_logged(run: Path) -> None:
         parts += 0.5 * row["spelling_loss"] + 0.2 * row["crowding_loss"]
         parts += 0.5 * (row["ngram_loss"] + 10 * row["ngram_error"])
         assert row["loss"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_ngrams_learn_more_dimensions_than_the_model_has(run: Path) -> None:
+    with np.load(run / NGRAMS_FOLDER / "00000.npz") as stored:
+        assert stored["vectors"].shape == (CONFIG.taught_danmaku, CONFIG.cooccurrence_dim)
+    assert open_model_directory(run, model.variable_shapes).config.hidden_size < CONFIG.cooccurrence_dim
 
 
 def test_the_trained_vectors_are_the_served_ones(run: Path) -> None:
